@@ -1,0 +1,19 @@
+"""Vitruvian: pictures of people for ComfyUI. This file only registers."""
+
+WEB_DIRECTORY = "./web"
+
+
+def comfy_entrypoint():
+    """Called once by ComfyUI. All imports of the host happen here, so the pack imports without one."""
+    from comfy_api.latest import ComfyExtension
+
+    from .host.registration import register
+    from .nodes import pose
+
+    register()
+
+    class Vitruvian(ComfyExtension):
+        async def get_node_list(self):
+            return [*pose.NODES]
+
+    return Vitruvian()

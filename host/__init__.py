@@ -1,0 +1,1 @@
+"""The only rooms that know ComfyUI: they turn core functions into patches, families and loaders."""
