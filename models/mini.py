@@ -1,0 +1,73 @@
+"""The architecture of the mini model family, said once.
+
+A narrow SD1.5: same key layout, same noise schedule, same text interface, a hundred times fewer weights.
+The host's model family and the trainers' networks both read their configurations from here.
+"""
+
+from dataclasses import dataclass
+
+NAME = "mini"  # the value of `vitruvian.base` in the metadata of weights made for this family
+PICTURE_SIZE = 192  # pixels, both sides
+LATENT_CHANNELS = 4
+LATENT_STRIDE = 8  # pixels per latent cell
+HOST_LATENT_SCALE = 0.18215  # the SD1.5 latent format: model latents = 0.18215 * node latents
+
+
+@dataclass(frozen=True)
+class UNet:
+    """SD1.5's UNet, narrowed. Channels are multiples of 32, the number of GroupNorm groups."""
+
+    model_channels: int = 64
+    channel_mult: tuple[int, ...] = (1, 2, 2)
+    res_blocks: int = 2
+    attention: tuple[bool, ...] = (False, True, True)  # a transformer of depth 1 beside each residual block
+    heads: int = 4
+    context_dim: int = 192
+    norm_groups: int = 32
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """CLIP's text transformer, narrowed. In memory the host always has `vocabulary` rows."""
+
+    hidden: int = 192
+    layers: int = 3
+    heads: int = 3
+    intermediate: int = 768
+    positions: int = 77
+    activation: str = "quick_gelu"
+    vocabulary: int = 49_408
+    bos: int = 49_406
+    eos: int = 49_407
+
+
+@dataclass(frozen=True)
+class VAE:
+    """TAESD: blocks per resolution, finest first in the encoder and last in the decoder."""
+
+    channels: int = 64
+    encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
+    decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
+
+
+@dataclass(frozen=True)
+class ControlNet:
+    """Channels of the hint encoder, pixels to latents, halved between two neighbours."""
+
+    hint: tuple[int, ...] = (16, 32, 96, 256)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """SD1.5's training noise (scaled linear: linear in the square root of beta), epsilon prediction."""
+
+    steps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+
+
+UNET = UNet()
+TEXT = TextEncoder()
+VAE_LAYOUT = VAE()
+CONTROL = ControlNet()
+NOISE = Noise()
