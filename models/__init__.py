@@ -1,0 +1,1 @@
+"""The papers as pure functions and modules: torch, no host."""
