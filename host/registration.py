@@ -4,6 +4,8 @@ from pathlib import Path
 
 import folder_paths
 
+from .mini_family import register_family
+
 PACK = Path(__file__).resolve().parent.parent
 MINI_WEIGHTS = PACK / "mini" / "weights"
 
@@ -14,10 +16,6 @@ def register() -> None:
     for name in ("checkpoints", "controlnet"):
         _add_folder(name, MINI_WEIGHTS / name)
 
-    try:
-        from .mini_family import register_family
-    except ModuleNotFoundError:
-        return
     register_family()
 
 

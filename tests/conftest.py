@@ -1,7 +1,8 @@
 """Loads the pack as `vitruvian`, and ComfyUI beside it for the rings that need one.
 
-Rings: models (torch only), host (ComfyUI in process), server (a running ComfyUI), browser (its front end).
-The host is found through COMFYUI_PATH, which `dev.py test` sets. Without it the last three rings are left out.
+Rings: models (torch only), host (ComfyUI in process), server (a running ComfyUI) and browser (its
+front end). ComfyUI is found through COMFYUI_PATH, which `dev.py test` sets; without it the last
+three rings are left out.
 """
 
 import importlib.util
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOST_RINGS = ("host", "server", "browser")
 HOST = os.environ.get("COMFYUI_PATH")
 _left_out: list[Path] = []
-_base = None
+_base: Path | None = None
 
 
 def _load_pack() -> None:
@@ -28,29 +29,17 @@ def _load_pack() -> None:
     spec.loader.exec_module(module)
 
 
-def _open_host(host: str, base: str) -> None:
-    """Make `comfy`, `nodes`, `folder_paths` importable, on the CPU, with a base directory of our own."""
-    sys.path.insert(0, host)
-    arguments, sys.argv = sys.argv, [sys.argv[0], "--cpu", "--base-directory", base]
-    try:
-        import comfy.options
-
-        comfy.options.enable_args_parsing()
-        import comfy.cli_args  # noqa: F401  # reads sys.argv now, once
-    finally:
-        sys.argv = arguments
-
-
 _load_pack()
 
 
 def pytest_configure(config):
     global _base
     if HOST:
-        _base = tempfile.mkdtemp(prefix="vitruvian-tests-")
-        for folder in ("custom_nodes", "input", "output", "models"):
-            Path(_base, folder).mkdir()
-        _open_host(HOST, _base)
+        from vitruvian.dev import open_host, prepare_base
+
+        _base = Path(tempfile.mkdtemp(prefix="vitruvian-tests-"))
+        prepare_base(_base)
+        open_host(Path(HOST), _base, "--cpu")
 
 
 def pytest_unconfigure(config):
@@ -59,7 +48,7 @@ def pytest_unconfigure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Files of the host's rings import ComfyUI at their top, so without one they are not even read."""
+    """Files of the last three rings import ComfyUI at their top: without one they are not read."""
     if HOST or not any(ROOT / "tests" / ring in collection_path.parents for ring in HOST_RINGS):
         return None
     if collection_path.name.startswith("test_"):
@@ -70,4 +59,5 @@ def pytest_ignore_collect(collection_path, config):
 def pytest_terminal_summary(terminalreporter):
     if _left_out:
         names = ", ".join(sorted(str(path.relative_to(ROOT)) for path in _left_out))
-        terminalreporter.write_line(f"left out, for want of ComfyUI ({len(_left_out)} files): {names}")
+        count = len(_left_out)
+        terminalreporter.write_line(f"left out for want of ComfyUI, {count} files: {names}")
