@@ -1,7 +1,8 @@
 """The architecture of the mini model family, said once.
 
-A narrow SD1.5: same key layout, same noise schedule, same text interface, a hundred times fewer weights.
-The host's model family and the trainers' networks both read their configurations from here.
+A narrow SD1.5: same key layout, same noise schedule, same text interface, a hundred times fewer
+weights. The host's model family and the trainers' networks both read their configurations from
+here.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ class UNet:
     model_channels: int = 64
     channel_mult: tuple[int, ...] = (1, 2, 2)
     res_blocks: int = 2
-    attention: tuple[bool, ...] = (False, True, True)  # a transformer of depth 1 beside each residual block
+    attention: tuple[bool, ...] = (
+        False,
+        True,
+        True,
+    )  # a transformer of depth 1 beside each residual block
     heads: int = 4
     context_dim: int = 192
     norm_groups: int = 32
@@ -59,7 +64,7 @@ class ControlNet:
 
 @dataclass(frozen=True)
 class Noise:
-    """SD1.5's training noise (scaled linear: linear in the square root of beta), epsilon prediction."""
+    """SD1.5's training noise: sqrt(beta) is linear in the step. The UNet predicts epsilon."""
 
     steps: int = 1000
     beta_start: float = 0.00085

@@ -1,4 +1,5 @@
-"""The mini family's networks as diffusers and transformers modules, from the numbers in `models/mini.py`.
+"""The mini family's networks as diffusers and transformers modules, from the numbers in
+`models/mini.py`.
 
 Everything is built from configurations: no hub, no download.
 """
@@ -9,10 +10,14 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from ..models import mini
 
 
-def build_unet(layout: mini.UNet = mini.UNET, in_channels: int = mini.LATENT_CHANNELS) -> UNet2DConditionModel:
-    """The noise predictor: latents [B,C,h,w], timesteps [B], context [B,T,context_dim] -> noise [B,4,h,w]."""
+def build_unet(
+    layout: mini.UNet = mini.UNET, in_channels: int = mini.LATENT_CHANNELS
+) -> UNet2DConditionModel:
+    """The noise predictor: latents [B,C,h,w], steps [B], context [B,T,context_dim] -> [B,4,h,w]."""
     down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in layout.attention]
-    up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(layout.attention)]
+    up = [
+        "CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(layout.attention)
+    ]
     return UNet2DConditionModel(
         sample_size=mini.PICTURE_SIZE // mini.LATENT_STRIDE,
         in_channels=in_channels,
@@ -21,15 +26,18 @@ def build_unet(layout: mini.UNet = mini.UNET, in_channels: int = mini.LATENT_CHA
         layers_per_block=layout.res_blocks,
         down_block_types=tuple(down),
         up_block_types=tuple(up),
-        attention_head_dim=layout.heads,  # diffusers' old name for the NUMBER of heads, kept for SD1.5
+        attention_head_dim=layout.heads,  # diffusers' name for the NUMBER of heads
         cross_attention_dim=layout.context_dim,
         norm_num_groups=layout.norm_groups,
     )
 
 
-def build_controlnet(unet: UNet2DConditionModel, layout: mini.ControlNet = mini.CONTROL) -> ControlNetModel:
-    """A copy of the UNet's encoder behind a hint encoder and zero convolutions (Zhang et al. 2023, section 3.2).
+def build_controlnet(
+    unet: UNet2DConditionModel, layout: mini.ControlNet = mini.CONTROL
+) -> ControlNetModel:
+    """A copy of the UNet's encoder between a hint encoder and zero convolutions.
 
+    Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models", section 3.
     Takes hints [B,3,8h,8w] in 0..1; before training it adds exact zeros.
     """
     return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=layout.hint)

@@ -1,0 +1,94 @@
+"""Our weight files: safetensors with facts in the metadata, checked when read, replaced whole."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+PREFIX = "vitruvian."  # of our keys in the metadata
+
+
+def load(
+    path: str | Path, *, method: str, version: int = 1, base: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata (without prefix) of a file that `save` wrote.
+
+    Raises ValueError, naming the file, what was expected and what was found, if the file is
+    missing, broken, made for another method, another base model (when `base` is given) or in a
+    newer format than `version`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: expected weights of '{method}' here, found no file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = _ours(file.metadata() or {})
+            _check(path, metadata, method, version, base)
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata
+    except SafetensorError as broken:
+        raise ValueError(
+            f"{path}: expected a whole .safetensors file, found one that can not be read "
+            f"({broken}). It may have been cut short: copy it again."
+        ) from broken
+
+
+def save(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str | int | float],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write `tensors`, floating ones but scalars as `dtype`; `metadata`: method, version, base.
+
+    The file appears at once or not at all: a failure leaves what was there. Raises ValueError for
+    numbers that are not finite in `dtype` and OSError, naming the file, when it can not be written.
+    """
+    path = Path(path)
+    stored = {key: _stored(key, tensor, dtype) for key, tensor in tensors.items()}
+    facts = {PREFIX + key: str(value) for key, value in metadata.items()}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(stored, part, metadata=facts)
+        os.replace(part, path)
+    except (OSError, SafetensorError) as failure:
+        raise OSError(
+            f"{path} could not be written and is as it was before: {failure}"
+        ) from failure
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _ours(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {key.removeprefix(PREFIX): v for key, v in metadata.items() if key.startswith(PREFIX)}
+
+
+def _check(
+    path: Path, metadata: Mapping[str, str], method: str, version: int, base: str | None
+) -> None:
+    found = metadata.get("method", "a file that is not Vitruvian's")
+    if found != method:
+        raise ValueError(f"{path}: expected weights of '{method}', found '{found}'.")
+    if not metadata.get("version", "").isdecimal() or int(metadata["version"]) > version:
+        raise ValueError(
+            f"{path}: expected '{method}' weights of version {version} or older, found version "
+            f"'{metadata.get('version')}'. Update Vitruvian."
+        )
+    if base is not None and metadata.get("base") != base:
+        raise ValueError(
+            f"{path}: expected '{method}' weights for the base model '{base}', "
+            f"found weights for '{metadata.get('base')}'."
+        )
+
+
+def _stored(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor if dtype is None or tensor.dim() == 0 else tensor.to(dtype)
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"'{key}' holds numbers that are not finite in {tensor.dtype}.")
+    return tensor.contiguous()

@@ -1,0 +1,94 @@
+"""Pictures from the mini weights without the host: for validation, evaluation and the demo.
+
+Same noise, schedule and solver as the host's KSampler (euler, normal), so a seed gives the same
+picture in both.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import ControlNetModel
+from torch import Tensor
+
+from ..models import mini
+from .convert import Checkpoint, load_checkpoint, load_controlnet
+from .networks import build_scheduler
+from .tokens import WordTokenizer
+
+WEIGHTS = Path(__file__).parent.parent / "mini" / "weights"
+CHECKPOINT = WEIGHTS / "checkpoints" / "vitruvian_mini.safetensors"
+POSE_CONTROLNET = WEIGHTS / "controlnet" / "vitruvian_mini_openpose.safetensors"
+
+
+def noise_levels(steps: int) -> tuple[Tensor, Tensor]:
+    """The SD1.5 "normal" schedule: (sigmas [steps + 1], the last 0; timesteps [steps]).
+
+    Timesteps equally spaced from the last to the first; log(sigma) linear between whole ones, and
+    the UNet is asked at the nearest whole one.
+    """
+    a = build_scheduler().alphas_cumprod.double()
+    log_sigmas = ((1 - a) / a).log() / 2
+    times = torch.linspace(len(a) - 1, 0, steps, dtype=torch.float64)
+    below = times.floor().long().clamp(max=len(a) - 2)
+    sigmas = torch.lerp(log_sigmas[below], log_sigmas[below + 1], times - below).exp()
+    nearest = (sigmas.log()[:, None] - log_sigmas).abs().argmin(1)
+    return torch.cat([sigmas, sigmas.new_zeros(1)]).float(), nearest
+
+
+@torch.no_grad()
+def sample(
+    model: Checkpoint,
+    prompts: str | Sequence[str],
+    hints: Tensor | None = None,
+    controlnet: ControlNetModel | None = None,
+    *,
+    negative: str = "",
+    seed: int = 0,
+    steps: int = 20,
+    cfg: float = 4.0,
+    size: tuple[int, int] = (mini.PICTURE_SIZE, mini.PICTURE_SIZE),
+) -> Tensor:
+    """Prompts (B of them) -> pictures [B,3,H,W] in 0..1; `size` is (H, W) in pixels, multiples of 32.
+
+    `hints` [B,3,H,W] in 0..1 (or one for all, [1,3,H,W]) go to `controlnet`. The modules stay on
+    their device; trainers pass their own.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    device = next(model.unet.parameters()).device
+    tokenizer = WordTokenizer.from_file(token_ids=model.token_ids)
+    context = model.text_encoder(tokenizer([negative] * len(prompts) + prompts).to(device))[0]
+
+    shape = (len(prompts), mini.LATENT_CHANNELS, *(side // mini.LATENT_STRIDE for side in size))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    sigmas, times = noise_levels(steps)
+    if hints is not None:
+        hints = hints.to(device).expand(len(prompts), -1, -1, -1).repeat(2, 1, 1, 1)
+
+    x = noise * (1 + sigmas[0] ** 2) ** 0.5
+    for sigma, sigma_next, time in zip(sigmas.tolist(), sigmas[1:].tolist(), times, strict=False):
+        scaled = (x / (1 + sigma**2) ** 0.5).repeat(2, 1, 1, 1)
+        residuals = {}
+        if controlnet is not None:
+            down, middle = controlnet(scaled, time, context, hints, return_dict=False)
+            residuals = {
+                "down_block_additional_residuals": down,
+                "mid_block_additional_residual": middle,
+            }
+        without, given = model.unet(scaled, time, context, **residuals).sample.chunk(2)
+        epsilon = without + cfg * (given - without)
+        x = x + (sigma_next - sigma) * epsilon  # Euler: dx/dsigma = epsilon
+    return decode(model, x)
+
+
+@torch.no_grad()
+def decode(model: Checkpoint, latents: Tensor) -> Tensor:
+    """Normalised latents [B,4,h,w] -> pictures [B,3,8h,8w] in 0..1."""
+    pictures = model.vae.decode(latents / model.latent_scale + model.latent_shift).sample
+    return (pictures / 2 + 0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def encode(model: Checkpoint, pictures: Tensor) -> Tensor:
+    """Pictures [B,3,8h,8w] in 0..1 -> normalised latents [B,4,h,w]."""
+    return (model.vae.encode(pictures * 2 - 1).latents - model.latent_shift) * model.latent_scale
