@@ -21,14 +21,14 @@ def _garment(colour, pattern, noun: str) -> str:
     return f"{_name(COLOURS, colour)} {noun}" if pattern == "plain" else f"{_name(COLOURS, colour)} {pattern} {noun}"
 
 
-def person_caption(scenes: Scenes, person: int, *, brief: bool = False) -> str:
-    """One person's looks and action, without the setting. `brief` keeps to sex, top, bottom and action."""
+def person_caption(scenes: Scenes, person: int, *, brief: bool = False, hats: bool = True) -> str:
+    """One person's looks and action, without the setting. `brief` keeps to sex, top, bottom, hat and action."""
     p = scenes.people.take(slice(person, person + 1))  # type: ignore[arg-type]
     sex, action = _name(SEXES, p.sex), list(ACTIONS.values())[int(p.action)].phrase
     top = _garment(p.top, p.top_pattern, "top")
     bottom = _garment(p.bottom, p.bottom_pattern, _name(BOTTOMS, p.bottom_kind))
     bottom = f"a {bottom}" if _name(BOTTOMS, p.bottom_kind) == "skirt" else bottom
-    hat = f"{_name(COLOURS, p.hat)} hat" if int(p.hat) >= 0 else ""
+    hat = f"{_name(COLOURS, p.hat)} hat" if hats and int(p.hat) >= 0 else ""
     if brief:
         return f"a {sex} in {_article(top)} and {bottom}{' and ' + _article(hat) if hat else ''}, {action}"
     looks = f"with {_name(SKINS, p.skin)} skin and {_name(HAIR_LENGTHS, p.hair_length)} {_name(HAIRS, p.hair)} hair"
@@ -47,7 +47,8 @@ def scene_caption(scenes: Scenes, scene: int, *, brief: bool = False) -> str:
         return _hand_caption(scenes, people[0], int(scenes.hand[scene]), setting)
     if len(people) == 1:
         return f"{person_caption(scenes, people[0], brief=brief)}, {setting}, {framing}"
-    each = "; ".join(person_caption(scenes, i, brief=True) for i in people)
+    hats = len(people) < 4  # four people with hats would not fit CLIP's 77 tokens
+    each = "; ".join(person_caption(scenes, i, brief=True, hats=hats) for i in people)
     return f"{NUMBERS[len(people) - 1]} people {setting}, {framing}: {each}"
 
 

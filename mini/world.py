@@ -139,6 +139,8 @@ ACTIONS: dict[str, Action] = {
     "arms outstretched": Action("with arms outstretched", _SPREAD, _SPREAD, gesture="open"),
 }
 
+UPPER_ACTIONS = ("standing", "waving", "sitting", "arms raised", "dancing", "pointing", "hands on hips", "arms outstretched")
+
 # Curl of thumb, index, middle, ring and little finger: 0 straight, 1 closed.
 GESTURES: dict[str, tuple[float, float, float, float, float]] = {
     "relaxed": (0.25, 0.28, 0.32, 0.36, 0.40),
@@ -251,11 +253,13 @@ def sample_scenes(
     scene = torch.repeat_interleave(torch.arange(count), counts)
     n = len(scene)
     rank = torch.arange(n) - (counts.cumsum(0) - counts)[scene]  # left to right inside the scene
-    action = choose(n, len(ACTIONS))
+    upright = torch.tensor([list(ACTIONS).index(name) for name in UPPER_ACTIONS])
+    action = torch.where(frames[scene] == UPPER, upright[choose(n, len(upright))], choose(n, len(ACTIONS)))
     side = choose(n, 2)  # which side acts
     gesture, limbs, lean = _act(action, side, uniform(n, 8, 3, low=-1, high=1), uniform(n, 2, low=-1, high=1), uniform(n, 2))
     close = (frames == HAND)[scene]
     gesture = torch.where(close[:, None], choose(n, len(GESTURES))[:, None], gesture)
+    limbs = torch.where(close[:, None, None], _hold_up(limbs, uniform(n, 2, 3, low=-1, high=1)), limbs)
 
     crowd = counts[scene]
     spread = torch.where(crowd > 1, 0.88 / crowd, torch.full((n,), 0.30))
@@ -264,7 +268,7 @@ def sample_scenes(
     ground = torch.where(crowd > 1, 0.97 - 0.12 * depth, 0.97 - 0.06 * depth)
     scale = torch.where(
         frames == FULL,
-        torch.where(counts == 1, uniform(count, low=0.42, high=0.52), uniform(count, low=0.33, high=0.43)),
+        torch.where(counts == 1, uniform(count, low=0.45, high=0.56), uniform(count, low=0.33, high=0.43)),
         torch.where(frames == UPPER, uniform(count, low=1.12, high=1.30), uniform(count, low=2.6, high=3.6)),
     )
     light = torch.stack((uniform(count, low=-0.8, high=0.8), uniform(count, low=0.35, high=0.9), torch.ones(count)), -1)
@@ -324,6 +328,14 @@ def _act(action: Tensor, side: Tensor, wobble: Tensor, sway: Tensor, chance: Ten
     second = torch.where(both, first, idle)
     gesture = torch.where(side[:, None] == 0, torch.stack((first, second), -1), torch.stack((second, first), -1))
     return gesture, torch.nn.functional.normalize(limbs, dim=-1), lean + sway * 0.06
+
+
+def _hold_up(limbs: Tensor, wobble: Tensor) -> Tensor:
+    """The forearms [P, 8, 3] of a hand close-up come from below, so that the hand is seen whole."""
+    up = torch.nn.functional.normalize(torch.tensor([0.0, 1.0, 0.15]) + wobble * torch.tensor([0.9, 0.35, 0.35]), dim=-1)
+    held = limbs.clone()
+    held[:, [1, 3]] = up
+    return held
 
 
 def with_people(scenes: Scenes, people: People) -> Scenes:
