@@ -4,7 +4,7 @@ WEB_DIRECTORY = "./web"
 
 
 def comfy_entrypoint():
-    """Called once by ComfyUI. All imports of the host happen here, so the pack imports without one."""
+    """Called once by ComfyUI. The host is imported here only, so the pack imports without one."""
     from comfy_api.latest import ComfyExtension
 
     from .host.registration import register

@@ -15,7 +15,6 @@ def register() -> None:
     _add_folder("vitruvian", Path(folder_paths.models_dir) / "vitruvian", {".safetensors"})
     for name in ("checkpoints", "controlnet"):
         _add_folder(name, MINI_WEIGHTS / name)
-
     register_family()
 
 
