@@ -6,16 +6,19 @@ three rings are left out.
 """
 
 import importlib.util
+import json
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 HOST_RINGS = ("host", "server", "browser")
 HOST = os.environ.get("COMFYUI_PATH")
-_left_out: list[Path] = []
+_left_out: set[Path] = set()
 _base: Path | None = None
 
 
@@ -30,16 +33,12 @@ def _load_pack() -> None:
 
 
 _load_pack()
+if HOST:  # now, before any conftest or test of a ring imports ComfyUI
+    from vitruvian.dev import open_host, prepare_base
 
-
-def pytest_configure(config):
-    global _base
-    if HOST:
-        from vitruvian.dev import open_host, prepare_base
-
-        _base = Path(tempfile.mkdtemp(prefix="vitruvian-tests-"))
-        prepare_base(_base)
-        open_host(Path(HOST), _base, "--cpu")
+    _base = Path(tempfile.mkdtemp(prefix="vitruvian-tests-"))
+    prepare_base(_base)
+    open_host(Path(HOST), _base, "--cpu")
 
 
 def pytest_unconfigure(config):
@@ -47,12 +46,44 @@ def pytest_unconfigure(config):
         shutil.rmtree(_base, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A running ComfyUI with the pack, shared by all tests; scikit-image's photographs as input."""
+    import skimage
+    from vitruvian.dev import Server
+
+    base = tmp_path_factory.mktemp("server")
+    prepare_base(base)
+    for photo in ("astronaut.png", "coffee.png"):
+        shutil.copy(Path(skimage.__file__).parent / "data" / photo, base / "input")
+    with Server(Path(sys.executable), Path(HOST), base, "--cpu") as running:
+        yield running
+
+
+@pytest.fixture
+def shipped(server):
+    """name -> the API-format workflow that the pack ships; skips while its weights are missing."""
+
+    there = {path.name for path in (ROOT / "mini" / "weights").rglob("*.safetensors")}
+
+    def load(name):
+        workflow = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
+        needed = [value for node in workflow.values() for value in node["inputs"].values()]
+        for file in needed:
+            if str(file).endswith(".safetensors") and file not in there:
+                pytest.skip(f"mini/weights has no {file} yet")
+        return workflow
+
+    return load
+
+
 def pytest_ignore_collect(collection_path, config):
     """Files of the last three rings import ComfyUI at their top: without one they are not read."""
-    if HOST or not any(ROOT / "tests" / ring in collection_path.parents for ring in HOST_RINGS):
+    rings = {ROOT / "tests" / ring for ring in HOST_RINGS}
+    if HOST or rings.isdisjoint([collection_path, *collection_path.parents]):
         return None
-    if collection_path.name.startswith("test_"):
-        _left_out.append(collection_path)
+    inside = collection_path.rglob("*") if collection_path.is_dir() else [collection_path]
+    _left_out.update(path for path in inside if path.match("test_*.py"))
     return True
 
 

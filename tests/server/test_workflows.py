@@ -1,0 +1,50 @@
+"""The shipped workflows through POST /prompt, on the mini weights and on an SD1.5."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+SHIPPED = Path(__file__).parents[2] / "workflows" / "api"
+NAMES = sorted(path.stem for path in SHIPPED.glob("*.json"))
+
+
+def run_afresh(server, workflow):
+    """Every saved picture, with nothing taken from the host's cache of earlier runs."""
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(1)  # the worker clears its cache between two prompts
+    prompt = server.queue(workflow)
+    outputs = server.wait(prompt)
+    events = dict(server.get(f"/history/{prompt}")[prompt]["status"]["messages"])
+    assert events["execution_cached"]["nodes"] == []
+    return [
+        numpy.array(Image.open(server.base / "output" / file["subfolder"] / file["filename"]))
+        for output in outputs.values()
+        for file in output["images"]
+        if file["type"] == "output"
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_picture(server, shipped, name):
+    workflow = shipped(name)
+    first, again = run_afresh(server, workflow), run_afresh(server, workflow)
+    assert len(first) == len(again) == 1
+    assert first[0].shape == (192, 192, 3)
+    assert first[0].std() > 5, "the picture is one flat colour"
+    numpy.testing.assert_array_equal(first[0], again[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_sd15(server, sd15, name):
+    workflow = json.loads((SHIPPED / f"{name}.json").read_text())
+    for node in workflow.values():
+        node["inputs"].update((key, file) for key, file in sd15.items() if key in node["inputs"])
+        if node["class_type"] == "KSampler":
+            node["inputs"]["steps"] = 2
+    (picture,) = run_afresh(server, workflow)
+    assert picture.shape == (192, 192, 3)
+    assert picture.std() > 0, "black: the sampler made numbers that are not finite"
