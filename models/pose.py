@@ -1,12 +1,12 @@
-"""OpenPose people: reading and writing frames, the picture a ControlNet reads, one mask per person.
+"""OpenPose people: reading and writing frames, the picture a ControlNet reads, a mask per person.
 
-A frame is the ecosystem's OpenPose JSON object. Point order and colours are OpenPose's (COCO-18 body,
-21 points per hand, 70 of the face, 6 of the feet), as the pose ControlNets were trained on.
+A frame is the ecosystem's OpenPose JSON object. Point order and colours are OpenPose's (COCO-18
+body, 21 points per hand, 70 of the face, 6 of the feet), as pose ControlNets were trained on.
 """
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -66,9 +66,15 @@ class People(NamedTuple):
     height: int
 
 
+def people_of(parts: Iterable[Tensor], width: int, height: int) -> People:
+    """People from (body, left_hand, right_hand, face, foot) and the canvas."""
+    body, left_hand, right_hand, face, foot = parts
+    return People(body, left_hand, right_hand, face, foot, width, height)
+
+
 def no_people(width: int, height: int) -> People:
     """An empty canvas."""
-    return People(*(torch.zeros(0, n, 3) for _, n in PARTS.values()), width, height)
+    return people_of((torch.zeros(0, n, 3) for _, n in PARTS.values()), width, height)
 
 
 def count(people: People) -> int:
@@ -79,26 +85,26 @@ def count(people: People) -> int:
 def on_canvas(people: People, width: int, height: int) -> People:
     """The same people with their points scaled to another canvas size."""
     scale = torch.tensor([width / people.width, height / people.height, 1.0])
-    return People(*(points * scale for points in people[:5]), width, height)
+    return people_of((points * scale for points in people[:5]), width, height)
 
 
 def pick(people: People, which: Sequence[int]) -> People:
     """The people of these numbers (from 0), in this order."""
     index = torch.as_tensor(which, dtype=torch.long)
-    return People(*(points[index] for points in people[:5]), people.width, people.height)
+    return people_of((points[index] for points in people[:5]), people.width, people.height)
 
 
 def merge(first: People, second: People) -> People:
     """Both groups on the first one's canvas; the second group is scaled to it."""
     second = on_canvas(second, first.width, first.height)
     parts = (torch.cat(pair) for pair in zip(first[:5], second[:5], strict=True))
-    return People(*parts, first.width, first.height)
+    return people_of(parts, first.width, first.height)
 
 
 def confident(people: People, minimum: float) -> People:
     """The people with every point below this confidence made missing."""
     parts = (points * (points[..., 2:] >= minimum) for points in people[:5])
-    return People(*parts, people.width, people.height)
+    return people_of(parts, people.width, people.height)
 
 
 def left_to_right(people: People) -> list[int]:
@@ -159,7 +165,7 @@ def read_frame(frame: Any) -> People:
     parts = [torch.stack(part) for part in zip(*persons, strict=True)]
     if max(part[..., :2].abs().max().item() for part in parts) <= NORMALIZED_REACH:
         parts = [part * torch.tensor([width, height, 1.0]) for part in parts]
-    return People(*parts, width, height)
+    return people_of(parts, width, height)
 
 
 def write_frame(people: People) -> dict[str, Any]:
@@ -325,7 +331,7 @@ TORSO = (
 )  # fmt: skip
 HEAD = ((NECK, NOSE), (NOSE, R_EYE), (NOSE, L_EYE), (R_EYE, R_EAR), (L_EYE, L_EAR))
 # half thickness as a share of the standing height
-THICKNESS = {"head": 0.075, "torso": 0.05, "limb": 0.035, "hand": 0.012}
+THICKNESS = {"head": 0.065, "torso": 0.05, "limb": 0.035, "hand": 0.012}
 
 
 def figure_heights(people: People) -> Tensor:
