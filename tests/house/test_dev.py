@@ -1,0 +1,118 @@
+"""The set-up that dev.py does, without doing it."""
+
+import shutil
+import sys
+from collections import namedtuple
+
+import pytest
+from vitruvian import dev
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(dev, "CACHE", tmp_path)
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    return tmp_path
+
+
+def fake_venv(folder):
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").touch()
+    (folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+
+
+@pytest.fixture
+def installs(monkeypatch):
+    """Packages asked of pip, so far."""
+    asked = []
+    monkeypatch.setattr(dev, "_make_venv", fake_venv)
+    monkeypatch.setattr(dev, "_pip", lambda python, packages: asked.append(packages))
+    return asked
+
+
+def test_an_environment_is_made_once(cache, installs):
+    first, again = (dev._environment("env", ["one"], 0) for _ in range(2))
+    assert first == again == cache / "env" / "bin" / "python"
+    assert installs == [["one"]]
+
+
+def test_a_half_made_environment_is_made_anew(cache, installs, monkeypatch):
+    def broken(python, packages):
+        (python.parent / "leftover").touch()
+        raise dev.Trouble("no connection")
+
+    with monkeypatch.context() as patch, pytest.raises(dev.Trouble, match="no connection"):
+        patch.setattr(dev, "_pip", broken)
+        dev._environment("env", ["one"], 0)
+    python = dev._environment("env", ["one"], 0)
+    assert installs == [["one"]]
+    assert not (python.parent / "leftover").exists()
+
+
+def test_a_layer_sees_the_packages_below(cache, installs):
+    below = dev._environment("below", ["torch"], 0)
+    above = dev._environment("above", ["host"], 0, below=below)
+    (link,) = above.parent.parent.rglob("*.pth")
+    assert str(below.parent.parent / "lib") in link.read_text()
+
+
+def test_too_little_disk_is_said_before_anything_is_made(cache, installs, monkeypatch):
+    usage = namedtuple("usage", "free")(2e9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(dev.Trouble, match=r"needs 5 GB.*2\.0 GB are free"):
+        dev._environment("env", ["one"], 5)
+    assert not (cache / "env").exists()
+
+
+def test_a_wrong_comfyui_path_is_named(cache, monkeypatch):
+    monkeypatch.setenv("COMFYUI_PATH", str(cache))
+    with pytest.raises(dev.Trouble, match="main.py"):
+        dev.find_host(None)
+
+
+def test_a_wish_for_a_version_goes_before_comfyui_path(cache, monkeypatch):
+    monkeypatch.setenv("COMFYUI_PATH", "/nowhere")
+    host = cache / "ComfyUI-v1"
+    host.mkdir()
+    (host / "main.py").touch()
+    assert dev.find_host("v1") == host
+
+
+def test_a_failed_clone_leaves_nothing_and_says_what_to_do(cache, monkeypatch):
+    monkeypatch.setattr(dev, "HOST_REPOSITORY", str(cache / "no-such-repository"))
+    with pytest.raises(dev.Trouble, match="COMFYUI_PATH"):
+        dev.find_host("v1")
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not JSON"),
+        ('{"nodes": [], "links": []}', "API format"),
+        ("[]", "API format"),
+    ],
+)
+def test_what_is_not_a_workflow_is_refused(tmp_path, content, said):
+    file = tmp_path / "flow.json"
+    file.write_text(content)
+    with pytest.raises(dev.Trouble, match=said):
+        dev._workflow(str(file))
+
+
+def test_an_unknown_workflow_names_the_known_ones():
+    with pytest.raises(dev.Trouble, match="text_to_person"):
+        dev._workflow("nothing")
+
+
+def test_the_refusal_of_a_workflow_is_told_node_by_node():
+    error = {"message": "Value not in list", "details": "ckpt_name: 'a' not in []"}
+    reply = {"node_errors": {"4": {"class_type": "Loader", "errors": [error]}}}
+    assert dev._refusal(reply) == "Loader (node 4): Value not in list: ckpt_name: 'a' not in []"
+
+
+def test_a_server_that_dies_says_its_last_words(tmp_path):
+    (tmp_path / "main.py").write_text("raise SystemExit('no such option')")
+    with pytest.raises(dev.Trouble, match="no such option"):
+        with dev.Server(sys.executable, tmp_path, tmp_path):
+            pass

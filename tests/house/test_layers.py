@@ -1,0 +1,57 @@
+"""The rooms' arrows point one way, and a fresh import stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes", "server"}
+TRAINERS = {"diffusers", "accelerate", "transformers", "matplotlib", "skimage"}
+FORBIDDEN = {  # room -> what nothing in it may import; our own rooms with a leading dot
+    "models": HOST | TRAINERS | {".nodes", ".host", ".training", ".mini", ".dev"},
+    "host": TRAINERS | {".nodes", ".training", ".dev"},
+    "nodes": TRAINERS | {"torch", ".training", ".dev"},
+    "training": HOST | {".nodes", ".host", ".dev"},
+    "mini": HOST | {".nodes", ".host", ".dev"},
+}
+UNSAFE = {"pickle", "subprocess", "socket", "urllib", "requests", "http"}
+FILES = [file for room in FORBIDDEN for file in sorted((ROOT / room).rglob("*.py"))]
+
+
+def imports(file):
+    """Every module imported anywhere in the file; our own as `.room.module`."""
+    depth = len(file.relative_to(ROOT).parts)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+        elif isinstance(node, ast.ImportFrom) and node.level == depth:
+            yield from (f".{node.module or name.name}" for name in node.names)
+
+
+def names(module):
+    """A dotted module name and its parents."""
+    own, parts = module.startswith("."), module.lstrip(".").split(".")
+    return {("." if own else "") + ".".join(parts[: n + 1]) for n in range(len(parts))}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports(file):
+    room = file.relative_to(ROOT).parts[0]
+    unsafe = UNSAFE if room in ("models", "host", "nodes") else set()
+    wrong = {module for module in imports(file) if names(module) & (FORBIDDEN[room] | unsafe)}
+    assert not wrong
+
+
+def test_the_pack_imports_without_the_host_and_without_torch():
+    code = (
+        "import importlib.util as u, sys\n"
+        f"s = u.spec_from_file_location('v', {str(ROOT / '__init__.py')!r})\n"
+        "s.loader.exec_module(u.module_from_spec(s))\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    assert subprocess.call([sys.executable, "-c", code]) == 0
