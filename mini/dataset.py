@@ -43,9 +43,9 @@ def _to_bytes(pictures: Tensor) -> np.ndarray:
     return (pictures * 255).round().clamp(0, 255).byte().numpy()
 
 
-def _write_shard(folder: Path, shard: int, seed: int) -> None:
+def _write_shard(folder: Path, shard: int, seed: int, draw: dict) -> None:
     torch.set_num_threads(1)
-    scenes = sample_scenes(SHARD, seed + shard)
+    scenes = sample_scenes(SHARD, seed + shard, **draw)
     shown = render(scenes)
     hints = []
     for i in range(SHARD):
@@ -58,6 +58,7 @@ def _write_shard(folder: Path, shard: int, seed: int) -> None:
             "full": scene_caption(scenes, i),
             "brief": scene_caption(scenes, i, brief=True),
             "people": [person_caption(scenes, int(k)) for k in (scenes.people.scene == i).nonzero()[:, 0]],
+            "bodies": shown.body[scenes.people.scene == i].tolist(),
         }
         for i in range(SHARD)
     ]
@@ -69,13 +70,16 @@ def _write_shard(folder: Path, shard: int, seed: int) -> None:
     os.replace(part, folder / f"captions-{shard:05d}.json")  # written last: marks the shard as whole
 
 
-def write_world(folder: Path, scenes: int, *, seed: int = 0, workers: int | None = None) -> None:
-    """Render at least `scenes` scenes into `folder`; shards that are there already are kept."""
+def write_world(folder: Path, scenes: int, *, seed: int = 0, workers: int | None = None, **draw: int) -> None:
+    """Render at least `scenes` scenes into `folder`; shards that are there already are kept.
+
+    `draw` goes to `sample_scenes`. Shard k holds the scenes of seed + k.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shards = -(-scenes // SHARD)
     missing = [k for k in range(shards) if not (folder / f"captions-{k:05d}.json").is_file()]
     with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn")) as pool:
-        for done in [pool.submit(_write_shard, folder, k, seed) for k in missing]:
+        for done in [pool.submit(_write_shard, folder, k, seed, draw) for k in missing]:
             done.result()
 
 

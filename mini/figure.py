@@ -139,7 +139,7 @@ _BODY = ("nose", "neck", "rshoulder", "relbow", "rwrist", "lshoulder", "lelbow",
          "lhip", "lknee", "lankle", "reye", "leye", "rear", "lear")  # fmt: skip
 
 
-def _second_colour(first: Tensor) -> Tensor:
+def second_colour(first: Tensor) -> Tensor:
     """The other tone of a patterned cloth: a darker one of light colours, a lighter one of dark colours."""
     luma = (first * torch.tensor([0.299, 0.587, 0.114]).to(first)).sum(-1, keepdim=True)
     return torch.where(luma > 0.5, first * 0.62, first + (1 - first) * 0.48)
@@ -158,7 +158,7 @@ class _Parts:
         n, dev = self.count, self.device
         radii = torch.stack([torch.as_tensor(r, dtype=torch.float32, device=dev).expand(n) for r in (ra, rb)], -1)
         radii = radii * self.size[:, None] * (1.0 if here is None else here[:, None])
-        colours = torch.stack((albedo, _second_colour(albedo)), 1)
+        colours = torch.stack((albedo, second_colour(albedo)), 1)
         self.rows.append((
             a, b, radii,
             torch.as_tensor(label, device=dev).expand(n),

@@ -1,0 +1,83 @@
+"""Measurements against the ground truth of the mini world: colours of garments and places of joints."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .figure import BOTTOM, HAT, SHOES, TOP, second_colour
+from .posenet import PoseNet, find_joints
+from .renderer import WEAVE, Render, weave
+from .world import COLOURS, PATTERNS, Scenes
+
+GARMENTS = {"top": TOP, "bottom": BOTTOM, "shoes": SHOES, "hat": HAT}
+LEAST_PIXELS = 12  # a garment smaller than this is not judged
+PCK_SHARE = 0.05  # of the figure's height
+
+
+def cloth_colours() -> Tensor:
+    """Mean colour [10, 6, 3] of every named colour in every pattern, as woven by the renderer."""
+    first = torch.tensor(list(COLOURS.values()))
+    grid = (torch.arange(400) + 0.5) / 400 * WEAVE * 20
+    u, v = torch.meshgrid(grid, grid, indexing="ij")
+    share = torch.stack([weave(torch.full_like(u, k, dtype=torch.long), u, v).mean() for k in range(len(PATTERNS))])
+    return first[:, None] + (second_colour(first) - first)[:, None] * share[None, :, None]
+
+
+def name_colour(mean: Tensor, pattern: Tensor) -> Tensor:
+    """Index into COLOURS of the mean colours [N, 3] of cloths of known pattern [N], whatever the light on them.
+
+    The nearest reference up to the brightness that the world's light can give (0.62 to 1.05).
+    """
+    reference = cloth_colours().to(mean)[:, pattern]  # [10, N, 3]
+    bright = (reference * mean).sum(-1) / (reference * reference).sum(-1)
+    return (reference * bright.clamp(0.62, 1.05)[..., None] - mean).square().sum(-1).argmin(0)
+
+
+def colour_hits(pictures: Tensor, scenes: Scenes, truth: Render) -> dict[str, Tensor]:
+    """For each garment a bool tensor: is it of the colour that the caption names, inside each person's own mask?
+
+    pictures [B,3,H,W] in 0..1; `truth` is the render of the same scenes. Garments hardly visible are left out.
+    """
+    p = scenes.people
+    named = {
+        "top": (p.top, p.top_pattern),
+        "bottom": (p.bottom, p.bottom_pattern),
+        "shoes": (p.shoes, torch.zeros_like(p.shoes)),
+        "hat": (p.hat, torch.zeros_like(p.hat)),
+    }
+    hits = {}
+    for garment, label in GARMENTS.items():
+        colour, pattern = named[garment]
+        means, rows = [], []
+        for i in range(len(p)):
+            mask = (truth.instance[p.scene[i]] == i) & (truth.parsing[p.scene[i]] == label)
+            inner = _erode(mask)
+            mask = inner if inner.sum() >= LEAST_PIXELS else mask
+            if mask.sum() >= LEAST_PIXELS and colour[i] >= 0:
+                means.append(pictures[p.scene[i]][:, mask].mean(-1))
+                rows.append(i)
+        at = torch.tensor(rows, dtype=torch.long)
+        hits[garment] = name_colour(torch.stack(means), pattern[at]) == colour[at] if rows else torch.zeros(0, dtype=torch.bool)
+    return hits
+
+
+def colour_accuracy(pictures: Tensor, scenes: Scenes, truth: Render) -> float:
+    """Share of visible garments that have the named colour."""
+    return float(torch.cat(list(colour_hits(pictures, scenes, truth).values())).float().mean())
+
+
+def pck(net: PoseNet, pictures: Tensor, truth: Render) -> float:
+    """Share of visible body joints that `net` finds within 5 % of the figure's height of where they belong.
+
+    One person per picture: truth.body [B,18,3].
+    """
+    found = torch.cat([find_joints(net, chunk) for chunk in pictures.split(50)])
+    off = (found - truth.body[..., :2]).norm(dim=-1)
+    near = off <= PCK_SHARE * truth.height[:, None]
+    return float(near[truth.body_visible].float().mean())
+
+
+def _erode(mask: Tensor) -> Tensor:
+    outside = torch.nn.functional.max_pool2d((~mask)[None].float(), 3, 1, 1)[0]
+    return outside == 0

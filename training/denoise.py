@@ -1,0 +1,80 @@
+"""The denoising objective that the base and the ControlNet trainers share (Ho et al. 2020, with Min-SNR weights)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .networks import build_scheduler
+from .tokens import UNKNOWN, WordTokenizer
+
+
+class Denoiser(nn.Module):
+    """UNet, text encoder and, if given, a ControlNet under one forward, so that DDP sees every parameter used."""
+
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module, controlnet: nn.Module | None = None) -> None:
+        super().__init__()
+        self.unet, self.text_encoder, self.controlnet = unet, text_encoder, controlnet
+
+    def forward(self, x: Tensor, t: Tensor, ids: Tensor, hint: Tensor | None = None) -> Tensor:
+        """Noisy latents [B,4,h,w], steps [B], token ids [B,77] -> predicted noise [B,4,h,w].
+
+        The first len(hint) samples are controlled by `hint` [b,3,8h,8w] in 0..1, the others run free.
+        """
+        context = self.text_encoder(ids).last_hidden_state
+        if hint is None or self.controlnet is None:
+            return self.unet(x, t, context).sample
+        b = len(hint)
+        down, middle = self.controlnet(x[:b], t[:b], context[:b], hint, return_dict=False)
+
+        def pad(residual: Tensor) -> Tensor:
+            return torch.cat((residual, residual.new_zeros(len(x) - b, *residual.shape[1:])))
+
+        down, middle = [pad(r) for r in down], pad(middle)
+        return self.unet(x, t, context, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """Noise prediction on precomputed latents, weighted by min(SNR, gamma) / SNR (Hang et al. 2023).
+
+    Items: {"latent" [4,h,w], "captions" {full, brief, ...}, and "hint" uint8 [3,8h,8w] if `controlled` > 0}.
+    """
+
+    tokenizer: WordTokenizer
+    controlled: float = 0.0  # share of each batch that sees its hint
+    drop: float = 0.1  # share of captions left empty, for classifier-free guidance
+    brief: float = 0.15  # share of captions in their short form
+    forget: float = 0.01  # share of words replaced by the unknown word
+    gamma: float = 5.0
+
+    def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
+        device = next(model.parameters()).device
+        z = torch.stack([item["latent"] for item in batch]).float()
+        noise = torch.randn(z.shape, generator=g)
+        noises = build_scheduler()
+        t = torch.randint(noises.config["num_train_timesteps"], (len(z),), generator=g)
+        x = noises.add_noise(z, noise, t)  # type: ignore[arg-type]
+        hint = None
+        if self.controlled > 0:
+            b = max(1, round(self.controlled * len(z)))
+            hint = (torch.stack([item["hint"] for item in batch[:b]]).float() / 255).to(device)
+        ids = self._ids([item["captions"] for item in batch], g)
+        x, t, ids, noise = x.to(device), t.to(device), ids.to(device), noise.to(device)
+        error = (model(x, t, ids, hint).float() - noise).square().mean((1, 2, 3))
+        a = noises.alphas_cumprod.to(device)[t]
+        snr = a / (1 - a)
+        return (error * snr.clamp(max=self.gamma) / snr).mean()
+
+    def _ids(self, captions: Sequence[dict], g: torch.Generator) -> Tensor:
+        luck = torch.rand(len(captions), 2, generator=g)
+        texts = [
+            "" if a < self.drop else c["brief" if b < self.brief else "full"]
+            for c, (a, b) in zip(captions, luck.tolist(), strict=True)
+        ]
+        ids = self.tokenizer(texts)
+        lost = (torch.rand(ids.shape, generator=g) < self.forget) & (ids > UNKNOWN)
+        return ids.masked_fill(lost, UNKNOWN)

@@ -1,0 +1,71 @@
+"""Trainer of the autoencoder (TAESD layout) on pictures: mean squared error on random crops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from .loop import Schedule, fit
+
+
+@dataclass(frozen=True)
+class VAELoss:
+    """|decode(encode(x) + noise) - x|^2 plus a pull of the latents towards unit size.
+
+    The noise makes the decoder forgive what a denoiser leaves; the pull keeps latents from growing to escape it.
+    """
+
+    crop: int = 96  # pixels
+    noise: float = 0.06
+    pull: float = 2e-4
+
+    def __call__(self, vae: nn.Module, batch: list[dict], g: torch.Generator) -> Tensor:
+        device = next(vae.parameters()).device
+        x = torch.stack([self._crop(item["rgb"], g) for item in batch]).to(device)
+        x = (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        return vae(x, self.noise * torch.randn(len(x), 4, self.crop // 8, self.crop // 8, generator=g).to(device), self.pull)
+
+    def _crop(self, picture: Tensor, g: torch.Generator) -> Tensor:
+        y, x = (int(torch.randint(n - self.crop + 1, (), generator=g)) for n in picture.shape[-2:])
+        crop = picture[:, y : y + self.crop, x : x + self.crop]
+        return crop.flip(-1) if torch.rand((), generator=g) < 0.5 else crop
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder under one forward that gives the loss, so that DDP sees every parameter used."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, noise: Tensor, pull: float) -> Tensor:
+        """Pictures [B,3,H,W] in -1..1, noise [B,4,H/8,W/8] -> mean loss."""
+        z = self.vae.encode(x).latents
+        back = self.vae.decode(z + noise).sample
+        return torch.nn.functional.mse_loss(back.float(), x) + pull * z.float().square().mean()
+
+
+def train_vae(vae: nn.Module, pictures: Dataset, schedule: Schedule, out: Path, *, loss: VAELoss | None = None) -> nn.Module:
+    """Train an AutoencoderTiny on `pictures` (items with "rgb" uint8 [3,H,W]); returns it with EMA weights."""
+    model = Autoencoder(vae.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    fit(model, loss or VAELoss(), pictures, schedule, out, collate=list)
+    return vae
+
+
+@torch.no_grad()
+def latent_statistics(vae: nn.Module, pictures: Tensor) -> tuple[float, float]:
+    """(latent_scale, latent_shift) that give the latents of `pictures` [B,3,H,W] in -1..1 zero mean and unit variance."""
+    z = torch.cat([vae.encode(x[None]).latents for x in pictures])
+    return 1.0 / float(z.std()), float(z.mean())
+
+
+@torch.no_grad()
+def psnr(vae: nn.Module, pictures: Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB of a round trip through `vae`; pictures [B,3,H,W] in -1..1."""
+    back = torch.cat([vae.decode(vae.encode(x[None]).latents).sample for x in pictures]).clamp(-1, 1)
+    error = ((back - pictures) / 2).square().mean((1, 2, 3))
+    return float((-10 * error.log10()).mean())
