@@ -173,15 +173,14 @@ def save_checkpoint(
         **text_to_ldm(text_encoder, token_ids),
         **vae_to_ldm(vae, latent_scale, latent_shift),
     }
-    weights.save(path, tensors, {"method": "checkpoint", "version": 1, "base": mini.NAME}, dtype)
+    weights.save(path, tensors, _facts("checkpoint"), dtype)
 
 
 def save_controlnet(
     path: str | Path, controlnet: nn.Module, dtype: torch.dtype = torch.float16
 ) -> None:
     """Write a mini ControlNet for the host's stock ControlNetLoader."""
-    facts = {"method": "controlnet", "version": 1, "base": mini.NAME}
-    weights.save(path, controlnet_to_ldm(controlnet), facts, dtype)
+    weights.save(path, controlnet_to_ldm(controlnet), _facts("controlnet"), dtype)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -197,6 +196,10 @@ def load_controlnet(path: str | Path) -> ControlNetModel:
         return controlnet_from_ldm(empty, tensors).eval()
 
     return _built(path, "controlnet", build)
+
+
+def _facts(method: str) -> dict[str, str | int | float]:
+    return {"method": method, "version": 1, "base": mini.NAME}
 
 
 def _checkpoint(tensors: Tensors) -> Checkpoint:

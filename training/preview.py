@@ -7,11 +7,13 @@ picture in both.
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import ControlNetModel
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..models import mini
+from ..models import detect, mini, pose
 from .convert import Checkpoint, load_checkpoint, load_controlnet
 from .networks import build_scheduler
 from .tokens import WordTokenizer
@@ -19,6 +21,10 @@ from .tokens import WordTokenizer
 WEIGHTS = Path(__file__).parent.parent / "mini" / "weights"
 CHECKPOINT = WEIGHTS / "checkpoints" / "vitruvian_mini.safetensors"
 POSE_CONTROLNET = WEIGHTS / "controlnet" / "vitruvian_mini_openpose.safetensors"
+PROMPT = (
+    "a woman with light skin and long black hair wearing a red striped top, blue trousers, "
+    "white shoes and a green hat, standing, in a park"
+)
 
 
 def noise_levels(steps: int) -> tuple[Tensor, Tensor]:
@@ -49,11 +55,13 @@ def sample(
     cfg: float = 4.0,
     size: tuple[int, int] = (mini.PICTURE_SIZE, mini.PICTURE_SIZE),
 ) -> Tensor:
-    """Prompts (B of them) -> pictures [B,3,H,W] in 0..1; `size` is (H, W) in pixels, multiples of 32.
+    """B prompts -> pictures [B,3,H,W] in 0..1; `size` is (H, W) in pixels, multiples of 32.
 
-    `hints` [B,3,H,W] in 0..1 (or one for all, [1,3,H,W]) go to `controlnet`. The modules stay on
-    their device; trainers pass their own.
+    `hints`, [B,3,H,W] or one for all [1,3,H,W] in 0..1, go to `controlnet`. The modules stay on
+    their device and in their mode; trainers pass their own.
     """
+    if (hints is None) != (controlnet is None):
+        raise ValueError("hints and a ControlNet go together: give both or neither.")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     device = next(model.unet.parameters()).device
     tokenizer = WordTokenizer.from_file(token_ids=model.token_ids)
@@ -92,3 +100,43 @@ def decode(model: Checkpoint, latents: Tensor) -> Tensor:
 def encode(model: Checkpoint, pictures: Tensor) -> Tensor:
     """Pictures [B,3,8h,8w] in 0..1 -> normalised latents [B,4,h,w]."""
     return (model.vae.encode(pictures * 2 - 1).latents - model.latent_shift) * model.latent_scale
+
+
+def preview(photo: Path, out: Path, prompt: str | None = None, *, seed: int = 0) -> Path:
+    """A picture by the committed weights, of people posed as those in `photo`, as a PNG at `out`.
+
+    `prompt` None: PROMPT, and as much of the body as the photograph shows. Raises ValueError when
+    the photograph can not be read or shows nobody, or the weights are missing.
+    """
+    people = in_square(_people_in(photo))
+    if prompt is None:
+        shows_feet = people.body[:, [pose.R_ANKLE, pose.L_ANKLE], 2].any()
+        prompt = f"{PROMPT}, {'full' if shows_feet else 'upper'} body"
+    hint = pose.draw_people(people, mini.PICTURE_SIZE, mini.PICTURE_SIZE).movedim(-1, 0)[None]
+    model, controlnet = load_checkpoint(CHECKPOINT), load_controlnet(POSE_CONTROLNET)
+    picture = sample(model, prompt, hint, controlnet, seed=seed)[0]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (picture.movedim(0, -1) * 255).round().byte().cpu().numpy()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out
+
+
+def in_square(people: pose.People) -> pose.People:
+    """The same people in the middle of a square canvas as wide as the longer side."""
+    side = max(people.width, people.height)
+    shift = torch.tensor([(side - people.width) / 2, (side - people.height) / 2, 0.0])
+    parts = (points + shift * (points[..., 2:] > 0) for points in people[:5])
+    return pose.people_of(parts, side, side)
+
+
+def _people_in(photo: Path) -> pose.People:
+    try:
+        with Image.open(photo) as picture:
+            pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except OSError as trouble:
+        raise ValueError(f"{photo} can not be read as a picture: {trouble}") from trouble
+    with detect.open_landmarker(()) as landmarker:
+        people = detect.detect_people(landmarker, torch.from_numpy(pixels) / 255)
+    if not pose.count(people):
+        raise ValueError(f"{photo}: nobody was found. Take a photograph that shows a whole person.")
+    return people

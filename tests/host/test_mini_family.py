@@ -1,4 +1,4 @@
-"""The mini family in the host: the same numbers as in diffusers, through the host's own loaders and nodes."""
+"""The mini family in the host: diffusers' numbers, through the host's own loaders and nodes."""
 
 import comfy.controlnet
 import comfy.lora
@@ -18,7 +18,7 @@ SCALE, SHIFT = 0.7, -0.3  # of the latents
 
 
 def randomised(module):
-    """Random weights that keep signals at about unit size, also where training starts from zeros."""
+    """Random weights, signals of about unit size, also where training starts from zeros."""
     for name, parameter in module.named_parameters():
         matrix = parameter.dim() > 1
         scale = parameter[0].numel() ** -0.5 if matrix else 0.1
@@ -196,7 +196,7 @@ def test_long_text(host):
 
 
 def test_same_picture_as_the_preview(host, own, files):
-    """KSampler with ControlNetApplyAdvanced and VAEDecode against the preview sampler, seed for seed."""
+    """KSampler, ControlNetApplyAdvanced and VAEDecode against the preview, seed for seed."""
     hint = torch.rand(1, 3, 192, 192)
     positive = nodes.CLIPTextEncode().encode(host[1], PROMPTS[1])[0]
     negative = nodes.CLIPTextEncode().encode(host[1], "")[0]

@@ -1,0 +1,104 @@
+"""Weight files: what is written is read, and bad files say what is wrong and harm nothing."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from vitruvian.models import weights
+
+FACTS = {"method": "hcp", "version": 1, "base": "mini", "width": 64}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "new folder" / "hcp.safetensors"
+
+
+def tensors(value=1.0):
+    return {"a.weight": torch.full((2, 3), value), "ids": torch.arange(3), "s": torch.tensor(0.1)}
+
+
+def test_round_trip(path):
+    weights.save(path, tensors(), FACTS)
+    found, metadata = weights.load(path, method="hcp", base="mini")
+    assert found.keys() == tensors().keys()
+    assert all(torch.equal(found[key], value) for key, value in tensors().items())
+    assert metadata == {key: str(value) for key, value in FACTS.items()}
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # no temporary file stays
+
+
+def test_half_precision_spares_scalars_and_integers(path):
+    weights.save(path, tensors(), FACTS, torch.float16)
+    found, _ = weights.load(path, method="hcp")
+    assert [found[key].dtype for key in ("a.weight", "ids", "s")] == [
+        torch.float16,
+        torch.int64,
+        torch.float32,
+    ]
+
+
+def test_channels_last_weights(path):
+    weight = torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last)
+    weights.save(path, {"w": weight}, FACTS)
+    assert torch.equal(weights.load(path, method="hcp")[0]["w"], weight)
+
+
+@pytest.mark.parametrize(
+    "wanted, expected, found",
+    [
+        ({"method": "hands"}, "'hands'", "'hcp'"),
+        ({"method": "hcp", "base": "sd15"}, "'sd15'", "'mini'"),
+        ({"method": "hcp", "version": 0}, "version 0", "'1'"),
+    ],
+)
+def test_another_file(path, wanted, expected, found):
+    weights.save(path, tensors(), FACTS)
+    with pytest.raises(ValueError) as error:
+        weights.load(path, **wanted)
+    assert all(part in str(error.value) for part in (str(path), expected, found))
+
+
+def test_a_file_of_somebody_else(path):
+    path.parent.mkdir()
+    save_file(tensors(), path)
+    with pytest.raises(ValueError, match="not Vitruvian's") as error:
+        weights.load(path, method="hcp")
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("size", [0, 5, 60, -1])
+def test_a_broken_file(path, size):
+    weights.save(path, tensors(), FACTS)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match="copy it again") as error:
+        weights.load(path, method="hcp")
+    assert str(path) in str(error.value)
+
+
+def test_no_file(path):
+    with pytest.raises(ValueError, match="found no file") as error:
+        weights.load(path, method="hcp")
+    assert str(path) in str(error.value)
+
+
+def test_a_failed_save_keeps_the_old_file(path, monkeypatch):
+    weights.save(path, tensors(), FACTS)
+    before = path.read_bytes()
+
+    def full(stored, part, metadata):
+        part.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", full)
+    with pytest.raises(OSError, match="as it was before: No space left"):
+        weights.save(path, tensors(2.0), FACTS)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("value, dtype", [(float("nan"), None), (1e6, torch.float16)])
+def test_numbers_that_are_not_finite_are_not_saved(path, value, dtype):
+    weights.save(path, tensors(), FACTS)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="'a.weight'"):
+        weights.save(path, tensors(value), FACTS, dtype)
+    assert path.read_bytes() == before
