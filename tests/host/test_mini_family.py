@@ -2,16 +2,20 @@
 
 import comfy.controlnet
 import comfy.lora
+import comfy.model_detection
 import comfy.model_management
 import comfy.samplers
 import comfy.sd
 import comfy.supported_models
-import nodes
+import comfy.utils
+import diffusers
 import pytest
 import torch
 from vitruvian.host.mini_family import VitruvianMini, register_family
 from vitruvian.models import mini
 from vitruvian.training import convert, networks, preview, tokens
+
+import nodes
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 SCALE, SHIFT = 0.7, -0.3  # of the latents
@@ -227,3 +231,34 @@ def test_saved_by_the_host_and_loaded_again(host, tmp_path):
     comfy.sd.save_checkpoint(path, host[0], host[1], host[2])
     again = comfy.sd.load_checkpoint_guess_config(path)[1]
     torch.testing.assert_close(encoded(again, PROMPTS[1]), encoded(host[1], PROMPTS[1]), **CLOSE)
+
+
+SD15 = {
+    "block_out_channels": (320, 640, 1280, 1280),
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+SDXL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+@pytest.mark.parametrize("config", [SD15, SDXL], ids=["SD1.5", "SDXL"])
+def test_names_of_the_large_models(config):
+    """Our names against the host's own table, on the real architectures (without their memory)."""
+    with torch.device("meta"):
+        tensors = diffusers.UNet2DConditionModel(**config).state_dict()
+    host_table = comfy.utils.unet_to_diffusers(
+        comfy.model_detection.unet_config_from_diffusers_unet(tensors)
+    )
+    names = convert.unet_names(tensors)
+    assert names == {key: host_table[key] for key in tensors}
