@@ -5,9 +5,14 @@ body, 21 points per hand, 70 of the face, 6 of the feet), as pose ControlNets we
 """
 
 import colorsys
+import json
 import math
+import os
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -115,6 +120,24 @@ def left_to_right(people: People) -> list[int]:
     return middle.argsort(stable=True).tolist()
 
 
+def parse_numbers(text: str, people: int) -> list[int]:
+    """Numbers from 0 of a text such as "1, 3" or "2-4" counting from 1; each number once.
+
+    Raises ValueError when it is not such a text or names a person who is not there.
+    """
+    there = f"the pose has {people} people, numbered 1 to {people} from left to right"
+    numbers: dict[int, None] = {}
+    for item in text.replace(";", ",").split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", item)
+        if not match:
+            raise ValueError(f"'{text}' is not a list of numbers such as 1, 3 or 2-4; {there}.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 1 <= first <= last <= people:
+            raise ValueError(f"there is no person {item.strip()}: {there}.")
+        numbers |= dict.fromkeys(range(first - 1, last))
+    return list(numbers)
+
+
 # reading and writing
 
 
@@ -184,6 +207,43 @@ def write_frame(people: People) -> dict[str, Any]:
             del person["foot_keypoints_2d"]
         persons.append(person)
     return {"people": persons, "canvas_width": people.width, "canvas_height": people.height}
+
+
+def load_poses(path: Path) -> list[People]:
+    """All frames of a JSON file. Raises ValueError saying what is wrong with it."""
+    try:
+        poses = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path.name} is not a JSON file ({error}).") from None
+    try:
+        return read_poses(poses)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+
+
+def save_poses(poses: Sequence[People], folder: Path, name: str, counter: int) -> Path:
+    """Writes the frames to folder/name_counter_.json, counting on to the first free number.
+
+    Nothing is ever overwritten, and no half-written file is left behind.
+    """
+    text = json.dumps([write_frame(people) for people in poses])
+    while True:
+        path = folder / f"{name}_{counter:05}_.json"
+        try:
+            path.touch(exist_ok=False)  # reserves the name
+            break
+        except FileExistsError:
+            counter += 1
+    part = folder / f".{path.name}.{uuid4().hex}"
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+    return path
 
 
 def _kind(value: Any) -> str:
@@ -313,6 +373,12 @@ def draw_people(
     return torch.from_numpy(canvas).float().div(255)
 
 
+def draw_over(image: Tensor, people: People) -> Tensor:
+    """The people drawn over a darkened copy of a picture [height, width, 3 or more] in 0..1."""
+    drawn = draw_people(people, image.shape[1], image.shape[0])
+    return torch.where(drawn.amax(-1, keepdim=True) > 0, drawn, 0.6 * image[..., :3].cpu().float())
+
+
 # masks
 
 # Length of a limb as a share of the standing height (Drillis and Contini 1966; head after OpenPose)
@@ -375,6 +441,11 @@ def person_masks(
         shape = _blur(shape, feather * tall)
         masks[number] = shape[margin : margin + height, margin : margin + width]
     return masks.clamp(0, 1)
+
+
+def everybody(masks: Tensor) -> Tensor:
+    """The union [height, width] of person masks [N, height, width]."""
+    return masks.amax(0) if len(masks) else masks.new_zeros(masks.shape[1:])
 
 
 def _capsules(person: People) -> list[tuple[Tensor, Tensor, float]]:

@@ -1,0 +1,1 @@
+"""What the artist sees: one file of nodes per method."""

@@ -1,0 +1,426 @@
+"""Poses: found in photographs, loaded, saved, drawn, made into masks, picked and merged."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+
+from ..models import detect, pose
+from ..models.pose import People
+
+PoseKeypoint = io.Custom("POSE_KEYPOINT")
+BoundingBox = io.Custom("BOUNDING_BOX")  # an own class in newer hosts only
+CATEGORY = "Vitruvian/pose"
+STOP, LEAVE_EMPTY = "stop with an error", "leave the frame empty"
+
+
+@contextmanager
+def _speaking_for(node: str) -> Iterator[None]:
+    """Puts the node's name before what is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{node}: {error}") from error
+
+
+def _read(keypoints: Any, name: str = "pose") -> list[People]:
+    """The frames of a pose input with at least one person in them."""
+    try:
+        frames = pose.read_poses(keypoints)
+    except ValueError as error:
+        raise ValueError(f"the input '{name}' can not be used: {error}") from None
+    _require_people(frames, f"the input '{name}'")
+    return frames
+
+
+def _require_people(frames: list[People], what: str) -> None:
+    if not any(pose.count(people) for people in frames):
+        raise ValueError(
+            f"{what} has no people: connect a pose with at least one person, for example from "
+            "Detect Pose on a photograph that shows somebody."
+        )
+
+
+def _confident(frames: list[People], minimum: float) -> list[People]:
+    frames = [pose.confident(people, minimum) for people in frames]
+    if not any(part[..., 2].any() for people in frames for part in people[:5]):
+        raise ValueError(
+            f"no point of the pose has a confidence of {minimum:g}: lower 'min_confidence'."
+        )
+    return frames
+
+
+def _write(frames: list[People]) -> list[dict[str, Any]]:
+    return [pose.write_frame(people) for people in frames]
+
+
+def _size(frames: list[People], width: int, height: int) -> tuple[int, int]:
+    """Width and height to draw at; what is 0 follows the first frame's canvas."""
+    canvas = frames[0]
+    if not width and not height:
+        return canvas.width, canvas.height
+    return (
+        width or max(1, round(height * canvas.width / canvas.height)),
+        height or max(1, round(width * canvas.height / canvas.width)),
+    )
+
+
+def _pose_input(name: str = "pose", tooltip: str = "") -> io.Input:
+    return PoseKeypoint.Input(
+        name,
+        tooltip=tooltip or "People, from this pack, from SDPose or from controlnet_aux.",
+    )
+
+
+def _size_inputs() -> list[io.Input]:
+    side: dict[str, Any] = {"default": 0, "min": 0, "max": pose.LARGEST_CANVAS}
+    own = "0: as the pose, keeping its proportions."
+    return [
+        io.Int.Input("width", tooltip=f"Width in pixels. {own}", **side),
+        io.Int.Input("height", tooltip=f"Height in pixels. {own}", **side),
+    ]
+
+
+def _confidence_input(tooltip: str) -> io.Input:
+    return io.Float.Input(
+        "min_confidence", default=0.3, min=0, max=1, step=0.01, tooltip=tooltip
+    )
+
+
+class DetectPose(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianDetectPose",
+            display_name="Detect Pose",
+            category=CATEGORY,
+            description="Finds the people in photographs, with body and both hands (MediaPipe).",
+            inputs=[
+                io.Image.Input("image", tooltip="Photographs; each becomes one frame."),
+                io.Int.Input(
+                    "max_people", default=4, min=1, max=detect.MOST,
+                    tooltip="At most so many people per picture, the most prominent first.",
+                ),
+                _confidence_input("Points less visible than this are left out. Higher: only what "
+                                  "can be seen. Lower: also guesses behind things."),
+                io.Boolean.Input("hands", default=True, tooltip="Also find the 21 points of each "
+                                 "hand."),
+                io.Combo.Input(
+                    "if_nobody", options=[STOP, LEAVE_EMPTY], default=STOP,
+                    tooltip="What to do with a picture in which nobody is found.",
+                ),
+                BoundingBox.Input(
+                    "bounding_boxes", optional=True, extra_dict={"forceInput": True},
+                    tooltip="One box per person, from any detector: for crowds and small people. "
+                    "Without it the people are searched for.",
+                ),
+            ],
+            outputs=[
+                PoseKeypoint.Output("pose", tooltip="The people, left to right."),
+                io.Int.Output("people", tooltip="Number of people in all pictures together."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, image: torch.Tensor, max_people: int, min_confidence: float, hands: bool,
+        if_nobody: str, bounding_boxes: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        progress = comfy.utils.ProgressBar(len(image))
+        folders = folder_paths.get_folder_paths("vitruvian")
+        ready = detect.open_landmarker(folders, hands=hands)
+        frames = []
+        with _speaking_for("Detect Pose"), ready as landmarker:
+            for number, picture in enumerate(image):
+                people = detect.detect_people(
+                    landmarker,
+                    picture,
+                    boxes=detect.read_boxes(bounding_boxes, number),
+                    max_people=max_people,
+                    min_confidence=min_confidence,
+                    hands=hands,
+                )
+                if not pose.count(people) and if_nobody == STOP:
+                    raise ValueError(
+                        f"nobody was found in picture {number + 1} of {len(image)}. Use a picture "
+                        "that shows a person, lower 'min_confidence', connect 'bounding_boxes', or "
+                        f"set 'if_nobody' to '{LEAVE_EMPTY}'."
+                    )
+                frames.append(people)
+                progress.update(1)
+        preview = torch.stack([pose.draw_over(*pair) for pair in zip(image, frames, strict=True)])
+        found = sum(pose.count(people) for people in frames)
+        return io.NodeOutput(_write(frames), found, ui=ui.PreviewImage(preview, cls=cls))
+
+
+class LoadPose(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianLoadPose",
+            display_name="Load Pose",
+            category=CATEGORY,
+            description="Loads OpenPose JSON from ComfyUI's input folder, or what Save Pose saved.",
+            inputs=[
+                io.Combo.Input(
+                    "file", options=_pose_files(),
+                    tooltip="A .json file in ComfyUI/input, or one marked [output] in "
+                    "ComfyUI/output.",
+                ),
+            ],
+            outputs=[PoseKeypoint.Output("pose", tooltip="All frames of the file, in pixels.")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        try:
+            _pose_path(file)
+        except ValueError as error:
+            return f"Load Pose: {error}"
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> str:
+        return hashlib.sha256(_pose_path(file).read_bytes()).hexdigest()
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        with _speaking_for("Load Pose"):
+            frames = pose.load_poses(_pose_path(file))
+            _require_people(frames, file)
+        return io.NodeOutput(_write(frames))
+
+
+def _pose_files() -> list[str]:
+    """Names of all .json files below the input and output folders, as the host writes them."""
+    places = (folder_paths.get_input_directory(), ""), (
+        folder_paths.get_output_directory(), " [output]",
+    )  # fmt: skip
+    return [
+        path.relative_to(folder).as_posix() + mark
+        for folder, mark in places
+        for path in sorted(Path(folder).rglob("*.json"))
+        if not path.name.startswith(".")
+    ]
+
+
+def _pose_path(file: str | None) -> Path:
+    """The file of a name from _pose_files. Raises ValueError if it is not there or outside."""
+    name, folder = folder_paths.annotated_filepath(file or "")
+    folder = os.path.abspath(folder or folder_paths.get_input_directory())
+    path = Path(os.path.abspath(os.path.join(folder, name.strip())))
+    if not path.is_relative_to(folder) or not path.is_file() or path.suffix.lower() != ".json":
+        raise ValueError(
+            f"the input 'file' is '{file or ''}', but there is no such .json file. Put the pose "
+            "into ComfyUI/input, then press R to refresh the list and choose it."
+        )
+    return path
+
+
+class SavePose(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianSavePose",
+            display_name="Save Pose",
+            category=CATEGORY,
+            description="Saves all frames as one OpenPose JSON file in ComfyUI's output folder.",
+            inputs=[
+                _pose_input(),
+                io.String.Input(
+                    "filename_prefix", default="poses/pose",
+                    tooltip="Folder and beginning of the file name; a counter follows. Nothing is "
+                    "overwritten.",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, pose: Any, filename_prefix: str) -> io.NodeOutput:
+        with _speaking_for("Save Pose"):
+            path, subfolder = _save(_read(pose), filename_prefix)
+        saved = ui.SavedResult(path.name, subfolder, io.FolderType.output)
+        return io.NodeOutput(ui={"poses": [saved], "text": (path.name,)})
+
+
+def _save(frames: list[People], filename_prefix: str) -> tuple[Path, str]:
+    first = frames[0]
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+        filename_prefix, folder_paths.get_output_directory(), first.width, first.height
+    )
+    return pose.save_poses(frames, Path(folder), name, counter), subfolder
+
+
+class DrawPose(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianDrawPose",
+            display_name="Draw Pose",
+            category=CATEGORY,
+            description="Draws the people in OpenPose colours, for a pose ControlNet.",
+            inputs=[
+                _pose_input(),
+                *_size_inputs(),
+                io.Boolean.Input("hands", default=True, tooltip="Draw the hands' bones."),
+                io.Boolean.Input("face", default=True, tooltip="Draw the face's dots."),
+                io.Float.Input(
+                    "line_width", default=0, min=0, max=100, step=0.5,
+                    tooltip="Half width of a limb in pixels. 0: grows with the picture, 4 at 512, "
+                    "as ControlNets were trained.",
+                ),
+                _confidence_input("Points less certain than this are not drawn."),
+            ],
+            outputs=[io.Image.Output("image", tooltip="One picture per frame, on black.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, pose: Any, width: int, height: int, hands: bool, face: bool, line_width: float,
+        min_confidence: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        with _speaking_for("Draw Pose"):
+            frames = _confident(_read(pose), min_confidence)
+        size = _size(frames, width, height)
+        drawn = _draw(frames, *size, hands=hands, face=face, line_width=line_width or None)
+        return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
+
+
+def _draw(frames: list[People], width: int, height: int, **look: Any) -> torch.Tensor:
+    progress = comfy.utils.ProgressBar(len(frames))
+    drawn = []
+    for people in frames:
+        drawn.append(pose.draw_people(people, width, height, **look))
+        progress.update(1)
+    return torch.stack(drawn)
+
+
+class PersonMasks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.005}
+        return io.Schema(
+            node_id="VitruvianPersonMasks",
+            display_name="Person Masks",
+            category=CATEGORY,
+            description="One mask per person: the body, thick around its limbs.",
+            inputs=[
+                _pose_input(),
+                *_size_inputs(),
+                io.Float.Input(
+                    "dilation", default=0.03, **share,
+                    tooltip="How far the mask reaches beyond the body, as a share of the person's "
+                    "standing height.",
+                ),
+                io.Float.Input(
+                    "feather", default=0.01, **share,
+                    tooltip="Softness of the edge (Gaussian), as a share of the person's standing "
+                    "height.",
+                ),
+                _confidence_input("Points less certain than this are not used."),
+            ],
+            outputs=[
+                io.Mask.Output("masks", tooltip="One mask per person, frame after frame."),
+                io.Mask.Output("union", tooltip="One mask per frame: everybody together."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, pose: Any, width: int, height: int, dilation: float, feather: float,
+        min_confidence: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        with _speaking_for("Person Masks"):
+            frames = _confident(_read(pose), min_confidence)
+        size = _size(frames, width, height)
+        each, union = _masks(frames, *size, dilation=dilation, feather=feather)
+        return io.NodeOutput(each, union, ui=ui.PreviewMask(each, cls=cls))
+
+
+def _masks(
+    frames: list[People], width: int, height: int, **edge: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    progress = comfy.utils.ProgressBar(len(frames))
+    masks = []
+    for people in frames:
+        masks.append(pose.person_masks(people, width, height, **edge))
+        progress.update(1)
+    return torch.cat(masks), torch.stack([pose.everybody(mask) for mask in masks])
+
+
+class PickPeople(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianPickPeople",
+            display_name="Pick People",
+            category=CATEGORY,
+            description="Keeps some of the people, counted from left to right.",
+            inputs=[
+                _pose_input(),
+                io.String.Input(
+                    "which", default="1",
+                    tooltip="Numbers from the left, the leftmost person is 1: 1, 3 or 2-4.",
+                ),
+            ],
+            outputs=[PoseKeypoint.Output("pose", tooltip="The chosen people, as ordered.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, pose: Any, which: str) -> io.NodeOutput:
+        with _speaking_for("Pick People"):
+            return io.NodeOutput(_write([_pick(people, which) for people in _read(pose)]))
+
+
+def _pick(people: People, which: str) -> People:
+    order = pose.left_to_right(people)
+    if not order:
+        return people  # an empty frame among others
+    try:
+        numbers = pose.parse_numbers(which, len(order))
+    except ValueError as error:
+        raise ValueError(f"the input 'which': {error}") from None
+    return pose.pick(people, [order[number] for number in numbers])
+
+
+class MergePeople(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianMergePeople",
+            display_name="Merge People",
+            category=CATEGORY,
+            description="Puts the people of two poses into one.",
+            inputs=[
+                _pose_input("first", "People, and the canvas of the result."),
+                _pose_input("second", "More people; their canvas is scaled to the first one's."),
+            ],
+            outputs=[PoseKeypoint.Output("pose", tooltip="The first people, then the second.")],
+        )
+
+    @classmethod
+    def execute(cls, first: Any, second: Any) -> io.NodeOutput:
+        with _speaking_for("Merge People"):
+            ones, others = _read(first, "first"), _read(second, "second")
+            if len(ones) != len(others) and 1 not in (len(ones), len(others)):
+                raise ValueError(
+                    f"'first' has {len(ones)} frames and 'second' {len(others)}: they need equally "
+                    "many, or one of them a single frame."
+                )
+        longest = max(len(ones), len(others))
+        ones, others = (frames * (longest // len(frames)) for frames in (ones, others))
+        return io.NodeOutput(_write([pose.merge(*pair) for pair in zip(ones, others, strict=True)]))
+
+
+NODES: list[type[io.ComfyNode]] = [
+    DetectPose, LoadPose, SavePose, DrawPose, PersonMasks, PickPeople, MergePeople,
+]  # fmt: skip
