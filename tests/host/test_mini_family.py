@@ -12,6 +12,7 @@ import diffusers
 import pytest
 import torch
 from vitruvian.host.mini_family import VitruvianMini, register_family
+from vitruvian.mini import captions
 from vitruvian.models import mini
 from vitruvian.training import convert, networks, preview, tokens
 
@@ -262,3 +263,11 @@ def test_names_of_the_large_models(config):
     )
     names = convert.unet_names(tensors)
     assert names == {key: host_table[key] for key in tensors}
+
+
+def test_the_vocabulary_is_the_hosts_and_covers_the_captions(host):
+    clip = host[1].tokenizer.clip_l.tokenizer
+    made = tokens.build_vocabulary(
+        captions.WORDS, lambda word: clip(word, add_special_tokens=False)["input_ids"]
+    )
+    assert tokens.read_vocabulary() == made
