@@ -432,8 +432,8 @@ def person_masks(
     heights = figure_heights(people).tolist()
     masks = torch.zeros(count(people), height, width)
     for number, tall in enumerate(heights):
-        # enough to see a lone point by
-        tall = tall or 0.2 * min(width, height)
+        tall = tall or 0.2 * min(width, height)  # a lone point still shows
+        tall = min(tall, 2.0 * max(width, height))  # a stray point makes nobody a giant
         margin = math.ceil(3 * feather * tall)  # the blur sees the body beyond the picture's edge
         shape = torch.zeros(height + 2 * margin, width + 2 * margin)
         for start, end, thickness in _capsules(pick(people, [number])):

@@ -307,7 +307,7 @@ def _draw(frames: list[People], width: int, height: int, **look: Any) -> torch.T
 class PersonMasks(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.005}
+        share: dict[str, Any] = {"min": 0.0, "max": 0.25, "step": 0.005}
         return io.Schema(
             node_id="VitruvianPersonMasks",
             display_name="Person Masks",

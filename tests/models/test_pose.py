@@ -1,0 +1,362 @@
+"""OpenPose frames: what is read, written and drawn, and the masks."""
+
+import json
+import math
+
+import pytest
+import torch
+from vitruvian.models import pose
+from vitruvian.models.pose import PARTS, read_frame, write_frame
+
+STANDING = [
+    (256, 80), (256, 140), (210, 142), (190, 210), (180, 270), (302, 142), (322, 210), (332, 270),
+    (228, 280), (225, 370), (222, 460), (284, 280), (287, 370), (290, 460), (246, 70), (266, 70),
+    (236, 76), (276, 76),
+]  # fmt: skip
+
+
+def flat(points, confidence=1.0):
+    return [value for x, y in points for value in (x, y, confidence)]
+
+
+def frame(people=1, shift=0, **parts):
+    persons = [
+        {"pose_keypoints_2d": flat([(x + i * shift, y) for x, y in STANDING]), **parts}
+        for i in range(people)
+    ]
+    return {"people": persons, "canvas_width": 512, "canvas_height": 512}
+
+
+def hand(x=180, y=280, size=12):
+    fan = [(math.radians(60 * f), 1 + j) for f in range(5) for j in range(4)]
+    return [(x, y)] + [(x + size * r * math.sin(a), y + size * r * math.cos(a)) for a, r in fan]
+
+
+def random_people(n=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for _, count in PARTS.values():
+        points = torch.rand(n, count, 3, generator=generator)
+        points[..., :2] = points[..., :2] * 800 - 150  # some outside the canvas
+        known = torch.rand(n, count, 1, generator=generator) > 0.3
+        parts.append(points * known)
+    return pose.people_of(parts, 512, 384)
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one[:5], other[:5], strict=True)) and (
+        one[5:] == other[5:]
+    )
+
+
+# reading and writing
+
+
+def test_what_is_written_reads_back_exactly():
+    people = random_people()
+    assert same(read_frame(write_frame(people)), people)
+    assert same(read_frame(json.loads(json.dumps(write_frame(people)))), people)
+
+
+def test_fractions_and_pixels_read_alike():
+    pixels = read_frame(frame())
+    points = [(x / 512, y / 512) for x, y in STANDING]
+    fractions = frame(pose_keypoints_2d=flat(points))
+    torch.testing.assert_close(read_frame(fractions).body, pixels.body)
+
+
+@pytest.mark.parametrize("unit", [1, 512])
+def test_points_outside_the_canvas_stay_outside_in_both_conventions(unit):
+    points = [(x / 512 * unit, y / 512 * unit + 1.2 * unit) for x, y in STANDING]
+    body = read_frame(frame(pose_keypoints_2d=flat(points))).body[0]
+    torch.testing.assert_close(body[:, 1] - torch.tensor(STANDING)[:, 1], torch.full((18,), 614.4))
+
+
+@pytest.mark.parametrize("missing", [None, [], [-1], [[]]])
+def test_parts_may_be_missing(missing):
+    people = read_frame(frame(hand_left_keypoints_2d=missing, face_keypoints_2d=missing))
+    assert same(people, read_frame(frame()))
+    assert people.left_hand.shape == (1, 21, 3) and not people.left_hand.any()
+
+
+def test_missing_points_become_zeros():
+    body = flat(STANDING)
+    body[2] = 0.0
+    body[3:6] = [-1, -1, 0.8]
+    points = read_frame(frame(pose_keypoints_2d=body)).body[0]
+    assert not points[:2].any() and points[2:, 2].all()
+
+
+def test_nested_points_read_like_flat_ones():
+    nested = [[x, y, 1.0] for x, y in STANDING]
+    assert same(read_frame(frame(pose_keypoints_2d=nested)), read_frame(frame()))
+
+
+def test_faces_of_68_points_are_filled_up():
+    face = read_frame(frame(face_keypoints_2d=flat([(9, 9)] * 68))).face[0]
+    assert face[:68, 2].all() and not face[68:].any()
+
+
+def test_body_25_gives_body_and_feet():
+    body, feet = STANDING[:8] + [(256, 280)] + STANDING[8:], [(50 + i, 480) for i in range(6)]
+    people = read_frame(frame(pose_keypoints_2d=flat(body + feet)))
+    assert torch.equal(people.body, read_frame(frame()).body)
+    assert people.foot[0, :, 0].tolist() == [50, 51, 52, 53, 54, 55]
+
+
+def test_people_without_a_point_are_left_out():
+    given = frame(2)
+    given["people"][0]["pose_keypoints_2d"] = [0.0] * 54
+    assert pose.count(read_frame(given)) == 1
+    given["people"] = []
+    assert pose.count(read_frame(given)) == 0
+
+
+def test_feet_are_written_only_where_known():
+    foot = flat([(200 + i, 470) for i in range(6)])
+    assert "foot_keypoints_2d" not in write_frame(read_frame(frame()))["people"][0]
+    written = write_frame(read_frame(frame(foot_keypoints_2d=foot)))
+    assert written["people"][0]["foot_keypoints_2d"] == foot
+
+
+BAD = {
+    "text": ("hello", "'people'"),
+    "no people": ({"canvas_width": 9, "canvas_height": 9}, "'people' must be a list"),
+    "animals": ({"animals": [], "canvas_width": 9, "canvas_height": 9}, "animals"),
+    "no size": ({"people": []}, "'canvas_width'"),
+    "size 0": ({"people": [], "canvas_width": 0, "canvas_height": 9}, "'canvas_width' is 0"),
+    "huge": ({"people": [], "canvas_width": 9, "canvas_height": 10**9}, "16384"),
+    "nan size": ({"people": [], "canvas_width": float("nan"), "canvas_height": 9}, "pixels"),
+    "yes": ({"people": [], "canvas_width": True, "canvas_height": 9}, "'canvas_width'"),
+    "person is text": (frame() | {"people": ["me"]}, "person 1"),
+    "17 points": (frame(pose_keypoints_2d=[1.0] * 51), "17 points, but OpenPose has 18"),
+    "not three": (frame(hand_right_keypoints_2d=[1.0] * 64), "three per point"),
+    "words": (frame(pose_keypoints_2d=["a"] * 54), "list of numbers"),
+    "ragged": (frame(pose_keypoints_2d=[[1, 2, 3], [1]]), "list of numbers"),
+    "object": (frame(pose_keypoints_2d={"x": 1}), "list of numbers"),
+    "nan": (frame(pose_keypoints_2d=[float("nan")] * 54), "not a number"),
+}
+
+
+@pytest.mark.parametrize("given, message", BAD.values(), ids=BAD)
+def test_malformed_frames_say_what_is_wrong(given, message):
+    with pytest.raises(ValueError, match=message):
+        read_frame(given)
+
+
+def test_several_frames_and_a_single_one():
+    assert [pose.count(p) for p in pose.read_poses([frame(1), frame(2), frame(0)])] == [1, 2, 0]
+    assert len(pose.read_poses(frame())) == 1
+    with pytest.raises(ValueError, match="frame 2 of 2: 'canvas_width'"):
+        pose.read_poses([frame(), {"people": []}])
+    for empty in (None, [], "pose"):
+        with pytest.raises(ValueError, match="list"):
+            pose.read_poses(empty)
+
+
+# files
+
+
+def test_files_count_on_and_never_overwrite(tmp_path):
+    people = random_people()
+    (tmp_path / "pose_00002_.json").write_text("mine")
+    paths = [pose.save_poses([people, people], tmp_path, "pose", 1) for _ in range(2)]
+    assert [path.name for path in paths] == ["pose_00001_.json", "pose_00003_.json"]
+    assert (tmp_path / "pose_00002_.json").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 3  # nothing half-written beside them
+    assert all(same(loaded, people) for loaded in pose.load_poses(paths[1]))
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        pose.save_poses([random_people()], tmp_path, "pose", 1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "{", "\xff", "[]", "3", "null", '{"people": 1}', "[" * 99999])
+def test_malformed_files_are_named(tmp_path, text):
+    (tmp_path / "bad.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match="bad.json"):
+        pose.load_poses(tmp_path / "bad.json")
+
+
+# people
+
+
+def test_left_to_right_and_pick():
+    people = read_frame(frame(3, shift=-60))
+    assert pose.left_to_right(people) == [2, 1, 0]
+    picked = pose.pick(people, [2, 0])
+    assert torch.equal(picked.body, people.body[[2, 0]]) and picked.face.shape == (2, 70, 3)
+    assert pose.count(pose.pick(people, [])) == 0
+
+
+def test_merge_scales_the_second_canvas():
+    small = pose.on_canvas(read_frame(frame()), 256, 128)
+    merged = pose.merge(read_frame(frame()), small)
+    assert pose.count(merged) == 2 and merged.width == merged.height == 512
+    torch.testing.assert_close(merged.body[1], merged.body[0])
+
+
+@pytest.mark.parametrize(
+    "text, numbers", [("1, 3", [0, 2]), ("2-4", [1, 2, 3]), ("4,1-2, 1", [3, 0, 1]), (" 2 ", [1])]
+)
+def test_numbers(text, numbers):
+    assert pose.parse_numbers(text, 4) == numbers
+
+
+@pytest.mark.parametrize("text", ["0", "5", "1-5", "3-2", "", "one", "1,,2", "-1", "1.5", "9" * 40])
+def test_wrong_numbers_say_how_many_people_there_are(text):
+    with pytest.raises(ValueError, match="the pose has 4 people"):
+        pose.parse_numbers(text, 4)
+
+
+def test_confident_leaves_out_what_is_unsure():
+    people = random_people()
+    sure = pose.confident(people, 0.5)
+    for before, after in zip(people[:5], sure[:5], strict=True):
+        assert torch.equal(after, before * (before[..., 2:] >= 0.5))
+
+
+# drawing
+
+
+def colors(image):
+    return {tuple(c) for c in image.mul(255).round().int().flatten(0, 1).unique(dim=0).tolist()}
+
+
+def test_colours_are_openpose_s():
+    assert pose.JOINT_COLORS[:4] == [(255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0)]
+    assert pose.JOINT_COLORS[17] == (255, 0, 85) and pose.LIMB_COLORS[1] == (153, 51, 0)
+    assert len(pose.LIMBS) == 17 and len(pose.BONES) == 20
+
+
+@pytest.mark.parametrize("size", [(192, 192), (512, 512), (333, 777), (1024, 768)])
+def test_joints_and_limbs_have_their_colours(size):
+    width, height = size
+    people = read_frame(frame())
+    image = pose.draw_people(people, width, height).mul(255).round().int()
+    assert image.shape == (height, width, 3)
+    points = (pose.on_canvas(people, width, height).body[0, :, :2]).int().tolist()
+    for joint in range(2, 14):  # the head's discs lie close together
+        x, y = points[joint]
+        assert tuple(image[y, x].tolist()) == pose.JOINT_COLORS[joint]
+    for limb, (a, b) in enumerate(pose.LIMBS[:12]):
+        x, y = ((points[a][i] + points[b][i]) // 2 for i in range(2))
+        assert tuple(image[y, x].tolist()) == pose.LIMB_COLORS[limb]
+
+
+def test_limbs_are_eight_pixels_wide_at_512_and_grow():
+    for size, expected in ((192, 3), (512, 8), (1024, 16)):
+        image = pose.draw_people(read_frame(frame()), size, size)
+        row = image[round(325 / 512 * size)].any(-1)  # across both thighs
+        assert abs(row.sum().item() / 2 - expected) <= 1.5
+    thick = pose.draw_people(read_frame(frame()), 512, 512, line_width=10)[325].any(-1).sum()
+    assert abs(thick.item() / 2 - 20) <= 1.5
+
+
+def test_missing_points_are_not_drawn():
+    body = flat(STANDING)
+    body[4 * 3 + 2] = 0  # right wrist
+    drawn = colors(pose.draw_people(read_frame(frame(pose_keypoints_2d=body)), 512, 512))
+    assert pose.JOINT_COLORS[4] not in drawn and pose.LIMB_COLORS[3] not in drawn
+    assert pose.JOINT_COLORS[3] in drawn and pose.LIMB_COLORS[2] in drawn
+
+
+def test_hands_and_face_can_be_left_out():
+    people = read_frame(
+        frame(
+            hand_right_keypoints_2d=flat(hand()),
+            face_keypoints_2d=flat([(236 + i // 2, 90) for i in range(70)]),
+        )
+    )
+    all_colors = colors(pose.draw_people(people, 512, 512))
+    assert pose.HAND_COLOR in all_colors and pose.FACE_COLOR in all_colors
+    assert pose.BONE_COLORS[10] in all_colors
+    bare = pose.draw_people(people, 512, 512, hands=False, face=False)
+    assert torch.equal(bare, pose.draw_people(read_frame(frame()), 512, 512))
+
+
+def test_nobody_and_people_far_outside_give_black():
+    assert not pose.draw_people(pose.no_people(64, 48), 64, 48).any()
+    for far in (1e4, 1e30):
+        away = frame(pose_keypoints_2d=flat([(x + far, y) for x, y in STANDING]))
+        assert not pose.draw_people(read_frame(away), 64, 64).any()
+
+
+def test_drawing_over_a_picture_leaves_it_alone():
+    image = torch.rand(64, 64, 3)
+    before = image.clone()
+    over = pose.draw_over(image, read_frame(frame()))
+    assert torch.equal(image, before) and over.shape == image.shape
+
+
+# masks
+
+
+def masks(given=None, size=256, dilation=0.0, feather=0.0):
+    people = read_frame(given or frame())
+    return pose.person_masks(people, size, size, dilation=dilation, feather=feather)
+
+
+def test_masks_cover_every_limb():
+    mask = masks()[0]
+    points = torch.tensor(STANDING) / 2
+    for a, b in pose.LIMBS:
+        x, y = ((points[a] + points[b]) / 2).round().int().tolist()
+        assert mask[y, x] == 1
+    assert mask[200 // 2, 256 // 2] == 1  # the chest, between the limbs
+    assert 0.03 < mask.mean() < 0.25
+
+
+def test_more_dilation_holds_less_dilation():
+    for feather in (0.0, 0.02):
+        nested = [masks(dilation=d, feather=feather) for d in (0, 0.01, 0.03, 0.1, 0.5)]
+        for small, large in zip(nested, nested[1:], strict=False):
+            assert (large >= small - 1e-5).all() and large.sum() > small.sum()
+
+
+def test_feather_softens_within_0_and_1():
+    soft, hard = masks(feather=0.02), masks()
+    assert set(hard.unique().tolist()) == {0.0, 1.0}
+    assert soft.min() >= 0 and soft.max() <= 1
+    assert ((soft > 0.05) & (soft < 0.95)).sum() > 200
+    assert soft.sum() == pytest.approx(hard.sum().item(), rel=0.05)
+
+
+def test_a_soft_mask_does_not_fade_at_the_picture_s_edge():
+    lower = frame(pose_keypoints_2d=flat([(x, y + 240) for x, y in STANDING]))
+    soft, hard = masks(lower, feather=0.02), masks(lower)
+    x = 256 // 2
+    assert hard[0, -1, x] == 1 and soft[0, -1, x] > 0.99
+
+
+def test_the_margin_follows_the_size_of_the_person():
+    points = [(128 + x / 2, 128 + y / 2) for x, y in STANDING]
+    small = masks(frame(pose_keypoints_2d=flat(points)), 512, dilation=0.05)
+    large = masks(size=512, dilation=0.05)
+    assert large.sum().item() == pytest.approx(4 * small.sum().item(), rel=0.05)
+
+
+def test_people_may_overlap_and_everybody_is_their_union():
+    both = masks(frame(2, shift=20), dilation=0.02)
+    assert (both.sum(0) > 1).any()
+    assert torch.equal(pose.everybody(both), both.amax(0))
+    assert pose.everybody(both[:0]).shape == (256, 256)
+
+
+def test_half_a_figure_keeps_its_chest():
+    upper = [v if i // 3 < 8 or i // 3 > 13 else 0 for i, v in enumerate(flat(STANDING))]
+    mask = masks(frame(pose_keypoints_2d=upper))[0]
+    assert mask[230 // 2, 256 // 2] == 1 and mask[400 // 2].sum() == 0
+
+
+def test_hands_alone_and_single_points_have_a_mask():
+    fingers = {"hand_left_keypoints_2d": flat(hand()), "pose_keypoints_2d": None}
+    assert masks(frame(**fingers))[0].sum() > 50
+    one = [0.0] * 3 * 3 + [100, 100, 1.0] + [0.0] * 14 * 3
+    assert masks(frame(pose_keypoints_2d=one))[0, 50, 50] == 1
