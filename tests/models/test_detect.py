@@ -1,0 +1,290 @@
+"""People in real photographs that packages ship, and the mapping to OpenPose points."""
+
+import os
+import sys
+import types
+
+import pytest
+import torch
+from vitruvian.models import detect, pose
+from vitruvian.models.detect import Box, assign_hands, detect_people, open_landmarker, read_boxes
+
+FOLDERS = ["/nowhere/models/vitruvian"]
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    data = pytest.importorskip("skimage.data")
+    return torch.from_numpy(data.astronaut()).float().div(255)
+
+
+@pytest.fixture(scope="module")
+def landmarker():
+    mediapipe = pytest.importorskip("mediapipe")
+    if not hasattr(mediapipe, "solutions"):
+        pytest.skip("this MediaPipe brings no weights")
+    with open_landmarker(FOLDERS) as ready:
+        yield ready
+
+
+def near(point, x, y, within=30):
+    return (point[:2] - torch.tensor([x, y])).norm() < within and point[2] == 1
+
+
+def test_the_astronaut_is_found_where_she_is(landmarker, astronaut):
+    before = astronaut.clone()
+    people = detect_people(landmarker, astronaut)
+    assert pose.count(people) == 1 and (people.width, people.height) == (512, 512)
+    body = people.body[0]
+    assert near(body[pose.NOSE], 222, 128)
+    assert near(body[pose.R_SHOULDER], 115, 240) and near(body[pose.L_SHOULDER], 306, 257)
+    assert near(body[pose.R_ELBOW], 65, 414, 50) and near(body[pose.R_WRIST], 135, 477, 50)
+    middle = (body[pose.R_SHOULDER] + body[pose.L_SHOULDER]) / 2
+    torch.testing.assert_close(body[pose.NECK], middle)
+    assert torch.equal(astronaut, before)
+
+
+def test_the_same_picture_gives_the_same_points(landmarker, astronaut):
+    one, other = (detect_people(landmarker, astronaut) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one[:5], other[:5], strict=True))
+
+
+def test_two_side_by_side_come_left_to_right(landmarker, astronaut):
+    people = detect_people(landmarker, torch.cat([astronaut, astronaut], dim=1))
+    assert pose.count(people) == 2
+    for number, body in enumerate(people.body):
+        left = 512 * number
+        assert near(body[pose.NOSE], left + 222, 128)
+        assert near(body[pose.R_SHOULDER], left + 115, 235, 45)
+        assert near(body[pose.L_SHOULDER], left + 306, 252, 45)
+
+
+@pytest.mark.parametrize("copies", [3, 4, 5])
+def test_more_in_a_row(landmarker, astronaut, copies):
+    row = torch.cat([astronaut, astronaut.flip(1)] * 3, dim=1)[:, : 512 * copies]
+    people = detect_people(landmarker, row, max_people=8)
+    assert (people.body[:, pose.NOSE, 0] // 512).tolist() == list(range(copies))
+    assert pose.count(detect_people(landmarker, row, max_people=2)) == 2
+
+
+def test_boxes_say_where_to_look(landmarker, astronaut):
+    pair = torch.cat([astronaut, astronaut], dim=1)
+    people = detect_people(landmarker, pair, boxes=[Box(512, 0, 1024, 512)])
+    assert pose.count(people) == 1 and near(people.body[0, pose.NOSE], 734, 128)
+    outside = detect_people(landmarker, pair, boxes=[Box(5000, 0, 6000, 512)])
+    assert pose.count(outside) == 0
+
+
+def test_a_mirrored_person_has_the_sides_swapped(landmarker, astronaut):
+    body = detect_people(landmarker, astronaut.flip(1)).body[0]
+    assert near(body[pose.R_SHOULDER], 511 - 306, 257) and near(body[pose.L_SHOULDER], 396, 240)
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.37, 5])
+def test_other_sizes(landmarker, astronaut, factor):
+    picture = torch.nn.functional.interpolate(
+        astronaut.movedim(2, 0)[None], scale_factor=factor, mode="bilinear"
+    )[0].movedim(0, 2)
+    body = detect_people(landmarker, picture).body[0]
+    assert near(body[pose.NOSE] / torch.tensor([factor, factor, 1]), 222, 128, 15)
+
+
+def test_min_confidence_leaves_out_what_is_hidden(landmarker, astronaut):
+    def known(minimum):
+        return detect_people(landmarker, astronaut, min_confidence=minimum).body[0, :, 2]
+
+    assert known(0).all()
+    assert not known(0.9)[[pose.R_WRIST, pose.L_KNEE]].any() and known(0.9)[pose.NOSE]
+
+
+@pytest.mark.parametrize("size", [(512, 512), (64, 64), (1, 1), (3, 700), (701, 33)])
+def test_nobody_in_an_empty_picture(landmarker, size):
+    for level in (0.0, 0.5):
+        people = detect_people(landmarker, torch.full((*size, 3), level))
+        assert pose.count(people) == 0 and (people.height, people.width) == size
+
+
+@pytest.mark.parametrize("name", ["coffee", "rocket", "chelsea"])
+def test_nobody_in_pictures_of_things(landmarker, name):
+    picture = torch.from_numpy(getattr(pytest.importorskip("skimage.data"), name)()).float() / 255
+    assert pose.count(detect_people(landmarker, picture)) == 0
+
+
+# MediaPipe's newer interface
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """.task files made from the weights in the package, and `mediapipe` without `solutions`."""
+    mediapipe = pytest.importorskip("mediapipe")
+    if not hasattr(mediapipe, "solutions"):
+        pytest.skip("this MediaPipe brings no weights")
+    import zipfile
+
+    from mediapipe.tasks.python.metadata.metadata_writers import metadata_writer
+
+    def model(file, mean, deviation):
+        with open(os.path.join(os.path.dirname(mediapipe.__file__), "modules", file), "rb") as f:
+            writer = metadata_writer.MetadataWriter(bytearray(f.read()))
+        writer.add_general_info("model")
+        writer.add_image_input([mean], [deviation])
+        return bytes(writer.populate()[0])
+
+    folder = tmp_path_factory.mktemp("vitruvian")
+    bundles = {
+        "pose_landmarker_full.task": {
+            "pose_detector.tflite": ("pose_detection/pose_detection.tflite", 127.5, 127.5),
+            "pose_landmarks_detector.tflite": ("pose_landmark/pose_landmark_full.tflite", 0, 255),
+        },
+        "hand_landmarker.task": {
+            "hand_detector.tflite": ("palm_detection/palm_detection_full.tflite", 0, 255),
+            "hand_landmarks_detector.tflite": ("hand_landmark/hand_landmark_full.tflite", 0, 255),
+        },
+    }
+    for name, models in bundles.items():
+        with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_STORED) as bundle:
+            for inside, source in models.items():
+                bundle.writestr(inside, model(*source))
+    return folder
+
+
+@pytest.fixture
+def without_solutions(monkeypatch):
+    mediapipe = pytest.importorskip("mediapipe")
+    newer = types.ModuleType("mediapipe")
+    newer.__version__, newer.__path__ = "1.0", mediapipe.__path__
+    newer.Image, newer.ImageFormat = mediapipe.Image, mediapipe.ImageFormat
+    monkeypatch.setitem(sys.modules, "mediapipe", newer)
+
+
+def test_the_newer_interface_finds_the_same(tasks, without_solutions, astronaut):
+    with open_landmarker([*FOLDERS, str(tasks)]) as landmarker:
+        people = detect_people(landmarker, torch.cat([astronaut, astronaut], dim=1))
+    assert pose.count(people) == 2
+    assert near(people.body[0, pose.NOSE], 222, 128) and near(people.body[1, pose.NOSE], 734, 128)
+
+
+def test_a_missing_file_is_named_with_its_folder(without_solutions):
+    with pytest.raises(ValueError, match="pose_landmarker_full.task.*ComfyUI/models/vitruvian"):
+        with open_landmarker(FOLDERS):
+            pass
+
+
+def test_without_hands_no_hand_file_is_asked_for(tasks, without_solutions, tmp_path):
+    (tmp_path / "pose_landmarker_lite.task").symlink_to(tasks / "pose_landmarker_full.task")
+    with open_landmarker([str(tmp_path)], hands=False):
+        pass
+    with pytest.raises(ValueError, match="hand_landmarker.task"):
+        with open_landmarker([str(tmp_path)], hands=True):
+            pass
+
+
+def test_a_wrong_file_is_named(without_solutions, tmp_path):
+    (tmp_path / "pose_landmarker_full.task").write_bytes(b"not a task")
+    with pytest.raises(ValueError, match="pose_landmarker_full.task is not a MediaPipe"):
+        with open_landmarker([str(tmp_path)]):
+            pass
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(ValueError, match="pip install mediapipe"):
+        with open_landmarker(FOLDERS):
+            pass
+
+
+# landmarks, hands and boxes
+
+
+def standing(x=0.0):
+    """MediaPipe's 33 landmarks of somebody 400 pixels tall, facing the camera."""
+    marks = torch.zeros(33, 3)
+    marks[:, 2] = 1
+    marks[0, :2] = torch.tensor([200.0, 60])
+    for left, right, across, y in (
+        (2, 5, 8, 52), (7, 8, 18, 55), (11, 12, 44, 100), (13, 14, 50, 175), (15, 16, 52, 233),
+        (23, 24, 26, 215), (25, 26, 27, 313), (27, 28, 28, 400), (29, 30, 28, 410),
+        (31, 32, 34, 415),
+    ):  # fmt: skip
+        marks[left, :2], marks[right, :2] = (
+            torch.tensor([200.0 + across, y]),
+            torch.tensor([200.0 - across, y]),
+        )
+    marks[:, 0] += x
+    return marks
+
+
+class Scripted:
+    """A landmarker that sees given bodies and hands, whatever part of the picture it looks at."""
+
+    def __init__(self, bodies=(), hands=()):
+        self.bodies, self._hands = list(bodies), list(hands)
+
+    def body(self, picture):
+        return self.bodies.pop(0) if self.bodies else None
+
+    def hands(self, picture):
+        return self._hands
+
+
+def test_landmarks_become_openpose_points():
+    people = detect_people(Scripted([standing()]), torch.zeros(500, 500, 3), hands=False)
+    body, foot = people.body[0, :, :2].tolist(), people.foot[0]
+    assert body[pose.NECK] == [200, 100]
+    assert body[pose.R_WRIST] == [148, 233] and body[pose.L_WRIST] == [252, 233]
+    assert body[pose.R_EYE] == [192, 52] and body[pose.L_EAR] == [218, 55]
+    assert foot[0].tolist() == [234, 415, 1] and foot[5].tolist() == [172, 410, 1]
+    assert not foot[[1, 4]].any()
+
+
+def crossed_people():
+    marks = standing()
+    marks[[15, 16]] = marks[[16, 15]]
+    bodies = [standing(), marks]
+    bodies[1][:, 0] += 300
+    return detect._as_people(bodies, torch.zeros(500, 800, 3).numpy(), 0.3)
+
+
+def hand_at(x, y):
+    return torch.tensor([[x, y]]) + torch.arange(21)[:, None] * torch.tensor([[0.0, 1.5]])
+
+
+def test_hands_go_to_the_nearest_wrist():
+    people = crossed_people()
+    hands = [hand_at(148.0, 235), hand_at(252.0, 235), hand_at(450.0, 230), hand_at(700.0, 60)]
+    given = assign_hands(hands, people)
+    assert torch.equal(given.right_hand[0, :, :2], hands[0])
+    assert torch.equal(given.left_hand[0, :, :2], hands[1])
+    # the second person's arms are crossed: the hand on the picture's left is the left one
+    assert torch.equal(given.left_hand[1, :, :2], hands[2])
+    assert not given.right_hand[1].any()
+    assert not people.left_hand.any()
+
+
+def test_a_wrist_gets_one_hand_and_a_hand_one_wrist():
+    given = assign_hands([hand_at(150.0, 233), hand_at(149.0, 233)], crossed_people())
+    assert given.right_hand[0, 0, 0] == 149 and not given.left_hand[0].any()
+
+
+def test_hands_without_a_body_are_a_person():
+    hands = [hand_at(300.0, 40), hand_at(90.0, 40)]
+    people = detect_people(Scripted(hands=hands), torch.zeros(400, 400, 3))
+    assert pose.count(people) == 1 and not people.body.any()
+    assert people.right_hand[0, 0, 0] == 90 and people.left_hand[0, 0, 0] == 300
+    assert pose.count(detect_people(Scripted(hands=hands), torch.zeros(9, 9, 3), hands=False)) == 0
+
+
+def test_boxes_of_every_shape():
+    box = {"x": 1, "y": 2.4, "width": 10, "height": 20}
+    dog = box | {"label": "dog", "score": 0.9}
+    person = box | {"label": "person", "score": 0.9}
+    same = [Box(1, 2, 11, 22)]
+    assert read_boxes(box, 0) == read_boxes([box], 3) == read_boxes([[box]], 7) == same
+    assert read_boxes([[], [person, dog]], 1) == same
+    assert read_boxes([[], [box]], 0) == read_boxes([], 0) == read_boxes(None, 0) == []
+
+
+@pytest.mark.parametrize("bad", [[{"x": 1}], ["box"], [[3]], [[{**dict.fromkeys("xy"), "w": 1}]]])
+def test_other_boxes_are_refused(bad):
+    with pytest.raises(ValueError, match="x, y, width and height"):
+        read_boxes(bad, 0)
