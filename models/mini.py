@@ -20,7 +20,7 @@ class UNet:
 
     model_channels: int = 64
     channel_mult: tuple[int, ...] = (1, 2, 2)
-    res_blocks: int = 2
+    res_blocks: int = 1
     attention: tuple[bool, ...] = (
         False,
         True,
