@@ -495,7 +495,10 @@ def _preview(options: argparse.Namespace, trouble: Trouble) -> int:
     photo = Path(options.photo) if options.photo else sample_photo()
     out = base_directory() / "output" / "preview.png"
     load_pack()
-    importlib.import_module("vitruvian.training.preview").preview(photo, out)
+    try:
+        importlib.import_module("vitruvian.training.preview").preview(photo, out)
+    except ValueError as error:
+        raise Trouble(f"There is no ComfyUI, and the preview failed: {error}\n{trouble}") from None
     print(f"{out}\nThis was only a preview, made without ComfyUI. {trouble}")
     return 0
 

@@ -22,13 +22,12 @@ def test_every_workflow_has_its_twin():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_opens_in_the_front_end(page, name, tmp_path):
+def test_opens_in_the_front_end(page, api, name, tmp_path):
     opened = page.evaluate(OPEN, json.loads((SHIPPED / f"{name}.json").read_text()))
     page.wait_for_timeout(1000)
     page.screenshot(path=tmp_path / f"{name}.png")
     assert opened["missing"] == []
-    api = json.loads((SHIPPED / "api" / f"{name}.json").read_text())
-    assert plain(opened["prompt"]) == plain(api)
+    assert plain(opened["prompt"]) == plain(api(name))
 
 
 def plain(prompt):

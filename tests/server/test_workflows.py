@@ -1,6 +1,5 @@
 """The shipped workflows through POST /prompt, on the mini weights and on an SD1.5."""
 
-import json
 import time
 from pathlib import Path
 
@@ -29,8 +28,8 @@ def run_afresh(server, workflow):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_seed_same_picture(server, shipped, name):
-    workflow = shipped(name)
+def test_same_seed_same_picture(server, mini_weights, api, name):
+    workflow = api(name)
     first, again = run_afresh(server, workflow), run_afresh(server, workflow)
     assert len(first) == len(again) == 1
     assert first[0].shape == (192, 192, 3)
@@ -39,8 +38,8 @@ def test_same_seed_same_picture(server, shipped, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_on_sd15(server, sd15, name):
-    workflow = json.loads((SHIPPED / f"{name}.json").read_text())
+def test_on_sd15(server, sd15, api, name):
+    workflow = api(name)
     for node in workflow.values():
         node["inputs"].update((key, file) for key, file in sd15.items() if key in node["inputs"])
         if node["class_type"] == "KSampler":
