@@ -372,7 +372,10 @@ class PickPeople(io.ComfyNode):
                     tooltip="Numbers from the left, the leftmost person is 1: 1, 3 or 2-4.",
                 ),
             ],
-            outputs=[PoseKeypoint.Output("pose", tooltip="The chosen people, as ordered.")],
+            outputs=[
+                # older hosts want output ids that no input has
+                PoseKeypoint.Output("picked", "pose", tooltip="The chosen people, as ordered."),
+            ],
         )  # fmt: skip
 
     @classmethod

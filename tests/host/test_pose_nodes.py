@@ -1,0 +1,254 @@
+"""The pose nodes on the real host, and beside its SDPose nodes."""
+
+import asyncio
+import json
+
+import folder_paths
+import numpy as np
+import pytest
+import torch
+from vitruvian.host.registration import register
+from vitruvian.models import pose
+from vitruvian.nodes import pose as nodes
+
+register()
+
+STANDING = [
+    (256, 80), (256, 140), (210, 142), (190, 210), (180, 270), (302, 142), (322, 210), (332, 270),
+    (228, 280), (225, 370), (222, 460), (284, 280), (287, 370), (290, 460), (246, 70), (266, 70),
+    (236, 76), (276, 76),
+]  # fmt: skip
+
+
+def person(shift=0, confidence=1.0):
+    return {"pose_keypoints_2d": [v for x, y in STANDING for v in (x + shift, y, confidence)]}
+
+
+def frame(*shifts):
+    people = [person(shift) for shift in shifts]
+    return {"people": people, "canvas_width": 512, "canvas_height": 512}
+
+
+NOBODY = [frame()]
+
+
+def run(node, **inputs):
+    return node.execute(**inputs)
+
+
+def noses(poses):
+    return [round(p["pose_keypoints_2d"][0]) for p in poses[0]["people"]]
+
+
+def test_schemas_explain_everything():
+    ids = [node.GET_SCHEMA().node_id for node in nodes.NODES]
+    assert ids == [f"Vitruvian{n}" for n in (
+        "DetectPose", "LoadPose", "SavePose", "DrawPose", "PersonMasks", "PickPeople", "MergePeople"
+    )]  # fmt: skip
+    for node in nodes.NODES:
+        schema = node.GET_SCHEMA()
+        assert schema.description and schema.category.startswith("Vitruvian/")
+        assert all(part.tooltip for part in [*schema.inputs, *schema.outputs])
+        assert node.GET_NODE_INFO_V1()["input"]
+
+
+# detect
+
+
+def test_detect_pose_on_a_photograph():
+    data = pytest.importorskip("skimage.data")
+    pytest.importorskip("mediapipe")
+    image = torch.from_numpy(data.astronaut()).float().div(255)[None]
+    before = image.clone()
+    settings = {"max_people": 4, "min_confidence": 0.3, "hands": True, "if_nobody": nodes.STOP}
+    found = run(nodes.DetectPose, image=torch.cat([image, image.flip(2)]), **settings)
+    poses, count = found.args
+    assert count == 2 and len(poses) == 2 and abs(noses(poses)[0] - 222) < 20
+    assert poses[0]["canvas_width"] == 512 and json.loads(json.dumps(poses)) == poses
+    assert len(found.ui.as_dict()["images"]) == 2
+    assert torch.equal(image, before)
+
+    with pytest.raises(ValueError, match=r"Detect Pose: nobody was found in picture 2 of 2.*if_no"):
+        run(nodes.DetectPose, image=torch.cat([image, image * 0]), **settings)
+    settings["if_nobody"] = nodes.LEAVE_EMPTY
+    poses, count = run(nodes.DetectPose, image=torch.cat([image, image * 0]), **settings).args
+    assert count == 1 and poses[1]["people"] == []
+    assert run(nodes.DrawPose, pose=poses, **DRAW).args[0].shape == (2, 512, 512, 3)
+
+    boxes = {"x": 5, "y": 5}
+    with pytest.raises(ValueError, match="Detect Pose: a bounding box"):
+        run(nodes.DetectPose, image=image, bounding_boxes=boxes, **settings)
+
+
+# load and save
+
+
+def test_save_and_load_round_trip():
+    poses = [frame(0, 90), frame(-50)]
+    saved = [run(nodes.SavePose, pose=poses, filename_prefix="a/people") for _ in range(2)]
+    names = [s.ui["poses"][0]["filename"] for s in saved]
+    assert names == ["people_00001_.json", "people_00002_.json"]
+    name = f"a/{names[0]} [output]"
+    assert name in nodes.LoadPose.define_schema().inputs[0].options
+    assert nodes.LoadPose.validate_inputs(name) is True
+    loaded = run(nodes.LoadPose, file=name).args[0]
+    assert noses(loaded) == noses(poses) and len(loaded) == 2
+
+
+def test_load_follows_the_content():
+    path = f"{folder_paths.get_input_directory()}/sub.json"
+    marks = []
+    for shift in (0, 10, 10):
+        with open(path, "w") as file:
+            json.dump([frame(shift)], file)
+        marks.append(nodes.LoadPose.fingerprint_inputs("sub.json"))
+    assert marks[0] != marks[1] == marks[2]
+
+
+@pytest.mark.parametrize(
+    "file", ["none.json", "../secret.json", "/etc/passwd", "", None, "../../x.json [output]", "."]
+)
+def test_files_not_there_or_outside_are_refused(file):
+    assert "no such .json file" in nodes.LoadPose.validate_inputs(file)
+    with pytest.raises(ValueError, match="Load Pose: the input 'file'"):
+        run(nodes.LoadPose, file=file)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"people": []}', json.dumps(NOBODY)])
+def test_malformed_files_are_refused(text):
+    with open(f"{folder_paths.get_input_directory()}/bad.json", "w") as file:
+        file.write(text)
+    with pytest.raises(ValueError, match="Load Pose: .*bad.json"):
+        run(nodes.LoadPose, file="bad.json")
+
+
+def test_nobody_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="Save Pose: .*no people"):
+        run(nodes.SavePose, pose=NOBODY, filename_prefix="never/pose")
+    assert "never" not in {name.split("/")[0] for name in nodes._pose_files()}
+
+
+# draw, mask, pick, merge
+
+DRAW = {
+    "width": 0, "height": 0, "hands": True, "face": True, "line_width": 0, "min_confidence": 0.3
+}  # fmt: skip
+MASK = {"width": 0, "height": 0, "dilation": 0.03, "feather": 0.01, "min_confidence": 0.3}
+
+
+@pytest.mark.parametrize(
+    "asked, size",
+    [((0, 0), (512, 512)), ((192, 0), (192, 192)), ((100, 301), (100, 301)), ((0, 7), (7, 7))],
+)
+def test_draw_pose_sizes(asked, size):
+    inputs = DRAW | {"width": asked[0], "height": asked[1]}
+    drawn = run(nodes.DrawPose, pose=[frame(0), frame(9)], **inputs)
+    assert drawn.args[0].shape == (2, size[1], size[0], 3)
+    assert drawn.args[0].amax() == 1 and drawn.args[0].amin() == 0
+
+
+def test_person_masks():
+    masks, union = run(nodes.PersonMasks, pose=[frame(0, 40), frame(9)], **MASK).args
+    assert masks.shape == (3, 512, 512) and union.shape == (2, 512, 512)
+    assert torch.equal(union[0], masks[:2].amax(0)) and torch.equal(union[1], masks[2])
+
+
+def test_unsure_points_are_not_used():
+    unsure = [frame() | {"people": [person(confidence=0.2)]}]
+    for node, inputs in ((nodes.DrawPose, DRAW), (nodes.PersonMasks, MASK)):
+        with pytest.raises(ValueError, match="min_confidence"):
+            run(node, pose=unsure, **inputs)
+        run(node, pose=unsure, **inputs | {"min_confidence": 0.1})
+
+
+def test_pick_counts_from_the_left():
+    row = [frame(100, -100, 0)]
+    assert noses(run(nodes.PickPeople, pose=row, which="1").args[0]) == [156]
+    assert noses(run(nodes.PickPeople, pose=row, which="3, 1-2").args[0]) == [356, 156, 256]
+    with pytest.raises(ValueError, match="Pick People: .*'which'.*has 3 people"):
+        run(nodes.PickPeople, pose=row, which="4")
+
+
+def test_merge():
+    merged = run(nodes.MergePeople, first=[frame(0)], second=[frame(50, 100)]).args[0]
+    assert noses(merged) == [256, 306, 356]
+    many = run(nodes.MergePeople, first=[frame(0)] * 3, second=[frame(50)]).args[0]
+    assert len(many) == 3 and all(len(f["people"]) == 2 for f in many)
+    with pytest.raises(ValueError, match="Merge People: 'first' has 2 frames and 'second' 3"):
+        run(nodes.MergePeople, first=[frame(0)] * 2, second=[frame(0)] * 3)
+    with pytest.raises(ValueError, match="Merge People: the input 'second' has no people"):
+        run(nodes.MergePeople, first=[frame(0)], second=NOBODY)
+
+
+@pytest.mark.parametrize("bad", [None, [], "pose", [None], NOBODY, [{"people": [person()]}]])
+def test_every_node_refuses_a_bad_pose(bad):
+    for node, inputs in (
+        (nodes.DrawPose, DRAW),
+        (nodes.PersonMasks, MASK),
+        (nodes.PickPeople, {"which": "1"}),
+        (nodes.SavePose, {"filename_prefix": "bad"}),
+    ):
+        with pytest.raises(ValueError, match=f"{node.GET_SCHEMA().display_name}: .*'pose'"):
+            run(node, pose=bad, **inputs)
+
+
+def test_inputs_are_not_changed():
+    given = [frame(0, 40)]
+    before = json.dumps(given)
+    run(nodes.DrawPose, pose=given, **DRAW)
+    run(nodes.PersonMasks, pose=given, **MASK)
+    run(nodes.PickPeople, pose=given, which="2")
+    run(nodes.MergePeople, first=given, second=given)
+    assert json.dumps(given) == before
+
+
+# beside the host's SDPose nodes
+
+
+@pytest.fixture
+def sdpose():
+    return pytest.importorskip("comfy_extras.nodes_sdpose", reason="this host has no SDPose nodes")
+
+
+def sdpose_draw(sdpose, poses):
+    node = asyncio.run(sdpose.comfy_entrypoint())
+    assert sdpose.SDPoseDrawKeypoints in asyncio.run(node.get_node_list())
+    return sdpose.SDPoseDrawKeypoints.execute(
+        poses, draw_body=True, draw_hands=True, draw_face=True, draw_feet=True, stick_width=4,
+        face_point_size=3, score_threshold=0.3, draw_head=True,
+    ).args[0]  # fmt: skip
+
+
+def test_sdpose_draws_our_poses(sdpose):
+    ours = run(nodes.PickPeople, pose=[frame(0, 90)], which="1-2").args[0]
+    theirs = sdpose_draw(sdpose, ours)
+    drawn = run(nodes.DrawPose, pose=ours, **DRAW).args[0]
+    assert theirs.shape == drawn.shape
+    both, either = (theirs.amax(-1) > 0) & (drawn.amax(-1) > 0), theirs + drawn
+    assert both.sum() / (either.amax(-1) > 0).sum() > 0.8
+    assert len(sdpose.SDPoseFaceBBoxes.execute(ours, 1.5, True).args[0][0]) == 0  # no face known
+
+
+def test_we_read_what_sdpose_makes(sdpose):
+    # 133 whole-body points as its network gives them: COCO order, (-1, -1) where unknown
+    points = np.full((133, 2), -1.0, np.float32)
+    scores = np.full(133, 0.05, np.float32)
+    coco = [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]
+    points[:17], scores[:17] = np.array(STANDING, np.float32)[coco], 0.9
+    points[91:112], scores[91:112] = np.array(STANDING[7]) + np.arange(21)[:, None], 0.8
+    made = sdpose._to_openpose_frames([[points]], [[scores]], 512, 512)
+    people = pose.read_frame(made[0])
+    torch.testing.assert_close(people.body[0, 2:, :2], torch.tensor(STANDING[2:]).float())
+    assert people.left_hand[0, :, 2].all() + people.right_hand[0, :, 2].all() == 1
+    theirs = sdpose_draw(sdpose, made)
+    drawn = run(nodes.DrawPose, pose=made, **DRAW).args[0]
+    both, either = (theirs.amax(-1) > 0) & (drawn.amax(-1) > 0), theirs + drawn
+    assert both.sum() / (either.amax(-1) > 0).sum() > 0.8
+
+
+def test_our_boxes_input_takes_sdpose_s_boxes(sdpose):
+    face = [v for i in range(70) for v in (230 + i, 60 + i, 1.0)]
+    given = [{**frame(), "people": [{**person(), "face_keypoints_2d": face}]}]
+    boxes = sdpose.SDPoseFaceBBoxes.execute(given, 1.5, True).args[0]
+    assert len(nodes.detect.read_boxes(boxes, 0)) == 1
+    assert nodes.BoundingBox.io_type == nodes.io.BoundingBox.io_type
