@@ -1,7 +1,7 @@
 """People in photographs: MediaPipe's body and hand landmarks as OpenPose points.
 
 BlazePose (Bazarevsky et al. 2020) finds the most prominent person of a picture. Others are found by
-painting over the people found so far and looking again, then each is looked at once more alone.
+painting over the people found so far and looking again, then each is looked at again alone.
 Both of MediaPipe's interfaces are used: `solutions` (to 0.10.21, brings its weights) and Tasks
 (later versions, reads .task files).
 """
@@ -69,9 +69,11 @@ def detect_people(
     picture, scale = _as_picture(image)
     boxes = [Box(*(round(edge * scale) for edge in box)) for box in boxes]
     bodies = _bodies_in(landmarker, picture, boxes) if boxes else _search(landmarker, picture)
+    large_hands = landmarker.hands(picture) if hands else []
+    bodies = [body for body in bodies if not any(_inside(body, hand) for hand in large_hands)]
     people = _as_people(bodies[:max_people], picture, min_confidence)
     if hands:
-        people = _with_hands(landmarker, picture, people)
+        people = _with_hands(landmarker, picture, people, large_hands)
     people = pose.pick(people, pose.left_to_right(people))
     return pose.on_canvas(people, image.shape[1], image.shape[0])
 
@@ -269,12 +271,19 @@ def _sure(points: Tensor, min_confidence: float) -> Tensor:
     return torch.cat([points[..., :2], torch.ones_like(points[..., 2:])], dim=-1) * known
 
 
-def _with_hands(landmarker: Landmarker, picture: Any, people: People) -> People:
-    """Looks for hands around each wrist; in a picture without bodies anywhere."""
+def _inside(body: Tensor, hand: Tensor) -> bool:
+    """Whether nose and shoulders lie within a hand: BlazePose sees bodies in close-ups of hands."""
+    points, low, high = body[[0, 11, 12], :2], hand.amin(0), hand.amax(0)
+    return bool(((points >= low) & (points <= high)).all())
+
+
+def _with_hands(
+    landmarker: Landmarker, picture: Any, people: People, large_hands: list[Tensor]
+) -> People:
+    """Looks for hands around each wrist; without a body the hands already seen are a person."""
     height, width = picture.shape[:2]
     if not pose.count(people):
-        hands = landmarker.hands(picture)
-        return _hands_alone(hands, width, height) if hands else people
+        return _hands_alone(large_hands, width, height) if large_hands else people
     found: list[Tensor] = []
     for body, tall in zip(people.body, pose.figure_heights(people).tolist(), strict=True):
         for wrist in (body[pose.L_WRIST], body[pose.R_WRIST]):

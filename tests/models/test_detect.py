@@ -274,6 +274,15 @@ def test_hands_without_a_body_are_a_person():
     assert pose.count(detect_people(Scripted(hands=hands), torch.zeros(9, 9, 3), hands=False)) == 0
 
 
+def test_a_body_seen_inside_a_hand_is_none():
+    tiny = standing()
+    tiny[:, :2] = tiny[:, :2] / 20 + torch.tensor([90.0, 42])
+    hand = hand_at(90.0, 40)
+    hand[5:, 0] += 20
+    people = detect_people(Scripted([tiny], [hand]), torch.zeros(400, 400, 3))
+    assert pose.count(people) == 1 and not people.body.any() and people.right_hand.any()
+
+
 def test_boxes_of_every_shape():
     box = {"x": 1, "y": 2.4, "width": 10, "height": 20}
     dog = box | {"label": "dog", "score": 0.9}
