@@ -9,7 +9,7 @@ from .world import BACKGROUNDS, HAND, UPPER, Scenes
 
 
 class _Canvas:
-    """One kind of place for n scenes: pictures [n, 3, S, S] and coordinates 0..1 from the top left."""
+    """One kind of place for n scenes: pictures [n, 3, S, S], coordinates 0..1 from the top left."""
 
     def __init__(self, n: int, size: int, device: torch.device) -> None:
         line = (torch.arange(size, device=device) + 0.5) / size
@@ -18,7 +18,9 @@ class _Canvas:
         self.picture = torch.zeros(n, 3, size, size, device=device)
 
     def fill(self, top: tuple, bottom: tuple) -> None:
-        up, down = (torch.tensor(c, device=self.picture.device)[None, :, None, None] for c in (top, bottom))
+        up, down = (
+            torch.tensor(c, device=self.picture.device)[None, :, None, None] for c in (top, bottom)
+        )
         self.picture = (up + (down - up) * self.y[:, None]).expand_as(self.picture).contiguous()
 
     def lay(self, mask: Tensor, colour: tuple | Tensor) -> None:
@@ -28,7 +30,11 @@ class _Canvas:
         self.picture = self.picture + (c - self.picture) * mask[:, None]
 
     def below(self, height: Tensor) -> Tensor:
-        return ((self.y - height) / self.edge).clamp(0, 1).expand(len(self.picture), *self.picture.shape[2:])
+        return (
+            ((self.y - height) / self.edge)
+            .clamp(0, 1)
+            .expand(len(self.picture), *self.picture.shape[2:])
+        )
 
     def disc(self, x: Tensor, y: Tensor, r: Tensor | float) -> Tensor:
         return ((r - torch.hypot(self.x - x, self.y - y)) / self.edge).clamp(0, 1)
@@ -82,7 +88,10 @@ def _street(c: _Canvas, horizon: Tensor, u: Tensor) -> None:
         c.lay(c.box(x, horizon - h / 2, 0.20, h), torch.cat((tone, tone * 0.92, tone * 0.88), -1))
         for i in (-1, 1):
             for j in range(3):
-                c.lay(c.box(x + i * 0.045, horizon - h + 0.07 + 0.11 * j, 0.035, 0.05), (0.92, 0.88, 0.62))
+                c.lay(
+                    c.box(x + i * 0.045, horizon - h + 0.07 + 0.11 * j, 0.035, 0.05),
+                    (0.92, 0.88, 0.62),
+                )
     c.lay(c.below(horizon), (0.38, 0.38, 0.40))
     c.lay(c.below(horizon) * (1 - c.below(horizon + 0.05)), (0.66, 0.65, 0.63))
 
@@ -102,7 +111,12 @@ def _snow(c: _Canvas, horizon: Tensor, u: Tensor) -> None:
     c.fill((0.70, 0.78, 0.88), (0.88, 0.91, 0.95))
     for k in (1, 3, 5, 7):
         for j in range(3):
-            c.lay(c.triangle(u[:, k], horizon - 0.30 + 0.07 * j + 0.08 * u[:, k + 1], 0.10 + 0.04 * j, 0.14), (0.16, 0.34, 0.28))
+            c.lay(
+                c.triangle(
+                    u[:, k], horizon - 0.30 + 0.07 * j + 0.08 * u[:, k + 1], 0.10 + 0.04 * j, 0.14
+                ),
+                (0.16, 0.34, 0.28),
+            )
     c.lay(c.below(horizon + 0.02 * torch.sin(7 * c.x + 6 * u[:, 9])), (0.95, 0.97, 1.0))
 
 
@@ -115,7 +129,10 @@ def _desert(c: _Canvas, horizon: Tensor, u: Tensor) -> None:
 
 def _studio(c: _Canvas, horizon: Tensor, u: Tensor) -> None:
     c.fill((0.80, 0.80, 0.81), (0.72, 0.72, 0.73))
-    c.lay(c.disc(0.5 + 0.2 * (u[:, 1] - 0.5), 0.4 * torch.ones_like(horizon), 0.38) * 0.4, (0.90, 0.90, 0.90))
+    c.lay(
+        c.disc(0.5 + 0.2 * (u[:, 1] - 0.5), 0.4 * torch.ones_like(horizon), 0.38) * 0.4,
+        (0.90, 0.90, 0.90),
+    )
     c.lay(c.below(horizon + 0.12) * 0.5, (0.60, 0.60, 0.61))
 
 

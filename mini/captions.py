@@ -5,9 +5,21 @@ from __future__ import annotations
 import re
 
 from .world import (
-    ACTIONS, BACKGROUNDS, BOTTOMS, COLOURS, FRAMINGS, GESTURE_PHRASES, GESTURES, HAIR_LENGTHS, HAIRS, HAND, PATTERNS, SEXES,
-    SKINS, Scenes,
-)  # fmt: skip
+    ACTIONS,
+    BACKGROUNDS,
+    BOTTOMS,
+    COLOURS,
+    FRAMINGS,
+    GESTURE_PHRASES,
+    GESTURES,
+    HAIR_LENGTHS,
+    HAIRS,
+    HAND,
+    PATTERNS,
+    SEXES,
+    SKINS,
+    Scenes,
+)
 
 NUMBERS = ("one", "two", "three", "four")
 
@@ -18,20 +30,28 @@ def _name(table: dict | tuple, index) -> str:
 
 def _garment(colour, pattern, noun: str) -> str:
     pattern = _name(PATTERNS, pattern)
-    return f"{_name(COLOURS, colour)} {noun}" if pattern == "plain" else f"{_name(COLOURS, colour)} {pattern} {noun}"
+    return (
+        f"{_name(COLOURS, colour)} {noun}"
+        if pattern == "plain"
+        else f"{_name(COLOURS, colour)} {pattern} {noun}"
+    )
 
 
 def person_caption(scenes: Scenes, person: int, *, brief: bool = False, hats: bool = True) -> str:
-    """One person's looks and action, without the setting. `brief` keeps to sex, top, bottom, hat and action."""
+    """One person's looks and action, without the setting. `brief` keeps to sex, top, bottom, hat
+    and action.
+    """
     p = scenes.people.take(slice(person, person + 1))  # type: ignore[arg-type]
     sex, action = _name(SEXES, p.sex), list(ACTIONS.values())[int(p.action)].phrase
     top = _garment(p.top, p.top_pattern, "top")
     bottom = _garment(p.bottom, p.bottom_pattern, _name(BOTTOMS, p.bottom_kind))
-    bottom = f"a {bottom}" if _name(BOTTOMS, p.bottom_kind) == "skirt" else bottom
+    bottom = _article(bottom) if _name(BOTTOMS, p.bottom_kind) == "skirt" else bottom
     hat = f"{_name(COLOURS, p.hat)} hat" if hats and int(p.hat) >= 0 else ""
     if brief:
-        return f"a {sex} in {_article(top)} and {bottom}{' and ' + _article(hat) if hat else ''}, {action}"
-    looks = f"with {_name(SKINS, p.skin)} skin and {_name(HAIR_LENGTHS, p.hair_length)} {_name(HAIRS, p.hair)} hair"
+        worn = f"{_article(top)} and {bottom}" + (f" and {_article(hat)}" if hat else "")
+        return f"a {sex} in {worn}, {action}"
+    hair = f"{_name(HAIR_LENGTHS, p.hair_length)} {_name(HAIRS, p.hair)} hair"
+    looks = f"with {_name(SKINS, p.skin)} skin and {hair}"
     worn = f"wearing {_article(top)}, {bottom}"
     shoes = f"{_name(COLOURS, p.shoes)} shoes"
     worn += f", {shoes} and {_article(hat)}" if hat else f" and {shoes}"
@@ -55,8 +75,11 @@ def scene_caption(scenes: Scenes, scene: int, *, brief: bool = False) -> str:
 def _hand_caption(scenes: Scenes, person: int, side: int, setting: str) -> str:
     p = scenes.people.take(slice(person, person + 1))  # type: ignore[arg-type]
     gesture = GESTURE_PHRASES[_name(GESTURES, p.gesture[0, side])]
-    sleeve = f" and {_article(_garment(p.top, p.top_pattern, 'sleeve'))}" if int(p.long_sleeves) else ""
-    return f"{FRAMINGS[HAND]}, {('right', 'left')[side]}: {gesture} with {_name(SKINS, p.skin)} skin{sleeve}, {setting}"
+    sleeve = (
+        f" and {_article(_garment(p.top, p.top_pattern, 'sleeve'))}" if int(p.long_sleeves) else ""
+    )
+    looks = f"{gesture} with {_name(SKINS, p.skin)} skin{sleeve}"
+    return f"{FRAMINGS[HAND]}, {('right', 'left')[side]}: {looks}, {setting}"
 
 
 def _article(noun: str) -> str:
@@ -65,8 +88,9 @@ def _article(noun: str) -> str:
 
 def _all_words() -> tuple[str, ...]:
     phrases = [
-        *COLOURS, *PATTERNS, *SKINS, *HAIRS, *HAIR_LENGTHS, *SEXES, *BOTTOMS, *BACKGROUNDS.values(), *FRAMINGS, *NUMBERS,
-        *(a.phrase for a in ACTIONS.values()), *GESTURE_PHRASES.values(),
+        *COLOURS, *PATTERNS, *SKINS, *HAIRS, *HAIR_LENGTHS, *SEXES, *BOTTOMS,
+        *BACKGROUNDS.values(), *FRAMINGS, *NUMBERS, *GESTURE_PHRASES.values(),
+        *(a.phrase for a in ACTIONS.values()),
         "a an in with wearing and people person top sleeve hat shoes skin hair right left : ; , .",
     ]  # fmt: skip
     return tuple(sorted({w for phrase in phrases for w in re.findall(r"[a-z]+|[^\sa-z]", phrase)}))

@@ -1,4 +1,4 @@
-"""The mini world on disk: pictures, pose hints and captions rendered once, read by every trainer."""
+"""The mini world on disk: pictures, pose hints and captions, rendered once for all trainers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHARD = 256  # scenes
 
 
 def skeletons(scene: int, scenes: Scenes, shown: Render, *, hands: bool = True) -> Skeletons:
-    """The OpenPose people of one scene, in pixels of the render, as a perfect detector finds them."""
+    """The OpenPose people of one scene, in pixels, as a perfect detector finds them."""
     rows = (scenes.people.scene == scene).nonzero()[:, 0]
     side = shown.rgb.shape[-1]
     right, left = shown.hands[rows].unbind(1)
@@ -57,7 +57,9 @@ def _write_shard(folder: Path, shard: int, seed: int, draw: dict) -> None:
         {
             "full": scene_caption(scenes, i),
             "brief": scene_caption(scenes, i, brief=True),
-            "people": [person_caption(scenes, int(k)) for k in (scenes.people.scene == i).nonzero()[:, 0]],
+            "people": [
+                person_caption(scenes, int(k)) for k in (scenes.people.scene == i).nonzero()[:, 0]
+            ],
             "bodies": shown.body[scenes.people.scene == i].tolist(),
         }
         for i in range(SHARD)
@@ -67,10 +69,14 @@ def _write_shard(folder: Path, shard: int, seed: int, draw: dict) -> None:
         os.replace(folder / f"{name}-{shard:05d}.part.npy", folder / f"{name}-{shard:05d}.npy")
     part = folder / f"captions-{shard:05d}.part"
     part.write_text(json.dumps(captions), encoding="utf-8")
-    os.replace(part, folder / f"captions-{shard:05d}.json")  # written last: marks the shard as whole
+    os.replace(
+        part, folder / f"captions-{shard:05d}.json"
+    )  # written last: marks the shard as whole
 
 
-def write_world(folder: Path, scenes: int, *, seed: int = 0, workers: int | None = None, **draw: int) -> None:
+def write_world(
+    folder: Path, scenes: int, *, seed: int = 0, workers: int | None = None, **draw: int
+) -> None:
     """Render at least `scenes` scenes into `folder`; shards that are there already are kept.
 
     `draw` goes to `sample_scenes`. Shard k holds the scenes of seed + k.
@@ -84,14 +90,22 @@ def write_world(folder: Path, scenes: int, *, seed: int = 0, workers: int | None
 
 
 class WorldDataset(Dataset):
-    """Scenes of a folder made by `write_world`: {"rgb", "hint" uint8 [3,H,W], "captions": {full, brief, people}}."""
+    """Scenes of a folder made by `write_world`: {"rgb", "hint" uint8 [3,H,W], "captions": {full,
+    brief, people}}.
+    """
 
     def __init__(self, folder: Path, *, names: tuple[str, ...] = ("rgb", "hint")) -> None:
         shards = sorted(p.stem.split("-")[1] for p in folder.glob("captions-*.json"))
         if not shards:
             raise ValueError(f"{folder} holds no rendered scenes: run write_world on it first")
-        self.arrays = {n: [np.load(folder / f"{n}-{k}.npy", mmap_mode="r") for k in shards] for n in names}
-        self.captions = [c for k in shards for c in json.loads((folder / f"captions-{k}.json").read_text("utf-8"))]
+        self.arrays = {
+            n: [np.load(folder / f"{n}-{k}.npy", mmap_mode="r") for k in shards] for n in names
+        }
+        self.captions = [
+            c
+            for k in shards
+            for c in json.loads((folder / f"captions-{k}.json").read_text("utf-8"))
+        ]
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -100,5 +114,3 @@ class WorldDataset(Dataset):
         shard, row = divmod(i, SHARD)
         item: dict = {n: torch.from_numpy(np.array(a[shard][row])) for n, a in self.arrays.items()}
         return {**item, "captions": self.captions[i], "index": i}
-
-

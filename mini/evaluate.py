@@ -1,4 +1,6 @@
-"""Measurements against the ground truth of the mini world: colours of garments and places of joints."""
+"""Measurements against the ground truth of the mini world: colours of garments and places of
+joints.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,15 @@ def cloth_colours() -> Tensor:
     first = torch.tensor(list(COLOURS.values()))
     grid = (torch.arange(400) + 0.5) / 400 * WEAVE * 20
     u, v = torch.meshgrid(grid, grid, indexing="ij")
-    share = torch.stack([weave(torch.full_like(u, k, dtype=torch.long), u, v).mean() for k in range(len(PATTERNS))])
+    share = torch.stack(
+        [weave(torch.full_like(u, k, dtype=torch.long), u, v).mean() for k in range(len(PATTERNS))]
+    )
     return first[:, None] + (second_colour(first) - first)[:, None] * share[None, :, None]
 
 
 def name_colour(mean: Tensor, pattern: Tensor) -> Tensor:
-    """Index into COLOURS of the mean colours [N, 3] of cloths of known pattern [N], whatever the light on them.
+    """Index into COLOURS of the mean colours [N, 3] of cloths of known pattern [N], whatever the
+    light on them.
 
     The nearest reference up to the brightness that the world's light can give (0.62 to 1.05).
     """
@@ -35,9 +40,11 @@ def name_colour(mean: Tensor, pattern: Tensor) -> Tensor:
 
 
 def colour_hits(pictures: Tensor, scenes: Scenes, truth: Render) -> dict[str, Tensor]:
-    """For each garment a bool tensor: is it of the colour that the caption names, inside each person's own mask?
+    """For each garment a bool tensor: is it of the colour that the caption names, inside each
+    person's own mask?
 
-    pictures [B,3,H,W] in 0..1; `truth` is the render of the same scenes. Garments hardly visible are left out.
+    pictures [B,3,H,W] in 0..1; `truth` is the render of the same scenes. Garments hardly visible
+    are left out.
     """
     p = scenes.people
     named = {
@@ -58,7 +65,11 @@ def colour_hits(pictures: Tensor, scenes: Scenes, truth: Render) -> dict[str, Te
                 means.append(pictures[p.scene[i]][:, mask].mean(-1))
                 rows.append(i)
         at = torch.tensor(rows, dtype=torch.long)
-        hits[garment] = name_colour(torch.stack(means), pattern[at]) == colour[at] if rows else torch.zeros(0, dtype=torch.bool)
+        hits[garment] = (
+            name_colour(torch.stack(means), pattern[at]) == colour[at]
+            if rows
+            else torch.zeros(0, dtype=torch.bool)
+        )
     return hits
 
 
@@ -68,7 +79,8 @@ def colour_accuracy(pictures: Tensor, scenes: Scenes, truth: Render) -> float:
 
 
 def pck(net: PoseNet, pictures: Tensor, truth: Render) -> float:
-    """Share of visible body joints that `net` finds within 5 % of the figure's height of where they belong.
+    """Share of visible body joints that `net` finds within 5 % of the figure's height of where they
+    belong.
 
     One person per picture: truth.body [B,18,3].
     """

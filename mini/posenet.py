@@ -1,7 +1,8 @@
-"""The measuring instrument for poses: a small network that finds the 18 OpenPose joints of one person in a picture.
+"""The measuring instrument for poses: a small network that finds the 18 OpenPose joints of one
+person in a picture.
 
-Trained on the world's own renders, so it knows bodies of this world and nothing else; its error on real renders is
-reported beside every measurement made with it.
+Trained on the world's own renders, so it knows bodies of this world and nothing else; its error on
+real renders is reported beside every measurement made with it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ POSENET = Path(__file__).parent / "weights" / "vitruvian" / "mini_posenet.safete
 
 
 class PoseNet(nn.Module):
-    """Pictures [B,3,H,W] in 0..1 -> heat maps [B,18,H/4,W/4], logits. `features` gives its five levels."""
+    """Pictures [B,3,H,W] in 0..1 -> heat maps [B,18,H/4,W/4], logits. `features` gives its five
+    levels.
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -33,7 +36,7 @@ class PoseNet(nn.Module):
                 nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(),
                 nn.Conv2d(b, b, 3, 1, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(),
             )
-            for a, b in zip([3, *sizes], sizes)
+            for a, b in zip([3, *sizes], sizes, strict=False)
         )  # fmt: skip
         self.across = nn.ModuleList(nn.Conv2d(s, width * 2, 1) for s in sizes[1:])
         self.head = nn.Sequential(
@@ -51,7 +54,7 @@ class PoseNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         levels = self.features(x * 2 - 1)
         y = self.across[-1](levels[-1])
-        for level, side in zip(levels[-2:0:-1], list(self.across)[-2::-1]):
+        for level, side in zip(levels[-2:0:-1], list(self.across)[-2::-1], strict=True):
             y = relu(side(level) + interpolate(y, size=level.shape[-2:], mode="nearest"))
         return self.head(y)
 
@@ -60,13 +63,18 @@ def heat_maps(joints: Tensor, height: int, width: int) -> Tensor:
     """Targets [B,18,height,width] in 0..1 of joints [B,18,2] in pixels; cells are STRIDE pixels."""
     y = (torch.arange(height).to(joints) + 0.5) * STRIDE
     x = (torch.arange(width).to(joints) + 0.5) * STRIDE
-    dy, dx = y[None, None, :, None] - joints[..., 1, None, None], x[None, None, None, :] - joints[..., 0, None, None]
+    dy, dx = (
+        y[None, None, :, None] - joints[..., 1, None, None],
+        x[None, None, None, :] - joints[..., 0, None, None],
+    )
     return torch.exp(-(dx * dx + dy * dy) / (2 * (SPREAD * STRIDE) ** 2))
 
 
 @torch.no_grad()
 def find_joints(net: PoseNet, pictures: Tensor) -> Tensor:
-    """Joints [B,18,2] in pixels: the heat maps' peaks, refined by the centre of mass of their 3 x 3 neighbourhood."""
+    """Joints [B,18,2] in pixels: the heat maps' peaks, refined by the centre of mass of their 3 x 3
+    neighbourhood.
+    """
     heat = net(pictures).sigmoid()
     b, j, h, w = heat.shape
     peak = heat.flatten(2).argmax(-1)
@@ -81,13 +89,15 @@ def find_joints(net: PoseNet, pictures: Tensor) -> Tensor:
 
 
 def _loss(net: nn.Module, batch: list[dict], g: torch.Generator) -> Tensor:
-    """Cross-entropy of the heat maps on pictures blurred, tinted and noised as generated ones are."""
+    """Cross-entropy of the heat maps, on pictures blurred, tinted and noised as if generated."""
     device = next(net.parameters()).device
     x = torch.stack([item["rgb"] for item in batch]).float() / 255
     joints = torch.stack([item["body"] for item in batch])
     soft = torch.nn.functional.avg_pool2d(x, 3, 1, 1)
     x = torch.lerp(x, soft, torch.rand(len(x), 1, 1, 1, generator=g))
-    x = x * (0.8 + 0.4 * torch.rand(len(x), 3, 1, 1, generator=g)) + 0.04 * torch.randn(x.shape, generator=g)
+    x = x * (0.8 + 0.4 * torch.rand(len(x), 3, 1, 1, generator=g)) + 0.04 * torch.randn(
+        x.shape, generator=g
+    )
     logits = net(x.to(device)).float()
     target = heat_maps(joints.to(device), *logits.shape[-2:])
     return torch.nn.functional.binary_cross_entropy_with_logits(logits, target) * 10
@@ -103,7 +113,9 @@ def train_posenet(people: Dataset, schedule: Schedule, out: Path) -> PoseNet:
 
 def save_posenet(net: PoseNet, path: Path = POSENET) -> None:
     """Write the instrument's weights."""
-    weights.save(path, net.state_dict(), {"method": "posenet", "version": 1, "base": "mini"}, torch.float16)
+    weights.save(
+        path, net.state_dict(), {"method": "posenet", "version": 1, "base": "mini"}, torch.float16
+    )
 
 
 def load_posenet(path: Path = POSENET) -> PoseNet:

@@ -1,6 +1,8 @@
-"""How the mini weights are made: `python3 dev.py train mini --work FOLDER` runs these steps in order.
+"""How the mini weights are made: `python3 dev.py train mini --work FOLDER` runs these steps in
+order.
 
-Each step goes on from its last checkpoint; a finished one is over at once, because its checkpoint stands at the last step.
+Each step goes on from its last checkpoint; a finished one is over at once, because its checkpoint
+stands at the last step.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ SAMPLES_SHOWN = 8
 
 
 class LatentDataset(Dataset):
-    """A world with its pictures already encoded: {"latent" [4,h,w] normalised, "hint", "captions"}."""
+    """A world already encoded: {"latent" [4,h,w] normalised, "hint", "captions"}."""
 
     def __init__(self, world: WorldDataset, latents: np.ndarray) -> None:
         self.world, self.latents = world, latents
@@ -70,8 +72,12 @@ def mini_vae(world: Path, out: Path, schedule: Schedule = VAE_SCHEDULE) -> nn.Mo
     return vae.train_vae(networks.build_vae(), WorldDataset(world, names=("rgb",)), schedule, out)
 
 
-def encode_world(autoencoder: nn.Module, world: Path, out: Path) -> tuple[LatentDataset, float, float]:
-    """Encode every picture once; returns the data set, latent_scale and latent_shift. Kept in `out`."""
+def encode_world(
+    autoencoder: nn.Module, world: Path, out: Path
+) -> tuple[LatentDataset, float, float]:
+    """Encode every picture once; returns the data set, latent_scale and latent_shift. Kept in
+    `out`.
+    """
     pictures = WorldDataset(world, names=("rgb",))
     file = out / f"latents-{len(pictures)}.npz"
     if not file.is_file():
@@ -82,7 +88,11 @@ def encode_world(autoencoder: nn.Module, world: Path, out: Path) -> tuple[Latent
         np.savez(part, z=((latents - shift) * scale).half().numpy(), shift=shift, scale=scale)
         part.replace(file)
     kept = np.load(file)
-    return LatentDataset(WorldDataset(world, names=("hint",)), kept["z"]), float(kept["scale"]), float(kept["shift"])
+    return (
+        LatentDataset(WorldDataset(world, names=("hint",)), kept["z"]),
+        float(kept["scale"]),
+        float(kept["shift"]),
+    )
 
 
 @torch.no_grad()
@@ -100,23 +110,32 @@ def build_denoiser(tokenizer: WordTokenizer, *, control: bool = True, seed: int 
     torch.manual_seed(seed)
     unet = networks.build_unet()
     hinted = networks.build_controlnet(unet) if control else None
-    return Denoiser(unet, networks.build_text_encoder(len(tokenizer)), hinted).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Denoiser(unet, networks.build_text_encoder(len(tokenizer)), hinted).to(
+        memory_format=torch.channels_last
+    )  # type: ignore[call-overload]
 
 
 def show_samples(autoencoder: nn.Module, tokenizer: WordTokenizer, scale: float, shift: float):
-    """A `preview` for the loop: pictures of unseen scenes with their skeletons (above) and from text alone (below)."""
+    """A `preview` for the loop: pictures of unseen scenes with their skeletons (above) and from
+    text alone (below).
+    """
     scenes = sample_scenes(SAMPLES_SHOWN, VALIDATION_SEED)
     truth = render(scenes)
     from ..models.pose import draw_people
     from .captions import scene_caption
 
     hints = torch.stack(
-        [draw_people(skeletons(i, scenes, truth), 192, 192).permute(2, 0, 1) for i in range(SAMPLES_SHOWN)]
+        [
+            draw_people(skeletons(i, scenes, truth), 192, 192).permute(2, 0, 1)
+            for i in range(SAMPLES_SHOWN)
+        ]
     )
     prompts = [scene_caption(scenes, i) for i in range(SAMPLES_SHOWN)]
 
     def show(model: nn.Module, prefix: Path) -> None:
-        whole = convert.Checkpoint(model.unet, model.text_encoder, autoencoder, tokenizer.token_ids, scale, shift)  # type: ignore[arg-type]
+        whole = convert.Checkpoint(
+            model.unet, model.text_encoder, autoencoder, tokenizer.token_ids, scale, shift
+        )  # type: ignore[arg-type]
         rows = [truth.rgb, hints]
         if model.controlnet is not None:
             rows.append(preview.sample(whole, prompts, hints, model.controlnet))  # type: ignore[arg-type]
@@ -136,18 +155,36 @@ def save_sheet(pictures: Tensor, path: Path, *, columns: int) -> None:
 
 
 def mini_base(
-    world: Path, work: Path, autoencoder: nn.Module, schedule: Schedule = BASE_SCHEDULE, *, controlled: float = 0.5
+    world: Path,
+    work: Path,
+    autoencoder: nn.Module,
+    schedule: Schedule = BASE_SCHEDULE,
+    *,
+    controlled: float = 0.5,
 ) -> None:
-    """Train UNet, text encoder and pose ControlNet from scratch, together, and write both weight files."""
+    """Train UNet, text encoder and pose ControlNet from scratch, together, and write both weight
+    files.
+    """
     tokenizer = WordTokenizer.from_file()
     data, scale, shift = encode_world(autoencoder, world, work / "latents")
     model = build_denoiser(tokenizer, seed=schedule.seed)
     loss = DenoisingLoss(tokenizer, controlled=controlled)
     base.train_base(
-        model, data, loss, schedule, work / "base", preview=show_samples(autoencoder, tokenizer, scale, shift)
+        model,
+        data,
+        loss,
+        schedule,
+        work / "base",
+        preview=show_samples(autoencoder, tokenizer, scale, shift),
     )
     convert.save_checkpoint(
-        preview.CHECKPOINT, model.unet, model.text_encoder, autoencoder, tokenizer.token_ids, scale, shift
+        preview.CHECKPOINT,
+        model.unet,
+        model.text_encoder,
+        autoencoder,
+        tokenizer.token_ids,
+        scale,
+        shift,
     )
     assert model.controlnet is not None
     convert.save_controlnet(preview.POSE_CONTROLNET, model.controlnet)
@@ -182,11 +219,20 @@ def mini_posenet(work: Path, schedule: Schedule = POSE_SCHEDULE, scenes: int = 4
 def main(arguments: Sequence[str]) -> None:
     """`train mini`: all steps, or those named."""
     parser = argparse.ArgumentParser(prog="dev.py train mini", description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the world, checkpoints and curves")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the world, checkpoints and curves"
+    )
     parser.add_argument("--scenes", type=int, default=SCENES, help="scenes of the training world")
-    parser.add_argument("--steps", type=int, help="steps of the named step, instead of the recipe's")
+    parser.add_argument(
+        "--steps", type=int, help="steps of the named step, instead of the recipe's"
+    )
     parser.add_argument("--precision", default="bf16", choices=("no", "bf16", "fp16"))
-    parser.add_argument("step", nargs="*", choices=["posenet", "vae", "base", "controlnet", []], help="default: posenet, vae, base")
+    parser.add_argument(
+        "step",
+        nargs="*",
+        choices=["posenet", "vae", "base", "controlnet", []],
+        help="default: posenet, vae, base",
+    )
     chosen = parser.parse_args(arguments)
 
     def schedule(recipe: Schedule) -> Schedule:
@@ -199,7 +245,13 @@ def main(arguments: Sequence[str]) -> None:
     if "posenet" in steps:
         mini_posenet(chosen.work, schedule(POSE_SCHEDULE))
     if "vae" in steps or "base" in steps:
-        autoencoder = mini_vae(world, chosen.work / "vae", schedule(VAE_SCHEDULE) if "vae" in steps else replace(VAE_SCHEDULE, precision=chosen.precision))
+        autoencoder = mini_vae(
+            world,
+            chosen.work / "vae",
+            schedule(VAE_SCHEDULE)
+            if "vae" in steps
+            else replace(VAE_SCHEDULE, precision=chosen.precision),
+        )
         if "base" in steps:
             mini_base(world, chosen.work, autoencoder, schedule(BASE_SCHEDULE))
     if "controlnet" in steps:

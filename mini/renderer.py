@@ -1,8 +1,10 @@
-"""Batched renderer of the mini world: exact pictures, depth, normals, parsing, instances and keypoints of `Scenes`.
+"""Batched renderer of the mini world: exact pictures, depth, normals, parsing, instances and
+keypoints of `Scenes`.
 
-Orthographic. Every part is a round cone, whose front surface above a pixel has a closed form (`cone_depth`). Only the
-16 x 16 tiles that a part's bounding box touches are evaluated, all parts of all scenes at once; a z-buffer keeps the
-nearest and the surface is shaded once per covered pixel. Pictures are drawn at twice their size and averaged.
+Orthographic. Every part is a round cone, whose front surface above a pixel has a closed form
+(`cone_depth`). Only the 16 x 16 tiles that a part's bounding box touches are evaluated, all parts
+of all scenes at once; a z-buffer keeps the nearest and the surface is shaded once per covered
+pixel. Pictures are drawn at twice their size and averaged.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ class Render:
     """B pictures of H x W and their ground truth; keypoints are in pixels of the picture."""
 
     rgb: Tensor  # [B, 3, H, W] 0..1
-    depth: Tensor  # [B, H, W] metres towards the viewer from the scene's middle plane; -inf where nobody is
-    normal: Tensor  # [B, 3, H, W] camera-space unit normals (x right, y up, z to the viewer); 0 where nobody is
+    depth: Tensor  # [B, H, W] metres towards the viewer; -inf where nobody is
+    normal: Tensor  # [B, 3, H, W] unit, x right, y up, z to the viewer; 0 where nobody is
     parsing: Tensor  # [B, H, W] index into LABELS
     instance: Tensor  # [B, H, W] row in scenes.people, -1 where nobody is
     body: Tensor  # [P, 18, 3] x, y, confidence
@@ -40,13 +42,16 @@ class Render:
     height: Tensor  # [P] the figures' standing height in pixels
 
 
-def cone_depth(q: Tensor, axis: Tensor, z: Tensor, dz: Tensor, ra: Tensor, dr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def cone_depth(
+    q: Tensor, axis: Tensor, z: Tensor, dz: Tensor, ra: Tensor, dr: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Front surface of round cones seen along -z: the largest z over the swept spheres.
 
-    With the sphere at t in [0, 1] centred at (t axis, z + t dz) and of radius ra + t dr, the surface above the point q is
-    z + t dz + sqrt(S(t)), S(t) = (ra + t dr)^2 - |q - t axis|^2 = C + 2 B t - A t^2, largest at
-    t = B/A + dz sqrt(D / (A (A + dz^2))) with D = C + B^2/A.
-    `q`, `axis` [..., 2], the others [...]. Returns z, t and S; where S < 0 the cone does not cover the point.
+    With the sphere at t in [0, 1] centred at (t axis, z + t dz) and of radius ra + t dr, the
+    surface above the point q is z + t dz + sqrt(S(t)), S(t) = (ra + t dr)^2 - |q - t axis|^2 = C +
+    2 B t - A t^2, largest at t = B/A + dz sqrt(D / (A (A + dz^2))) with D = C + B^2/A.
+    `q`, `axis` [..., 2], the others [...]. Returns z, t and S; where S < 0 the cone does not cover
+    the point.
     """
     a = ((axis * axis).sum(-1) - dr * dr).clamp(min=1e-4)
     b = ra * dr + (q * axis).sum(-1)
@@ -66,7 +71,8 @@ def weave(pattern: Tensor, u: Tensor, v: Tensor) -> Tensor:
         torch.hypot(x % 1 - 0.5, y % 1 - 0.5) < 0.30,
         (torch.floor(2 * x) + torch.floor(2 * y)) % 2 == 1,
         (y + (2 * (x * 0.8 % 1) - 1).abs() * 0.9) % 1 < 0.5,
-        torch.sin(4.5 * x + 1.3 * torch.sin(3.1 * y)) + torch.sin(4.1 * y + 1.1 * torch.sin(3.5 * x + 1)) > 0.3,
+        torch.sin(4.5 * x + 1.3 * torch.sin(3.1 * y))
+        + torch.sin(4.1 * y + 1.1 * torch.sin(3.5 * x + 1)) > 0.3,
     ))  # fmt: skip
     return tones.gather(0, pattern[None])[0].float()
 
@@ -78,15 +84,24 @@ def render(scenes: Scenes, size: int = 192, *, chunk: int = 16) -> Render:
         rows = slice(start, min(start + chunk, len(scenes)))
         of = (scenes.people.scene >= rows.start) & (scenes.people.scene < rows.stop)
         groups.append((_render(_rows(scenes, rows, of), size), int(of.nonzero()[0])))
-    parts = {name: torch.cat([getattr(g, name) for g, _ in groups]) for name in Render.__annotations__ if name != "instance"}
-    instance = torch.cat([torch.where(g.instance >= 0, g.instance + first, -1) for g, first in groups])
+    parts = {
+        name: torch.cat([getattr(g, name) for g, _ in groups])
+        for name in Render.__annotations__
+        if name != "instance"
+    }
+    instance = torch.cat(
+        [torch.where(g.instance >= 0, g.instance + first, -1) for g, first in groups]
+    )
     return Render(instance=instance, **parts)
 
 
 def _rows(scenes: Scenes, rows: slice, of: Tensor) -> Scenes:
     people = scenes.people.take(of)
     people.scene.sub_(rows.start)  # `take` with a mask copies
-    cut = {k: getattr(scenes, k)[rows] for k in ("background", "framing", "scale", "light", "decor", "hand")}
+    cut = {
+        k: getattr(scenes, k)[rows]
+        for k in ("background", "framing", "scale", "light", "decor", "hand")
+    }
     return Scenes(people=people, **cut)
 
 
@@ -111,7 +126,9 @@ def _render(scenes: Scenes, size: int) -> Render:
     body_seen, body_conf = _visibility(p, body, scale * 0.11, z, instance, own_face=True)
     hands_seen, hands_conf = _visibility(p, hands.flatten(1, 2), scale * 0.03, z, instance)
     shown = (figures.r.amax(-1) > 0) & (figures.limb >= 0)
-    there = torch.stack([(shown & (figures.limb == k)).any(-1) for k in (0, 1)], 1)  # [P, 2] the arm is in this framing
+    there = torch.stack(
+        [(shown & (figures.limb == k)).any(-1) for k in (0, 1)], 1
+    )  # [P, 2] the arm is in this framing
     kept = (scenes.framing[p.scene] != HAND)[:, None].float()
     hands_conf = hands_conf.view(-1, 2, 21) * there[..., None]
     step = slice(SUPERSAMPLE // 2, None, SUPERSAMPLE)
@@ -132,20 +149,39 @@ def _render(scenes: Scenes, size: int) -> Render:
 def _camera(scenes: Scenes, f: Figures, full: int) -> tuple[Tensor, Tensor]:
     """Pixels per metre [P] and the pixel position (x, y, z) [P, 3] of each figure's own origin."""
     p = scenes.people
-    framing, alone = scenes.framing[p.scene], torch.bincount(p.scene, minlength=len(scenes))[p.scene] == 1
+    framing, alone = (
+        scenes.framing[p.scene],
+        torch.bincount(p.scene, minlength=len(scenes))[p.scene] == 1,
+    )
     solid = f.r.amax(-1, keepdim=True) > 0
-    top = torch.where(solid, f.a, f.body[:, :1]).maximum(torch.where(solid, f.b, f.body[:, :1])).amax(1) + 0.10
-    low = torch.where(solid, f.a, f.body[:, :1]).minimum(torch.where(solid, f.b, f.body[:, :1])).amin(1) - 0.08
+    top = (
+        torch.where(solid, f.a, f.body[:, :1])
+        .maximum(torch.where(solid, f.b, f.body[:, :1]))
+        .amax(1)
+        + 0.10
+    )
+    low = (
+        torch.where(solid, f.a, f.body[:, :1])
+        .minimum(torch.where(solid, f.b, f.body[:, :1]))
+        .amin(1)
+        - 0.08
+    )
     scale = scenes.scale[p.scene] * (1 + 0.12 * p.place[:, 2])
     fit = MARGIN / torch.where(alone, (top - low)[:, :2].amax(-1), top[:, 1])
     scale = torch.where(framing == FULL, scale.minimum(fit), scale)
     middle, reach = (top + low)[:, 0] / 2, (top - low)[:, 0] / 2
     x = p.place[:, 0]
     room = (0.5 - reach * scale).clamp(min=0)
-    x = torch.where(alone & (framing == FULL), 0.5 + (x - 0.5).clamp(-room, room) - middle * scale, x)
-    y = torch.where(framing == UPPER, 0.24 + 0.06 * p.place[:, 2] + f.body[:, 0, 1] * scale, p.place[:, 1])
+    x = torch.where(
+        alone & (framing == FULL), 0.5 + (x - 0.5).clamp(-room, room) - middle * scale, x
+    )
+    y = torch.where(
+        framing == UPPER, 0.24 + 0.06 * p.place[:, 2] + f.body[:, 0, 1] * scale, p.place[:, 1]
+    )
     hand = f.hands[torch.arange(len(p)), scenes.hand[p.scene]].mean(1)
-    centre = 0.5 + (p.place[:, :2] - torch.tensor([0.5, 0.94], device=x.device)) * torch.tensor([0.5, 1.0], device=x.device)
+    centre = 0.5 + (p.place[:, :2] - torch.tensor([0.5, 0.94], device=x.device)) * torch.tensor(
+        [0.5, 1.0], device=x.device
+    )
     x = torch.where(framing == HAND, centre[:, 0] - hand[:, 0] * scale, x)
     y = torch.where(framing == HAND, centre[:, 1] + hand[:, 1] * scale, y)
     return scale * full, torch.stack((x, y, p.place[:, 2] * 2.5 * scale), -1) * full
@@ -160,7 +196,9 @@ def _frame(scenes: Scenes, f: Figures) -> Figures:
     return Figures(f.body, f.hands, f.a, f.b, r, f.label, f.albedo, f.pattern, f.side, f.limb)
 
 
-def _rasterise(scene: Tensor, a: Tensor, b: Tensor, r: Tensor, count: int, full: int) -> tuple[Tensor, Tensor]:
+def _rasterise(
+    scene: Tensor, a: Tensor, b: Tensor, r: Tensor, count: int, full: int
+) -> tuple[Tensor, Tensor]:
     """Nearest part (row in the flattened [P*K], -1 where none) and its z, both [B, full, full]."""
     scene = scene[:, None].expand(r.shape[:2]).flatten()
     a, b, r = a.flatten(0, 1), b.flatten(0, 1), r.flatten(0, 1)
@@ -183,14 +221,29 @@ def _rasterise(scene: Tensor, a: Tensor, b: Tensor, r: Tensor, count: int, full:
     hit = s >= 0
     where = ((scene[part][column] * full + y) * full + x)[hit]
     z, part = z[hit], part[column].expand_as(hit)[hit]
-    nearest = torch.full((count * full * full,), -math.inf, device=z.device).scatter_reduce_(0, where, z, "amax")
+    nearest = torch.full((count * full * full,), -math.inf, device=z.device).scatter_reduce_(
+        0, where, z, "amax"
+    )
     first = z == nearest[where]
-    owner = torch.full_like(nearest, -1, dtype=torch.long).scatter_reduce_(0, where[first], part[first], "amax")
+    owner = torch.full_like(nearest, -1, dtype=torch.long).scatter_reduce_(
+        0, where[first], part[first], "amax"
+    )
     return owner.view(count, full, full), nearest.view(count, full, full)
 
 
-def _shade(scenes: Scenes, f: Figures, a: Tensor, b: Tensor, r: Tensor, owner: Tensor, scale: Tensor, picture: Tensor):
-    """Colour, normal, label and instance of every pixel; `picture` [B, 3, full, full] is what lies behind the people."""
+def _shade(
+    scenes: Scenes,
+    f: Figures,
+    a: Tensor,
+    b: Tensor,
+    r: Tensor,
+    owner: Tensor,
+    scale: Tensor,
+    picture: Tensor,
+):
+    """Colour, normal, label and instance of every pixel; `picture` [B, 3, full, full] is what lies
+    behind the people.
+    """
     parts = r.shape[1]
     at, y, x = (owner >= 0).nonzero(as_tuple=True)
     part = owner[at, y, x]
@@ -200,12 +253,18 @@ def _shade(scenes: Scenes, f: Figures, a: Tensor, b: Tensor, r: Tensor, owner: T
     z, t, _ = cone_depth(q, axis[:, :2], a[:, 2], axis[:, 2], r[:, 0], dr)
     centre = t[:, None] * axis
     surface = torch.cat((q, (z - a[:, 2])[:, None]), -1)
-    normal = torch.nn.functional.normalize(surface - centre, dim=-1) * torch.tensor([1.0, -1.0, 1.0], device=a.device)
+    normal = torch.nn.functional.normalize(surface - centre, dim=-1) * torch.tensor(
+        [1.0, -1.0, 1.0], device=a.device
+    )
 
     metres = surface / scale[person][:, None] * torch.tensor([1.0, -1.0, 1.0], device=a.device)
-    along = torch.nn.functional.normalize(axis * torch.tensor([1.0, -1.0, 1.0], device=a.device), dim=-1)
+    along = torch.nn.functional.normalize(
+        axis * torch.tensor([1.0, -1.0, 1.0], device=a.device), dim=-1
+    )
     side = f.side.flatten(0, 1)[part]
-    tone = weave(f.pattern.flatten(0, 1)[part], (metres * side).sum(-1), (metres * along).sum(-1))[:, None]
+    tone = weave(f.pattern.flatten(0, 1)[part], (metres * side).sum(-1), (metres * along).sum(-1))[
+        :, None
+    ]
     first, second = f.albedo.flatten(0, 1)[part].unbind(1)
     lit = (normal * scenes.light[at]).sum(-1, keepdim=True).clamp(min=0)
     shade = (0.60 + 0.40 * lit) * (0.80 + 0.20 * normal[:, 2:].clamp(min=0))
@@ -221,22 +280,31 @@ def _shade(scenes: Scenes, f: Figures, a: Tensor, b: Tensor, r: Tensor, owner: T
 def _shadows(scenes: Scenes, f: Figures, project, picture: Tensor) -> Tensor:
     """Darken the ground under each full figure's feet."""
     p, size = scenes.people, picture.shape[-1]
-    feet = f.body[:, [10, 13]].mean(1, keepdim=True) * torch.tensor([1.0, 0.0, 1.0], device=picture.device)
+    feet = f.body[:, [10, 13]].mean(1, keepdim=True) * torch.tensor(
+        [1.0, 0.0, 1.0], device=picture.device
+    )
     at = project(feet)[:, 0] / SUPERSAMPLE
     grid = torch.arange(size, device=picture.device) + 0.5
     width = 0.30 * p.stature / BASE_STATURE * scenes.scale[p.scene] * size
-    dx, dy = (grid[None] - at[:, :1]) / width[:, None], (grid[None] - at[:, 1:2]) / (width * 0.28)[:, None]
+    dx, dy = (
+        (grid[None] - at[:, :1]) / width[:, None],
+        (grid[None] - at[:, 1:2]) / (width * 0.28)[:, None],
+    )
     dark = (1 - (dx[:, None, :] ** 2 + dy[:, :, None] ** 2)).clamp(min=0) * 0.45
     dark = dark * (scenes.framing[p.scene] == FULL)[:, None, None]
-    light = torch.zeros(len(scenes), size, size, device=picture.device).index_add(0, p.scene, (1 - dark).log())
+    light = torch.zeros(len(scenes), size, size, device=picture.device).index_add(
+        0, p.scene, (1 - dark).log()
+    )
     return picture * light.exp()[:, None]
 
 
-def _visibility(p, points: Tensor, slack: Tensor, z: Tensor, instance: Tensor, *, own_face: bool = False) -> tuple[Tensor, Tensor]:
+def _visibility(
+    p, points: Tensor, slack: Tensor, z: Tensor, instance: Tensor, *, own_face: bool = False
+) -> tuple[Tensor, Tensor]:
     """Which joints [P, J] are seen, and their confidence.
 
-    A detector still finds a joint behind the person's own body, but not behind somebody else, nor an eye or ear on
-    the far side of the head.
+    A detector still finds a joint behind the person's own body, but not behind somebody else, nor
+    an eye or ear on the far side of the head.
     """
     full = z.shape[-1]
     x, y = points[..., 0].floor().long(), points[..., 1].floor().long()

@@ -1,7 +1,7 @@
 """What exists in the mini world: names, colours and the random draw of scenes.
 
-A batch of scenes is a `Scenes`: one row per scene, one row per person (`People`), every attribute an index into the
-tables below, so that captions, renderer and evaluation read the same facts.
+A batch of scenes is a `Scenes`: one row per scene, one row per person (`People`), every attribute
+an index into the tables below, so that captions, renderer and evaluation read the same facts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "black": (0.09, 0.09, 0.10),
 }
 PATTERNS = ("plain", "striped", "dotted", "checked", "zigzag", "camouflage")
-SKINS = {"light": (0.96, 0.79, 0.68), "tan": (0.84, 0.62, 0.45), "brown": (0.60, 0.40, 0.27), "dark": (0.34, 0.22, 0.16)}
+SKINS = {
+    "light": (0.96, 0.79, 0.68),
+    "tan": (0.84, 0.62, 0.45),
+    "brown": (0.60, 0.40, 0.27),
+    "dark": (0.34, 0.22, 0.16),
+}
 HAIRS = {
     "black": (0.08, 0.07, 0.07),
     "brown": (0.33, 0.19, 0.10),
@@ -49,7 +54,8 @@ BACKGROUNDS = {
 FRAMINGS = ("full body", "upper body", "close-up of a hand")
 FULL, UPPER, HAND = range(3)
 
-# Directions of the limbs in the body's own frame (out from the body's middle, up, forward), for the side that acts
+# Directions of the limbs in the body's own frame (out from the body's middle, up, forward), for the
+# side that acts
 # and for the other one: upper arm, forearm, thigh, shin. Lengths do not matter.
 _REST_ARM = ((0.20, -1.0, 0.0), (0.08, -1.0, 0.18))
 _REST_LEG = ((0.08, -1.0, 0.02), (0.03, -1.0, -0.03))
@@ -57,7 +63,9 @@ _REST_LEG = ((0.08, -1.0, 0.02), (0.03, -1.0, -0.03))
 
 @dataclass(frozen=True)
 class Action:
-    """One named action: limb directions per side, the torso's lean (side, forward), its caption and hand gestures."""
+    """One named action: limb directions per side, the torso's lean (side, forward), its caption and
+    hand gestures.
+    """
 
     phrase: str
     arm: tuple = _REST_ARM
@@ -139,7 +147,16 @@ ACTIONS: dict[str, Action] = {
     "arms outstretched": Action("with arms outstretched", _SPREAD, _SPREAD, gesture="open"),
 }
 
-UPPER_ACTIONS = ("standing", "waving", "sitting", "arms raised", "dancing", "pointing", "hands on hips", "arms outstretched")
+UPPER_ACTIONS = (
+    "standing",
+    "waving",
+    "sitting",
+    "arms raised",
+    "dancing",
+    "pointing",
+    "hands on hips",
+    "arms outstretched",
+)
 
 # Curl of thumb, index, middle, ring and little finger: 0 straight, 1 closed.
 GESTURES: dict[str, tuple[float, float, float, float, float]] = {
@@ -164,7 +181,7 @@ LIMBS = ("right upper arm", "right forearm", "left upper arm", "left forearm",
 
 @dataclass(frozen=True)
 class People:
-    """P people: indices into the tables above (int64 [P]) and their bodies' parameters (float32)."""
+    """P people: indices into the tables above (int64 [P]) and parameters of bodies (float32)."""
 
     scene: Tensor
     sex: Tensor
@@ -181,7 +198,9 @@ class People:
     hat: Tensor  # index into COLOURS, or -1: no hat
     action: Tensor
     gesture: Tensor  # [P, 2] right and left hand
-    limbs: Tensor  # [P, 8, 3] directions (x to the person's left, up, forward), in the order of LIMBS
+    limbs: (
+        Tensor  # [P, 8, 3] directions (x to the person's left, up, forward), in the order of LIMBS
+    )
     lean: Tensor  # [P, 2] sideways and forward, radians
     yaw: Tensor  # [P] radians, 0 faces the camera
     head: Tensor  # [P, 2] turn and nod, radians
@@ -232,8 +251,8 @@ def sample_scenes(
 ) -> Scenes:
     """Draw `count` scenes; the same arguments give the same scenes on every machine.
 
-    `framing` (an index into FRAMINGS) and `people` (1..4) fix what is else drawn by the given shares. Upper bodies show
-    one or two people, hand close-ups one.
+    `framing` (an index into FRAMINGS) and `people` (1..4) fix what is else drawn by the given
+    shares. Upper bodies show one or two people, hand close-ups one.
     """
     g = torch.Generator().manual_seed(seed)
 
@@ -254,24 +273,40 @@ def sample_scenes(
     n = len(scene)
     rank = torch.arange(n) - (counts.cumsum(0) - counts)[scene]  # left to right inside the scene
     upright = torch.tensor([list(ACTIONS).index(name) for name in UPPER_ACTIONS])
-    action = torch.where(frames[scene] == UPPER, upright[choose(n, len(upright))], choose(n, len(ACTIONS)))
+    action = torch.where(
+        frames[scene] == UPPER, upright[choose(n, len(upright))], choose(n, len(ACTIONS))
+    )
     side = choose(n, 2)  # which side acts
-    gesture, limbs, lean = _act(action, side, uniform(n, 8, 3, low=-1, high=1), uniform(n, 2, low=-1, high=1), uniform(n, 2))
+    gesture, limbs, lean = _act(
+        action, side, uniform(n, 8, 3, low=-1, high=1), uniform(n, 2, low=-1, high=1), uniform(n, 2)
+    )
     close = (frames == HAND)[scene]
     gesture = torch.where(close[:, None], choose(n, len(GESTURES))[:, None], gesture)
-    limbs = torch.where(close[:, None, None], _hold_up(limbs, uniform(n, 2, 3, low=-1, high=1)), limbs)
+    limbs = torch.where(
+        close[:, None, None], _hold_up(limbs, uniform(n, 2, 3, low=-1, high=1)), limbs
+    )
 
     crowd = counts[scene]
     spread = torch.where(crowd > 1, 0.88 / crowd, torch.full((n,), 0.30))
-    x = torch.where(crowd > 1, (rank + 0.5) / crowd, torch.full((n,), 0.5)) + (uniform(n) - 0.5) * spread * 0.45
+    x = (
+        torch.where(crowd > 1, (rank + 0.5) / crowd, torch.full((n,), 0.5))
+        + (uniform(n) - 0.5) * spread * 0.45
+    )
     depth = uniform(n)
     ground = torch.where(crowd > 1, 0.97 - 0.12 * depth, 0.97 - 0.06 * depth)
     scale = torch.where(
         frames == FULL,
-        torch.where(counts == 1, uniform(count, low=0.45, high=0.56), uniform(count, low=0.33, high=0.43)),
-        torch.where(frames == UPPER, uniform(count, low=1.12, high=1.30), uniform(count, low=2.6, high=3.6)),
+        torch.where(
+            counts == 1, uniform(count, low=0.45, high=0.56), uniform(count, low=0.33, high=0.43)
+        ),
+        torch.where(
+            frames == UPPER, uniform(count, low=1.12, high=1.30), uniform(count, low=2.6, high=3.6)
+        ),
     )
-    light = torch.stack((uniform(count, low=-0.8, high=0.8), uniform(count, low=0.35, high=0.9), torch.ones(count)), -1)
+    light = torch.stack(
+        (uniform(count, low=-0.8, high=0.8), uniform(count, low=0.35, high=0.9), torch.ones(count)),
+        -1,
+    )
     hats = choose(n, len(COLOURS))
     return Scenes(
         background=choose(count, len(BACKGROUNDS)),
@@ -287,11 +322,15 @@ def sample_scenes(
             hair=choose(n, len(HAIRS)),
             hair_length=choose(n, len(HAIR_LENGTHS)),
             top=choose(n, len(COLOURS)),
-            top_pattern=torch.where(uniform(n) < 0.45, torch.zeros(n, dtype=torch.long), choose(n, len(PATTERNS))),
+            top_pattern=torch.where(
+                uniform(n) < 0.45, torch.zeros(n, dtype=torch.long), choose(n, len(PATTERNS))
+            ),
             long_sleeves=choose(n, 2),
             bottom_kind=choose(n, len(BOTTOMS)),
             bottom=choose(n, len(COLOURS)),
-            bottom_pattern=torch.where(uniform(n) < 0.7, torch.zeros(n, dtype=torch.long), choose(n, len(PATTERNS))),
+            bottom_pattern=torch.where(
+                uniform(n) < 0.7, torch.zeros(n, dtype=torch.long), choose(n, len(PATTERNS))
+            ),
             shoes=choose(n, len(COLOURS)),
             hat=torch.where(uniform(n) < 0.35, hats, torch.full_like(hats, -1)),
             action=action,
@@ -308,31 +347,43 @@ def sample_scenes(
     )
 
 
-def _act(action: Tensor, side: Tensor, wobble: Tensor, sway: Tensor, chance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gesture indices [P, 2], limb directions [P, 8, 3] and lean [P, 2] of the actions, with natural variation."""
+def _act(
+    action: Tensor, side: Tensor, wobble: Tensor, sway: Tensor, chance: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gesture indices [P, 2], limb directions [P, 8, 3] and lean [P, 2] of the actions, with
+    natural variation.
+    """
     acts = list(ACTIONS.values())
     names = list(GESTURES)
-    table = torch.tensor([[*a.arm, *a.other_arm, *a.leg, *a.other_leg] for a in acts])  # [A, 8, 3] acting side first
+    table = torch.tensor(
+        [[*a.arm, *a.other_arm, *a.leg, *a.other_leg] for a in acts]
+    )  # [A, 8, 3] acting side first
     out = torch.nn.functional.normalize(table, dim=-1)[action]
     # The acting side is the right (0) or the left (1): sides swap by reordering the limbs.
     order = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [2, 3, 0, 1, 6, 7, 4, 5]])[side]
     out = out.gather(1, order[..., None].expand(-1, -1, 3))
     right = torch.tensor([-1, -1, 1, 1, -1, -1, 1, 1.0])  # "out" points to -x on the person's right
     limbs = torch.stack((out[..., 0] * right, out[..., 1], out[..., 2]), -1) + wobble * 0.16
-    lean = torch.tensor([a.lean for a in acts])[action] * torch.stack((1 - 2.0 * side, torch.ones_like(sway[:, 0])), -1)
+    lean = torch.tensor([a.lean for a in acts])[action] * torch.stack(
+        (1 - 2.0 * side, torch.ones_like(sway[:, 0])), -1
+    )
 
     acting = torch.tensor([names.index(a.gesture) for a in acts])[action]
     both = torch.tensor([a.arm == a.other_arm for a in acts])[action]
     idle = torch.where(chance[:, 0] < 0.5, names.index("relaxed"), names.index("open")).long()
     first = torch.where((chance[:, 1] < 0.25) & (acting == 0), names.index("open"), acting)
     second = torch.where(both, first, idle)
-    gesture = torch.where(side[:, None] == 0, torch.stack((first, second), -1), torch.stack((second, first), -1))
+    gesture = torch.where(
+        side[:, None] == 0, torch.stack((first, second), -1), torch.stack((second, first), -1)
+    )
     return gesture, torch.nn.functional.normalize(limbs, dim=-1), lean + sway * 0.06
 
 
 def _hold_up(limbs: Tensor, wobble: Tensor) -> Tensor:
     """The forearms [P, 8, 3] of a hand close-up come from below, so that the hand is seen whole."""
-    up = torch.nn.functional.normalize(torch.tensor([0.0, 1.0, 0.15]) + wobble * torch.tensor([0.9, 0.35, 0.35]), dim=-1)
+    up = torch.nn.functional.normalize(
+        torch.tensor([0.0, 1.0, 0.15]) + wobble * torch.tensor([0.9, 0.35, 0.35]), dim=-1
+    )
     held = limbs.clone()
     held[:, [1, 3]] = up
     return held

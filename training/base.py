@@ -21,10 +21,12 @@ def train_base(
     *,
     preview: Callable[[nn.Module, Path], None] | None = None,
 ) -> Denoiser:
-    """Train UNet and text encoder, and the ControlNet beside them if `model` has one and `loss.controlled` > 0.
+    """Train UNet and text encoder, and the ControlNet beside them if `model` has one and
+    `loss.controlled` > 0.
 
-    Learning with control from the start costs a third more per step and spares a second run; the share of each batch
-    that runs free keeps the base usable alone. Returns `model` with EMA weights.
+    Learning with control from the start costs a third more per step and spares a second run; the
+    share of each batch that runs free keeps the base usable alone. Returns `model` with EMA
+    weights.
     """
     model.requires_grad_(True)
     fit(model, loss, latents, schedule, out, collate=list, preview=preview)

@@ -1,4 +1,4 @@
-"""Trainer of a ControlNet on a frozen base (Zhang et al. 2023, "Adding Conditional Control ...")."""
+"""Trainer of a ControlNet on a frozen base (Zhang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ def train_controlnet(
     *,
     preview: Callable[[nn.Module, Path], None] | None = None,
 ) -> Denoiser:
-    """Train only `model.controlnet`; the UNet and the text encoder stay as they are. Returns `model` with EMA weights."""
+    """Train only `model.controlnet`; the UNet and the text encoder stay as they are. Returns
+    `model` with EMA weights.
+    """
     if model.controlnet is None:
-        raise ValueError("train_controlnet needs a Denoiser with a ControlNet (networks.build_controlnet)")
+        raise ValueError(
+            "train_controlnet needs a Denoiser with a ControlNet (networks.build_controlnet)"
+        )
     model.requires_grad_(False)
     model.controlnet.requires_grad_(True)
     fit(model, replace(loss, controlled=1.0), latents, schedule, out, collate=list, preview=preview)

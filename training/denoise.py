@@ -1,4 +1,6 @@
-"""The denoising objective that the base and the ControlNet trainers share (Ho et al. 2020, with Min-SNR weights)."""
+"""The denoising objective that the base and the ControlNet trainers share (Ho et al. 2020, with
+Min-SNR weights).
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,21 @@ from .tokens import UNKNOWN, WordTokenizer
 
 
 class Denoiser(nn.Module):
-    """UNet, text encoder and, if given, a ControlNet under one forward, so that DDP sees every parameter used."""
+    """UNet, text encoder and, if given, a ControlNet under one forward, so that DDP sees every
+    parameter used.
+    """
 
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module, controlnet: nn.Module | None = None) -> None:
+    def __init__(
+        self, unet: nn.Module, text_encoder: nn.Module, controlnet: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.controlnet = unet, text_encoder, controlnet
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor, hint: Tensor | None = None) -> Tensor:
         """Noisy latents [B,4,h,w], steps [B], token ids [B,77] -> predicted noise [B,4,h,w].
 
-        The first len(hint) samples are controlled by `hint` [b,3,8h,8w] in 0..1, the others run free.
+        The first len(hint) samples are controlled by `hint` [b,3,8h,8w] in 0..1, the others run
+        free.
         """
         context = self.text_encoder(ids).last_hidden_state
         if hint is None or self.controlnet is None:
@@ -34,14 +41,22 @@ class Denoiser(nn.Module):
             return torch.cat((residual, residual.new_zeros(len(x) - b, *residual.shape[1:])))
 
         down, middle = [pad(r) for r in down], pad(middle)
-        return self.unet(x, t, context, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
+        return self.unet(
+            x,
+            t,
+            context,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        ).sample
 
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """Noise prediction on precomputed latents, weighted by min(SNR, gamma) / SNR (Hang et al. 2023).
+    """Noise prediction on precomputed latents, weighted by min(SNR, gamma) / SNR (Hang et al.
+    2023).
 
-    Items: {"latent" [4,h,w], "captions" {full, brief, ...}, and "hint" uint8 [3,8h,8w] if `controlled` > 0}.
+    Items: {"latent" [4,h,w], "captions" {full, brief, ...}, and "hint" uint8 [3,8h,8w] if
+    `controlled` > 0}.
     """
 
     tokenizer: WordTokenizer

@@ -1,8 +1,9 @@
-"""The one loop that all trainers share: seeded, resumable after a kill, with progress, loss curve, EMA and bf16.
+"""The one loop that all trainers share: seeded, resumable after a kill, with progress, loss curve,
+EMA and bf16.
 
 On several GPUs run it under `accelerate launch`: every process takes its share of each batch.
-Step n sees the same samples and the same noise however often training was interrupted before it, because both are drawn
-from (seed, n) and not from a stream.
+Step n sees the same samples and the same noise however often training was interrupted before it,
+because both are drawn from (seed, n) and not from a stream.
 """
 
 from __future__ import annotations
@@ -53,9 +54,13 @@ class Schedule:
 
 
 class _Batches:
-    """Index lists from step `start` on: every epoch a permutation drawn from (seed, epoch), no sample left out."""
+    """Index lists from step `start` on: every epoch a permutation drawn from (seed, epoch), no
+    sample left out.
+    """
 
-    def __init__(self, samples: int, schedule: Schedule, start: int, rank: int, processes: int) -> None:
+    def __init__(
+        self, samples: int, schedule: Schedule, start: int, rank: int, processes: int
+    ) -> None:
         self.samples, self.schedule, self.start = samples, schedule, start
         self.rank, self.processes = rank, processes
 
@@ -85,32 +90,46 @@ def fit(
     collate: Callable[[list], Any] | None = None,
     preview: Callable[[nn.Module, Path], None] | None = None,
 ) -> nn.Module:
-    """Train the parameters of `model` that require gradients; returns it with their moving average (EMA) in place.
+    """Train the parameters of `model` that require gradients; returns it with their moving average
+    (EMA) in place.
 
-    `loss(model, batch, generator)` is the mean loss of one batch; it takes all its noise from `generator` (CPU).
-    `out` receives checkpoints, loss.json, loss.png and whatever `preview(model, path prefix)` writes. Run again with
-    the same `out` to go on from the last checkpoint; Ctrl-C saves one first.
+    `loss(model, batch, generator)` is the mean loss of one batch; it takes all its noise from
+    `generator` (CPU).
+    `out` receives checkpoints, loss.json, loss.png and whatever `preview(model, path prefix)`
+    writes. Run again with the same `out` to go on from the last checkpoint; Ctrl-C saves one first.
     """
     accelerator = Accelerator(mixed_precision=schedule.precision)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
+        trainable, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=schedule.weight_decay, fused=True
     )
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
-    ema = EMAModel(trainable, decay=schedule.ema, use_ema_warmup=True, power=3 / 4)
+    ema = EMAModel(trainable, decay=schedule.ema, use_ema_warmup=True, power=3 / 4, foreach=True)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema, rates)
     start = _resume(accelerator, out)
     history = _read_history(out, start)
-    batches = _Batches(len(dataset), schedule, start, accelerator.process_index, accelerator.num_processes)  # type: ignore[arg-type]
-    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=schedule.workers)
-    bar = tqdm(loader, initial=start, total=schedule.steps, disable=not accelerator.is_main_process, mininterval=5)
+    batches = _Batches(
+        len(dataset), schedule, start, accelerator.process_index, accelerator.num_processes
+    )  # type: ignore[arg-type]
+    loader = DataLoader(
+        dataset, batch_sampler=batches, collate_fn=collate, num_workers=schedule.workers
+    )
+    bar = tqdm(
+        loader,
+        initial=start,
+        total=schedule.steps,
+        disable=not accelerator.is_main_process,
+        mininterval=5,
+    )
     step, pending = start, []
     model.train()
     try:
         for batch in bar:
-            g = torch.Generator().manual_seed((schedule.seed * 7919 + step) * 64 + accelerator.process_index)
+            g = torch.Generator().manual_seed(
+                (schedule.seed * 7919 + step) * 64 + accelerator.process_index
+            )
             with accelerator.autocast():
                 value = loss(wrapped, batch, g)
             accelerator.backward(value)
@@ -121,15 +140,18 @@ def fit(
             ema.step(trainable)
             step += 1
             pending.append(value.detach())
-            if step % 25 == 0 or step == schedule.steps:  # read losses seldom: each reading waits for the GPU
+            saves = step % schedule.save_every == 0 and step < schedule.steps
+            if (
+                saves or step % 25 == 0 or step == schedule.steps
+            ):  # seldom: each reading waits for the GPU
                 history += torch.stack(pending).float().tolist()
                 pending = []
                 bar.set_postfix(loss=f"{sum(history[-100:]) / len(history[-100:]):.4f}")
-            if step % schedule.save_every == 0 and step < schedule.steps:
+            if saves:
                 _save(accelerator, out, step, history)
                 _look(accelerator, model, trainable, ema, preview, out / f"step-{step:06d}")
     except KeyboardInterrupt:
-        history += torch.stack(pending).float().tolist() if pending else []
+        history += [float(v) for v in pending]
         _save(accelerator, out, step, history)
         log.warning("Stopped at step %d; run again with the same folder %s to go on.", step, out)
         raise
@@ -141,7 +163,14 @@ def fit(
     return model
 
 
-def _look(accelerator: Accelerator, model: nn.Module, trainable: list, ema: EMAModel, preview, prefix: Path) -> None:
+def _look(
+    accelerator: Accelerator,
+    model: nn.Module,
+    trainable: list,
+    ema: EMAModel,
+    preview,
+    prefix: Path,
+) -> None:
     """Let `preview` see the averaged weights, then go on with the trained ones."""
     if preview is None or not accelerator.is_main_process:
         return
@@ -194,7 +223,9 @@ def _write_history(out: Path, history: list[float]) -> None:
 
 
 def plot_loss(history: list[float], path: Path) -> None:
-    """The loss curve as a picture: every step faint, the running mean of a fiftieth of the run on top."""
+    """The loss curve as a picture: every step faint, the running mean of a fiftieth of the run on
+    top.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -205,7 +236,12 @@ def plot_loss(history: list[float], path: Path) -> None:
     mean = values.unfold(0, width, 1).mean(-1) if len(history) >= width and len(history) else values
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=100)
     axes.plot(values, color="0.8", linewidth=0.7, label="each step")
-    axes.plot(range(len(history) - len(mean) + 1, len(history) + 1), mean, color="#b5432b", label=f"mean of {width} steps")
+    axes.plot(
+        range(len(history) - len(mean) + 1, len(history) + 1),
+        mean,
+        color="#b5432b",
+        label=f"mean of {width} steps",
+    )
     if len(history) and float(values.min()) > 0:
         axes.set_yscale("log")
     axes.set_xlabel("step")

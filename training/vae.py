@@ -16,7 +16,8 @@ from .loop import Schedule, fit
 class VAELoss:
     """|decode(encode(x) + noise) - x|^2 plus a pull of the latents towards unit size.
 
-    The noise makes the decoder forgive what a denoiser leaves; the pull keeps latents from growing to escape it.
+    The noise makes the decoder forgive what a denoiser leaves; the pull keeps latents from growing
+    to escape it.
     """
 
     crop: int = 96  # pixels
@@ -27,7 +28,12 @@ class VAELoss:
         device = next(vae.parameters()).device
         x = torch.stack([self._crop(item["rgb"], g) for item in batch]).to(device)
         x = (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        return vae(x, self.noise * torch.randn(len(x), 4, self.crop // 8, self.crop // 8, generator=g).to(device), self.pull)
+        return vae(
+            x,
+            self.noise
+            * torch.randn(len(x), 4, self.crop // 8, self.crop // 8, generator=g).to(device),
+            self.pull,
+        )
 
     def _crop(self, picture: Tensor, g: torch.Generator) -> Tensor:
         y, x = (int(torch.randint(n - self.crop + 1, (), generator=g)) for n in picture.shape[-2:])
@@ -36,7 +42,9 @@ class VAELoss:
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder under one forward that gives the loss, so that DDP sees every parameter used."""
+    """Encoder and decoder under one forward that gives the loss, so that DDP sees every parameter
+    used.
+    """
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
@@ -49,8 +57,12 @@ class Autoencoder(nn.Module):
         return torch.nn.functional.mse_loss(back.float(), x) + pull * z.float().square().mean()
 
 
-def train_vae(vae: nn.Module, pictures: Dataset, schedule: Schedule, out: Path, *, loss: VAELoss | None = None) -> nn.Module:
-    """Train an AutoencoderTiny on `pictures` (items with "rgb" uint8 [3,H,W]); returns it with EMA weights."""
+def train_vae(
+    vae: nn.Module, pictures: Dataset, schedule: Schedule, out: Path, *, loss: VAELoss | None = None
+) -> nn.Module:
+    """Train an AutoencoderTiny on `pictures` (items with "rgb" uint8 [3,H,W]); returns it with EMA
+    weights.
+    """
     model = Autoencoder(vae.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     fit(model, loss or VAELoss(), pictures, schedule, out, collate=list)
     return vae
@@ -58,14 +70,20 @@ def train_vae(vae: nn.Module, pictures: Dataset, schedule: Schedule, out: Path, 
 
 @torch.no_grad()
 def latent_statistics(vae: nn.Module, pictures: Tensor) -> tuple[float, float]:
-    """(latent_scale, latent_shift) that give the latents of `pictures` [B,3,H,W] in -1..1 zero mean and unit variance."""
+    """(latent_scale, latent_shift) that give the latents of `pictures` [B,3,H,W] in -1..1 zero mean
+    and unit variance.
+    """
     z = torch.cat([vae.encode(x[None]).latents for x in pictures])
     return 1.0 / float(z.std()), float(z.mean())
 
 
 @torch.no_grad()
 def psnr(vae: nn.Module, pictures: Tensor) -> float:
-    """Mean peak signal-to-noise ratio in dB of a round trip through `vae`; pictures [B,3,H,W] in -1..1."""
-    back = torch.cat([vae.decode(vae.encode(x[None]).latents).sample for x in pictures]).clamp(-1, 1)
+    """Mean peak signal-to-noise ratio in dB of a round trip through `vae`; pictures [B,3,H,W] in
+    -1..1.
+    """
+    back = torch.cat([vae.decode(vae.encode(x[None]).latents).sample for x in pictures]).clamp(
+        -1, 1
+    )
     error = ((back - pictures) / 2).square().mean((1, 2, 3))
     return float((-10 * error.log10()).mean())
