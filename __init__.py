@@ -3,7 +3,7 @@
 WEB_DIRECTORY = "./web"
 
 
-def comfy_entrypoint():
+async def comfy_entrypoint():
     """Called once by ComfyUI. The host is imported here only, so the pack imports without one."""
     from comfy_api.latest import ComfyExtension
 

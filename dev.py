@@ -181,9 +181,13 @@ def again_inside(python: Path, host: Path | None = None) -> int:
 
 
 def load_pack() -> None:
-    """Import this checkout as the package `vitruvian`, whatever its folder is called."""
+    """Import this checkout as the package `vitruvian`, whatever its folder is called.
+
+    Its rooms must not be found under their bare names: ComfyUI owns the name `nodes`.
+    """
     if "vitruvian" in sys.modules:
         return
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT]
     spec = importlib.util.spec_from_file_location(
         "vitruvian", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
@@ -592,20 +596,20 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     command = [str(python), "-m", "pytest", *paths, *rest]
     code = subprocess.call(command, cwd=ROOT, env=environment)
     if missing:
-        print(f"Left out: tests/host, tests/server and tests/browser. {missing}")
+        print(missing)
     return code
 
 
 def bench(options: argparse.Namespace) -> int:
     """Run benchmarks/NAME.py and write its numbers as one flat JSON object."""
-    if not (ROOT / "benchmarks" / f"{options.name}.py").is_file():
-        names = ", ".join(sorted(file.stem for file in (ROOT / "benchmarks").glob("[!_]*.py")))
-        raise Trouble(f"There is no benchmark {options.name}. There are: {names or 'none yet'}.")
+    module = _offered("benchmark", options.name, _modules("benchmarks", "run"))
     if not (has_packages() and os.environ.get("COMFYUI_PATH")):
         host = find_host(options.host)
         return again_inside(host_environment(host), host)
     load_pack()
-    numbers = importlib.import_module(f"vitruvian.benchmarks.{options.name}").run(options.quick)
+    host = Path(os.environ["COMFYUI_PATH"])
+    open_host(host, base_directory(), *device_options(Path(sys.executable)))
+    numbers = importlib.import_module(f"vitruvian.{module}").run(options.quick)
     text = json.dumps(numbers, indent=2) + "\n"
     target = Path(options.json)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -617,14 +621,27 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Run training/NAME.py; also under `accelerate launch dev.py train NAME`."""
-    if not (ROOT / "training" / f"{options.name}.py").is_file():
-        raise Trouble(f"There is no training/{options.name}.py.")
+    """Run a trainer (mini: all the mini weights); also under `accelerate launch dev.py train`."""
+    trainers = {**_modules("training", "main"), "mini": "mini.recipes"}
+    module = _offered("trainer", options.name, trainers)
     if not has_packages():
         return again_inside(pins_environment())
     load_pack()
-    importlib.import_module(f"vitruvian.training.{options.name}").main(options.arguments)
+    importlib.import_module(f"vitruvian.{module}").main(options.arguments)
     return 0
+
+
+def _modules(room: str, function: str) -> dict[str, str]:
+    """name -> module, of the files of a room that have this function."""
+    files = sorted((ROOT / room).glob("*.py"))
+    offering = [file for file in files if f"\ndef {function}(" in file.read_text()]
+    return {file.stem: f"{room}.{file.stem}" for file in offering}
+
+
+def _offered(kind: str, name: str, modules: dict[str, str]) -> str:
+    if name not in modules:
+        raise Trouble(f"There is no {kind} {name}. There are: {', '.join(modules) or 'none yet'}.")
+    return modules[name]
 
 
 def lint(_: argparse.Namespace) -> int:
