@@ -10,7 +10,7 @@ FLAGS = (
 ).split()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: playwright's event loop would be in others' way
 def page(server, tmp_path_factory):
     """The front end, loaded, in a browser that has never been used."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
