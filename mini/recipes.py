@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from ..training import base, controlnet, convert, networks, preview, vae
 from ..training.denoise import Denoiser, DenoisingLoss
@@ -96,12 +97,16 @@ def encode_world(
 
 
 @torch.no_grad()
-def _encode(autoencoder: nn.Module, pictures: WorldDataset) -> Tensor:
+def _encode(autoencoder: nn.Module, pictures: WorldDataset, batch: int = 16) -> Tensor:
+    """Raw latents [N,4,h,w]; bf16 is a tenth of the autoencoder's own error and several times faster."""
+    device = next(autoencoder.parameters()).device
     found = []
-    for start in range(0, len(pictures), 32):
-        rows = range(start, min(start + 32, len(pictures)))
-        x = torch.stack([pictures[i]["rgb"] for i in rows]).float() / 127.5 - 1
-        found.append(autoencoder.encode(x.contiguous(memory_format=torch.channels_last)).latents)  # type: ignore[operator]
+    for start in tqdm(range(0, len(pictures), batch), desc="encode", mininterval=5):
+        rows = range(start, min(start + batch, len(pictures)))
+        x = torch.stack([pictures[i]["rgb"] for i in rows]).to(device).float() / 127.5 - 1
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            found.append(autoencoder.encode(x).latents.float().cpu())  # type: ignore[operator]
     return torch.cat(found)
 
 
