@@ -12,16 +12,14 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..mini import evaluate, posenet
 from ..mini.captions import scene_caption
-from ..mini.dataset import skeletons
+from ..mini.dataset import draw_hint
 from ..mini.recipes import save_sheet
-from ..mini.renderer import Render, render
-from ..mini.world import FULL, Scenes, sample_scenes
+from ..mini.renderer import render
+from ..mini.world import FULL, sample_scenes
 from ..models.mini import PICTURE_SIZE
-from ..models.pose import draw_people
 from ..training import convert, networks, preview, vae
 from . import host
 
@@ -38,7 +36,7 @@ def run(quick: bool) -> dict[str, float]:
     scenes = sample_scenes(count, UNSEEN, framing=FULL, people=1)
     truth = render(scenes)
     prompts = [scene_caption(scenes, i) for i in range(count)]
-    hints = torch.stack([_hint(i, scenes, truth) for i in range(count)])
+    hints = torch.stack([draw_hint(i, scenes, truth) for i in range(count)])
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
 
     start = time.perf_counter()
@@ -71,17 +69,13 @@ def run(quick: bool) -> dict[str, float]:
     }
 
 
-def _hint(scene: int, scenes: Scenes, truth: Render) -> Tensor:
-    return draw_people(skeletons(scene, scenes, truth), PICTURE_SIZE, PICTURE_SIZE).permute(2, 0, 1)
-
-
 def save_contact_sheet(loaded: host.Loaded) -> None:
     """16 unseen scenes of every kind, in columns of two: the pose and the picture made from it and
     the caption.
     """
     scenes = sample_scenes(SHEET, UNSEEN + 1)
     truth = render(scenes)
-    hints = torch.stack([_hint(i, scenes, truth) for i in range(SHEET)])
+    hints = torch.stack([draw_hint(i, scenes, truth) for i in range(SHEET)])
     made = host.pictures(
         loaded, [scene_caption(scenes, i) for i in range(SHEET)], hints, PICTURE_SIZE
     )

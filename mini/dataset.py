@@ -39,6 +39,12 @@ def skeletons(scene: int, scenes: Scenes, shown: Render, *, hands: bool = True) 
     )
 
 
+def draw_hint(scene: int, scenes: Scenes, shown: Render, *, hands: bool = True) -> Tensor:
+    """The picture [3,H,W] in 0..1 that a pose ControlNet reads for one scene."""
+    people = skeletons(scene, scenes, shown, hands=hands)
+    return draw_people(people, people.width, people.height).permute(2, 0, 1)
+
+
 def _to_bytes(pictures: Tensor) -> np.ndarray:
     return (pictures * 255).round().clamp(0, 255).byte().numpy()
 
@@ -51,8 +57,7 @@ def _write_shard(folder: Path, shard: int, seed: int, draw: dict) -> None:
     for i in range(SHARD):
         close = shown.body[scenes.people.scene == i, :, 2].sum() == 0  # only a hand to show
         hands = bool(close) or (i % 5 < 3)
-        people = skeletons(i, scenes, shown, hands=hands)
-        hints.append(draw_people(people, people.width, people.height).permute(2, 0, 1))
+        hints.append(draw_hint(i, scenes, shown, hands=hands))
     captions = [
         {
             "full": scene_caption(scenes, i),

@@ -9,6 +9,7 @@ A part is a sphere swept from `a` to `b` while its radius goes from `r[0]` to `r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -353,7 +354,7 @@ def _dress(p: People, j: dict[str, Tensor], parts: _Parts) -> None:
     )
 
     # Torso: cones side by side, so many that no crease shows.
-    cloth = {"pattern": p.top_pattern, "side": right}
+    cloth: dict[str, Any] = {"pattern": p.top_pattern, "side": right}
     width = 0.081 + 0.018 * man.float()
     for k in (-1.0, -0.5, 0.0, 0.5, 1.0):
         shoulder = (

@@ -1,5 +1,4 @@
-"""How the mini weights are made: `python3 dev.py train mini --work FOLDER` runs these steps in
-order.
+"""How the mini weights are made: `python3 dev.py train mini --work FOLDER`, step after step.
 
 Each step goes on from its last checkpoint; a finished one is over at once, because its checkpoint
 stands at the last step.
@@ -8,15 +7,16 @@ stands at the last step.
 from __future__ import annotations
 
 import argparse
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from diffusers import AutoencoderTiny
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -25,18 +25,26 @@ from ..training.denoise import Denoiser, DenoisingLoss
 from ..training.loop import Schedule
 from ..training.tokens import WordTokenizer
 from . import posenet
-from .dataset import WorldDataset, skeletons, write_world
+from .captions import scene_caption
+from .dataset import WorldDataset, draw_hint, write_world
 from .renderer import render
 from .world import FULL, sample_scenes
 
-log = logging.getLogger(__name__)
-
-SCENES = 12_288  # of the training world; their seeds start at WORLD_SEED
+SCENES = 8_960  # of the training world
+POSE_SCENES = 4_096  # of the pose network's world
 WORLD_SEED, POSE_SEED, VALIDATION_SEED = 1_000, 50_000, 900_000
+CONTROLLED = 0.5  # share of each batch of the base's training that sees its skeleton
 VAE_SCHEDULE = Schedule(steps=3000, batch=16, lr=1.2e-3, weight_decay=0.0, save_every=500)
-BASE_SCHEDULE = Schedule(steps=6000, batch=16, lr=6e-4, warmup=200, save_every=500)
+BASE_SCHEDULE = Schedule(steps=4200, batch=24, lr=7e-4, warmup=200, save_every=700)
 CONTROL_SCHEDULE = Schedule(steps=1500, batch=16, lr=4e-4, warmup=50, save_every=250)
 POSE_SCHEDULE = Schedule(steps=1500, batch=32, lr=2e-3, warmup=50, save_every=250)
+SCHEDULES = {
+    "posenet": POSE_SCHEDULE,
+    "vae": VAE_SCHEDULE,
+    "base": BASE_SCHEDULE,
+    "controlnet": CONTROL_SCHEDULE,
+}
+STEPS = tuple(SCHEDULES)
 SAMPLES_SHOWN = 8
 
 
@@ -67,18 +75,16 @@ class SinglePeople(Dataset):
         return {"rgb": item["rgb"], "body": torch.tensor(item["captions"]["bodies"][0])[:, :2]}
 
 
-def mini_vae(world: Path, out: Path, schedule: Schedule = VAE_SCHEDULE) -> nn.Module:
-    """Train the autoencoder on the world's pictures."""
-    torch.manual_seed(schedule.seed)
-    return vae.train_vae(networks.build_vae(), WorldDataset(world, names=("rgb",)), schedule, out)
+class Encoded(NamedTuple):
+    """Latents z = (encoder output - shift) * scale, of mean 0 and variance 1 over the world."""
+
+    data: LatentDataset
+    scale: float
+    shift: float
 
 
-def encode_world(
-    autoencoder: nn.Module, world: Path, out: Path
-) -> tuple[LatentDataset, float, float]:
-    """Encode every picture once; returns the data set, latent_scale and latent_shift. Kept in
-    `out`.
-    """
+def encode_world(autoencoder: AutoencoderTiny, world: Path, out: Path) -> Encoded:
+    """Encode every picture of `world` once; the latents are kept in `out`."""
     pictures = WorldDataset(world, names=("rgb",))
     file = out / f"latents-{len(pictures)}.npz"
     if not file.is_file():
@@ -89,16 +95,13 @@ def encode_world(
         np.savez(part, z=((latents - shift) * scale).half().numpy(), shift=shift, scale=scale)
         part.replace(file)
     kept = np.load(file)
-    return (
-        LatentDataset(WorldDataset(world, names=("hint",)), kept["z"]),
-        float(kept["scale"]),
-        float(kept["shift"]),
-    )
+    data = LatentDataset(WorldDataset(world, names=("hint",)), kept["z"])
+    return Encoded(data, float(kept["scale"]), float(kept["shift"]))
 
 
 @torch.no_grad()
-def _encode(autoencoder: nn.Module, pictures: WorldDataset, batch: int = 16) -> Tensor:
-    """Raw latents [N,4,h,w]; bf16 is a tenth of the autoencoder's own error and several times faster."""
+def _encode(autoencoder: AutoencoderTiny, pictures: WorldDataset, batch: int = 16) -> Tensor:
+    """Raw latents [N,4,h,w], in bf16: its error is far below the autoencoder's own."""
     device = next(autoencoder.parameters()).device
     found = []
     for start in tqdm(range(0, len(pictures), batch), desc="encode", mininterval=5):
@@ -106,45 +109,24 @@ def _encode(autoencoder: nn.Module, pictures: WorldDataset, batch: int = 16) -> 
         x = torch.stack([pictures[i]["rgb"] for i in rows]).to(device).float() / 127.5 - 1
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
-            found.append(autoencoder.encode(x).latents.float().cpu())  # type: ignore[operator]
+            found.append(autoencoder.encode(x).latents.float().cpu())
     return torch.cat(found)
 
 
-def build_denoiser(tokenizer: WordTokenizer, *, control: bool = True, seed: int = 0) -> Denoiser:
-    """Untrained UNet, text encoder and ControlNet of the mini family."""
-    torch.manual_seed(seed)
-    unet = networks.build_unet()
-    hinted = networks.build_controlnet(unet) if control else None
-    return Denoiser(unet, networks.build_text_encoder(len(tokenizer)), hinted).to(
-        memory_format=torch.channels_last
-    )  # type: ignore[call-overload]
-
-
-def show_samples(autoencoder: nn.Module, tokenizer: WordTokenizer, scale: float, shift: float):
-    """A `preview` for the loop: pictures of unseen scenes with their skeletons (above) and from
-    text alone (below).
+def show_samples(whole: convert.Checkpoint) -> Callable[[Denoiser, Path], None]:
+    """A `preview` for the loop, four rows: unseen scenes, their skeletons, pictures from skeleton
+    and text, pictures from text alone.
     """
     scenes = sample_scenes(SAMPLES_SHOWN, VALIDATION_SEED)
     truth = render(scenes)
-    from ..models.pose import draw_people
-    from .captions import scene_caption
-
-    hints = torch.stack(
-        [
-            draw_people(skeletons(i, scenes, truth), 192, 192).permute(2, 0, 1)
-            for i in range(SAMPLES_SHOWN)
-        ]
-    )
+    hints = torch.stack([draw_hint(i, scenes, truth) for i in range(SAMPLES_SHOWN)])
     prompts = [scene_caption(scenes, i) for i in range(SAMPLES_SHOWN)]
 
-    def show(model: nn.Module, prefix: Path) -> None:
-        whole = convert.Checkpoint(
-            model.unet, model.text_encoder, autoencoder, tokenizer.token_ids, scale, shift
-        )  # type: ignore[arg-type]
+    def show(model: Denoiser, prefix: Path) -> None:
         rows = [truth.rgb, hints]
         if model.controlnet is not None:
-            rows.append(preview.sample(whole, prompts, hints, model.controlnet))  # type: ignore[arg-type]
-        rows.append(preview.sample(whole, prompts))
+            rows.append(preview.sample(whole, prompts, hints, model.controlnet).cpu())
+        rows.append(preview.sample(whole, prompts).cpu())
         save_sheet(torch.cat(rows), prefix.with_suffix(".png"), columns=SAMPLES_SHOWN)
 
     return show
@@ -159,105 +141,79 @@ def save_sheet(pictures: Tensor, path: Path, *, columns: int) -> None:
     Image.fromarray((sheet * 255).round().clamp(0, 255).byte().numpy()).save(path)
 
 
+def mini_vae(world: Path, work: Path, schedule: Schedule = VAE_SCHEDULE) -> AutoencoderTiny:
+    """Train the autoencoder on the world's pictures."""
+    torch.manual_seed(schedule.seed)
+    pictures = WorldDataset(world, names=("rgb",))
+    return vae.train_vae(networks.build_vae(), pictures, vae.VAELoss(), schedule, work / "vae")
+
+
 def mini_base(
-    world: Path,
-    work: Path,
-    autoencoder: nn.Module,
-    schedule: Schedule = BASE_SCHEDULE,
-    *,
-    controlled: float = 0.5,
+    world: Path, work: Path, autoencoder: AutoencoderTiny, schedule: Schedule = BASE_SCHEDULE
 ) -> None:
-    """Train UNet, text encoder and pose ControlNet from scratch, together, and write both weight
-    files.
-    """
+    """Train UNet, text encoder and pose ControlNet from scratch, together; write both files."""
     tokenizer = WordTokenizer.from_file()
     data, scale, shift = encode_world(autoencoder, world, work / "latents")
-    model = build_denoiser(tokenizer, seed=schedule.seed)
-    loss = DenoisingLoss(tokenizer, controlled=controlled)
-    base.train_base(
-        model,
-        data,
-        loss,
-        schedule,
-        work / "base",
-        preview=show_samples(autoencoder, tokenizer, scale, shift),
-    )
-    convert.save_checkpoint(
-        preview.CHECKPOINT,
-        model.unet,
-        model.text_encoder,
-        autoencoder,
-        tokenizer.token_ids,
-        scale,
-        shift,
-    )
-    assert model.controlnet is not None
-    convert.save_controlnet(preview.POSE_CONTROLNET, model.controlnet)
+    torch.manual_seed(schedule.seed)
+    unet = networks.build_unet()
+    hinted = networks.build_controlnet(unet)
+    text = networks.build_text_encoder(len(tokenizer))
+    whole = convert.Checkpoint(unet, text, autoencoder, tokenizer.token_ids, scale, shift)
+    loss = DenoisingLoss(tokenizer, controlled=CONTROLLED)
+    model = Denoiser(unet, text, hinted)
+    base.train_base(model, data, loss, schedule, work / "base", preview=show_samples(whole))
+    convert.save_checkpoint(preview.CHECKPOINT, *whole)
+    convert.save_controlnet(preview.POSE_CONTROLNET, hinted)
 
 
 def mini_controlnet(world: Path, work: Path, schedule: Schedule = CONTROL_SCHEDULE) -> None:
-    """Train the pose ControlNet further on the committed base, which stays as it is."""
+    """Train the committed pose ControlNet further on the committed base, which stays as it is."""
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
-    data, scale, shift = encode_world(whole.vae, world, work / "latents")
-    start = (
-        convert.load_controlnet(preview.POSE_CONTROLNET)
-        if preview.POSE_CONTROLNET.is_file()
-        else networks.build_controlnet(whole.unet)
-    )
-    model = Denoiser(whole.unet, whole.text_encoder, start).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    hinted = convert.load_controlnet(preview.POSE_CONTROLNET)
+    data = encode_world(whole.vae, world, work / "latents").data
+    model = Denoiser(whole.unet, whole.text_encoder, hinted)
     controlnet.train_controlnet(
         model, data, DenoisingLoss(tokenizer), schedule, work / "controlnet",
-        preview=show_samples(whole.vae, tokenizer, scale, shift),
+        preview=show_samples(whole),
     )  # fmt: skip
-    convert.save_controlnet(preview.POSE_CONTROLNET, start)
+    convert.save_controlnet(preview.POSE_CONTROLNET, hinted)
 
 
-def mini_posenet(work: Path, schedule: Schedule = POSE_SCHEDULE, scenes: int = 4096) -> None:
-    """Train the instrument that measures poses."""
-    folder = work / "people"
-    write_world(folder, scenes, seed=POSE_SEED, framing=FULL, people=1)
-    people = SinglePeople(WorldDataset(folder, names=("rgb",)))
+def mini_posenet(work: Path, schedule: Schedule = POSE_SCHEDULE) -> None:
+    """Train the instrument that measures poses, on scenes of one whole person each."""
+    write_world(work / "people", POSE_SCENES, seed=POSE_SEED, framing=FULL, people=1)
+    people = SinglePeople(WorldDataset(work / "people", names=("rgb",)))
     posenet.save_posenet(posenet.train_posenet(people, schedule, work / "posenet"))
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`train mini`: all steps, or those named."""
+    """`train mini`: the named steps, by default all that make the weights from nothing."""
     parser = argparse.ArgumentParser(prog="dev.py train mini", description=__doc__)
-    parser.add_argument(
-        "--work", type=Path, required=True, help="folder for the world, checkpoints and curves"
-    )
+    parser.add_argument("step", nargs="*", help=f"of {', '.join(STEPS)}; {', '.join(STEPS[:3])}")
+    parser.add_argument("--work", type=Path, required=True, help="folder for world and checkpoints")
     parser.add_argument("--scenes", type=int, default=SCENES, help="scenes of the training world")
-    parser.add_argument(
-        "--steps", type=int, help="steps of the named step, instead of the recipe's"
-    )
+    parser.add_argument("--steps", type=int, help="length of the one named step")
     parser.add_argument("--precision", default="bf16", choices=("no", "bf16", "fp16"))
-    parser.add_argument(
-        "step",
-        nargs="*",
-        choices=["posenet", "vae", "base", "controlnet", []],
-        help="default: posenet, vae, base",
-    )
     chosen = parser.parse_args(arguments)
+    steps = chosen.step or STEPS[:3]
+    if unknown := set(steps) - set(STEPS):
+        parser.error(f"there is no step {', '.join(unknown)}; the steps are {', '.join(STEPS)}")
+    if chosen.steps and len(steps) > 1:
+        parser.error("--steps goes with one named step")
 
-    def schedule(recipe: Schedule) -> Schedule:
-        return replace(recipe, precision=chosen.precision, steps=chosen.steps or recipe.steps)
+    def plan(name: str) -> Schedule:
+        recipe = replace(SCHEDULES[name], precision=chosen.precision)
+        return replace(recipe, steps=chosen.steps) if chosen.steps and name in steps else recipe
 
-    steps = chosen.step or ["posenet", "vae", "base"]
     world = chosen.work / "world"
+    if "posenet" in steps:
+        mini_posenet(chosen.work, plan("posenet"))
     if set(steps) - {"posenet"}:
         write_world(world, chosen.scenes, seed=WORLD_SEED)
-    if "posenet" in steps:
-        mini_posenet(chosen.work, schedule(POSE_SCHEDULE))
-    if "vae" in steps or "base" in steps:
-        autoencoder = mini_vae(
-            world,
-            chosen.work / "vae",
-            schedule(VAE_SCHEDULE)
-            if "vae" in steps
-            else replace(VAE_SCHEDULE, precision=chosen.precision),
-        )
+    if {"vae", "base"} & set(steps):
+        autoencoder = mini_vae(world, chosen.work, plan("vae"))  # a trained one is over at once
         if "base" in steps:
-            mini_base(world, chosen.work, autoencoder, schedule(BASE_SCHEDULE))
+            mini_base(world, chosen.work, autoencoder, plan("base"))
     if "controlnet" in steps:
-        mini_controlnet(world, chosen.work, schedule(CONTROL_SCHEDULE))
+        mini_controlnet(world, chosen.work, plan("controlnet"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
 from torch.utils.data import Dataset
 
 from .denoise import Denoiser, DenoisingLoss
@@ -19,7 +18,7 @@ def train_base(
     schedule: Schedule,
     out: Path,
     *,
-    preview: Callable[[nn.Module, Path], None] | None = None,
+    preview: Callable[[Denoiser, Path], None] | None = None,
 ) -> Denoiser:
     """Train UNet and text encoder, and the ControlNet beside them if `model` has one and
     `loss.controlled` > 0.

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
 from torch.utils.data import Dataset
 
 from .denoise import Denoiser, DenoisingLoss
@@ -20,7 +19,7 @@ def train_controlnet(
     schedule: Schedule,
     out: Path,
     *,
-    preview: Callable[[nn.Module, Path], None] | None = None,
+    preview: Callable[[Denoiser, Path], None] | None = None,
 ) -> Denoiser:
     """Train only `model.controlnet`; the UNet and the text encoder stay as they are. Returns
     `model` with EMA weights.

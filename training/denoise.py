@@ -17,15 +17,14 @@ from .tokens import UNKNOWN, WordTokenizer
 
 
 class Denoiser(nn.Module):
-    """UNet, text encoder and, if given, a ControlNet under one forward, so that DDP sees every
-    parameter used.
-    """
+    """UNet, text encoder and, if given, a ControlNet under one forward, as DDP needs it."""
 
     def __init__(
         self, unet: nn.Module, text_encoder: nn.Module, controlnet: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.controlnet = unet, text_encoder, controlnet
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor, hint: Tensor | None = None) -> Tensor:
         """Noisy latents [B,4,h,w], steps [B], token ids [B,77] -> predicted noise [B,4,h,w].

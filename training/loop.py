@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,15 @@ class _Batches:
 
 
 def fit(
-    model: nn.Module,
+    model: Model,
     loss: Callable[[nn.Module, Any, torch.Generator], Tensor],
     dataset: Dataset,
     schedule: Schedule,
     out: Path,
     *,
     collate: Callable[[list], Any] | None = None,
-    preview: Callable[[nn.Module, Path], None] | None = None,
-) -> nn.Module:
+    preview: Callable[[Model, Path], None] | None = None,
+) -> Model:
     """Train the parameters of `model` that require gradients; returns it with their moving average
     (EMA) in place.
 
@@ -110,9 +111,9 @@ def fit(
     accelerator.register_for_checkpointing(ema, rates)
     start = _resume(accelerator, out)
     history = _read_history(out, start)
-    batches = _Batches(
-        len(dataset), schedule, start, accelerator.process_index, accelerator.num_processes
-    )  # type: ignore[arg-type]
+    samples = len(dataset)  # type: ignore[arg-type]
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    batches = _Batches(samples, schedule, start, rank, processes)
     loader = DataLoader(
         dataset, batch_sampler=batches, collate_fn=collate, num_workers=schedule.workers
     )
@@ -193,7 +194,9 @@ def _save(accelerator: Accelerator, out: Path, step: int, history: list[float]) 
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _write_history(out, history)
-        if not final.exists():
+        if final.exists():  # a finished run was started again
+            shutil.rmtree(part)
+        else:
             os.replace(part, final)
         for old in sorted(out.glob("checkpoint-*"))[:-1]:
             shutil.rmtree(old)

@@ -92,7 +92,9 @@ def sample(
 @torch.no_grad()
 def decode(model: Checkpoint, latents: Tensor) -> Tensor:
     """Normalised latents [B,4,h,w] -> pictures [B,3,8h,8w] in 0..1."""
-    pictures = model.vae.decode(latents / model.latent_scale + model.latent_shift).sample
+    device = next(model.vae.parameters()).device  # a trainer keeps its autoencoder where it was
+    z = latents.to(device) / model.latent_scale + model.latent_shift
+    pictures = model.vae.decode(z).sample
     return (pictures / 2 + 0.5).clamp(0, 1)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -42,11 +43,9 @@ class VAELoss:
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder under one forward that gives the loss, so that DDP sees every parameter
-    used.
-    """
+    """Encoder and decoder under one forward that gives the loss, as DDP needs it."""
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: AutoencoderTiny) -> None:
         super().__init__()
         self.vae = vae
 
@@ -58,32 +57,18 @@ class Autoencoder(nn.Module):
 
 
 def train_vae(
-    vae: nn.Module, pictures: Dataset, schedule: Schedule, out: Path, *, loss: VAELoss | None = None
-) -> nn.Module:
-    """Train an AutoencoderTiny on `pictures` (items with "rgb" uint8 [3,H,W]); returns it with EMA
-    weights.
-    """
-    model = Autoencoder(vae.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-    fit(model, loss or VAELoss(), pictures, schedule, out, collate=list)
-    return vae
+    vae: AutoencoderTiny, pictures: Dataset, loss: VAELoss, schedule: Schedule, out: Path
+) -> AutoencoderTiny:
+    """Train `vae` on pictures (items with "rgb" uint8 [3,H,W]); returns it with EMA weights."""
+    vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fit(Autoencoder(vae), loss, pictures, schedule, out, collate=list)
+    return vae.eval()
 
 
 @torch.no_grad()
-def latent_statistics(vae: nn.Module, pictures: Tensor) -> tuple[float, float]:
-    """(latent_scale, latent_shift) that give the latents of `pictures` [B,3,H,W] in -1..1 zero mean
-    and unit variance.
-    """
-    z = torch.cat([vae.encode(x[None]).latents for x in pictures])
-    return 1.0 / float(z.std()), float(z.mean())
-
-
-@torch.no_grad()
-def psnr(vae: nn.Module, pictures: Tensor) -> float:
-    """Mean peak signal-to-noise ratio in dB of a round trip through `vae`; pictures [B,3,H,W] in
-    -1..1.
-    """
-    back = torch.cat([vae.decode(vae.encode(x[None]).latents).sample for x in pictures]).clamp(
-        -1, 1
-    )
+def psnr(vae: AutoencoderTiny, pictures: Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB of the round trip of pictures [B,3,H,W] in -1..1."""
+    back = torch.cat([vae.decode(vae.encode(x[None]).latents).sample for x in pictures])
+    back = back.clamp(-1, 1)
     error = ((back - pictures) / 2).square().mean((1, 2, 3))
     return float((-10 * error.log10()).mean())

@@ -223,7 +223,7 @@ def test_same_picture_as_the_preview(host, own, files):
 def test_lora_keys(host):
     unet = comfy.lora.model_lora_keys_unet(host[0].model, {})
     text = comfy.lora.model_lora_keys_clip(host[1].cond_stage_model, {})
-    assert "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k" in unet
+    assert "lora_unet_input_blocks_3_1_transformer_blocks_0_attn2_to_k" in unet
     assert "lora_te_text_model_encoder_layers_2_self_attn_q_proj" in text
 
 
