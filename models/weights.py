@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 PREFIX = "vitruvian."  # of our keys in the metadata
@@ -53,7 +53,7 @@ def save(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(stored, part, metadata=facts)
+        part.write_bytes(serialize(stored, facts))  # save_file makes files nobody else may read
         os.replace(part, path)
     except (OSError, SafetensorError) as failure:
         raise OSError(
