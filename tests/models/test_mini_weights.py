@@ -1,0 +1,46 @@
+"""The committed mini weights: small enough, and good on scenes never trained on."""
+
+import pytest
+import torch
+from vitruvian.mini import evaluate, posenet, renderer, world
+from vitruvian.mini.captions import scene_caption
+from vitruvian.mini.dataset import draw_hint
+from vitruvian.training import convert, preview, vae
+
+COUNT = 8
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    drawn = world.sample_scenes(COUNT, 3_000_000, framing=world.FULL, people=1)
+    return drawn, renderer.render(drawn)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return convert.load_checkpoint(preview.CHECKPOINT)
+
+
+def test_they_fit_into_the_pack():
+    files = (preview.CHECKPOINT, preview.POSE_CONTROLNET)
+    assert sum(file.stat().st_size for file in files) <= 28e6
+
+
+def test_the_autoencoder_keeps_the_picture(scenes, whole):
+    assert vae.psnr(whole.vae, scenes[1].rgb * 2 - 1) > 28
+
+
+def test_latents_have_the_size_the_noise_schedule_expects(scenes, whole):
+    z = preview.encode(whole, scenes[1].rgb)
+    assert 0.8 < float(z.std()) < 1.2 and abs(float(z.mean())) < 0.2
+
+
+def test_the_control_puts_joints_where_the_skeleton_has_them(scenes, whole):
+    drawn, truth = scenes
+    prompts = [scene_caption(drawn, i) for i in range(COUNT)]
+    hints = torch.stack([draw_hint(i, drawn, truth) for i in range(COUNT)])
+    net, control = posenet.load_posenet(), convert.load_controlnet(preview.POSE_CONTROLNET)
+    posed = evaluate.pck(net, preview.sample(whole, prompts, hints, control, steps=10), truth)
+    free = evaluate.pck(net, preview.sample(whole, prompts, steps=10), truth)
+    assert evaluate.pck(net, truth.rgb, truth) > 0.9
+    assert posed > free + 0.2
