@@ -35,7 +35,7 @@ POSE_SCENES = 3_072  # of the pose network's world
 WORLD_SEED, POSE_SEED, VALIDATION_SEED = 1_000, 50_000, 900_000
 CONTROLLED = 0.5  # share of each batch of the base's training that sees its skeleton
 VAE_SCHEDULE = Schedule(steps=3000, batch=16, lr=1.2e-3, weight_decay=0.0, save_every=500)
-BASE_SCHEDULE = Schedule(steps=4200, batch=24, lr=7e-4, warmup=200, save_every=700)
+BASE_SCHEDULE = Schedule(steps=4500, batch=24, lr=7e-4, warmup=200, save_every=700)
 CONTROL_SCHEDULE = Schedule(steps=1500, batch=16, lr=4e-4, warmup=50, save_every=250)
 POSE_SCHEDULE = Schedule(steps=1000, batch=32, lr=2e-3, warmup=50, save_every=250)
 SCHEDULES = {
