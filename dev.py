@@ -695,6 +695,9 @@ def main() -> int:
     return options.function(options)
 
 
+if __name__ == "__mp_main__":  # a worker process of a trainer, which looks for the same package
+    load_pack()
+
 if __name__ == "__main__":
     try:
         sys.exit(main())

@@ -174,3 +174,11 @@ def test_the_autoencoders_loss_counts_the_round_trip():
     value = measure(net, _batch(2), torch.Generator().manual_seed(0))
     value.backward()
     assert value.isfinite() and all(p.grad is not None for p in net.parameters())
+
+
+def test_the_mini_recipe_runs_from_the_command_line(tmp_path):
+    short = ["--work", str(tmp_path), "--scenes", "1", "--steps", "1"]
+    command = [sys.executable, str(ROOT / "dev.py"), "train", "mini", "vae", *short]
+    assert subprocess.call(command, timeout=300) == 0
+    assert (tmp_path / "vae" / "checkpoint-000001").is_dir()
+    assert (tmp_path / "vae" / "loss.png").is_file()
