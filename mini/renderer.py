@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from .backgrounds import paint_backgrounds
-from .figure import BASE_STATURE, LABELS, Figures, build_figures
+from .figure import BASE_STATURE, Figures, build_figures
 from .world import FULL, HAND, UPPER, Scenes
 
 TILE = 16
@@ -320,6 +320,3 @@ def _visibility(
     if own_face:
         found[:, [0, 14, 15, 16, 17]] &= front[:, [0, 14, 15, 16, 17]]
     return inside & front, found.float()
-
-
-__all__ = ["LABELS", "Render", "cone_depth", "render", "weave"]

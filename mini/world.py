@@ -7,7 +7,7 @@ an index into the tables below, so that captions, renderer and evaluation read t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -387,8 +387,3 @@ def _hold_up(limbs: Tensor, wobble: Tensor) -> Tensor:
     held = limbs.clone()
     held[:, [1, 3]] = up
     return held
-
-
-def with_people(scenes: Scenes, people: People) -> Scenes:
-    """The same scenes with other people in them (an edited copy of `scenes.people`)."""
-    return replace(scenes, people=people)
