@@ -102,7 +102,8 @@ def test_a_constant_loss_and_one_step_can_be_plotted(tmp_path):
 
 def _batch(n: int) -> list[dict]:
     g = torch.Generator().manual_seed(0)
-    words = {"full": "a woman with red shoes, in a park", "brief": "a man"}
+    body = [[8.0 + i, 60.0, 1.0] for i in range(18)]
+    words = {"full": "a woman with red shoes, in a park", "brief": "a man", "bodies": [body]}
     return [
         {
             "latent": torch.randn(4, 8, 8, generator=g),
@@ -153,6 +154,15 @@ def test_an_exact_prediction_has_no_loss_and_zero_has_the_snr_weight():
     assert float(measure(Exact(0.0), batch, torch.Generator().manual_seed(1))) == pytest.approx(
         1.0, abs=0.05
     )
+
+
+def test_the_loss_looks_at_joints_first():
+    body = [[0.0, 0.0, 0.0]] * 17 + [[100.0, 60.0, 1.0]]
+    near = denoise.nearness([body], 24, 16)
+    y, x = divmod(int(near.argmax()), 16)
+    assert (x, y) == (12, 7) and near[7, 12] > 0.9 > 0.1 > near[:, :4].max()
+    assert not denoise.nearness([[[0.0, 0.0, 0.0]] * 18], 24, 16).any()
+    assert not denoise.nearness([], 24, 16).any()
 
 
 def test_captions_are_dropped_and_shortened_as_asked():
