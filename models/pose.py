@@ -30,13 +30,14 @@ LIMBS = (
 BONES = tuple((0 if i % 4 == 1 else i - 1, i) for i in range(1, 21))  # five fingers from the wrist
 
 
-def _hues(n: int) -> list[tuple[int, ...]]:
+def hues(n: int) -> list[tuple[int, ...]]:
+    """n colours around the circle, 0..255."""
     return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(i / n, 1, 1)) for i in range(n)]
 
 
-JOINT_COLORS = _hues(18)
+JOINT_COLORS = hues(18)
 LIMB_COLORS = [tuple(int(0.6 * c) for c in color) for color in JOINT_COLORS[:17]]
-BONE_COLORS = _hues(20)
+BONE_COLORS = hues(20)
 HAND_COLOR = (0, 0, 255)
 FACE_COLOR = (255, 255, 255)
 
@@ -91,6 +92,19 @@ def on_canvas(people: People, width: int, height: int) -> People:
     """The same people with their points scaled to another canvas size."""
     scale = torch.tensor([width / people.width, height / people.height, 1.0])
     return people_of((points * scale for points in people[:5]), width, height)
+
+
+def covering(people: People, width: int, height: int) -> People:
+    """The same people scaled to cover another canvas, and centred on it: what the host does with a
+    hint whose proportions are not the picture's.
+    """
+    scale = max(width / people.width, height / people.height)
+    middle = torch.tensor([people.width, people.height, 0.0]) / 2
+    shift = torch.tensor([width, height, 0.0]) / 2
+    grow = torch.tensor([scale, scale, 1.0])
+    parts = ((points - middle) * grow + shift for points in people[:5])
+    parts = (points * (old[..., 2:] > 0) for points, old in zip(parts, people[:5], strict=True))
+    return people_of(parts, width, height)
 
 
 def pick(people: People, which: Sequence[int]) -> People:

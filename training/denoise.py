@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ class Denoiser(nn.Module):
         super().__init__()
         self.unet, self.text_encoder, self.controlnet = unet, text_encoder, controlnet
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._calls = (unet, text_encoder, controlnet)  # a tuple: not modules a second time
+        # a tuple, so that they are not counted as modules a second time
+        self._calls: tuple[Any, ...] = (unet, text_encoder, controlnet)
 
     def compile_networks(self) -> None:
         """Train through torch.compile; the modules stay plain for previews and for saving."""

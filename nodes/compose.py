@@ -1,0 +1,289 @@
+"""A prompt and a pose for every person (FineControlNet)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..host import compose as host
+from ..models import compose, pose
+from ..models.compose import Instance
+from .pose import _pose_input, _read, _size, _size_inputs, _speaking_for
+
+Instances = io.Custom("VITRUVIAN_INSTANCES")
+CATEGORY = "Vitruvian/compose"
+MEAN, SCENE = "mean of the people", "the positive prompt"
+MODES = [host.EXACT, host.LAYERS, host.COUPLE]
+
+
+def _chain_input() -> io.Input:
+    return Instances.Input(
+        "instances", optional=True, tooltip="Instances before this one; it is added behind them."
+    )
+
+
+class VitruvianInstance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianInstance",
+            display_name="Instance",
+            category=CATEGORY,
+            description="One person of a picture: their own prompt, and where they are.",
+            inputs=[
+                io.Conditioning.Input(
+                    "conditioning", tooltip="The prompt for this person, with the setting in it."
+                ),
+                io.Int.Input(
+                    "person", default=1, min=0, max=99,
+                    tooltip="Number of the person in the pose, 1 is the leftmost. 0: somebody or "
+                    "something without a skeleton, placed by the mask alone.",
+                ),
+                io.Int.Input(
+                    "order", default=0, min=-99, max=99,
+                    tooltip="Who is in front where people overlap: the higher number. With equal "
+                    "numbers the smaller person is.",
+                ),
+                io.Float.Input(
+                    "weight", default=1.0, min=0.01, max=10.0, step=0.01,
+                    tooltip="Of this person where people meet: above 1 they take more room.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True,
+                    tooltip="The person's own area. Without it, the body around the skeleton.",
+                ),
+                _chain_input(),
+            ],
+            outputs=[
+                Instances.Output("chain", "instances", tooltip="All instances up to this one.")
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, conditioning: Any, person: int, order: int, weight: float,
+        mask: torch.Tensor | None = None, instances: tuple[Instance, ...] = (),
+    ) -> io.NodeOutput:  # fmt: skip
+        with _speaking_for("Instance"):
+            _check_conditioning(conditioning)
+        area = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
+        made = Instance(conditioning, person, area, order, weight)
+        return io.NodeOutput((*instances, made))
+
+
+def _check_conditioning(conditioning: Any) -> None:
+    if len(conditioning) != 1:
+        raise ValueError(
+            f"the input 'conditioning' has {len(conditioning)} parts, but a person has one prompt: "
+            "connect a CLIP Text Encode node without Conditioning Combine behind it."
+        )
+    kept = set(conditioning[0][1]) & {"control", "area", "mask", "hooks", "gligen"}
+    if kept:
+        raise ValueError(
+            f"the input 'conditioning' carries '{min(kept)}', which a person's prompt can not. "
+            "Connect the plain prompt; ControlNets and masks go to Compose Instances."
+        )
+
+
+class VitruvianInstancesFromText(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        line = {"multiline": True, "dynamic_prompts": True}
+        return io.Schema(
+            node_id="VitruvianInstancesFromText",
+            display_name="Instances from Text",
+            category=CATEGORY,
+            description="A line of text for each person, from left to right.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the checkpoint."),
+                io.String.Input(
+                    "people", tooltip="One line per person, the leftmost first.", **line
+                ),
+                io.String.Input(
+                    "setting", default="", tooltip="Where they are: goes into every prompt.", **line
+                ),
+                io.String.Input(
+                    "quality", default="best quality",
+                    tooltip="Goes to the end of every prompt.",
+                ),
+                _chain_input(),
+            ],
+            outputs=[Instances.Output("chain", "instances", tooltip="One instance per line.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, clip: Any, people: str, setting: str, quality: str,
+        instances: tuple[Instance, ...] = (),
+    ) -> io.NodeOutput:  # fmt: skip
+        lines = [line.strip() for line in people.splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(
+                "Instances from Text: the input 'people' is empty. Write one line per person."
+            )
+        first = max((instance.person for instance in instances), default=0) + 1
+        made = [
+            Instance(clip.encode_from_tokens_scheduled(clip.tokenize(text)), first + number)
+            for number, text in enumerate(_prompt(line, setting, quality) for line in lines)
+        ]
+        return io.NodeOutput((*instances, *made))
+
+
+def _prompt(person: str, setting: str, quality: str) -> str:
+    """ "{person} {setting}, {quality}", as the paper's prompts are put together."""
+    setting = " ".join(setting.split())
+    return ", ".join(part for part in (f"{person} {setting}".strip(), quality.strip()) if part)
+
+
+class VitruvianComposeInstances(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.01}
+        return io.Schema(
+            node_id="VitruvianComposeInstances",
+            display_name="Compose Instances",
+            category=CATEGORY,
+            description="Gives every person in the picture their own prompt and their own pose "
+            "(FineControlNet). Connect all three outputs to the sampler.",
+            inputs=[
+                io.Model.Input("model", tooltip="SD1.5, SD2.x or SDXL."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The prompt of the whole picture: used for the background "
+                    "if asked for, and before 'start' and after 'end'.",
+                ),
+                io.Conditioning.Input("negative", tooltip="What the picture must not show."),
+                Instances.Input("instances", tooltip="The people, from Instance nodes."),
+                _pose_input(tooltip="Their poses. Each person needs an instance."),
+                io.ControlNet.Input("control_net", tooltip="A pose (OpenPose) ControlNet."),
+                io.Combo.Input(
+                    "mode", options=MODES, default=host.EXACT,
+                    tooltip="exact: the paper's method, one pass per person. layers: people mixed "
+                    "after every block, more alike. couple: one pass for all, fastest, with "
+                    "prompts kept apart in the cross-attention alone.",
+                ),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=10.0, step=0.01,
+                    tooltip="Of the ControlNet.",
+                ),
+                io.Float.Input(
+                    "harmony", default=0.5,
+                    tooltip="Share of the steps, the last ones, in which people who overlap blend. "
+                    "Before that every place belongs to one person.", **share,
+                ),
+                io.Float.Input(
+                    "dilation", default=0.06,
+                    tooltip="How far a person's area reaches beyond the body, as a share of their "
+                    "height.", **share,
+                ),
+                io.Float.Input(
+                    "start", default=0.0, tooltip="Share of the sampling before people are "
+                    "composed.", **share,
+                ),
+                io.Float.Input(
+                    "end", default=1.0, tooltip="Share of the sampling after which they are no "
+                    "longer.", **share,
+                ),
+                io.Combo.Input(
+                    "background", options=[MEAN, SCENE], default=MEAN,
+                    tooltip="What paints the places where nobody is: all people's prompts alike, "
+                    "or the positive prompt (one more pass).",
+                ),
+                io.Boolean.Input(
+                    "shared_negative", default=True,
+                    tooltip="One pass for the negative prompt with everybody's skeleton, and not "
+                    "one per person: nearly halves the time.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("composed", "model", tooltip="To the sampler."),
+                io.Conditioning.Output("with_people", "positive", tooltip="To the sampler."),
+                io.Conditioning.Output("without", "negative", tooltip="To the sampler."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: Any, positive: Any, negative: Any, instances: tuple[Instance, ...], pose: Any,
+        control_net: Any, mode: str, strength: float, harmony: float, dilation: float,
+        start: float, end: float, background: str, shared_negative: bool,
+    ) -> io.NodeOutput:  # fmt: skip
+        with _speaking_for("Compose Instances"):
+            if end <= start:
+                raise ValueError(f"'end' ({end:g}) must be greater than 'start' ({start:g}).")
+            figures = compose.cast(instances, _read(pose)[0])
+            composition = host.Composition(
+                people=tuple(instance.conditioning[0] for instance in instances),
+                masks=partial(_areas, instances, figures, dilation),
+                hint=partial(_hint, figures),
+                order=tuple(instance.order for instance in instances),
+                mode=mode,
+                harmony=harmony,
+                scene=background == SCENE,
+                shared_negative=shared_negative,
+                start=start,
+                end=end,
+            )
+            composed = host.compose_model(model, composition)
+            control = host.ComposedControl(control_net, composition, strength)
+        return io.NodeOutput(composed, *host.attach(control, positive, negative))
+
+
+def _areas(
+    instances: Sequence[Instance], figures: pose.People, dilation: float, width: int, height: int
+) -> torch.Tensor:
+    shown = pose.covering(figures, width, height)
+    return compose.areas(instances, shown, width, height, dilation)
+
+
+def _hint(figures: pose.People, person: int, width: int, height: int) -> torch.Tensor:
+    shown = figures if person == host.MERGED else pose.pick(figures, [person])
+    return pose.draw_people(pose.covering(shown, width, height), width, height)
+
+
+class VitruvianInstancePreview(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianInstancePreview",
+            display_name="Instance Preview",
+            category=CATEGORY,
+            description="Shows who owns which part of the picture.",
+            inputs=[
+                Instances.Input("instances", tooltip="The people, from Instance nodes."),
+                _pose_input(tooltip="Their poses."),
+                *_size_inputs(),
+                io.Float.Input(
+                    "dilation", default=0.06, min=0.0, max=1.0, step=0.01,
+                    tooltip="As in Compose Instances.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "image", tooltip="Each person's area in a colour of its own, with their "
+                    "number and skeleton. Dark: nobody's.",
+                ),
+                io.Mask.Output("masks", tooltip="One mask per person: the places they own."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, instances: tuple[Instance, ...], pose: Any, width: int, height: int, dilation: float
+    ) -> io.NodeOutput:
+        with _speaking_for("Instance Preview"):
+            frames = _read(pose)
+            figures = compose.cast(instances, frames[0])
+        size = _size(frames, width, height)
+        occupied = _areas(instances, figures, dilation, *size)
+        order = [instance.order for instance in instances]
+        owned = compose.hard_shares(occupied, order)[:, 0, 0] * (occupied.amax(0) > 0)
+        picture = compose.draw_shares(owned, _hint(figures, host.MERGED, *size))
+        return io.NodeOutput(picture[None], owned, ui=ui.PreviewImage(picture[None], cls=cls))
+
+
+NODES: list[type[io.ComfyNode]] = [
+    VitruvianInstance, VitruvianInstancesFromText, VitruvianComposeInstances,
+    VitruvianInstancePreview,
+]  # fmt: skip

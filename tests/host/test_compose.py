@@ -1,0 +1,188 @@
+"""Composition on the real host: against plain ControlNet, a slow reference, and misuse."""
+
+import comfy.controlnet
+import comfy.samplers
+import pytest
+import torch
+from vitruvian.host import compose as host
+from vitruvian.host.registration import register
+from vitruvian.models import compose, pose
+from vitruvian.nodes import compose as ours
+
+import nodes as core
+
+register()
+SIZE = 128
+
+
+@pytest.fixture(scope="module")
+def loaded(mini_weights):
+    with torch.inference_mode():
+        model, clip, vae = core.CheckpointLoaderSimple().load_checkpoint(
+            "vitruvian_mini.safetensors"
+        )[:3]
+        controlnet = core.ControlNetLoader().load_controlnet("vitruvian_mini_openpose.safetensors")
+    return model, clip, vae, controlnet[0]
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+def figure(x, tall=0.8, y=0.1):
+    """A standing person: 18 points on a 128 x 128 canvas, flat."""
+    shape = [
+        (0, 0.08), (0, 0.2), (-0.1, 0.2), (-0.13, 0.36), (-0.13, 0.5), (0.1, 0.2), (0.13, 0.36),
+        (0.13, 0.5), (-0.06, 0.52), (-0.06, 0.75), (-0.06, 1), (0.06, 0.52), (0.06, 0.75),
+        (0.06, 1), (-0.02, 0.06), (0.02, 0.06), (-0.05, 0.07), (0.05, 0.07),
+    ]  # fmt: skip
+    points = [(x + tall * a * 0.7, y + tall * b, 1.0) for a, b in shape]
+    return {"pose_keypoints_2d": [v for a, b, c in points for v in (a * SIZE, b * SIZE, c)]}
+
+
+def poses(*places):
+    return [{"people": [figure(x) for x in places], "canvas_width": SIZE, "canvas_height": SIZE}]
+
+
+def text(loaded, words):
+    return core.CLIPTextEncode().encode(loaded[1], words)[0]
+
+
+def cast(loaded, *prompts):
+    return tuple(compose.Instance(text(loaded, p), k) for k, p in enumerate(prompts, 1))
+
+
+SETTINGS = {
+    "mode": "exact", "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start": 0.0, "end": 1.0,
+    "background": ours.MEAN, "shared_negative": True,
+}  # fmt: skip
+
+
+def composed(loaded, instances, keypoints, **changes):
+    model, _, _, controlnet = loaded
+    positive, negative = text(loaded, "two people, in a park"), text(loaded, "")
+    return ours.VitruvianComposeInstances.execute(
+        model, changes.pop("positive", positive), changes.pop("negative", negative), instances,
+        keypoints, controlnet, **{**SETTINGS, **changes},
+    ).result  # fmt: skip
+
+
+def sample(model, positive, negative, *, steps=2, cfg=4.0, sampler="euler", batch=1, size=SIZE):
+    latent = {"samples": torch.zeros(batch, 4, size // 8, SIZE // 8)}
+    return core.common_ksampler(
+        model, 7, steps, cfg, sampler, "normal", positive, negative, latent
+    )[0]["samples"]
+
+
+TWO = ("a man with a red top, in a park", "a woman with a blue top, in a park")
+
+
+@pytest.mark.parametrize("mode", ["exact", "layers", "couple"])
+def test_one_person_is_plain_controlnet_bit_for_bit(loaded, mode):
+    one = cast(loaded, TWO[0])
+    hint = pose.draw_people(pose.read_poses(poses(0.5))[0], SIZE, SIZE)[None]
+    positive, negative = core.ControlNetApplyAdvanced().apply_controlnet(
+        one[0].conditioning, text(loaded, ""), loaded[3], hint, 1.0, 0.0, 1.0
+    )
+    plain = sample(loaded[0], positive, negative)
+    assert torch.equal(sample(*composed(loaded, one, poses(0.5), mode=mode)), plain)
+
+
+@pytest.mark.parametrize("mode", ["exact", "layers", "couple"])
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"cfg": 1.0}, {"batch": 2}, {"sampler": "dpmpp_2m_sde"}, {"size": 104}],
+    ids=["plain", "cfg 1", "batch", "sde", "odd size"],
+)
+def test_two_people_sample_and_repeat(loaded, mode, how):
+    made = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7), mode=mode)
+    first = sample(*made, **how)
+    assert first.isfinite().all() and torch.equal(first, sample(*made, **how))
+    other = composed(loaded, cast(loaded, *TWO[::-1]), poses(0.3, 0.7), mode=mode)
+    assert not torch.equal(first, sample(*other, **how))
+
+
+def slow_exact(unet, net, x, t, texts, hints, shares):
+    """The released default, one person after the other (methods file, section 2.4)."""
+    from comfy.ldm.modules.diffusionmodules.openaimodel import (
+        forward_timestep_embed,
+        timestep_embedding,
+    )
+
+    n = len(texts)
+    emb = unet.time_embed(timestep_embedding(t, unet.model_channels).to(x.dtype))
+    controls = [
+        net(x=x, hint=h[None], timesteps=t, context=c) for h, c in zip(hints, texts, strict=True)
+    ]
+    streams, skips = [x] * n, [[] for _ in range(n)]
+    for block in unet.input_blocks:
+        for i in range(n):
+            streams[i] = forward_timestep_embed(block, streams[i], emb, texts[i])
+            skips[i].append(streams[i])
+    for i in range(n):
+        streams[i] = forward_timestep_embed(unet.middle_block, streams[i], emb, texts[i])
+        streams[i] = streams[i] + controls[i]["middle"][0]
+    coarsest = streams[0].shape[-2:]
+    for j, block in enumerate(unet.output_blocks):
+        residuals = [c["output"][-1 - j] for c in controls]
+        if residuals[0].shape[-2:] != coarsest:
+            weights = compose.resize(shares, *residuals[0].shape[-2:])
+            mixed = sum(w[0] * r for w, r in zip(weights, residuals, strict=True))
+            residuals = [mixed] * n
+        for i in range(n):
+            joined = torch.cat((streams[i], skips[i].pop() + residuals[i]), 1)
+            size = skips[i][-1].shape if skips[i] else None
+            streams[i] = forward_timestep_embed(block, joined, emb, texts[i], output_shape=size)
+    return unet.out(sum(w[0] * h for w, h in zip(shares, streams, strict=True)))
+
+
+def test_exact_equals_a_slow_loop_over_people(loaded):
+    model, _, _, controlnet = loaded
+    instances, keypoints = cast(loaded, *TWO), poses(0.3, 0.6)
+    made, positive, negative = composed(loaded, instances, keypoints, harmony=0.0)
+    seen = []
+
+    def spy(executor, x, t, *args, **kwargs):
+        out = executor(x, t, *args, **kwargs)
+        seen.append((x, t, out))
+        return out
+
+    made = made.clone()
+    wrappers = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+    made.wrappers[wrappers] = {"spy": [spy], **made.wrappers[wrappers]}  # outside ours
+    sample(made, positive, negative, steps=1, cfg=1.0)
+    x, sigma, denoised = seen[0]
+    sampling = model.model.model_sampling
+    people = compose.cast(instances, pose.read_poses(keypoints)[0])
+    occupied = compose.occupancies(
+        compose.areas(instances, people, SIZE, SIZE, 0.06), SIZE // 8, SIZE // 8
+    )
+    shares = compose.hard_shares(occupied, [0, 0])
+    hints = [pose.draw_people(pose.pick(people, [i]), SIZE, SIZE).movedim(-1, 0) for i in range(2)]
+    eps = slow_exact(
+        model.model.diffusion_model, controlnet.control_model,
+        sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(),
+        [i.conditioning[0][0] for i in instances], hints, shares,
+    )  # fmt: skip
+    expected = sampling.calculate_denoised(sigma, eps, x)
+    error = (denoised - expected).norm() / (x - expected).norm()
+    assert float(error) < 1e-4
+
+
+def test_misuse_says_what_to_mend(loaded):
+    instances = cast(loaded, *TWO)
+    model, positive, negative = composed(loaded, instances, poses(0.3, 0.7))
+    plain = text(loaded, "a park")
+    with pytest.raises(ValueError, match="Connect the outputs 'positive' and 'negative'"):
+        sample(model, plain, plain)
+    with pytest.raises(ValueError, match="already composes"):
+        host.compose_model(model, None)
+    with pytest.raises(ValueError, match="person 3 of the pose .* has no instance"):
+        composed(loaded, instances, poses(0.2, 0.5, 0.8))
+    with pytest.raises(ValueError, match="the pose has 1 people"):
+        composed(loaded, instances, poses(0.5))
+    area = core.ConditioningSetArea().append(positive, 64, 64, 0, 0, 1.0)[0]
+    with pytest.raises(ValueError, match="Remove the area"):
+        sample(model, area, negative)

@@ -1,0 +1,126 @@
+"""Who owns which cell: the invariants."""
+
+import pytest
+import torch
+from vitruvian.models import compose, pose
+
+
+def occupied(n=3, side=12):
+    g = torch.Generator().manual_seed(0)
+    return (torch.rand(n, side, side, generator=g) - 0.4).clamp(min=0)
+
+
+@pytest.mark.parametrize("scene", [False, True])
+@pytest.mark.parametrize("size", [(12, 12), (6, 6), (5, 7), (1, 1)])
+def test_shares_sum_to_one_on_every_grid(scene, size):
+    for shares in (
+        compose.hard_shares(occupied(), [0, 0, 0], scene=scene),
+        compose.soft_shares(occupied(), scene=scene),
+    ):
+        total = compose.resize(shares, *size).sum(0)
+        torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_a_tie_goes_to_the_artists_order_then_the_smaller_then_the_first():
+    both = torch.zeros(2, 4, 4)
+    both[0], both[1, :2] = 1, 1  # the second covers less
+    assert compose.hard_shares(both, [0, 0])[1, 0, 0, 0, 0] == 1
+    assert compose.hard_shares(both, [1, 0])[0, 0, 0, 0, 0] == 1
+    alike = torch.ones(2, 4, 4)
+    assert compose.precedence(alike, [0, 0]) == [0, 1]
+    assert (compose.soft_shares(alike) == 0.5).all()
+
+
+def test_nobodys_cells_belong_to_all_or_to_the_scene():
+    empty = torch.zeros(3, 4, 4)
+    for shares in (compose.hard_shares(empty, [0] * 3), compose.soft_shares(empty)):
+        torch.testing.assert_close(shares, torch.full_like(shares, 1 / 3))
+    for shares in (
+        compose.hard_shares(empty, [0] * 3, scene=True), compose.soft_shares(empty, scene=True)
+    ):  # fmt: skip
+        torch.testing.assert_close(shares[-1], torch.ones_like(shares[-1]), atol=1e-3, rtol=0)
+
+
+def test_swapping_people_swaps_their_shares():
+    there = occupied()
+    order = torch.tensor([2, 0, 1])
+    for shares in (lambda o: compose.hard_shares(o, [0] * 3), compose.soft_shares):
+        assert torch.equal(shares(there[order]), shares(there)[order])
+
+
+def test_composing_equal_streams_changes_nothing():
+    shares = compose.soft_shares(occupied())
+    h = torch.randn(2, 8, 12, 12)
+    torch.testing.assert_close(compose.compose(h.repeat(3, 1, 1, 1), shares), h)
+    tokens = h.flatten(2).mT
+    mixed = compose.compose_tokens(tokens.repeat(3, 1, 1), shares, 12, 12)
+    torch.testing.assert_close(mixed, tokens)
+
+
+def test_tokens_are_composed_as_their_grid_is():
+    shares = compose.hard_shares(occupied(), [0, 0, 0])
+    h = torch.randn(6, 8, 6, 6)
+    mixed = compose.compose_tokens(h.flatten(2).mT, shares, 6, 6)
+    torch.testing.assert_close(mixed.mT.unflatten(2, (6, 6)), compose.compose(h, shares))
+
+
+def test_only_the_coarsest_residuals_stay_private():
+    shares = compose.hard_shares(occupied(2), [0, 0])
+    fine, coarse = torch.randn(2, 4, 12, 12), torch.randn(2, 4, 3, 3)
+    shared, private = compose.share_residuals([fine, coarse], shares)
+    assert torch.equal(private, coarse) and torch.equal(shared[0], shared[1])
+    assert compose.share_residuals([None, coarse], shares)[0] is None
+
+
+def people(n):
+    body = torch.rand(n, 18, 3).clamp(min=0.1) * torch.tensor([20.0, 100.0, 1.0])
+    body[..., 0] += 30 * torch.arange(n).flip(0)[:, None]  # listed right to left
+    parts = (torch.zeros(n, k, 3) for k in (21, 21, 70, 6))
+    return pose.people_of([body, *parts], 128, 128)
+
+
+def test_instances_find_their_person_from_the_left():
+    there = people(2)
+    figures = compose.cast([compose.Instance(None, 2), compose.Instance(None, 1)], there)
+    assert torch.equal(figures.body, there.body)
+
+
+@pytest.mark.parametrize(
+    "numbers, message",
+    [
+        ([1], "person 2 of the pose .* has no instance"),
+        ([1, 3], "the pose has 2 people"),
+        ([1, 1], "more than one instance"),
+        ([1, 0], "neither a person nor a mask"),
+    ],
+)
+def test_wrong_numbers_say_how_to_correct_them(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        compose.cast([compose.Instance(None, n) for n in numbers], people(2))
+
+
+def test_an_own_mask_and_its_weight_make_the_area():
+    figures = people(1)
+    half = torch.zeros(10, 10)
+    half[:, :5] = 1
+    instance = compose.Instance(None, 1, half, weight=0.5)
+    area = compose.areas([instance], figures, 64, 64, 0.05)
+    assert area.shape == (1, 64, 64)
+    assert (area[0, :, :20] == 0.5).all() and not area[0, :, 44:].any()
+
+
+def test_a_pose_covers_another_canvas_as_the_host_crops_a_hint():
+    one = people(1)
+    wide = pose.covering(one, 256, 128)
+    assert (wide.width, wide.height) == (256, 128)
+    torch.testing.assert_close(wide.body[..., 0], one.body[..., 0] * 2)
+    torch.testing.assert_close(wide.body[..., 1], one.body[..., 1] * 2 - 64)
+
+
+def test_the_picture_of_shares_shows_every_owner():
+    owned = torch.zeros(2, 64, 64)
+    owned[0, :, :30], owned[1, :, 34:] = 1, 1
+    picture = compose.draw_shares(owned, torch.zeros(64, 64, 3))
+    assert picture.shape == (64, 64, 3)
+    assert not torch.allclose(picture[5, 5], picture[5, 60])
+    assert picture[5, 32].max() < 0.15
