@@ -14,6 +14,7 @@ from .world import COLOURS, PATTERNS, Scenes
 
 GARMENTS = {"top": TOP, "bottom": BOTTOM, "shoes": SHOES, "hat": HAT}
 LEAST_PIXELS = 12  # a garment smaller than this is not judged
+ALONE_MARGIN = 6
 PCK_SHARE = 0.05  # of the figure's height
 
 
@@ -88,6 +89,36 @@ def pck(net: PoseNet, pictures: Tensor, truth: Render) -> float:
     off = (found - truth.body[..., :2]).norm(dim=-1)
     near = off <= PCK_SHARE * truth.height[:, None]
     return float(near[truth.body_visible].float().mean())
+
+
+def pck_each(net: PoseNet, pictures: Tensor, scenes: Scenes, truth: Render) -> float:
+    """`pck` for scenes of several people: each is looked at alone, everything farther than
+    ALONE_MARGIN pixels from their true body painted over with the picture's mean colour.
+    """
+    alone = []
+    for i in range(len(scenes.people)):
+        scene = int(scenes.people.scene[i])
+        body = (truth.instance[scene] == i)[None].float()
+        near = torch.nn.functional.max_pool2d(body, 2 * ALONE_MARGIN + 1, 1, ALONE_MARGIN) > 0
+        picture = pictures[scene]
+        alone.append(torch.where(near, picture, picture.mean((1, 2), keepdim=True)))
+    return pck(net, torch.stack(alone), truth)
+
+
+def seam_contrast(pictures: Tensor, owners: Tensor, free: Tensor) -> float:
+    """Contrast across the borders of people's regions over that elsewhere: 1 is no seam.
+
+    pictures [B,3,H,W]; owners [B,H,W], who owns each pixel; free [B,H,W], bool: only pixels where
+    nobody is count, because a body's own outline is no seam.
+    """
+    across, elsewhere = [], []
+    for axis in (-2, -1):
+        step = pictures.diff(dim=axis).abs().mean(1)
+        border = owners.diff(dim=axis) != 0
+        nobody = free.unfold(axis, 2, 1).all(-1)
+        across.append(step[nobody & border])
+        elsewhere.append(step[nobody & ~border])
+    return float(torch.cat(across).mean() / torch.cat(elsewhere).mean())
 
 
 def _erode(mask: Tensor) -> Tensor:

@@ -118,3 +118,38 @@ def test_named_colours_are_read_back_from_true_pictures_and_not_from_others():
 def test_at_least_the_promised_variety():
     assert len(world.ACTIONS) >= 12 and len(world.PATTERNS) >= 5 and len(world.BACKGROUNDS) >= 8
     assert len(set(a.phrase for a in world.ACTIONS.values())) == len(world.ACTIONS)
+
+
+def test_a_seam_is_seen_only_where_regions_meet_and_nobody_is():
+    owners = torch.zeros(1, 32, 32, dtype=torch.long)
+    owners[:, :, 16:] = 1
+    free = torch.ones(1, 32, 32, dtype=torch.bool)
+    even = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.1
+    torn = even + 0.3 * owners[:, None]
+    assert evaluate.seam_contrast(even, owners, free) == pytest.approx(1, abs=0.3)
+    assert evaluate.seam_contrast(torn, owners, free) > 5
+    free[:, :, 10:22] = False  # somebody stands on the border
+    free[:, :4] = True
+    torn[:, :, :4] = even[:, :, :4]
+    assert evaluate.seam_contrast(torn, owners, free) == pytest.approx(1, abs=0.4)
+
+
+def test_people_are_looked_at_one_by_one():
+    scenes = world.sample_scenes(2, 5, framing=0, people=2)
+    truth = renderer.render(scenes)
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, pictures):
+            seen.append(pictures)
+            return torch.zeros(len(pictures), 18, 48, 48)
+
+    evaluate.pck_each(Spy(), truth.rgb, scenes, truth)
+    pictures = torch.cat(seen)
+    assert len(pictures) == 4
+    for i, picture in enumerate(pictures):
+        scene = int(scenes.people.scene[i])
+        own = truth.instance[scene] == i
+        other = (truth.instance[scene] >= 0) & ~own
+        assert torch.equal(picture[:, own], truth.rgb[scene][:, own])
+        assert (picture[:, other] != truth.rgb[scene][:, other]).float().mean() > 0.5
