@@ -18,6 +18,8 @@ from ..models.pose import People
 PoseKeypoint = io.Custom("POSE_KEYPOINT")
 BoundingBox = io.Custom("BOUNDING_BOX")  # an own class in newer hosts only
 CATEGORY = "Vitruvian/pose"
+EXAMPLES = Path(__file__).parent.parent / "workflows" / "poses"
+EXAMPLE_MARK = " [example]"
 STOP, LEAVE_EMPTY = "stop with an error", "leave the frame empty"
 
 
@@ -167,12 +169,13 @@ class LoadPose(io.ComfyNode):
             node_id="VitruvianLoadPose",
             display_name="Load Pose",
             category=CATEGORY,
-            description="Loads OpenPose JSON from ComfyUI's input folder, or what Save Pose saved.",
+            description="Loads OpenPose JSON from ComfyUI's input folder, what Save Pose saved, or "
+            "an example.",
             inputs=[
                 io.Combo.Input(
                     "file", options=_pose_files(),
-                    tooltip="A .json file in ComfyUI/input, or one marked [output] in "
-                    "ComfyUI/output.",
+                    tooltip="A .json file in ComfyUI/input, one marked [output] in "
+                    "ComfyUI/output, or one of Vitruvian's, marked [example].",
                 ),
             ],
             outputs=[PoseKeypoint.Output("pose", tooltip="All frames of the file, in pixels.")],
@@ -199,10 +202,14 @@ class LoadPose(io.ComfyNode):
 
 
 def _pose_files() -> list[str]:
-    """Names of all .json files below the input and output folders, as the host writes them."""
-    places = (folder_paths.get_input_directory(), ""), (
-        folder_paths.get_output_directory(), " [output]",
-    )  # fmt: skip
+    """Names of all .json files below the input and output folders, as the host writes them, and
+    of the examples.
+    """
+    places = (
+        (folder_paths.get_input_directory(), ""),
+        (folder_paths.get_output_directory(), " [output]"),
+        (EXAMPLES, EXAMPLE_MARK),
+    )
     return [
         path.relative_to(folder).as_posix() + mark
         for folder, mark in places
@@ -214,6 +221,8 @@ def _pose_files() -> list[str]:
 def _pose_path(file: str | None) -> Path:
     """The file of a name from _pose_files. Raises ValueError if it is not there or outside."""
     name, folder = folder_paths.annotated_filepath(file or "")
+    if name.endswith(EXAMPLE_MARK):
+        name, folder = name.removesuffix(EXAMPLE_MARK), str(EXAMPLES)
     folder = os.path.abspath(folder or folder_paths.get_input_directory())
     path = Path(os.path.abspath(os.path.join(folder, name.strip())))
     if not path.is_relative_to(folder) or not path.is_file() or path.suffix.lower() != ".json":

@@ -105,9 +105,20 @@ def test_load_follows_the_content():
     assert marks[0] != marks[1] == marks[2]
 
 
+def test_load_pose_offers_examples():
+    name = "two people.json [example]"
+    assert name in nodes._pose_files()
+    (frame,) = run(nodes.LoadPose, file=name).result[0]
+    assert len(frame["people"]) == 2
+
+
 @pytest.mark.parametrize(
-    "file", ["none.json", "../secret.json", "/etc/passwd", "", None, "../../x.json [output]", "."]
-)
+    "file",
+    [
+        "none.json", "../secret.json", "/etc/passwd", "", None, "../../x.json [output]", ".",
+        "../api/two_people.json [example]",
+    ],
+)  # fmt: skip
 def test_files_not_there_or_outside_are_refused(file):
     assert "no such .json file" in nodes.LoadPose.validate_inputs(file)
     with pytest.raises(ValueError, match="Load Pose: the input 'file'"):
