@@ -42,8 +42,8 @@ POSE_SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=50, save_every=25
 SCHEDULES = {
     "vae": VAE_SCHEDULE,
     "base": BASE_SCHEDULE,
-    "posenet": POSE_SCHEDULE,
     "further": FURTHER_SCHEDULE,
+    "posenet": POSE_SCHEDULE,
     "controlnet": CONTROL_SCHEDULE,
 }
 STEPS = tuple(SCHEDULES)
@@ -242,13 +242,13 @@ def mini_posenet(work: Path, schedule: Schedule = POSE_SCHEDULE) -> None:
 def main(arguments: Sequence[str]) -> None:
     """`train mini`: the named steps, by default all that make the weights from nothing."""
     parser = argparse.ArgumentParser(prog="dev.py train mini", description=__doc__)
-    parser.add_argument("step", nargs="*", help=f"of {', '.join(STEPS)}; {', '.join(STEPS[:3])}")
+    parser.add_argument("step", nargs="*", help=f"of {', '.join(STEPS)}; {', '.join(STEPS[:4])}")
     parser.add_argument("--work", type=Path, required=True, help="folder for world and checkpoints")
     parser.add_argument("--scenes", type=int, default=SCENES, help="scenes of the training world")
     parser.add_argument("--steps", type=int, help="length of the one named step")
     parser.add_argument("--precision", default="bf16", choices=("no", "bf16", "fp16"))
     chosen = parser.parse_args(arguments)
-    steps = chosen.step or STEPS[:3]
+    steps = chosen.step or STEPS[:4]
     if unknown := set(steps) - set(STEPS):
         parser.error(f"there is no step {', '.join(unknown)}; the steps are {', '.join(STEPS)}")
     if chosen.steps and len(steps) > 1:
