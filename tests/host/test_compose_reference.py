@@ -36,7 +36,9 @@ def networks():
     )
 
 
-def epsilon(networks, mode, x, shares, contexts, hints, strength=1.5, sigma=SIGMA):
+def epsilon(
+    networks, mode, x, shares, contexts, hints, strength=1.5, sigma=SIGMA, negative=None
+):  # fmt: skip
     """What the network predicts for x [B,4,h,w] as it sees it, one chunk, given shares."""
     model, controlnet = networks
     people = len(contexts)
@@ -51,7 +53,8 @@ def epsilon(networks, mode, x, shares, contexts, hints, strength=1.5, sigma=SIGM
     control.pre_run(model.model, model.model.model_sampling.percent_to_sigma)
     plan = host.Plan(
         composition, tuple(c[None] for c in contexts), (None,) * people, control,
-        {"one": host.PEOPLE}, shares, shares, -1.0, 1e9, -1.0,
+        {"one": host.PEOPLE if negative is None else host.NEGATIVE},
+        shares, shares, -1.0, 1e9, -1.0,
     )  # fmt: skip
     composed = host.compose_model(model, composition)
     wrappers = composed.get_all_wrappers(WrappersMP.APPLY_MODEL)
@@ -63,8 +66,9 @@ def epsilon(networks, mode, x, shares, contexts, hints, strength=1.5, sigma=SIGM
     with torch.inference_mode():
         t = torch.full((len(x),), sigma)
         denoised = model.model.apply_model(
-            noisy, t, c_crossattn=contexts[:1].repeat(len(x), 1, 1), transformer_options=options
-        )
+            noisy, t, c_crossattn=contexts[:1] if negative is None else negative,
+            transformer_options=options,
+        )  # fmt: skip
     return (noisy - denoised) / sigma
 
 
@@ -89,6 +93,33 @@ def test_one_person_alone(networks, numbers, mode, name):
         numbers["in.context_f16"][:1].float(), numbers["in.hint_u8"][:1].movedim(1, -1) / 255,
     )  # fmt: skip
     assert distance(found, numbers[f"out.{name}.n1"]) < 1e-4
+
+
+@pytest.mark.parametrize("mode, name", [("exact", "h_control"), ("layers", "h_all")])
+def test_two_pictures_with_masks_of_their_own(networks, numbers, mode, name):
+    for image, people in enumerate(([0, 1], [2, 0])):
+        found = epsilon(
+            networks, mode, numbers["b2.x"][image : image + 1],
+            numbers["b2.mask"][:, image : image + 1], numbers["in.context_f16"][people].float(),
+            numbers["in.hint_u8"][people].movedim(1, -1) / 255,
+        )  # fmt: skip
+        assert distance(found, numbers[f"b2.{name}"][image : image + 1]) < 1e-4
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_trajectory(networks, numbers, step):
+    alpha = float(numbers["traj.alphas_cumprod_f64"][step])
+    shares = numbers["norm.hard" if step < 2 else "norm.harmony"]
+    given = (
+        numbers["traj.x"][step], shares, numbers["in.context_f16"].float(),
+        numbers["in.hint_u8"].movedim(1, -1) / 255, 1.5, ((1 - alpha) / alpha) ** 0.5,
+    )  # fmt: skip
+    positive = epsilon(networks, "exact", *given)
+    negative = epsilon(
+        networks, "exact", *given, negative=numbers["in.neg_context_f16"].float()
+    )  # fmt: skip
+    assert distance(positive, numbers["traj.e_cond"][step]) < 1e-4
+    assert distance(negative, numbers["traj.e_uncond"][step]) < 1e-4
 
 
 def test_the_shares_of_recorded_occupancies(numbers):
