@@ -186,3 +186,94 @@ def test_misuse_says_what_to_mend(loaded):
     area = core.ConditioningSetArea().append(positive, 64, 64, 0, 0, 1.0)[0]
     with pytest.raises(ValueError, match="Remove the area"):
         sample(model, area, negative)
+
+
+@pytest.mark.parametrize("mode", ["exact", "layers", "couple"])
+def test_another_packs_attention_patch_sees_whole_chunks(loaded, mode):
+    """IPAdapter and its like reckon with rows = latent batch x len(cond_or_uncond)."""
+    model, positive, negative = composed(
+        loaded, cast(loaded, *TWO), poses(0.3, 0.7), mode=mode, background=ours.SCENE
+    )
+    seen = set()
+
+    def patch(n, extra):
+        seen.add((len(n), len(extra["cond_or_uncond"])))
+        return n
+
+    model = model.clone()
+    model.set_model_attn1_output_patch(patch)
+    model.set_model_attn2_output_patch(patch)
+    sample(model, positive, negative, batch=2, steps=1)
+    assert seen and all(rows == 2 * chunks for rows, chunks in seen)
+
+
+@pytest.mark.parametrize("mode", ["exact", "couple"])
+def test_a_second_controlnet_before_or_behind_adds_to_ours(loaded, mode):
+    instances, keypoints = cast(loaded, *TWO), poses(0.3, 0.7)
+    hint = pose.draw_people(pose.read_poses(poses(0.5))[0], SIZE, SIZE)[None]
+    apply = core.ControlNetApplyAdvanced().apply_controlnet
+
+    def run(strength, before):
+        given = text(loaded, "a park"), text(loaded, "")
+        if before:
+            given = apply(*given, loaded[3], hint, strength, 0.0, 1.0)
+        made = composed(
+            loaded, instances, keypoints, mode=mode, positive=given[0], negative=given[1]
+        )
+        if not before:
+            made = (made[0], *apply(*made[1:], loaded[3], hint, strength, 0.0, 1.0))
+        return sample(*made)
+
+    without, before, behind = run(0.0, True), run(0.7, True), run(0.7, False)
+    torch.testing.assert_close(before, behind)
+    assert not torch.allclose(without, before, atol=0.1)
+
+
+def test_an_inpainting_mask_keeps_what_it_covers_not(loaded):
+    made = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7))
+    mask = torch.zeros(1, SIZE, SIZE)
+    mask[..., : SIZE // 2] = 1
+    latent = {"samples": torch.randn(1, 4, SIZE // 8, SIZE // 8), "noise_mask": mask}
+    done = core.common_ksampler(
+        made[0], 7, 2, 4.0, "euler", "normal", made[1], made[2], latent, denoise=1.0
+    )[0]["samples"]
+    right = (..., slice(SIZE // 16, None))
+    torch.testing.assert_close(done[right], latent["samples"][right], atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(done, latent["samples"], atol=0.1)
+
+
+def test_outside_start_and_end_the_positive_prompt_paints_alone(loaded):
+    instances, keypoints = cast(loaded, *TWO), poses(0.3, 0.7)
+    model, positive, negative = composed(loaded, instances, keypoints, start=0.99, end=1.0)
+    early = sample(model, positive, negative, steps=1)
+    plain = sample(loaded[0], text(loaded, "two people, in a park"), text(loaded, ""), steps=1)
+    torch.testing.assert_close(early, plain)
+
+
+def test_split_batches_give_the_same_picture(loaded, monkeypatch):
+    made = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7))
+    together = sample(*made)
+    rows, apply_model = [], made[0].model.apply_model
+    monkeypatch.setattr(made[0].model, "memory_required", lambda *_, **__: 1e18)
+    monkeypatch.setattr(
+        made[0].model,
+        "apply_model",
+        lambda x, *a, **k: rows.append(len(x)) or apply_model(x, *a, **k),
+    )
+    torch.testing.assert_close(sample(*made), together, atol=1e-3, rtol=1e-3)
+    assert set(rows) == {1}
+
+
+def test_a_lora_before_or_behind_is_the_same_and_is_felt(loaded):
+    instances, keypoints = cast(loaded, *TWO), poses(0.3, 0.7)
+    key = "diffusion_model.middle_block.1.proj_in.weight"
+    shape = loaded[0].model.diffusion_model.middle_block[1].proj_in.weight.shape
+    patch = {key: (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)}
+    before = loaded[0].clone()
+    before.add_patches(patch, 0.2)
+    first = composed((before, *loaded[1:]), instances, keypoints)
+    behind = composed(loaded, instances, keypoints)
+    model = behind[0].clone()
+    model.add_patches(patch, 0.2)
+    assert torch.equal(sample(*first), sample(model, *behind[1:]))
+    assert not torch.allclose(sample(*first), sample(*behind), atol=1e-2)
