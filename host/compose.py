@@ -1,7 +1,8 @@
 """Composition of people as patches of the host's UNet: streams, shares, control per person.
 
 How a picture goes: `ComposedControl` rides on the conditioning, so that the host loads, starts and
-cleans up the ControlNet by its own rules. Three wrappers ride on the model:
+cleans up the ControlNet by its own rules. Four wrappers ride on the model:
+  PREPARE_SAMPLING  tells the host how much memory the streams need
   OUTER_SAMPLE    puts the people's conditionings beside positive and negative, so that the host
                   encodes them as its own (SDXL's size embeddings included)
   SAMPLER_SAMPLE  reads what the host made of them into a Plan
@@ -315,7 +316,7 @@ def _apply_streams(
     """
     options = transformer_options or {}
     plan: Plan | None = options.get(KEY)
-    sigma = float(t.max())  # the one reading per call of the network
+    sigma = float(t.max()) if plan else 0.0  # the one reading per call of the network
     if plan is None or not plan.last <= sigma <= plan.first:
         return executor(x, t, c_concat, c_crossattn, control, options, **extra)
     chunks = len(options["uuids"])
@@ -436,13 +437,13 @@ def _composing(unet: Any, mode: str, layout: Layout, shares: Tensor) -> Iterator
 
     Hooks, and not the object patches that every other pack would have to share.
     """
-    rows = layout.chunk_rows()
+    rows = layout.chunk_rows().to(shares.device)  # once per call, not per block
 
     def mix(_, inputs):
         return (layout.mix(inputs[0], shares),)
 
     def spread(_, __, output):
-        return output[rows.to(output.device)]
+        return output[rows]
 
     def mix_and_spread(_, __, output):
         return spread(_, __, layout.mix(output, shares))
@@ -463,10 +464,10 @@ def _patches(
 ) -> dict[str, list]:
     """The model's own patches and, where the mode asks for them, ours beside them."""
     patches = dict(options.get("patches", {}))
-    rows = layout.chunk_rows()
+    rows = layout.chunk_rows().to(shares.device)  # once per call, not per block
 
     def everywhere(h: Tensor) -> Tensor:
-        return layout.mix(h, shares)[rows.to(h.device)]
+        return layout.mix(h, shares)[rows]
 
     if plan.composition.mode == LAYERS:
 
@@ -501,7 +502,7 @@ def _couple(
         tuple(Stream(k, i, None) for k, p in enumerate(people) for i in (texts if p else [None])),
         batch,
     )
-    rows = inner.chunk_rows()
+    rows = inner.chunk_rows().to(shares.device)
 
     def part(n, keys, values, extra):
         """A second pack's patch may have changed the other chunks' keys: those stay as they are."""
@@ -514,7 +515,7 @@ def _couple(
 
         extra["cond_or_uncond"] = [extra["cond_or_uncond"][s.chunk] for s in inner.streams]
         spread_keys = spread(keys)
-        return n[rows.to(n.device)], spread_keys, spread_keys if values is keys else spread(values)
+        return n[rows], spread_keys, spread_keys if values is keys else spread(values)
 
     def join(n, extra):
         extra["cond_or_uncond"] = options["cond_or_uncond"]
