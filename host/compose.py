@@ -9,10 +9,12 @@ cleans up the ControlNet by its own rules. Four wrappers ride on the model:
   APPLY_MODEL     turns each chunk of the batch into its streams, mixes them, gives the chunk back
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import comfy.controlnet
@@ -27,6 +29,7 @@ EXACT, LAYERS, COUPLE = "exact", "layers", "couple"
 KEY = "vitruvian_compose"
 PEOPLE, NEGATIVE = "people", "negative"  # what a conditioning entry is, under KEY
 PIXELS = 8  # per latent cell
+APART = 0.0  # share of the steps, the first ones, in which COUPLE works as EXACT does
 MERGED = -1  # stands for everybody's skeleton among the numbers of people
 
 
@@ -82,10 +85,12 @@ class ComposedControl(comfy.controlnet.ControlBase):
             if self._begin is None:
                 raise RuntimeError("the ControlNet was asked before sampling began")
             drawn = {k: self.composition.hint(k, *size) for k in set(who)}
-            hints = torch.stack([drawn[k] for k in who for _ in range(batch)]).movedim(-1, 1)
+            rows = who[:1] if len(drawn) == 1 else [k for k in who for _ in range(batch)]
+            hints = torch.stack([drawn[k] for k in rows]).movedim(-1, 1)  # one serves all rows
             control = self.controlnet.copy()
             control.set_cond_hint(hints, self.strength, self.timestep_percent_range)
             control.pre_run(*self._begin)
+            _embed_hint_once(control)
             self._layouts[key] = control
         return self._layouts[key]
 
@@ -116,6 +121,32 @@ class ComposedControl(comfy.controlnet.ControlBase):
         return made
 
 
+class _EmbeddedOnce(torch.nn.Module):
+    """A ControlNet's hint embedding that works anew for a new hint only, not in every step."""
+
+    def __init__(self, block: torch.nn.Module):
+        super().__init__()
+        self.block = block
+        self._hint: Tensor | None = None
+        self._embedded: Tensor | None = None
+
+    def forward(self, hint: Tensor, *rest: Any) -> Tensor:
+        if hint is not self._hint:
+            self._hint, self._embedded = hint, self.block(hint, *rest)
+        return self._embedded
+
+
+def _embed_hint_once(control: Any) -> None:
+    """Gives this copy of a ControlNet a network whose weights are the shared ones, and whose hint
+    embedding is its own.
+    """
+    blocks = getattr(getattr(control, "control_model", None), "_modules", {})
+    if "input_hint_block" in blocks:
+        control.control_model = copy.copy(control.control_model)
+        kept = _EmbeddedOnce(blocks["input_hint_block"])
+        control.control_model._modules = {**blocks, "input_hint_block": kept}
+
+
 class Plan(NamedTuple):
     """What stays the same over one sampling. Contexts and vectors have one row."""
 
@@ -127,13 +158,14 @@ class Plan(NamedTuple):
     hard: Tensor  # shares [S, 1, 1, h, w]
     soft: Tensor
     soft_from: float  # sigma at and below which the soft shares hold
+    couple_from: float  # the same for one stream instead of one per person, in the mode COUPLE
     first: float  # composition is on from this sigma down
     last: float  # to this one
 
 
 class Stream(NamedTuple):
-    """One pass through the network: of which chunk, with whose text (MERGED: everybody's; None: the
-    chunk's own) and whose skeleton (MERGED: everybody's; None: no control).
+    """One pass through the network: of which chunk, with whose text (MERGED: the mean of all; None:
+    the chunk's own) and whose skeleton (MERGED: everybody's; None: no control).
     """
 
     chunk: int
@@ -157,8 +189,17 @@ class Layout(NamedTuple):
 
     def mix(self, rows: Tensor, shares: Tensor) -> Tensor:
         """Rows of all streams -> rows of the chunks, every chunk mixed by the shares."""
+        return self._each_chunk(rows, lambda part: compose.compose(part, shares))
+
+    def mix_tokens(self, rows: Tensor, shares: Tensor, height: int, width: int) -> Tensor:
+        """`mix` for rows of tokens [rows, height * width, C]."""
+        return self._each_chunk(
+            rows, lambda part: compose.compose_tokens(part, shares, height, width)
+        )
+
+    def _each_chunk(self, rows: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
         parts = rows.split([n * self.batch for n in self.counts()])
-        return torch.cat([p if len(p) == self.batch else compose.compose(p, shares) for p in parts])
+        return torch.cat([p if len(p) == self.batch else mix(p) for p in parts])
 
 
 def compose_model(model: Any, composition: Composition) -> Any:
@@ -279,6 +320,7 @@ def _make_plan(composition: Composition) -> Callable:
             compose.hard_shares(occupied, composition.order, scene=composition.scene),
             compose.soft_shares(occupied, scene=composition.scene),
             float(sigmas[soft_from]) if composition.harmony > 0 else -1.0,
+            float(sigmas[round(APART * steps)]),
             float(sampling.percent_to_sigma(composition.start)),
             float(sampling.percent_to_sigma(composition.end)),
         )
@@ -290,16 +332,16 @@ def _make_plan(composition: Composition) -> Callable:
     return wrapper
 
 
-def _layout(plan: Plan, uuids: Sequence[Any], batch: int) -> Layout:
+def _layout(plan: Plan, mode: str, uuids: Sequence[Any], batch: int) -> Layout:
     composition, streams = plan.composition, []
     people = range(len(composition.people))
     for chunk, uuid in enumerate(uuids):
         role = plan.roles.get(uuid)
         if role is None:
             streams.append(Stream(chunk, None, None))
-        elif composition.mode == COUPLE and role == PEOPLE:
+        elif mode == COUPLE and role == PEOPLE:
             streams.append(Stream(chunk, MERGED, MERGED))
-        elif composition.mode == COUPLE or composition.shared_negative and role == NEGATIVE:
+        elif mode == COUPLE or composition.shared_negative and role == NEGATIVE:
             streams.append(Stream(chunk, None, MERGED))
         else:
             streams += [Stream(chunk, i if role == PEOPLE else None, i) for i in people]
@@ -320,7 +362,10 @@ def _apply_streams(
     if plan is None or not plan.last <= sigma <= plan.first:
         return executor(x, t, c_concat, c_crossattn, control, options, **extra)
     chunks = len(options["uuids"])
-    layout = _layout(plan, options["uuids"], len(x) // chunks)
+    mode = plan.composition.mode
+    if mode == COUPLE and sigma > plan.couple_from:
+        mode = EXACT
+    layout = _layout(plan, mode, options["uuids"], len(x) // chunks)
     shares = plan.soft if sigma <= plan.soft_from else plan.hard
     rows = layout.chunk_rows().to(x.device)
 
@@ -328,41 +373,54 @@ def _apply_streams(
         rowwise = isinstance(value, Tensor) and value.dim() and len(value) == len(x)
         return value[rows] if rowwise else value
 
-    context = _texts(layout, plan.contexts, c_crossattn)
+    texts = c_crossattn.split(layout.batch)
+    context = _texts(layout, plan.contexts, texts)
     others = {name: per_stream(value) for name, value in extra.items()}
     if isinstance(extra.get("y"), Tensor):
         others["y"] = _vectors(layout, plan.vectors, extra["y"])
     streams = (x[rows], t[rows])
     own = _residuals(plan, layout, *streams, {**others, "c_crossattn": context}, options)
-    if plan.composition.mode == EXACT:
+    if mode == EXACT:
         own["output"] = _share_deep(layout, own["output"], shares)
     summed = _add_control(own, {k: [per_stream(r) for r in v] for k, v in (control or {}).items()})
     options = {
         **options,
         "cond_or_uncond": [options["cond_or_uncond"][s.chunk] for s in layout.streams],
         "uuids": [options["uuids"][s.chunk] for s in layout.streams],
-        "patches": _patches(plan, layout, shares, c_crossattn, options),
+        "patches": _patches(plan, mode, layout, shares, texts, options),
     }
     unet = executor.class_obj.diffusion_model
-    with _composing(unet, plan.composition.mode, layout, shares):
+    with _composing(unet, mode, layout, shares):
         made = executor(*streams, per_stream(c_concat), context, summed, options, **others)
     first = [layout.batch * sum(layout.counts()[:k]) for k in range(chunks)]
     return torch.cat([made[start : start + layout.batch] for start in first])
 
 
-def _texts(layout: Layout, own: Sequence[Tensor], chunks: Tensor) -> Tensor:
-    """The streams' texts [rows, tokens, C]. Shorter ones are repeated to a common length, as the
-    host does: repeating tokens leaves cross-attention as it was.
+def _texts(layout: Layout, own: Sequence[Tensor], chunks: Sequence[Tensor]) -> Tensor:
+    """The streams' texts [rows, tokens, C]. `own`: the people's, with one row; `chunks`: those the
+    chunks came with.
     """
-    batch, everybody = layout.batch, torch.cat(tuple(own), 1)
     rows = [
-        chunks[s.chunk * batch :][:batch]
+        chunks[s.chunk]
         if s.text is None
-        else (everybody if s.text == MERGED else own[s.text]).to(chunks).expand(batch, -1, -1)
+        else _mean(own).to(chunks[s.chunk])
+        if s.text == MERGED
+        else own[s.text].to(chunks[s.chunk])
         for s in layout.streams
     ]
-    length = math.lcm(*(row.shape[1] for row in rows))
-    return torch.cat([row.repeat(1, length // row.shape[1], 1) for row in rows])
+    return torch.cat([row.expand(layout.batch, -1, -1) for row in _as_long(rows)])
+
+
+def _as_long(texts: Sequence[Tensor]) -> list[Tensor]:
+    """Texts repeated to a common length, as the host does it: repeating tokens leaves
+    cross-attention as it was.
+    """
+    length = math.lcm(*(text.shape[1] for text in texts))
+    return [text.repeat(1, length // text.shape[1], 1) for text in texts]
+
+
+def _mean(texts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(_as_long(texts)).mean(0, keepdim=True)
 
 
 def _vectors(layout: Layout, own: Sequence[Tensor | None], chunks: Tensor) -> Tensor:
@@ -460,7 +518,12 @@ def _composing(unet: Any, mode: str, layout: Layout, shares: Tensor) -> Iterator
 
 
 def _patches(
-    plan: Plan, layout: Layout, shares: Tensor, chunks: Tensor, options: dict[str, Any]
+    plan: Plan,
+    mode: str,
+    layout: Layout,
+    shares: Tensor,
+    texts: Sequence[Tensor],
+    options: dict[str, Any],
 ) -> dict[str, list]:
     """The model's own patches and, where the mode asks for them, ours beside them."""
     patches = dict(options.get("patches", {}))
@@ -469,7 +532,7 @@ def _patches(
     def everywhere(h: Tensor) -> Tensor:
         return layout.mix(h, shares)[rows]
 
-    if plan.composition.mode == LAYERS:
+    if mode == LAYERS:
 
         def mixed_input(h, _):
             return everywhere(h)
@@ -479,53 +542,44 @@ def _patches(
 
         patches["input_block_patch"] = [*patches.get("input_block_patch", []), mixed_input]
         patches["output_block_patch"] = [mixed_output, *patches.get("output_block_patch", [])]
-    elif plan.composition.mode == COUPLE:
-        part, join = _couple(plan, layout, shares, chunks, options)
+    elif mode == COUPLE:
+        part, join = _couple(plan, layout, shares, texts, options)
         patches["attn2_patch"] = [*patches.get("attn2_patch", []), part]
         patches["attn2_output_patch"] = [join, *patches.get("attn2_output_patch", [])]
     return patches
 
 
 def _couple(
-    plan: Plan, layout: Layout, shares: Tensor, chunks: Tensor, options: dict[str, Any]
+    plan: Plan, layout: Layout, shares: Tensor, texts: Sequence[Tensor], options: dict[str, Any]
 ) -> tuple[Callable, Callable]:
     """Cross-attention with every person's text, each only inside their share of the picture: the
     rows of the people's chunks are multiplied before it and mixed after it.
 
-    `chunks` [rows, tokens, C]: the texts of the chunks as they came, for the scene.
+    `texts`: those the chunks came with, for the scene.
     """
-    batch = layout.batch
-    texts: list[int | None] = [*range(len(plan.contexts))]
-    texts += [None] * plan.composition.scene
     people = [plan.roles.get(uuid) == PEOPLE for uuid in options["uuids"]]
+    each: list[int | None] = [*range(len(plan.contexts))] + [None] * plan.composition.scene
     inner = Layout(
-        tuple(Stream(k, i, None) for k, p in enumerate(people) for i in (texts if p else [None])),
-        batch,
+        tuple(Stream(k, i, None) for k, p in enumerate(people) for i in (each if p else [None])),
+        layout.batch,
     )
     rows = inner.chunk_rows().to(shares.device)
 
+    @lru_cache(maxsize=2)  # every block gets the same tensor, unless a patch before ours changes it
+    def spread(given: Tensor) -> Tensor:
+        chunks = given.split(layout.batch)
+        return _texts(
+            inner,
+            plan.contexts,
+            [t.to(c) if p else c for t, c, p in zip(texts, chunks, people, strict=True)],
+        )
+
     def part(n, keys, values, extra):
-        """A second pack's patch may have changed the other chunks' keys: those stay as they are."""
-
-        def spread(given: Tensor) -> Tensor:
-            one = [(chunks if p else given).split(batch)[k] for k, p in enumerate(people)]
-            length = math.lcm(*(c.shape[1] for c in one))
-            same = torch.cat([c.to(given).repeat(1, length // c.shape[1], 1) for c in one])
-            return _texts(inner, plan.contexts, same)
-
         extra["cond_or_uncond"] = [extra["cond_or_uncond"][s.chunk] for s in inner.streams]
-        spread_keys = spread(keys)
-        return n[rows], spread_keys, spread_keys if values is keys else spread(values)
+        return n[rows], spread(keys), spread(values)
 
     def join(n, extra):
         extra["cond_or_uncond"] = options["cond_or_uncond"]
-        height, width = extra["activations_shape"][-2:]
-        parts = n.split([count * batch for count in inner.counts()])
-        return torch.cat(
-            [
-                p if len(p) == batch else compose.compose_tokens(p, shares, height, width)
-                for p in parts
-            ]
-        )
+        return inner.mix_tokens(n, shares, *extra["activations_shape"][-2:])
 
     return part, join

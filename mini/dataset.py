@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def _write_shard(folder: Path, shard: int, seed: int, draw: dict) -> None:
 
 
 def write_world(
-    folder: Path, scenes: int, *, seed: int = 0, workers: int | None = None, **draw: int
+    folder: Path, scenes: int, *, seed: int = 0, workers: int | None = None, **draw: Any
 ) -> None:
     """Render at least `scenes` scenes into `folder`; shards that are there already are kept.
 

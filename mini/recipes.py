@@ -7,6 +7,7 @@ stands at the last step.
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from diffusers import AutoencoderTiny, ControlNetModel
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 from tqdm import tqdm
 
 from ..training import base, controlnet, convert, networks, preview, vae
@@ -31,8 +32,9 @@ from .renderer import render
 from .world import FULL, sample_scenes
 
 SCENES = 8_960  # of the training world
+CROWDS = 5_120  # scenes of the world of small people
 POSE_SCENES = 3_072  # of the pose network's world
-WORLD_SEED, POSE_SEED, VALIDATION_SEED = 1_000, 50_000, 900_000
+WORLD_SEED, CROWD_SEED, POSE_SEED, VALIDATION_SEED = 1_000, 30_000, 50_000, 900_000
 CONTROLLED = 0.5  # share of each batch of the base's training that sees its skeleton
 VAE_SCHEDULE = Schedule(steps=3000, batch=16, lr=1.2e-3, weight_decay=0.0, save_every=500)
 BASE_SCHEDULE = Schedule(steps=4500, batch=24, lr=7e-4, warmup=200, save_every=700)
@@ -92,20 +94,37 @@ class Encoded(NamedTuple):
     shift: float
 
 
-def encode_world(autoencoder: AutoencoderTiny, world: Path, out: Path) -> Encoded:
-    """Encode every picture of `world` once; the latents are kept in `out`."""
+def encode_world(
+    autoencoder: AutoencoderTiny,
+    world: Path,
+    out: Path,
+    scale: float | None = None,
+    shift: float = 0.0,
+) -> Encoded:
+    """Encode every picture of `world` once; what the encoder gave is kept in `out`, one file for
+    each autoencoder. Without `scale` and `shift`, those of the VAE's checkpoint, they are this
+    world's own.
+    """
     pictures = WorldDataset(world, names=("rgb",))
-    file = out / f"latents-{len(pictures)}.npz"
+    file = out / f"latents-{world.name}-{len(pictures)}-{_fingerprint(autoencoder)}.npy"
     if not file.is_file():
         out.mkdir(parents=True, exist_ok=True)
-        latents = _encode(autoencoder, pictures)
-        shift, scale = float(latents.mean()), 1 / float(latents.std())
-        part = out / "latents.part.npz"
-        np.savez(part, z=((latents - shift) * scale).half().numpy(), shift=shift, scale=scale)
+        part = out / "latents.part.npy"
+        np.save(part, _encode(autoencoder, pictures).half().numpy())
         part.replace(file)
-    kept = np.load(file)
-    data = LatentDataset(WorldDataset(world, names=("hint",)), kept["z"])
-    return Encoded(data, float(kept["scale"]), float(kept["shift"]))
+    latents = torch.from_numpy(np.load(file)).float()
+    if scale is None:
+        shift, scale = float(latents.mean()), 1 / float(latents.std())
+    z = ((latents - shift) * scale).half().numpy()
+    return Encoded(LatentDataset(WorldDataset(world, names=("hint",)), z), scale, shift)
+
+
+def _fingerprint(module: torch.nn.Module) -> str:
+    """Tells networks apart by their weights."""
+    weights = hashlib.sha256()
+    for p in module.parameters():
+        weights.update(p.detach().cpu().contiguous().numpy().tobytes())
+    return weights.hexdigest()[:8]
 
 
 @torch.no_grad()
@@ -125,7 +144,7 @@ def _encode(autoencoder: AutoencoderTiny, pictures: WorldDataset, batch: int = 1
 
 def pass_autoencoder(autoencoder: AutoencoderTiny, pictures: WorldDataset, out: Path) -> np.ndarray:
     """Every picture encoded and decoded once, uint8 [N,3,H,W]; kept in `out`."""
-    file = out / f"passed-{len(pictures)}.npy"
+    file = out / f"passed-{len(pictures)}-{_fingerprint(autoencoder)}.npy"
     if not file.is_file():
         latents = _encode(autoencoder, pictures)
         part = out / "passed.part.npy"
@@ -191,18 +210,32 @@ def mini_base(
     _train_together(whole, hinted, data, schedule, work / "base")
 
 
-def mini_further(world: Path, work: Path, schedule: Schedule = FURTHER_SCHEDULE) -> None:
+def write_crowds(folder: Path, scenes: int = CROWDS) -> None:
+    """The world of small people, two to four in a picture or one of them left alone: composition
+    asks for one small person at a time, which the first world never shows.
+    """
+    company = (0.0, 0.35, 0.30, 0.35)
+    write_world(folder, scenes, seed=CROWD_SEED, framing=FULL, people_share=company, alone=0.6)
+
+
+def mini_further(
+    worlds: Sequence[Path], work: Path, schedule: Schedule = FURTHER_SCHEDULE
+) -> None:
     """Train the committed UNet, text encoder and pose ControlNet further; the VAE stays."""
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     hinted = convert.load_controlnet(preview.POSE_CONTROLNET)
-    data = encode_world(whole.vae, world, work / "latents").data
+    data = ConcatDataset([_as_trained(whole, world, work) for world in worlds])
     _train_together(whole, hinted, data, schedule, work / "further")
+
+
+def _as_trained(whole: convert.Checkpoint, world: Path, work: Path) -> LatentDataset:
+    return encode_world(whole.vae, world, work / "latents", whole.latent_scale, whole.latent_shift).data
 
 
 def _train_together(
     whole: convert.Checkpoint,
     hinted: ControlNetModel,
-    data: LatentDataset,
+    data: Dataset,
     schedule: Schedule,
     out: Path,
 ) -> None:
@@ -221,7 +254,7 @@ def mini_controlnet(world: Path, work: Path, schedule: Schedule = CONTROL_SCHEDU
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
     hinted = convert.load_controlnet(preview.POSE_CONTROLNET)
-    data = encode_world(whole.vae, world, work / "latents").data
+    data = _as_trained(whole, world, work)
     model = Denoiser(whole.unet, whole.text_encoder, hinted)
     controlnet.train_controlnet(
         model, data, DenoisingLoss(tokenizer), schedule, work / "controlnet",
@@ -266,7 +299,9 @@ def main(arguments: Sequence[str]) -> None:
         if "base" in steps:
             mini_base(world, chosen.work, autoencoder, plan("base"))
     if "further" in steps:
-        mini_further(world, chosen.work, plan("further"))
+        crowds = chosen.work / "crowds"
+        write_crowds(crowds, chosen.scenes * CROWDS // SCENES)
+        mini_further([world, crowds], chosen.work, plan("further"))
     if "controlnet" in steps:
         mini_controlnet(world, chosen.work, plan("controlnet"))
     if "posenet" in steps:

@@ -7,7 +7,7 @@ an index into the tables below, so that captions, renderer and evaluation read t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -248,11 +248,13 @@ def sample_scenes(
     people: int | None = None,
     framing_share: tuple[float, float, float] = (0.66, 0.22, 0.12),
     people_share: tuple[float, float, float, float] = (0.62, 0.22, 0.10, 0.06),
+    alone: float = 0.0,
 ) -> Scenes:
     """Draw `count` scenes; the same arguments give the same scenes on every machine.
 
     `framing` (an index into FRAMINGS) and `people` (1..4) fix what is else drawn by the given
-    shares. Upper bodies show one or two people, hand close-ups one.
+    shares. Upper bodies show one or two people, hand close-ups one. From a share `alone` of the
+    scenes everybody but one leaves, who then stands anywhere, as small as in company.
     """
     g = torch.Generator().manual_seed(seed)
 
@@ -308,7 +310,7 @@ def sample_scenes(
         -1,
     )
     hats = choose(n, len(COLOURS))
-    return Scenes(
+    drawn = Scenes(
         background=choose(count, len(BACKGROUNDS)),
         framing=frames,
         scale=scale,
@@ -345,6 +347,11 @@ def sample_scenes(
             place=torch.stack((x, ground, -depth), -1),
         ),
     )
+    if alone == 0:
+        return drawn
+    stays = (uniform(count) * counts).long()  # by rank
+    leaves = (uniform(count) < alone)[scene] & (rank != stays[scene])
+    return replace(drawn, people=drawn.people.take(~leaves))
 
 
 def _act(

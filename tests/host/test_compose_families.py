@@ -1,0 +1,245 @@
+"""The modes against a slow loop over people, written from the paper's method and sharing no code
+with ours, on networks of the shape of SD1.5, SD2 and SDXL: narrow, with random weights.
+"""
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.model_patcher
+import comfy.ops
+import comfy.supported_models
+import pytest
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import (
+    forward_timestep_embed,
+    timestep_embedding,
+)
+from comfy.patcher_extension import WrappersMP
+from vitruvian.models import compose, pose
+from vitruvian.nodes import compose as ours
+
+import nodes as core
+
+SIZE = 128
+COMMON = {
+    "image_size": 32, "in_channels": 4, "model_channels": 32, "use_spatial_transformer": True,
+    "legacy": False, "dtype": torch.float32,
+}  # fmt: skip
+SD1 = {
+    **COMMON, "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "context_dim": 48,
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1, "num_heads": 4,
+    "num_head_channels": -1, "use_linear_in_transformer": False, "adm_in_channels": None,
+}  # fmt: skip
+SD1_OUT = {"transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]}
+SD2 = {
+    **SD1, "context_dim": 64, "use_linear_in_transformer": True, "num_heads": -1,
+    "num_head_channels": 16,
+}  # fmt: skip
+SDXL = {
+    **SD2, "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4], "num_classes": "sequential",
+    "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,
+    "adm_in_channels": 2816,
+}  # fmt: skip
+SDXL_OUT = {"transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10]}
+FAMILIES = {
+    "SD1.5": (comfy.supported_models.SD15, SD1, SD1_OUT),
+    "SD2": (comfy.supported_models.SD20, SD2, SD1_OUT),
+    "SDXL": (comfy.supported_models.SDXL, SDXL, SDXL_OUT),
+}
+V_PREDICTION = "output_blocks.11.1.transformer_blocks.0.norm1.bias"  # how the host tells SD2's kind
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+def randomise(network, seed):
+    """Weights that keep activations near 1; nothing stays zero, the zero convolutions least."""
+    g = torch.Generator().manual_seed(seed)
+    for name, p in network.named_parameters():
+        if p.dim() > 1:
+            p.data = torch.randn(p.shape, generator=g) / p[0].numel() ** 0.5
+        else:
+            p.data = torch.randn(p.shape, generator=g) * 0.1 + name.endswith("weight")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    """MODEL and CONTROL_NET of one family."""
+    kind, config, out = FAMILIES[request.param]
+    described = kind({**config, **out, "out_channels": 4})
+    described.unet_config.update({k: config[k] for k in ("num_heads", "num_head_channels")})
+    described.custom_operations = comfy.ops.disable_weight_init
+    base = described.get_model({V_PREDICTION: torch.randn(32)})
+    randomise(base.diffusion_model, 1)
+    net = comfy.cldm.cldm.ControlNet(
+        **config, hint_channels=3, operations=comfy.ops.disable_weight_init
+    )
+    randomise(net, 2)
+    cpu = torch.device("cpu")
+    return (
+        comfy.model_patcher.ModelPatcher(base, load_device=cpu, offload_device=cpu),
+        comfy.controlnet.ControlNet(net, load_device=cpu),
+    )
+
+
+def random_text(model, seed):
+    """A conditioning as SDXL's text nodes make it, pooled and with a size of its own."""
+    g = torch.Generator().manual_seed(seed)
+    width = model.model.model_config.unet_config["context_dim"]
+    pooled = torch.randn(1, 1280, generator=g)
+    return [
+        [
+            torch.randn(1, 77, width, generator=g),
+            {"pooled_output": pooled, "width": 256 + 64 * seed, "height": 512},
+        ]
+    ]
+
+
+def keypoints():
+    g = torch.Generator().manual_seed(5)
+    people = []
+    for centre in (0.3, 0.62):
+        points = torch.rand(18, 2, generator=g) * torch.tensor([0.35, 0.8])
+        points += torch.tensor([centre - 0.17, 0.1])
+        flat = [v for x, y in points.tolist() for v in (x * SIZE, y * SIZE, 1.0)]
+        people.append({"pose_keypoints_2d": flat})
+    return [{"people": people, "canvas_width": SIZE, "canvas_height": SIZE}]
+
+
+def slow(mode, unet, net, x, t, texts, vectors, hints, shares):
+    """What the network predicts for one picture: exact (methods file, 2.4: h-control) or layers
+    (h-all), person after person.
+    """
+    n = len(texts)
+    everyone = range(n)
+
+    def mixed(features):
+        weights = [compose_resize(share, features[0].shape[-2:]) for share in shares]
+        return sum(w * f for w, f in zip(weights, features, strict=True))
+
+    controls = []
+    for i in everyone:
+        extra = {} if vectors[i] is None else {"y": vectors[i]}
+        controls.append(net(x=x, hint=hints[i][None], timesteps=t, context=texts[i], **extra))
+    embedded = []
+    for vector in vectors:
+        time = unet.time_embed(timestep_embedding(t, unet.model_channels))
+        embedded.append(time if vector is None else time + unet.label_emb(vector))
+
+    def through(block, h, **size):
+        return [forward_timestep_embed(block, h[i], embedded[i], texts[i], **size) for i in everyone]
+
+    h, skips = [x] * n, []
+    for block in unet.input_blocks:
+        h = through(block, h)
+        if mode == "layers":
+            h = [mixed(h)] * n
+        skips.append(h)
+    h = through(unet.middle_block, h)
+    if mode == "layers":
+        h = [mixed(h)] * n
+    h = [h[i] + controls[i]["middle"][0] for i in everyone]
+    coarsest = h[0].shape[-2:]
+    for block in unet.output_blocks:
+        residuals = [controls[i]["output"].pop() for i in everyone]
+        if mode == "exact" and residuals[0].shape[-2:] != coarsest:
+            residuals = [mixed(residuals)] * n
+        skip = skips.pop()
+        h = [torch.cat((h[i], skip[i] + residuals[i]), 1) for i in everyone]
+        h = through(block, h, output_shape=skips[-1][0].shape if skips else None)
+        if mode == "layers":
+            h = [mixed(h)] * n
+    return unet.out(mixed(h))
+
+
+def compose_resize(share, size):
+    return torch.nn.functional.interpolate(share[None, None], size, mode="bilinear")
+
+
+@pytest.mark.parametrize("mode", ["exact", "layers"])
+def test_equals_a_slow_loop_over_people(family, mode):
+    model, controlnet = family
+    prompts, negative = [random_text(model, k) for k in (1, 2)], random_text(model, 3)
+    instances = tuple(compose.Instance(p, k) for k, p in enumerate(prompts, 1))
+    composed, *conditionings = ours.VitruvianComposeInstances.execute(
+        model, random_text(model, 4), negative, instances, keypoints(), controlnet, mode=mode,
+        strength=1.0, harmony=0.0, dilation=0.06, start=0.0, end=1.0, background=ours.MEAN,
+        shared_negative=False,
+    ).result  # fmt: skip
+    seen = []
+
+    def spy(executor, x, t, *args, **kwargs):
+        out = executor(x, t, *args, **kwargs)
+        seen.append((x, t, out, args[3]["cond_or_uncond"]))
+        return out
+
+    composed = composed.clone()
+    wrappers = composed.wrappers[WrappersMP.APPLY_MODEL]
+    composed.wrappers[WrappersMP.APPLY_MODEL] = {"spy": [spy], **wrappers}  # outside ours
+    latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
+    core.common_ksampler(composed, 3, 1, 4.0, "euler", "normal", *conditionings, latent)
+
+    base = model.model
+    sampling = base.model_sampling
+    people = compose.cast(instances, pose.read_poses(keypoints())[0])
+    areas = compose.areas(instances, people, SIZE, SIZE, 0.06)
+    occupied = compose.occupancies(areas, SIZE // 8, SIZE // 8)
+    shares = compose.hard_shares(occupied, [0, 0])[:, 0, 0]
+    hints = [pose.draw_people(pose.pick(people, [i]), SIZE, SIZE).movedim(-1, 0) for i in (0, 1)]
+    given = {
+        0: [p[0] for p in prompts],  # cond_or_uncond calls positive 0
+        1: [negative[0]] * 2,
+    }
+    chunks = [(*chunk, kind) for x, t, out, kinds in seen
+              for *chunk, kind in zip(x, t, out, kinds, strict=True)]  # fmt: skip
+    assert sorted(kind for *_, kind in chunks) == [0, 1]
+    for x, sigma, denoised, kind in chunks:
+        x, sigma = x[None], sigma[None]
+        texts = [text for text, _ in given[kind]]
+        vectors = [base.encode_adm(device="cpu", **entry) for _, entry in given[kind]]
+        predicted = slow(
+            mode, base.diffusion_model, controlnet.control_model,
+            sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), texts, vectors,
+            hints, shares,
+        )  # fmt: skip
+        expected = sampling.calculate_denoised(sigma, predicted, x)
+        error = (denoised - expected[0]).norm() / (x - expected).norm()
+        assert float(error) < 1e-4
+
+
+def test_couple_feels_every_text_and_pooled_text(family):
+    model, controlnet = family
+    prompts, negative = [random_text(model, k) for k in (1, 2)], random_text(model, 3)
+
+    def sample(prompts):
+        instances = tuple(compose.Instance(p, k) for k, p in enumerate(prompts, 1))
+        made = ours.VitruvianComposeInstances.execute(
+            model, random_text(model, 4), negative, instances, keypoints(), controlnet,
+            mode="couple", strength=1.0, harmony=0.0, dilation=0.06, start=0.0, end=1.0,
+            background=ours.SCENE, shared_negative=True,
+        ).result  # fmt: skip
+        latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
+        return core.common_ksampler(made[0], 3, 1, 1.0, "euler", "normal", *made[1:], latent)[0][
+            "samples"
+        ]
+
+    first, other = sample(prompts), sample([prompts[0], random_text(model, 7)])
+    swapped = sample(prompts[::-1])
+    assert first.isfinite().all()
+    assert not torch.allclose(first, other, atol=1e-3)
+    assert not torch.allclose(first, swapped, atol=1e-3)
+
+
+def test_an_unknown_architecture_is_refused(family):
+    model, controlnet = family
+    other = model.clone()
+    other.add_object_patch("diffusion_model", torch.nn.Linear(1, 1))
+    text = random_text(model, 1)
+    with pytest.raises(ValueError, match="Linear.*not a UNet"):
+        ours.VitruvianComposeInstances.execute(
+            other, text, text, (compose.Instance(text, 1), compose.Instance(text, 2)), keypoints(),
+            controlnet, mode="exact", strength=1.0, harmony=0.5, dilation=0.06, start=0.0, end=1.0,
+            background=ours.MEAN, shared_negative=True,
+        )  # fmt: skip
