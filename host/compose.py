@@ -24,13 +24,13 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..models import compose
+from ..models.compose import MERGED
 
 EXACT, LAYERS, COUPLE = "exact", "layers", "couple"
 KEY = "vitruvian_compose"
 PEOPLE, NEGATIVE = "people", "negative"  # what a conditioning entry is, under KEY
 PIXELS = 8  # per latent cell
 APART = 0.0  # share of the steps, the first ones, in which COUPLE works as EXACT does
-MERGED = -1  # stands for everybody's skeleton among the numbers of people
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,12 @@ class _EmbeddedOnce(torch.nn.Module):
     def __init__(self, block: torch.nn.Module):
         super().__init__()
         self.block = block
-        self._hint: Tensor | None = None
-        self._embedded: Tensor | None = None
+        self._known: tuple[Tensor, Tensor] | None = None  # a hint and what became of it
 
     def forward(self, hint: Tensor, *rest: Any) -> Tensor:
-        if hint is not self._hint:
-            self._hint, self._embedded = hint, self.block(hint, *rest)
-        return self._embedded
+        if self._known is None or self._known[0] is not hint:
+            self._known = hint, self.block(hint, *rest)
+        return self._known[1]
 
 
 def _embed_hint_once(control: Any) -> None:

@@ -224,12 +224,13 @@ def mini_further(
     """Train the committed UNet, text encoder and pose ControlNet further; the VAE stays."""
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     hinted = convert.load_controlnet(preview.POSE_CONTROLNET)
-    data = ConcatDataset([_as_trained(whole, world, work) for world in worlds])
+    data: Dataset = ConcatDataset([_as_trained(whole, world, work) for world in worlds])
     _train_together(whole, hinted, data, schedule, work / "further")
 
 
 def _as_trained(whole: convert.Checkpoint, world: Path, work: Path) -> LatentDataset:
-    return encode_world(whole.vae, world, work / "latents", whole.latent_scale, whole.latent_shift).data
+    known = whole.latent_scale, whole.latent_shift
+    return encode_world(whole.vae, world, work / "latents", *known).data
 
 
 def _train_together(

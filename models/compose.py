@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 from . import pose
 
 TEMPERATURE = 0.001  # of the soft shares
+MERGED = -1  # stands for everybody among the numbers of people
 SCENE = 0.01  # a scene stream owns the cells of which no person covers more than this
 
 
@@ -72,14 +73,23 @@ def areas(
 ) -> Tensor:
     """Each instance's occupancy of the pixels [N, height, width]: its own mask, or the body around
     its skeleton, `dilation` times the standing height wider; times its weight.
+
+    A picture of other proportions than the pose's canvas is covered by it.
     """
-    bodies = pose.person_masks(figures, width, height, dilation=dilation, feather=0.0)
+    shown = pose.covering(figures, width, height)
+    bodies = pose.person_masks(shown, width, height, dilation=dilation, feather=0.0)
     return torch.stack(
         [
             instance.weight * (body if instance.mask is None else _fitted(instance.mask, body))
             for instance, body in zip(instances, bodies, strict=True)
         ]
     )
+
+
+def skeletons(figures: pose.People, person: int, width: int, height: int) -> Tensor:
+    """The drawing of one person's skeleton, or of everybody's for MERGED, [height, width, 3]."""
+    shown = figures if person == MERGED else pose.pick(figures, [person])
+    return pose.draw_people(pose.covering(shown, width, height), width, height)
 
 
 def _fitted(mask: Tensor, like: Tensor) -> Tensor:

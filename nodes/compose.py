@@ -1,6 +1,5 @@
 """A prompt and a pose for every person (FineControlNet)."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -8,9 +7,9 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..host import compose as host
-from ..models import compose, pose
+from ..models import compose
 from ..models.compose import Instance
-from .pose import _pose_input, _read, _size, _size_inputs, _speaking_for
+from .inputs import picture_size, pose_input, read_pose, size_inputs, speaking_for
 
 Instances = io.Custom("VITRUVIAN_INSTANCES")
 CATEGORY = "Vitruvian/compose"
@@ -66,7 +65,7 @@ class VitruvianInstance(io.ComfyNode):
         cls, conditioning: Any, person: int, order: int, weight: float,
         mask: torch.Tensor | None = None, instances: tuple[Instance, ...] = (),
     ) -> io.NodeOutput:  # fmt: skip
-        with _speaking_for("Instance"):
+        with speaking_for("Instance"):
             _check_conditioning(conditioning)
         area = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
         made = Instance(conditioning, person, area, order, weight)
@@ -155,7 +154,7 @@ class VitruvianComposeInstances(io.ComfyNode):
                 ),
                 io.Conditioning.Input("negative", tooltip="What the picture must not show."),
                 Instances.Input("instances", tooltip="The people, from Instance nodes."),
-                _pose_input(tooltip="Their poses. Each person needs an instance."),
+                pose_input(tooltip="Their poses. Each person needs an instance."),
                 io.ControlNet.Input("control_net", tooltip="A pose (OpenPose) ControlNet."),
                 io.Combo.Input(
                     "mode", options=MODES, default=host.EXACT,
@@ -209,14 +208,14 @@ class VitruvianComposeInstances(io.ComfyNode):
         control_net: Any, mode: str, strength: float, harmony: float, dilation: float,
         start: float, end: float, background: str, shared_negative: bool,
     ) -> io.NodeOutput:  # fmt: skip
-        with _speaking_for("Compose Instances"):
+        with speaking_for("Compose Instances"):
             if end <= start:
                 raise ValueError(f"'end' ({end:g}) must be greater than 'start' ({start:g}).")
-            figures = compose.cast(instances, _read(pose)[0])
+            figures = compose.cast(instances, read_pose(pose)[0])
             composition = host.Composition(
                 people=tuple(instance.conditioning[0] for instance in instances),
-                masks=partial(_areas, instances, figures, dilation),
-                hint=partial(_hint, figures),
+                masks=partial(compose.areas, instances, figures, dilation=dilation),
+                hint=partial(compose.skeletons, figures),
                 order=tuple(instance.order for instance in instances),
                 mode=mode,
                 harmony=harmony,
@@ -230,18 +229,6 @@ class VitruvianComposeInstances(io.ComfyNode):
         return io.NodeOutput(composed, *host.attach(control, positive, negative))
 
 
-def _areas(
-    instances: Sequence[Instance], figures: pose.People, dilation: float, width: int, height: int
-) -> torch.Tensor:
-    shown = pose.covering(figures, width, height)
-    return compose.areas(instances, shown, width, height, dilation)
-
-
-def _hint(figures: pose.People, person: int, width: int, height: int) -> torch.Tensor:
-    shown = figures if person == host.MERGED else pose.pick(figures, [person])
-    return pose.draw_people(pose.covering(shown, width, height), width, height)
-
-
 class VitruvianInstancePreview(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -252,8 +239,8 @@ class VitruvianInstancePreview(io.ComfyNode):
             description="Shows who owns which part of the picture.",
             inputs=[
                 Instances.Input("instances", tooltip="The people, from Instance nodes."),
-                _pose_input(tooltip="Their poses."),
-                *_size_inputs(),
+                pose_input(tooltip="Their poses."),
+                *size_inputs(),
                 io.Float.Input(
                     "dilation", default=0.06, min=0.0, max=1.0, step=0.01,
                     tooltip="As in Compose Instances.",
@@ -272,14 +259,14 @@ class VitruvianInstancePreview(io.ComfyNode):
     def execute(
         cls, instances: tuple[Instance, ...], pose: Any, width: int, height: int, dilation: float
     ) -> io.NodeOutput:
-        with _speaking_for("Instance Preview"):
-            frames = _read(pose)
+        with speaking_for("Instance Preview"):
+            frames = read_pose(pose)
             figures = compose.cast(instances, frames[0])
-        size = _size(frames, width, height)
-        occupied = _areas(instances, figures, dilation, *size)
+        size = picture_size(frames, width, height)
+        occupied = compose.areas(instances, figures, *size, dilation=dilation)
         order = [instance.order for instance in instances]
         owned = compose.hard_shares(occupied, order)[:, 0, 0] * (occupied.amax(0) > 0)
-        picture = compose.draw_shares(owned, _hint(figures, host.MERGED, *size))
+        picture = compose.draw_shares(owned, compose.skeletons(figures, compose.MERGED, *size))
         return io.NodeOutput(picture[None], owned, ui=ui.PreviewImage(picture[None], cls=cls))
 
 

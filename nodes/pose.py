@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +12,21 @@ from comfy_api.latest import io, ui
 
 from ..models import detect, pose
 from ..models.pose import People
+from .inputs import (
+    PoseKeypoint,
+    picture_size,
+    pose_input,
+    read_pose,
+    require_people,
+    size_inputs,
+    speaking_for,
+)  # fmt: skip
 
-PoseKeypoint = io.Custom("POSE_KEYPOINT")
 BoundingBox = io.Custom("BOUNDING_BOX")  # an own class in newer hosts only
 CATEGORY = "Vitruvian/pose"
 EXAMPLES = Path(__file__).parent.parent / "workflows" / "poses"
 EXAMPLE_MARK = " [example]"
 STOP, LEAVE_EMPTY = "stop with an error", "leave the frame empty"
-
-
-@contextmanager
-def _speaking_for(node: str) -> Iterator[None]:
-    """Puts the node's name before what is wrong."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{node}: {error}") from error
-
-
-def _read(keypoints: Any, name: str = "pose") -> list[People]:
-    """The frames of a pose input with at least one person in them."""
-    try:
-        frames = pose.read_poses(keypoints)
-    except ValueError as error:
-        raise ValueError(f"the input '{name}' can not be used: {error}") from None
-    _require_people(frames, f"the input '{name}'")
-    return frames
-
-
-def _require_people(frames: list[People], what: str) -> None:
-    if not any(pose.count(people) for people in frames):
-        raise ValueError(
-            f"{what} has no people: connect a pose with at least one person, for example from "
-            "Detect Pose on a photograph that shows somebody."
-        )
 
 
 def _confident(frames: list[People], minimum: float) -> list[People]:
@@ -61,33 +40,6 @@ def _confident(frames: list[People], minimum: float) -> list[People]:
 
 def _write(frames: list[People]) -> list[dict[str, Any]]:
     return [pose.write_frame(people) for people in frames]
-
-
-def _size(frames: list[People], width: int, height: int) -> tuple[int, int]:
-    """Width and height to draw at; what is 0 follows the first frame's canvas."""
-    canvas = frames[0]
-    if not width and not height:
-        return canvas.width, canvas.height
-    return (
-        width or max(1, round(height * canvas.width / canvas.height)),
-        height or max(1, round(width * canvas.height / canvas.width)),
-    )
-
-
-def _pose_input(name: str = "pose", tooltip: str = "") -> io.Input:
-    return PoseKeypoint.Input(
-        name,
-        tooltip=tooltip or "People, from this pack, from SDPose or from controlnet_aux.",
-    )
-
-
-def _size_inputs() -> list[io.Input]:
-    side: dict[str, Any] = {"default": 0, "min": 0, "max": pose.LARGEST_CANVAS}
-    own = "0: as the pose, keeping its proportions."
-    return [
-        io.Int.Input("width", tooltip=f"Width in pixels. {own}", **side),
-        io.Int.Input("height", tooltip=f"Height in pixels. {own}", **side),
-    ]
 
 
 def _confidence_input(tooltip: str) -> io.Input:
@@ -139,7 +91,7 @@ class DetectPose(io.ComfyNode):
         folders = folder_paths.get_folder_paths("vitruvian")
         ready = detect.open_landmarker(folders, hands=hands)
         frames = []
-        with _speaking_for("Detect Pose"), ready as landmarker:
+        with speaking_for("Detect Pose"), ready as landmarker:
             for number, picture in enumerate(image):
                 people = detect.detect_people(
                     landmarker,
@@ -195,9 +147,9 @@ class LoadPose(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        with _speaking_for("Load Pose"):
+        with speaking_for("Load Pose"):
             frames = pose.load_poses(_pose_path(file))
-            _require_people(frames, file)
+            require_people(frames, file)
         return io.NodeOutput(_write(frames))
 
 
@@ -242,7 +194,7 @@ class SavePose(io.ComfyNode):
             category=CATEGORY,
             description="Saves all frames as one OpenPose JSON file in ComfyUI's output folder.",
             inputs=[
-                _pose_input(),
+                pose_input(),
                 io.String.Input(
                     "filename_prefix", default="poses/pose",
                     tooltip="Folder and beginning of the file name; a counter follows. Nothing is "
@@ -255,8 +207,8 @@ class SavePose(io.ComfyNode):
 
     @classmethod
     def execute(cls, pose: Any, filename_prefix: str) -> io.NodeOutput:
-        with _speaking_for("Save Pose"):
-            path, subfolder = _save(_read(pose), filename_prefix)
+        with speaking_for("Save Pose"):
+            path, subfolder = _save(read_pose(pose), filename_prefix)
         saved = ui.SavedResult(path.name, subfolder, io.FolderType.output)
         return io.NodeOutput(ui={"poses": [saved], "text": (path.name,)})
 
@@ -278,8 +230,8 @@ class DrawPose(io.ComfyNode):
             category=CATEGORY,
             description="Draws the people in OpenPose colours, for a pose ControlNet.",
             inputs=[
-                _pose_input(),
-                *_size_inputs(),
+                pose_input(),
+                *size_inputs(),
                 io.Boolean.Input("hands", default=True, tooltip="Draw the hands' bones."),
                 io.Boolean.Input("face", default=True, tooltip="Draw the face's dots."),
                 io.Float.Input(
@@ -297,9 +249,9 @@ class DrawPose(io.ComfyNode):
         cls, pose: Any, width: int, height: int, hands: bool, face: bool, line_width: float,
         min_confidence: float,
     ) -> io.NodeOutput:  # fmt: skip
-        with _speaking_for("Draw Pose"):
-            frames = _confident(_read(pose), min_confidence)
-        size = _size(frames, width, height)
+        with speaking_for("Draw Pose"):
+            frames = _confident(read_pose(pose), min_confidence)
+        size = picture_size(frames, width, height)
         drawn = _draw(frames, *size, hands=hands, face=face, line_width=line_width or None)
         return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
 
@@ -323,8 +275,8 @@ class PersonMasks(io.ComfyNode):
             category=CATEGORY,
             description="One mask per person: the body, thick around its limbs.",
             inputs=[
-                _pose_input(),
-                *_size_inputs(),
+                pose_input(),
+                *size_inputs(),
                 io.Float.Input(
                     "dilation", default=0.03, **share,
                     tooltip="How far the mask reaches beyond the body, as a share of the person's "
@@ -348,9 +300,9 @@ class PersonMasks(io.ComfyNode):
         cls, pose: Any, width: int, height: int, dilation: float, feather: float,
         min_confidence: float,
     ) -> io.NodeOutput:  # fmt: skip
-        with _speaking_for("Person Masks"):
-            frames = _confident(_read(pose), min_confidence)
-        size = _size(frames, width, height)
+        with speaking_for("Person Masks"):
+            frames = _confident(read_pose(pose), min_confidence)
+        size = picture_size(frames, width, height)
         each, union = _masks(frames, *size, dilation=dilation, feather=feather)
         return io.NodeOutput(each, union, ui=ui.PreviewMask(each, cls=cls))
 
@@ -375,7 +327,7 @@ class PickPeople(io.ComfyNode):
             category=CATEGORY,
             description="Keeps some of the people, counted from left to right.",
             inputs=[
-                _pose_input(),
+                pose_input(),
                 io.String.Input(
                     "which", default="1",
                     tooltip="Numbers from the left, the leftmost person is 1: 1, 3 or 2-4.",
@@ -389,8 +341,8 @@ class PickPeople(io.ComfyNode):
 
     @classmethod
     def execute(cls, pose: Any, which: str) -> io.NodeOutput:
-        with _speaking_for("Pick People"):
-            return io.NodeOutput(_write([_pick(people, which) for people in _read(pose)]))
+        with speaking_for("Pick People"):
+            return io.NodeOutput(_write([_pick(people, which) for people in read_pose(pose)]))
 
 
 def _pick(people: People, which: str) -> People:
@@ -413,16 +365,16 @@ class MergePeople(io.ComfyNode):
             category=CATEGORY,
             description="Puts the people of two poses into one.",
             inputs=[
-                _pose_input("first", "People, and the canvas of the result."),
-                _pose_input("second", "More people; their canvas is scaled to the first one's."),
+                pose_input("first", "People, and the canvas of the result."),
+                pose_input("second", "More people; their canvas is scaled to the first one's."),
             ],
             outputs=[PoseKeypoint.Output("pose", tooltip="The first people, then the second.")],
         )
 
     @classmethod
     def execute(cls, first: Any, second: Any) -> io.NodeOutput:
-        with _speaking_for("Merge People"):
-            ones, others = _read(first, "first"), _read(second, "second")
+        with speaking_for("Merge People"):
+            ones, others = read_pose(first, "first"), read_pose(second, "second")
             if len(ones) != len(others) and 1 not in (len(ones), len(others)):
                 raise ValueError(
                     f"'first' has {len(ones)} frames and 'second' {len(others)}: they need equally "

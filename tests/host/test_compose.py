@@ -104,6 +104,14 @@ def test_two_people_sample_and_repeat(loaded, mode, how):
     assert not torch.equal(first, sample(*other, **how))
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "uni_pc", "lcm", "dpm_adaptive"])
+def test_any_sampler(loaded, sampler):
+    made = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7))
+    plain = sample(loaded[0], text(loaded, TWO[0]), text(loaded, ""), sampler=sampler, steps=4)
+    people = sample(*made, sampler=sampler, steps=4)
+    assert people.isfinite().all() and not torch.allclose(people, plain, atol=0.1)
+
+
 def slow_exact(unet, net, x, t, texts, hints, shares):
     """The released default, one person after the other (methods file, section 2.4)."""
     from comfy.ldm.modules.diffusionmodules.openaimodel import (

@@ -116,7 +116,7 @@ def slow(mode, unet, net, x, t, texts, vectors, hints, shares):
     everyone = range(n)
 
     def mixed(features):
-        weights = [compose_resize(share, features[0].shape[-2:]) for share in shares]
+        weights = [resized(share, features[0].shape[-2:]) for share in shares]
         return sum(w * f for w, f in zip(weights, features, strict=True))
 
     controls = []
@@ -129,7 +129,9 @@ def slow(mode, unet, net, x, t, texts, vectors, hints, shares):
         embedded.append(time if vector is None else time + unet.label_emb(vector))
 
     def through(block, h, **size):
-        return [forward_timestep_embed(block, h[i], embedded[i], texts[i], **size) for i in everyone]
+        return [
+            forward_timestep_embed(block, h[i], embedded[i], texts[i], **size) for i in everyone
+        ]
 
     h, skips = [x] * n, []
     for block in unet.input_blocks:
@@ -154,7 +156,7 @@ def slow(mode, unet, net, x, t, texts, vectors, hints, shares):
     return unet.out(mixed(h))
 
 
-def compose_resize(share, size):
+def resized(share, size):
     return torch.nn.functional.interpolate(share[None, None], size, mode="bilinear")
 
 

@@ -1,0 +1,66 @@
+"""Inputs that nodes of several files have, and how they are read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..models import pose
+from ..models.pose import People
+
+PoseKeypoint = io.Custom("POSE_KEYPOINT")
+
+
+@contextmanager
+def speaking_for(node: str) -> Iterator[None]:
+    """Puts the node's name before what is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{node}: {error}") from error
+
+
+def read_pose(keypoints: Any, name: str = "pose") -> list[People]:
+    """The frames of a pose input with at least one person in them."""
+    try:
+        frames = pose.read_poses(keypoints)
+    except ValueError as error:
+        raise ValueError(f"the input '{name}' can not be used: {error}") from None
+    require_people(frames, f"the input '{name}'")
+    return frames
+
+
+def require_people(frames: list[People], what: str) -> None:
+    if not any(pose.count(people) for people in frames):
+        raise ValueError(
+            f"{what} has no people: connect a pose with at least one person, for example from "
+            "Detect Pose on a photograph that shows somebody."
+        )
+
+
+def picture_size(frames: list[People], width: int, height: int) -> tuple[int, int]:
+    """Width and height to draw at; what is 0 follows the first frame's canvas."""
+    canvas = frames[0]
+    if not width and not height:
+        return canvas.width, canvas.height
+    return (
+        width or max(1, round(height * canvas.width / canvas.height)),
+        height or max(1, round(width * canvas.height / canvas.width)),
+    )
+
+
+def pose_input(name: str = "pose", tooltip: str = "") -> io.Input:
+    return PoseKeypoint.Input(
+        name,
+        tooltip=tooltip or "People, from this pack, from SDPose or from controlnet_aux.",
+    )
+
+
+def size_inputs() -> list[io.Input]:
+    side: dict[str, Any] = {"default": 0, "min": 0, "max": pose.LARGEST_CANVAS}
+    own = "0: as the pose, keeping its proportions."
+    return [
+        io.Int.Input("width", tooltip=f"Width in pixels. {own}", **side),
+        io.Int.Input("height", tooltip=f"Height in pixels. {own}", **side),
+    ]
