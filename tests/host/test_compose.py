@@ -1,7 +1,5 @@
-"""Composition on the real host: against plain ControlNet, a slow reference, and misuse."""
+"""Composition on the real host: against plain ControlNet, beside other patches, and misuse."""
 
-import comfy.controlnet
-import comfy.samplers
 import pytest
 import torch
 from vitruvian.host import compose as host
@@ -110,73 +108,6 @@ def test_any_sampler(loaded, sampler):
     plain = sample(loaded[0], text(loaded, TWO[0]), text(loaded, ""), sampler=sampler, steps=4)
     people = sample(*made, sampler=sampler, steps=4)
     assert people.isfinite().all() and not torch.allclose(people, plain, atol=0.1)
-
-
-def slow_exact(unet, net, x, t, texts, hints, shares):
-    """The released default, one person after the other (methods file, section 2.4)."""
-    from comfy.ldm.modules.diffusionmodules.openaimodel import (
-        forward_timestep_embed,
-        timestep_embedding,
-    )
-
-    n = len(texts)
-    emb = unet.time_embed(timestep_embedding(t, unet.model_channels).to(x.dtype))
-    controls = [
-        net(x=x, hint=h[None], timesteps=t, context=c) for h, c in zip(hints, texts, strict=True)
-    ]
-    streams, skips = [x] * n, [[] for _ in range(n)]
-    for block in unet.input_blocks:
-        for i in range(n):
-            streams[i] = forward_timestep_embed(block, streams[i], emb, texts[i])
-            skips[i].append(streams[i])
-    for i in range(n):
-        streams[i] = forward_timestep_embed(unet.middle_block, streams[i], emb, texts[i])
-        streams[i] = streams[i] + controls[i]["middle"][0]
-    coarsest = streams[0].shape[-2:]
-    for j, block in enumerate(unet.output_blocks):
-        residuals = [c["output"][-1 - j] for c in controls]
-        if residuals[0].shape[-2:] != coarsest:
-            weights = compose.resize(shares, *residuals[0].shape[-2:])
-            mixed = sum(w[0] * r for w, r in zip(weights, residuals, strict=True))
-            residuals = [mixed] * n
-        for i in range(n):
-            joined = torch.cat((streams[i], skips[i].pop() + residuals[i]), 1)
-            size = skips[i][-1].shape if skips[i] else None
-            streams[i] = forward_timestep_embed(block, joined, emb, texts[i], output_shape=size)
-    return unet.out(sum(w[0] * h for w, h in zip(shares, streams, strict=True)))
-
-
-def test_exact_equals_a_slow_loop_over_people(loaded):
-    model, _, _, controlnet = loaded
-    instances, keypoints = cast(loaded, *TWO), poses(0.3, 0.6)
-    made, positive, negative = composed(loaded, instances, keypoints, harmony=0.0)
-    seen = []
-
-    def spy(executor, x, t, *args, **kwargs):
-        out = executor(x, t, *args, **kwargs)
-        seen.append((x, t, out))
-        return out
-
-    made = made.clone()
-    wrappers = comfy.patcher_extension.WrappersMP.APPLY_MODEL
-    made.wrappers[wrappers] = {"spy": [spy], **made.wrappers[wrappers]}  # outside ours
-    sample(made, positive, negative, steps=1, cfg=1.0)
-    x, sigma, denoised = seen[0]
-    sampling = model.model.model_sampling
-    people = compose.cast(instances, pose.read_poses(keypoints)[0])
-    occupied = compose.occupancies(
-        compose.areas(instances, people, SIZE, SIZE, 0.06), SIZE // 8, SIZE // 8
-    )
-    shares = compose.hard_shares(occupied, [0, 0])
-    hints = [pose.draw_people(pose.pick(people, [i]), SIZE, SIZE).movedim(-1, 0) for i in range(2)]
-    eps = slow_exact(
-        model.model.diffusion_model, controlnet.control_model,
-        sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(),
-        [i.conditioning[0][0] for i in instances], hints, shares,
-    )  # fmt: skip
-    expected = sampling.calculate_denoised(sigma, eps, x)
-    error = (denoised - expected).norm() / (x - expected).norm()
-    assert float(error) < 1e-4
 
 
 def test_misuse_says_what_to_mend(loaded):
