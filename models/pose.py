@@ -451,8 +451,8 @@ def person_masks(
         margin = math.ceil(3 * feather * tall)  # the blur sees the body beyond the picture's edge
         shape = torch.zeros(height + 2 * margin, width + 2 * margin)
         for start, end, thickness in _capsules(pick(people, [number])):
-            _fill_capsule(shape, start + margin, end + margin, (thickness + dilation) * tall)
-        shape = _blur(shape, feather * tall)
+            fill_capsule(shape, start + margin, end + margin, (thickness + dilation) * tall)
+        shape = blur(shape, feather * tall)
         masks[number] = shape[margin : margin + height, margin : margin + width]
     return masks.clamp(0, 1)
 
@@ -494,7 +494,7 @@ def _with_hips(body: Tensor) -> Tensor:
     return body
 
 
-def _fill_capsule(shape: Tensor, start: Tensor, end: Tensor, radius: float) -> None:
+def fill_capsule(shape: Tensor, start: Tensor, end: Tensor, radius: float) -> None:
     """Sets the pixels within radius of the segment to 1, in place; [h, w], points (x, y)."""
     low = (torch.minimum(start, end) - radius).floor().tolist()
     high = (torch.maximum(start, end) + radius).ceil().tolist()
@@ -510,7 +510,7 @@ def _fill_capsule(shape: Tensor, start: Tensor, end: Tensor, radius: float) -> N
     shape[y0:y1, x0:x1][distance <= radius] = 1
 
 
-def _blur(image: Tensor, sigma: float) -> Tensor:
+def blur(image: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian of an image [h, w], edges repeated."""
     radius = math.ceil(3 * sigma)
     if radius == 0:

@@ -237,6 +237,7 @@ class VitruvianInstancePreview(io.ComfyNode):
             display_name="Instance Preview",
             category=CATEGORY,
             description="Shows who owns which part of the picture.",
+            is_output_node=True,
             inputs=[
                 Instances.Input("instances", tooltip="The people, from Instance nodes."),
                 pose_input(tooltip="Their poses."),

@@ -1,0 +1,75 @@
+"""The border around preserved hands that gives way while the body is painted, as a patch of the
+host's denoise-mask slot (Giving a Hand: sequential mask expansion).
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..models import hands
+
+KEY = "vitruvian_mask_expansion"
+SLOT = "denoise_mask_function"
+FINE = 1000  # steps of a share of the sampling
+
+
+def expand_mask(model: Any, expansion: float, start: float, end: float) -> Any:
+    """A clone of MODEL that preserves a border around what the latent's noise mask preserves:
+    `expansion` latent cells wide until `start`, narrower and narrower until `end`, none after it.
+    """
+    model = model.clone()
+    if expansion == 0:
+        return model
+    before = model.model_options.get(SLOT)
+
+    def expanding(sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        """Whatever another pack makes of the mask, what it preserves wholly stays preserved."""
+        sampling = extra_options["model"].inner_model.model_sampling
+        width = hands.border(progress(sampling, float(sigma.max())), expansion, start, end)
+        mask = denoise_mask
+        if before is not None:
+            mask = before(sigma, denoise_mask, extra_options=extra_options)
+            mask = torch.where(denoise_mask == 0, 0.0, mask)
+        border = hands.expand(denoise_mask, width) < denoise_mask
+        return torch.where(border, 0.0, mask)
+
+    model.set_model_denoise_mask_function(expanding)
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _keep(expanding))
+    return model
+
+
+def progress(sampling: Any, sigma: float) -> float:
+    """The share of the sampling that is over at `sigma`, as the host's percents count it."""
+    shares = range(FINE + 1)
+    return bisect_left(shares, -sigma, key=lambda k: -sampling.percent_to_sigma(k / FINE)) / FINE
+
+
+def _keep(expanding: Callable) -> Callable:
+    """Sees that the patch is at work, and gives back exactly what was preserved: some samplers end
+    with a trace of noise.
+    """
+
+    def wrapper(
+        executor, guider, sigmas, extra_args, callback, noise,
+        latent_image=None, denoise_mask=None, disable_pbar=False,
+    ):  # fmt: skip
+        if denoise_mask is None:
+            raise ValueError(
+                "Mask Expansion: the latent has no noise mask, so there is nothing to preserve. "
+                "Put Set Latent Noise Mask before the sampler."
+            )
+        if extra_args["model_options"].get(SLOT) is not expanding:
+            raise ValueError(
+                "Mask Expansion: a node behind it (Differential Diffusion, or another Mask "
+                "Expansion) takes its place. Connect that node before Mask Expansion."
+            )
+        given = guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask
+        done = float(sigmas[-1]) == 0  # asked now: a sampler may write into the schedule
+        samples = executor(*given, disable_pbar)
+        return torch.where(denoise_mask == 0, latent_image, samples) if done else samples
+
+    return wrapper

@@ -1,0 +1,444 @@
+"""Hands first, the body painted around them (Giving a Hand)."""
+
+import logging
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import io, ui
+
+from ..host import hands as host
+from ..models import hands, pose
+from ..models.hands import Hand, Square
+from .inputs import (
+    PoseKeypoint,
+    picture_size,
+    pose_input,
+    read_pose,
+    size_inputs,
+    speaking_for,
+)  # fmt: skip
+
+Squares = io.Custom("BOUNDING_BOX")
+CATEGORY = "Vitruvian/hands"
+BOTH = "both"
+STOP, GO_ON = "stop with an error", "go on without"
+GREY = 0.5
+PIXELS = 8  # per latent cell
+log = logging.getLogger(__name__)
+
+
+def _which_input() -> io.Input:
+    return io.Combo.Input(
+        "hands", options=[BOTH, hands.LEFT, hands.RIGHT], default=BOTH,
+        tooltip="Which hands, as the person themselves would say.",
+    )  # fmt: skip
+
+
+def _nobody_input(otherwise: str) -> io.Input:
+    return io.Combo.Input(
+        "if_none", options=[STOP, GO_ON], default=STOP,
+        tooltip=f"What to do with a pose without hands. '{GO_ON}': {otherwise}",
+    )  # fmt: skip
+
+
+def _find(pose_input: Any, which: str, if_none: str, size: tuple[int, int]) -> list[list[Hand]]:
+    """The hands of every frame, in pixels of the size."""
+    frames = [pose.on_canvas(people, *size) for people in read_pose(pose_input)]
+    found = [hands.hands_of(people, None if which == BOTH else which) for people in frames]
+    for number, some in enumerate(found, 1):
+        if some:
+            continue
+        what = (
+            f"frame {number} of the pose has no {'' if which == BOTH else which + ' '}hand that is "
+            f"larger than {hands.SMALLEST:g} pixels and has a wrist and two more points"
+        )
+        if if_none == STOP:
+            raise ValueError(
+                f"{what}. Turn on 'hands' in Detect Pose, draw the hands in a pose editor, enlarge "
+                f"the picture, or set 'if_none' to '{GO_ON}'."
+            )
+        log.warning("Vitruvian: %s; it goes on without.", what)
+    return found
+
+
+class VitruvianHandMasks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianHandMasks",
+            display_name="Hand Masks",
+            category=CATEGORY,
+            description="The hands as masks, from their keypoints.",
+            inputs=[
+                pose_input(),
+                *size_inputs(),
+                _which_input(),
+                io.Float.Input(
+                    "thickness", default=hands.THICKNESS, min=0.0, max=1.0, step=0.01,
+                    tooltip="Half the width of a finger, as a share of the hand's size.",
+                ),
+                io.Float.Input(
+                    "wrist", default=0.2, min=0.0, max=2.0, step=0.05,
+                    tooltip="How far the mask goes on below the wrist, as a share of the hand's "
+                    "size.",
+                ),
+                _nobody_input("an empty mask."),
+            ],
+            outputs=[
+                io.Mask.Output("masks", tooltip="One mask per hand, the larger first."),
+                io.Mask.Output("union", tooltip="One mask per frame: all its hands."),
+                io.Int.Output("count", tooltip="Number of hands."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, pose: Any, width: int, height: int, hands: str, thickness: float, wrist: float,
+        if_none: str,
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Hand Masks"):
+            size = picture_size(read_pose(pose), width, height)
+            found = _find(pose, hands, if_none, size)
+        each = [[_mask(hand, size, thickness, wrist) for hand in some] for some in found]
+        union = torch.stack([_union(some, size) for some in each])
+        flat = [mask for some in each for mask in some]
+        masks = torch.stack(flat) if flat else union
+        return io.NodeOutput(masks, union, len(flat), ui=ui.PreviewMask(union, cls=cls))
+
+
+def _mask(hand: Hand, size: tuple[int, int], thickness: float, wrist: float) -> torch.Tensor:
+    return hands.hand_mask(hand.points, *size, thickness=thickness, wrist=wrist)
+
+
+def _union(masks: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    return torch.stack(masks).amax(0) if masks else torch.zeros(size[1], size[0])
+
+
+class VitruvianCutHands(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianCutHands",
+            display_name="Cut Hands",
+            category=CATEGORY,
+            description="Squares around the hands, enlarged: to paint each hand large.",
+            inputs=[
+                pose_input(),
+                _which_input(),
+                io.Int.Input(
+                    "size", default=512, min=64, max=4096, step=8,
+                    tooltip="Width and height of the pictures.",
+                ),
+                io.Float.Input(
+                    "margin", default=0.35, min=0.0, max=3.0, step=0.05,
+                    tooltip="Room around the hand, as a share of its extent.",
+                ),
+                io.Boolean.Input(
+                    "upright", default=False,
+                    tooltip="Turn each square so that the fingers point up.",
+                ),
+                _nobody_input("one blank picture and no boxes: Place Hands then changes nothing."),
+                io.Image.Input(
+                    "image", optional=True, tooltip="The picture of the pose; without it, grey."
+                ),
+            ],
+            outputs=[
+                io.Image.Output("images", tooltip="One picture per hand, the larger first."),
+                PoseKeypoint.Output("poses", tooltip="Each hand's keypoints in its picture."),
+                Squares.Output("boxes", tooltip="Where the squares lie, for Place Hands."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, pose: Any, hands: str, size: int, margin: float, upright: bool, if_none: str,
+        image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Cut Hands"):
+            canvas = picture_size(read_pose(pose), 0, 0)
+            if image is not None:
+                canvas = image.shape[2], image.shape[1]
+            found = _find(pose, hands, if_none, canvas)
+        images, poses, boxes = _cut(found, image, canvas, size, margin, upright)
+        return io.NodeOutput(images, poses, boxes, ui=ui.PreviewImage(images, cls=cls))
+
+
+def _cut(
+    found: list[list[Hand]], image: torch.Tensor | None, canvas: tuple[int, int], size: int,
+    margin: float, upright: bool,
+) -> tuple[torch.Tensor, list[dict[str, Any]], list[list[dict[str, Any]]]]:  # fmt: skip
+    blank = torch.full((size, size, 3), GREY)
+    pictures, poses, boxes = [], [], []
+    for number, some in enumerate(found):
+        squares = [hands.square_around(hand.points, margin, upright=upright) for hand in some]
+        boxes.append([_box(*pair, canvas) for pair in zip(some, squares, strict=True)])
+        for hand, square in zip(some, squares, strict=True):
+            source = None if image is None else image[min(number, len(image) - 1)]
+            pictures.append(blank if source is None else hands.cut(source, square, size))
+            poses.append(pose.write_frame(hands.alone(hand, square, size)))
+    if not pictures:
+        pictures, poses = [blank], [pose.write_frame(pose.no_people(size, size))]
+    return torch.stack(pictures), poses, boxes
+
+
+def _box(hand: Hand, square: Square, canvas: tuple[int, int]) -> dict[str, Any]:
+    """The square in the host's BOUNDING_BOX form, its angle and the picture's size beside."""
+    half = square.side / 2
+    return {
+        "x": square.x - half, "y": square.y - half, "width": square.side, "height": square.side,
+        "angle": square.angle, "label": f"{hand.side} hand",
+        "canvas_width": canvas[0], "canvas_height": canvas[1],
+    }  # fmt: skip
+
+
+def _squares(boxes: Any, width: int, height: int) -> list[list[Square]]:
+    """The squares of every frame of a BOUNDING_BOX value, in a picture of this size."""
+    frames = boxes if isinstance(boxes, list) else [boxes]
+    frames = [frame if isinstance(frame, list) else [frame] for frame in frames]
+
+    def square(box: dict[str, Any]) -> Square:
+        wide = width / box.get("canvas_width", width)
+        tall = height / box.get("canvas_height", height)
+        return Square(
+            wide * (box["x"] + box["width"] / 2), tall * (box["y"] + box["height"] / 2),
+            max(wide * box["width"], tall * box["height"]), box.get("angle", 0.0),
+        )  # fmt: skip
+
+    try:
+        return [[square(box) for box in frame] for frame in frames]
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(
+            "the input 'boxes' can not be read: connect the output 'boxes' of Cut Hands."
+        ) from None
+
+
+class VitruvianPlaceHands(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianPlaceHands",
+            display_name="Place Hands",
+            category=CATEGORY,
+            description="Puts painted hands back where Cut Hands took them, and says what is to be "
+            "painted around them.",
+            inputs=[
+                io.Image.Input("hands", tooltip="One picture per hand, in Cut Hands' order."),
+                io.Mask.Input("masks", tooltip="One mask per hand: the hand in its picture, for "
+                              "example from Hand Masks on Cut Hands' poses."),
+                Squares.Input("boxes", tooltip="From Cut Hands."),
+                *_canvas_inputs(),
+                io.Float.Input(
+                    "room", default=0.0, min=0.0, max=5.0, step=0.05,
+                    tooltip="Width of the ring around each hand that is painted anew, as a share "
+                    "of its square. 0: everything but the hands.",
+                ),
+                io.Image.Input(
+                    "image", optional=True,
+                    tooltip="The picture the hands are put into; without it, grey.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("placed", "image", tooltip="The picture with the hands in it."),
+                io.Mask.Output("hands_mask", "hands", tooltip="The hands' places."),
+                io.Mask.Output(
+                    "repaint", tooltip="What is to be painted, for Set Latent Noise Mask."
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, hands: torch.Tensor, masks: torch.Tensor, boxes: Any, width: int, height: int,
+        room: float, image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Place Hands"):
+            if image is not None:
+                width, height = image.shape[2], image.shape[1]
+            if not (width and height):
+                raise ValueError("set 'width' and 'height', or connect 'image'.")
+            frames = _squares(boxes, width, height)
+            count = sum(map(len, frames))
+            if count > min(len(hands), len(masks)):
+                raise ValueError(
+                    f"there are {count} boxes, but {len(hands)} pictures and {len(masks)} masks: "
+                    "connect those that were made for these boxes."
+                )
+        if image is None:
+            image = torch.full((len(frames), height, width, 3), GREY)
+        placed, where, repaint = _place(frames, hands, masks, image, room)
+        return io.NodeOutput(placed, where, repaint, ui=ui.PreviewImage(placed, cls=cls))
+
+
+def _canvas_inputs() -> list[io.Input]:
+    side: dict[str, Any] = {"default": 512, "min": 0, "max": pose.LARGEST_CANVAS, "step": 8}
+    without = "where no 'image' is connected."
+    return [
+        io.Int.Input("width", tooltip=f"Width of the picture in pixels, {without}", **side),
+        io.Int.Input("height", tooltip=f"Height of the picture in pixels, {without}", **side),
+    ]
+
+
+def _place(
+    frames: list[list[Square]], pictures: torch.Tensor, masks: torch.Tensor, image: torch.Tensor,
+    room: float,
+) -> list[torch.Tensor]:  # fmt: skip
+    masks = masks.reshape(-1, *masks.shape[-2:]).float().cpu()
+    pictures, image = pictures[..., :3].float().cpu(), image[..., :3].float().cpu()
+    progress = comfy.utils.ProgressBar(len(frames))
+    made, first = [], 0
+    for number, squares in enumerate(frames):
+        rows = slice(first, first + len(squares))
+        canvas = image[min(number, len(image) - 1)]
+        made.append(hands.put(canvas, squares, pictures[rows], masks[rows], room))
+        first += len(squares)
+        progress.update(1)
+    return [torch.stack(part) for part in zip(*made, strict=True)]
+
+
+class VitruvianMaskExpansion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianMaskExpansion",
+            display_name="Mask Expansion",
+            category=CATEGORY,
+            description="While sampling with a noise mask: a border around what is preserved is "
+            "preserved at first and painted later, so that no seam is left (Giving a Hand).",
+            inputs=[
+                io.Model.Input("model", tooltip="Any model; the latent needs a noise mask."),
+                *_expansion_inputs(),
+            ],
+            outputs=[io.Model.Output("expanding", "model", tooltip="To the sampler.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: Any, expansion: int, start: float, end: float) -> io.NodeOutput:
+        with speaking_for("Mask Expansion"):
+            _check_order(start, end)
+        return io.NodeOutput(host.expand_mask(model, expansion / PIXELS, start, end))
+
+
+def _expansion_inputs() -> list[io.Input]:
+    share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.01}
+    return [
+        io.Int.Input(
+            "expansion", default=40, min=0, max=512, step=8,
+            tooltip="Width of the border at first, in pixels. 0: the plain noise mask.",
+        ),
+        io.Float.Input(
+            "start", default=0.2, **share,
+            tooltip="Share of the sampling after which the border begins to give way.",
+        ),
+        io.Float.Input(
+            "end", default=0.8, **share, tooltip="Share of the sampling when it is gone."
+        ),
+    ]  # fmt: skip
+
+
+def _check_order(start: float, end: float) -> None:
+    if end <= start:
+        raise ValueError(f"'end' ({end:g}) must be greater than 'start' ({start:g}).")
+
+
+class VitruvianExpansionPreview(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianExpansionPreview",
+            display_name="Mask Expansion Preview",
+            category=CATEGORY,
+            description="Shows how Mask Expansion's border gives way, as a strip of pictures.",
+            is_output_node=True,
+            inputs=[
+                io.Mask.Input("mask", tooltip="The noise mask: white is painted."),
+                *_expansion_inputs(),
+                io.Int.Input("pictures", default=6, min=2, max=64, tooltip="Number of pictures."),
+                io.Image.Input("image", optional=True, tooltip="Shown through what is preserved."),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "strip", tooltip="From the first step to the last: what is painted is white, "
+                    "the border orange, what is preserved to the end shows the picture.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, mask: torch.Tensor, expansion: int, start: float, end: float, pictures: int,
+        image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Mask Expansion Preview"):
+            _check_order(start, end)
+        first = mask.reshape(-1, *mask.shape[-2:])[0].float().cpu()
+        below = None if image is None else image[0, ..., :3].float().cpu()
+        strip = hands.expansion_strip(first, below, expansion, start, end, pictures)
+        return io.NodeOutput(strip[None], ui=ui.PreviewImage(strip[None], cls=cls))
+
+
+class VitruvianPasteHands(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianPasteHands",
+            display_name="Paste Hands",
+            category=CATEGORY,
+            description="Gives the finished picture the hands' own pixels back, which the VAE has "
+            "blurred.",
+            inputs=[
+                io.Image.Input("image", tooltip="The finished picture."),
+                io.Image.Input("hands", tooltip="The picture with the hands, from Place Hands."),
+                io.Mask.Input("mask", tooltip="The hands' places, from Place Hands."),
+                io.Int.Input(
+                    "feather", default=4, min=0, max=256,
+                    tooltip="Width of the soft edge, in pixels, inwards.",
+                ),
+                io.Float.Input(
+                    "colour_match", default=0.5, min=0.0, max=1.0, step=0.05,
+                    tooltip="How far the hands' colour along their edge is drawn to the picture's.",
+                ),
+            ],
+            outputs=[io.Image.Output("pasted", "image", tooltip="The picture with the hands.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, image: torch.Tensor, hands: torch.Tensor, mask: torch.Tensor, feather: int,
+        colour_match: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Paste Hands"):
+            mask = mask.reshape(-1, *mask.shape[-2:])
+            if not image.shape[1:3] == hands.shape[1:3] == mask.shape[1:3]:
+                raise ValueError(
+                    f"the inputs 'image' ({_sizes(image)}), 'hands' ({_sizes(hands)}) and 'mask' "
+                    f"({mask.shape[2]} x {mask.shape[1]}) must have one size."
+                )
+        return io.NodeOutput(_paste(image, hands, mask, feather, colour_match))
+
+
+def _sizes(image: torch.Tensor) -> str:
+    return f"{image.shape[2]} x {image.shape[1]}"
+
+
+def _paste(
+    image: torch.Tensor, top: torch.Tensor, mask: torch.Tensor, feather: int, colour: float
+) -> torch.Tensor:
+    def of(batch: torch.Tensor, number: int) -> torch.Tensor:
+        return batch[min(number, len(batch) - 1)].float().cpu()
+
+    return torch.stack(
+        [
+            hands.paste(
+                of(image, k)[..., :3], of(top, k)[..., :3], of(mask, k), feather=feather,
+                colour=colour,
+            )
+            for k in range(len(image))
+        ]
+    )  # fmt: skip
+
+
+NODES: list[type[io.ComfyNode]] = [
+    VitruvianHandMasks, VitruvianCutHands, VitruvianPlaceHands, VitruvianMaskExpansion,
+    VitruvianExpansionPreview, VitruvianPasteHands,
+]  # fmt: skip

@@ -1,0 +1,191 @@
+"""Hands: which are found, their masks, squares and the border that gives way."""
+
+import math
+
+import pytest
+import torch
+from vitruvian.models import hands, pose
+from vitruvian.models.hands import LEFT, RIGHT, Square
+
+
+def open_hand(x, y, size=60.0, mirrored=False):
+    """21 points, fingers up, the wrist at (x, y)."""
+    points = [(0.0, 0.0)]
+    for finger, (aside, root) in enumerate(
+        ((-0.35, 0.25), (-0.17, 0.48), (0.0, 0.5), (0.13, 0.48), (0.26, 0.42))
+    ):
+        for joint in range(4):
+            points.append((aside * (1 + 0.15 * joint), root + joint * (0.12 if finger else 0.1)))
+    flip = -1 if mirrored else 1
+    return torch.tensor([(x + flip * a * size, y - b * size, 1.0) for a, b in points])
+
+
+def person(left=None, right=None, wrists=((150.0, 150.0), (50.0, 150.0)), width=200, height=200):
+    body = torch.zeros(1, 18, 3)
+    for index, place in zip((pose.L_WRIST, pose.R_WRIST), wrists, strict=True):
+        if place is not None:
+            body[0, index] = torch.tensor([*place, 1.0])
+    none = torch.zeros(21, 3)
+    return pose.people_of(
+        (
+            body, (none if left is None else left)[None], (none if right is None else right)[None],
+            torch.zeros(1, 70, 3), torch.zeros(1, 6, 3),
+        ),
+        width, height,
+    )  # fmt: skip
+
+
+def sides(people, side=None):
+    return [hand.side for hand in hands.hands_of(people, side)]
+
+
+def test_hands_are_found_the_larger_first_and_by_side():
+    both = person(open_hand(150, 150, 80), open_hand(50, 150, 60))
+    assert sides(both) == [LEFT, RIGHT]
+    assert sides(both, RIGHT) == [RIGHT]
+
+
+def test_hands_that_detectors_took_for_the_other_change_sides():
+    swapped = person(left=open_hand(50, 150), right=open_hand(150, 150))
+    found = {hand.side: float(hand.points[0, 0]) for hand in hands.hands_of(swapped)}
+    assert found == {LEFT: 150.0, RIGHT: 50.0}
+    twice = person(left=open_hand(50, 150), right=open_hand(52, 150))  # one hand, reported twice
+    (hand,) = hands.hands_of(twice)
+    assert hand.side == RIGHT and float(hand.points[0, 0]) == 52.0
+
+
+def test_a_missing_wrist_comes_from_the_body_and_else_the_hand_is_left_out():
+    points = open_hand(50, 150)
+    points[0] = 0
+    (hand,) = hands.hands_of(person(right=points))
+    assert hand.points[0].tolist() == [50.0, 150.0, 1.0]
+    assert not hands.hands_of(person(right=points, wrists=(None, None)))
+
+
+def test_tiny_and_half_known_hands_are_left_out():
+    assert not hands.hands_of(person(right=open_hand(50, 150, hands.SMALLEST / 2)))
+    points = open_hand(50, 150)
+    points[2:] = 0
+    assert not hands.hands_of(person(right=points))
+
+
+def test_the_size_is_that_of_the_open_hand_even_of_a_fist():
+    fist = open_hand(50, 150, 60)
+    fist[6:9] = fist[5]  # fingers curled onto their knuckles
+    fist[10:13] = fist[9]
+    assert 0.8 * 60 < hands.hand_size(fist) < 1.3 * 60
+    assert 0.8 * 60 < hands.hand_size(open_hand(50, 150, 60)) < 1.3 * 60
+
+
+def test_a_mask_covers_its_keypoints_and_not_the_gaps_between_spread_fingers():
+    points = open_hand(100, 180, 150)
+    mask = hands.hand_mask(points, 200, 200, thickness=0.04)
+    for x, y, _ in points.tolist():
+        assert mask[min(199, round(y)), round(x)] == 1
+    between = (points[7, :2] + points[11, :2]) / 2  # index and middle finger
+    assert mask[round(float(between[1])), round(float(between[0]))] == 0
+    wider = hands.hand_mask(points, 200, 200, thickness=0.04, wrist=0.3)
+    assert (wider >= mask).all() and wider.sum() > mask.sum()
+
+
+def test_a_hand_beyond_the_edge_gives_what_can_be_seen():
+    mask = hands.hand_mask(open_hand(5, 100), 200, 200)
+    assert 0 < mask.sum() < hands.hand_mask(open_hand(100, 100), 200, 200).sum()
+    assert hands.hand_mask(open_hand(-500, 100), 200, 200).sum() == 0
+
+
+def test_cleaning_fills_holes_and_drops_specks():
+    mask = torch.zeros(40, 40)
+    mask[5:25, 5:25] = 0.9
+    mask[12:15, 12:15] = 0.0
+    mask[35, 35] = 1.0
+    cleaned = hands.clean(mask)
+    assert cleaned[5:25, 5:25].all() and cleaned.sum() == 400
+    assert hands.clean(torch.zeros(8, 8)).sum() == 0
+
+
+@pytest.mark.parametrize("reach", [0, 3, 12])
+def test_distances_are_euclidean(reach):
+    inside = torch.rand(3, 1, 17, 23, generator=torch.Generator().manual_seed(1)) > 0.97
+    found = hands.distance(inside, reach)
+    at = torch.stack(torch.meshgrid(torch.arange(17), torch.arange(23), indexing="ij"), -1).float()
+    for one, away in zip(inside[:, 0], found[:, 0], strict=True):
+        slow = torch.cdist(at.reshape(-1, 2), at[one]).amin(1).reshape(17, 23)
+        near = slow <= reach
+        torch.testing.assert_close(away[near], slow[near])
+        assert (away[~near] > reach).all()
+
+
+def test_what_is_preserved_is_nested_and_ends_as_the_mask():
+    mask = torch.ones(1, 4, 24, 24)
+    mask[..., 10:14, 9:15] = 0
+    mask[..., 9, 9:15] = 0.7  # a soft rim
+    widths = [hands.border(k / 20, 5.0, 0.2, 0.8) for k in range(21)]
+    masks = [hands.expand(mask, width) for width in widths]
+    assert widths[:5] == [5.0] * 5 and widths[-4:] == [0.0] * 4
+    assert all((a <= b).all() for a, b in zip(masks, masks[1:], strict=False))
+    assert torch.equal(masks[-1], mask)
+    assert masks[0].sum() < masks[8].sum() < mask.sum()
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_hand_cut_out_and_put_back_is_where_it_was(upright):
+    g = torch.Generator().manual_seed(2)
+    coarse = torch.rand(1, 3, 9, 12, generator=g)
+    smooth = torch.nn.functional.interpolate(coarse, (90, 120), mode="bicubic")
+    smooth = smooth[0].movedim(0, -1).clamp(0, 1)
+    points = open_hand(70, 60, 40)
+    turn = torch.tensor([[math.cos(0.5), math.sin(0.5)], [-math.sin(0.5), math.cos(0.5)]])
+    points[:, :2] = (points[:, :2] - points[0, :2]) @ turn + points[0, :2]
+    square = hands.square_around(points, 0.2, upright=upright)
+    size = 96
+    picture = hands.cut(smooth, square, size)
+    moved = hands.into(points, square, size)
+    assert ((moved[:, :2] > 0) & (moved[:, :2] < size)).all()
+    if upright:
+        assert abs(float(moved[1:, 0].mean() - moved[0, 0])) < 1e-3
+    mask = torch.zeros(size, size)
+    mask[8:-8, 8:-8] = 1
+    canvas = torch.zeros_like(smooth)
+    back, where, ring = hands.put(canvas, [square], picture[None], mask[None], 0.0)
+    inside = hands.distance(where < 0.5, 3) > 2
+    assert inside.sum() > 300
+    assert float((back - smooth)[inside].abs().max()) < 0.05
+    assert torch.equal(ring, 1 - where)
+
+
+def test_room_paints_a_ring_and_without_hands_nothing_changes():
+    canvas = torch.rand(64, 64, 3)
+    square = Square(32, 32, 20)
+    hand, mask = torch.zeros(1, 40, 40, 3), torch.ones(1, 40, 40)
+    placed, where, ring = hands.put(canvas, [square], hand, mask, 0.25)
+    assert where.sum() == 400 and (where * ring).sum() == 0
+    assert 0 < ring.sum() < 1200
+    assert torch.equal(placed[ring == 1], canvas[ring == 1])
+    same, nobody, nothing = hands.put(canvas, [], hand[:0], mask[:0], 0.0)
+    assert torch.equal(same, canvas) and nobody.sum() == nothing.sum() == 0
+
+
+def test_overlapping_hands_the_first_lies_above():
+    canvas = torch.zeros(64, 64, 3)
+    squares = [Square(30, 32, 20), Square(38, 32, 20)]
+    pictures = torch.stack([torch.full((20, 20, 3), 0.2), torch.full((20, 20, 3), 0.8)])
+    placed, where, _ = hands.put(canvas, squares, pictures, torch.ones(2, 20, 20), 0.0)
+    assert float(placed[32, 34, 0]) == pytest.approx(0.2)
+    assert float(placed[32, 45, 0]) == pytest.approx(0.8)
+    assert where.sum() == 20 * 28
+
+
+def test_pasting_keeps_the_core_and_draws_colours_together():
+    base, top = torch.full((40, 40, 3), 0.3), torch.full((40, 40, 3), 0.7)
+    mask = torch.zeros(40, 40)
+    mask[10:30, 10:30] = 1
+    hard = hands.paste(base, top, mask, feather=0, colour=0)
+    assert torch.equal(hard[mask > 0], top[mask > 0])
+    assert torch.equal(hard[mask == 0], base[mask == 0])
+    soft = hands.paste(base, top, mask, feather=4, colour=0)
+    assert float(soft[20, 20, 0]) == pytest.approx(0.7) and 0.3 < float(soft[10, 20, 0]) < 0.5
+    assert torch.equal(soft[mask == 0], base[mask == 0])
+    torch.testing.assert_close(hands.paste(base, top, mask, feather=0, colour=1.0), base)
+    empty = hands.paste(base, top, torch.zeros(40, 40), feather=4, colour=1.0)
+    assert torch.equal(empty, base)
