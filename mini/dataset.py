@@ -67,10 +67,16 @@ def _write_shard(folder: Path, shard: int, seed: int, draw: dict) -> None:
                 person_caption(scenes, int(k)) for k in (scenes.people.scene == i).nonzero()[:, 0]
             ],
             "bodies": shown.body[scenes.people.scene == i].tolist(),
+            "hands": shown.hands[scenes.people.scene == i].tolist(),
         }
         for i in range(SHARD)
     ]
-    for name, array in (("rgb", _to_bytes(shown.rgb)), ("hint", _to_bytes(torch.stack(hints)))):
+    arrays = {
+        "rgb": _to_bytes(shown.rgb),
+        "hint": _to_bytes(torch.stack(hints)),
+        "parsing": shown.parsing.byte().numpy(),
+    }
+    for name, array in arrays.items():
         np.save(folder / f"{name}-{shard:05d}.part.npy", array)
         os.replace(folder / f"{name}-{shard:05d}.part.npy", folder / f"{name}-{shard:05d}.npy")
     part = folder / f"captions-{shard:05d}.part"
@@ -96,8 +102,8 @@ def write_world(
 
 
 class WorldDataset(Dataset):
-    """Scenes of a folder made by `write_world`: {"rgb", "hint" uint8 [3,H,W], "captions": {full,
-    brief, people}}.
+    """Scenes of a folder made by `write_world`: {"rgb", "hint" uint8 [3,H,W], "parsing" uint8
+    [H,W], "captions": {full, brief, people, bodies, hands}}; of the pictures only those named.
     """
 
     def __init__(self, folder: Path, *, names: tuple[str, ...] = ("rgb", "hint")) -> None:

@@ -21,34 +21,43 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 from tqdm import tqdm
 
-from ..training import base, controlnet, convert, networks, preview, vae
+from ..models.hand_generator import STRIDE, heat_maps
+from ..models.mini import PICTURE_SIZE
+from ..training import base, controlnet, convert, hands, networks, preview, vae
 from ..training.denoise import Denoiser, DenoisingLoss
 from ..training.loop import Schedule
 from ..training.tokens import WordTokenizer
 from . import posenet
 from .captions import scene_caption
 from .dataset import WorldDataset, draw_hint, write_world
+from .figure import LEFT_HAND, RIGHT_HAND
 from .renderer import render
-from .world import FULL, sample_scenes
+from .world import FULL, HAND, sample_scenes
 
 SCENES = 8_960  # of the training world
 CROWDS = 5_120  # scenes of the world of small people
+HANDS = 3_072  # scenes of the world of hands
 POSE_SCENES = 3_072  # of the pose network's world
-WORLD_SEED, CROWD_SEED, POSE_SEED, VALIDATION_SEED = 1_000, 30_000, 50_000, 900_000
+WORLD_SEED, CROWD_SEED, HAND_SEED = 1_000, 30_000, 40_000
+POSE_SEED, VALIDATION_SEED = 50_000, 900_000
 CONTROLLED = 0.5  # share of each batch of the base's training that sees its skeleton
 VAE_SCHEDULE = Schedule(steps=3000, batch=16, lr=1.2e-3, weight_decay=0.0, save_every=500)
 BASE_SCHEDULE = Schedule(steps=4500, batch=24, lr=7e-4, warmup=200, save_every=700)
 FURTHER_SCHEDULE = Schedule(steps=4200, batch=24, lr=5e-4, warmup=100, save_every=700)
 CONTROL_SCHEDULE = Schedule(steps=1500, batch=16, lr=4e-4, warmup=50, save_every=250)
+HAND_SCHEDULE = Schedule(steps=2400, batch=24, lr=1e-3, warmup=50, save_every=400)
 POSE_SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=50, save_every=250)
 SCHEDULES = {
     "vae": VAE_SCHEDULE,
     "base": BASE_SCHEDULE,
     "further": FURTHER_SCHEDULE,
     "posenet": POSE_SCHEDULE,
+    "hands": HAND_SCHEDULE,
     "controlnet": CONTROL_SCHEDULE,
 }
 STEPS = tuple(SCHEDULES)
+WHOLE = ("vae", "base", "further", "posenet", "hands")  # all that makes the weights from nothing
+HAND_GENERATOR = posenet.POSENET.with_name("mini_hands.safetensors")
 SAMPLES_SHOWN = 8
 WORTH_COMPILING = 1_000  # steps: compiling takes minutes and saves a quarter of each step
 
@@ -100,10 +109,11 @@ def encode_world(
     out: Path,
     scale: float | None = None,
     shift: float = 0.0,
+    names: tuple[str, ...] = ("hint",),
 ) -> Encoded:
     """Encode every picture of `world` once; what the encoder gave is kept in `out`, one file for
     each autoencoder. Without `scale` and `shift`, those of the VAE's checkpoint, they are this
-    world's own.
+    world's own. `names`: what else of the world the data gives.
     """
     pictures = WorldDataset(world, names=("rgb",))
     file = out / f"latents-{world.name}-{len(pictures)}-{_fingerprint(autoencoder)}.npy"
@@ -116,7 +126,7 @@ def encode_world(
     if scale is None:
         shift, scale = float(latents.mean()), 1 / float(latents.std())
     z = ((latents - shift) * scale).half().numpy()
-    return Encoded(LatentDataset(WorldDataset(world, names=("hint",)), z), scale, shift)
+    return Encoded(LatentDataset(WorldDataset(world, names=names), z), scale, shift)
 
 
 def _fingerprint(module: torch.nn.Module) -> str:
@@ -228,9 +238,11 @@ def mini_further(
     _train_together(whole, hinted, data, schedule, work / "further")
 
 
-def _as_trained(whole: convert.Checkpoint, world: Path, work: Path) -> LatentDataset:
+def _as_trained(
+    whole: convert.Checkpoint, world: Path, work: Path, name: str = "hint"
+) -> LatentDataset:
     known = whole.latent_scale, whole.latent_shift
-    return encode_world(whole.vae, world, work / "latents", *known).data
+    return encode_world(whole.vae, world, work / "latents", *known, names=(name,)).data
 
 
 def _train_together(
@@ -264,6 +276,65 @@ def mini_controlnet(world: Path, work: Path, schedule: Schedule = CONTROL_SCHEDU
     convert.save_controlnet(preview.POSE_CONTROLNET, hinted)
 
 
+class HandDataset(Dataset):
+    """A world of hand close-ups as the hand generator learns it: LatentDataset's items, "heat" and
+    the hands' "mask".
+    """
+
+    def __init__(self, data: LatentDataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int) -> dict:
+        item = self.data[i]
+        right, left = torch.tensor(item["captions"]["hands"][0])
+        mask = (item["parsing"] == RIGHT_HAND) | (item["parsing"] == LEFT_HAND)
+        return {
+            **item,
+            "captions": {**item["captions"], "bodies": item["captions"]["hands"]},  # the joints
+            "heat": heat_maps(left, right, STRIDE, *item["latent"].shape[1:]),
+            "mask": mask.float(),
+        }
+
+
+def mini_hands(work: Path, schedule: Schedule = HAND_SCHEDULE) -> None:
+    """Train the hand generator on the committed base, which stays as it is."""
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    write_world(work / "hands", HANDS, seed=HAND_SEED, framing=HAND)
+    data = HandDataset(_as_trained(whole, work / "hands", work, "parsing"))
+    tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
+    torch.manual_seed(schedule.seed)
+    model = hands.HandDenoiser(whole.unet, whole.text_encoder)
+    loss = hands.HandLoss(DenoisingLoss(tokenizer))
+    out = work / "hand-generator"
+    hands.train_hands(model, data, loss, schedule, out, preview=show_hands(whole))
+    hands.save_hand_generator(model, HAND_GENERATOR, "mini")
+
+
+def show_hands(whole: convert.Checkpoint) -> Callable[[hands.HandDenoiser, Path], None]:
+    """A `preview` for the loop, four rows: unseen hands, their skeletons, pictures, masks."""
+    scenes = sample_scenes(SAMPLES_SHOWN, VALIDATION_SEED, framing=HAND)
+    truth = render(scenes)
+    hints = torch.stack([draw_hint(i, scenes, truth) for i in range(SAMPLES_SHOWN)])
+    prompts = [scene_caption(scenes, i) for i in range(SAMPLES_SHOWN)]
+    cells = PICTURE_SIZE // STRIDE
+    heat = torch.stack(
+        [heat_maps(left, right, STRIDE, cells, cells) for right, left in truth.hands]
+    )
+
+    def show(model: hands.HandDenoiser, prefix: Path) -> None:
+        with torch.no_grad(), model.seeing(heat.to(next(model.parameters()).device)) as features:
+            pictures = preview.sample(whole, prompts).cpu()
+            last = features[-1][SAMPLES_SHOWN:].contiguous()
+            masks = model.generator.predict_mask(last).sigmoid().cpu()
+        rows = [truth.rgb, hints, pictures, masks[:, None].expand(-1, 3, -1, -1)]
+        save_sheet(torch.cat(rows), prefix.with_suffix(".png"), columns=SAMPLES_SHOWN)
+
+    return show
+
+
 def mini_posenet(work: Path, schedule: Schedule = POSE_SCHEDULE) -> None:
     """Train the instrument that measures poses, on scenes of one whole person each."""
     write_world(work / "people", POSE_SCENES, seed=POSE_SEED, framing=FULL, people=1)
@@ -276,13 +347,13 @@ def mini_posenet(work: Path, schedule: Schedule = POSE_SCHEDULE) -> None:
 def main(arguments: Sequence[str]) -> None:
     """`train mini`: the named steps, by default all that make the weights from nothing."""
     parser = argparse.ArgumentParser(prog="dev.py train mini", description=__doc__)
-    parser.add_argument("step", nargs="*", help=f"of {', '.join(STEPS)}; {', '.join(STEPS[:4])}")
+    parser.add_argument("step", nargs="*", help=f"of {', '.join(STEPS)}; {', '.join(WHOLE)}")
     parser.add_argument("--work", type=Path, required=True, help="folder for world and checkpoints")
     parser.add_argument("--scenes", type=int, default=SCENES, help="scenes of the training world")
     parser.add_argument("--steps", type=int, help="length of the one named step")
     parser.add_argument("--precision", default="bf16", choices=("no", "bf16", "fp16"))
     chosen = parser.parse_args(arguments)
-    steps = chosen.step or STEPS[:4]
+    steps = chosen.step or WHOLE
     if unknown := set(steps) - set(STEPS):
         parser.error(f"there is no step {', '.join(unknown)}; the steps are {', '.join(STEPS)}")
     if chosen.steps and len(steps) > 1:
@@ -293,7 +364,7 @@ def main(arguments: Sequence[str]) -> None:
         return replace(recipe, steps=chosen.steps) if chosen.steps and name in steps else recipe
 
     world = chosen.work / "world"
-    if set(steps) - {"posenet"}:
+    if set(steps) - {"posenet", "hands"}:
         write_world(world, chosen.scenes, seed=WORLD_SEED)
     if {"vae", "base"} & set(steps):
         autoencoder = mini_vae(world, chosen.work, plan("vae"))  # a trained one is over at once
@@ -303,6 +374,8 @@ def main(arguments: Sequence[str]) -> None:
         crowds = chosen.work / "crowds"
         write_crowds(crowds, chosen.scenes * CROWDS // SCENES)
         mini_further([world, crowds], chosen.work, plan("further"))
+    if "hands" in steps:
+        mini_hands(chosen.work, plan("hands"))
     if "controlnet" in steps:
         mini_controlnet(world, chosen.work, plan("controlnet"))
     if "posenet" in steps:

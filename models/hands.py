@@ -18,6 +18,7 @@ from . import pose
 LEFT, RIGHT = "left", "right"
 SIDES = {LEFT: pose.L_WRIST, RIGHT: pose.R_WRIST}
 PALM = (0, 1, 5, 9, 13, 17)  # wrist, base of the thumb, four knuckles
+FINGERS = tuple(range(1 + 4 * k, 5 + 4 * k) for k in range(5))  # thumb to little finger
 THICKNESS = 0.08  # of a finger, half of it, as a share of the hand's size
 SMALLEST = 8.0  # pixels; a smaller hand is not looked at
 

@@ -1,12 +1,15 @@
 """Hands first, the body painted around them (Giving a Hand)."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import comfy.utils
+import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
+from ..host import hand_generator as generator
 from ..host import hands as host
 from ..models import hands, pose
 from ..models.hands import Hand, Square
@@ -19,6 +22,7 @@ from .inputs import (
     speaking_for,
 )  # fmt: skip
 
+Generator = io.Custom("VITRUVIAN_HAND_GENERATOR")
 Squares = io.Custom("BOUNDING_BOX")
 CATEGORY = "Vitruvian/hands"
 BOTH = "both"
@@ -438,7 +442,97 @@ def _paste(
     )  # fmt: skip
 
 
+class VitruvianHandGeneratorLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianHandGeneratorLoader",
+            display_name="Load Hand Generator",
+            category=CATEGORY,
+            description="Loads a hand generator from models/vitruvian.",
+            inputs=[
+                io.Combo.Input(
+                    "file", options=folder_paths.get_filename_list("vitruvian"),
+                    tooltip="A file that was trained for the checkpoint in use.",
+                )
+            ],
+            outputs=[Generator.Output("generator", tooltip="To Hand Generator.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        with speaking_for("Load Hand Generator"):
+            path = folder_paths.get_full_path_or_raise("vitruvian", file)
+            return io.NodeOutput(generator.load(Path(path)))
+
+
+class VitruvianHandGenerator(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianHandGenerator",
+            display_name="Hand Generator",
+            category=CATEGORY,
+            description="Makes the model paint one hand per picture, each finger where its "
+            "keypoints are (Giving a Hand, first stage).",
+            inputs=[
+                io.Model.Input("model", tooltip="The checkpoint that the generator was made for."),
+                Generator.Input("generator", tooltip="From Load Hand Generator."),
+                pose_input(name="poses", tooltip="One hand per picture, from Cut Hands."),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=2.0, step=0.05,
+                    tooltip="0: the model as it was.",
+                ),
+            ],
+            outputs=[io.Model.Output("painting_hands", "model", tooltip="To the sampler.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: Any, generator: Any, poses: Any, strength: float
+    ) -> io.NodeOutput:
+        with speaking_for("Hand Generator"):
+            return io.NodeOutput(_generate(model, generator, read_pose(poses, "poses"), strength))
+
+
+def _generate(model: Any, loaded: Any, frames: list[pose.People], strength: float) -> Any:
+    return generator.generate(model, loaded, frames, strength)
+
+
+class VitruvianPredictHandMasks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianPredictHandMasks",
+            display_name="Predict Hand Masks",
+            category=CATEGORY,
+            description="Where the hands are in the pictures that the hand generator painted: the "
+            "network looks at the finished latents once more.",
+            inputs=[
+                io.Model.Input("model", tooltip="From Hand Generator, as the sampler got it."),
+                Generator.Input("generator", tooltip="From Load Hand Generator."),
+                io.Conditioning.Input("positive", tooltip="As the sampler got it."),
+                io.Latent.Input("latent", tooltip="From the sampler."),
+            ],
+            outputs=[io.Mask.Output("masks", tooltip="One mask per hand, for Place Hands.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: Any, generator: Any, positive: Any, latent: dict[str, Any]
+    ) -> io.NodeOutput:
+        masks = _predict(model, generator, positive, latent["samples"])
+        return io.NodeOutput(masks, ui=ui.PreviewMask(masks, cls=cls))
+
+
+def _predict(model: Any, loaded: Any, positive: Any, latent: torch.Tensor) -> torch.Tensor:
+    return torch.stack(
+        [hands.clean(mask) for mask in generator.predict_mask(model, loaded, positive, latent)]
+    )
+
+
 NODES: list[type[io.ComfyNode]] = [
     VitruvianHandMasks, VitruvianCutHands, VitruvianPlaceHands, VitruvianMaskExpansion,
-    VitruvianExpansionPreview, VitruvianPasteHands,
+    VitruvianExpansionPreview, VitruvianPasteHands, VitruvianHandGeneratorLoader,
+    VitruvianHandGenerator, VitruvianPredictHandMasks,
 ]  # fmt: skip

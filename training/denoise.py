@@ -4,7 +4,7 @@ Min-SNR weights).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +92,16 @@ class DenoisingLoss:
     focus: float = 3.0  # extra weight of the cells near a person's joints
 
     def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
-        device = next(model.parameters()).device
+        return self.of(model, next(model.parameters()).device, batch, g)
+
+    def of(
+        self,
+        predict: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
+        device: torch.device,
+        batch: Sequence[dict],
+        g: torch.Generator,
+    ) -> Tensor:
+        """The loss of `predict`(noisy latents, steps, token ids, hint or None) -> noise."""
         z = torch.stack([item["latent"] for item in batch]).float()
         noise = torch.randn(z.shape, generator=g)
         noises = build_scheduler()
@@ -107,7 +116,7 @@ class DenoisingLoss:
         share = 1 + self.focus * near
         share = (share / share.mean((1, 2), keepdim=True)).to(device)
         x, t, ids, noise = x.to(device), t.to(device), ids.to(device), noise.to(device)
-        error = (model(x, t, ids, hint).float() - noise).square().mean(1)
+        error = (predict(x, t, ids, hint).float() - noise).square().mean(1)
         error = (share * error).mean((1, 2))
         a = noises.alphas_cumprod.to(device)[t]
         snr = a / (1 - a)

@@ -1,0 +1,115 @@
+"""The hand generator: the trainer's network and the host's give the same numbers."""
+
+import pytest
+import torch
+from vitruvian.host import hand_generator as host
+from vitruvian.host.registration import register
+from vitruvian.models import pose
+from vitruvian.models.hand_generator import heat_maps
+from vitruvian.nodes import hands as ours
+from vitruvian.training import convert, hands, preview
+
+import nodes as core
+
+register()
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def loaded(mini_weights):
+    with torch.inference_mode():
+        return core.CheckpointLoaderSimple().load_checkpoint("vitruvian_mini.safetensors")[:3]
+
+
+@pytest.fixture(scope="module")
+def trained(mini_weights, tmp_path_factory):
+    """A generator with random changes, as the trainer has it, and its file."""
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    torch.manual_seed(0)
+    model = hands.HandDenoiser(whole.unet, whole.text_encoder).requires_grad_(False)
+    for name, p in model.named_parameters():
+        if name.endswith(".up"):
+            p.normal_(std=0.02)
+    model.generator.hint.weight.normal_(std=0.1)
+    path = tmp_path_factory.mktemp("hands") / "hands.safetensors"
+    hands.save_hand_generator(model, path, "mini")
+    return model.eval(), path
+
+
+def frames():
+    g = torch.Generator().manual_seed(1)
+    people = []
+    for side in ("left", "right"):
+        points = torch.cat((torch.rand(21, 2, generator=g) * SIZE, torch.ones(21, 1)), 1)
+        people.append({
+            "people": [{f"hand_{side}_keypoints_2d": points.flatten().tolist()}],
+            "canvas_width": SIZE, "canvas_height": SIZE,
+        })  # fmt: skip
+    return people
+
+
+def ask(model, x, sigma, context):
+    """The model's denoised latents for one positive and one negative chunk of two pictures."""
+    options = {**model.model_options["transformer_options"], "cond_or_uncond": [1, 0]}
+    return model.model.apply_model(
+        x.repeat(2, 1, 1, 1), sigma.repeat(2), c_crossattn=context, transformer_options=options
+    )
+
+
+def test_the_same_numbers_in_trainer_and_host(loaded, trained):
+    own, path = trained
+    people = [pose.read_frame(frame) for frame in frames()]
+    with torch.inference_mode():
+        model = host.generate(loaded[0], host.load(path), people, 1.0)
+        model.patch_model()
+        try:
+            sampling = model.model.model_sampling
+            time = torch.tensor([300, 300])
+            sigma = sampling.sigma(time)
+            g = torch.Generator().manual_seed(2)
+            cells = SIZE // 8
+            x = torch.randn(2, 4, cells, cells, generator=g) * (1 + sigma[0] ** 2) ** 0.5
+            context = torch.randn(4, 77, 192, generator=g)
+            found = ask(model, x, sigma, context)
+        finally:
+            model.unpatch_model()
+        heat = torch.stack([heat_maps(p.left_hand[0], p.right_hand[0], 8, cells, cells)
+                            for p in people])  # fmt: skip
+        scaled = sampling.calculate_input(sigma, x)
+        with own.seeing(heat):
+            noise = own.unet(scaled.repeat(2, 1, 1, 1), time.repeat(2), context).sample
+        expected = sampling.calculate_denoised(sigma.repeat(2), noise, x.repeat(2, 1, 1, 1))
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)  # the file is float16
+
+
+def test_strength_0_is_the_model_as_it_was_and_masks_have_the_pictures_size(loaded, trained):
+    with torch.inference_mode():
+        generator = host.load(trained[1])
+        words = core.CLIPTextEncode().encode(loaded[1], "a hand")[0]
+        nothing = core.CLIPTextEncode().encode(loaded[1], "")[0]
+        latent = {"samples": torch.zeros(2, 4, 13, 12)}
+
+        def sample(model):
+            return core.common_ksampler(
+                model, 1, 2, 4.0, "euler", "normal", words, nothing, latent
+            )[0]  # fmt: skip
+
+        (model,) = ours.VitruvianHandGenerator.execute(loaded[0], generator, frames(), 1.0).result
+        (off,) = ours.VitruvianHandGenerator.execute(loaded[0], generator, frames(), 0.0).result
+        plain, painted = sample(loaded[0]), sample(model)
+        assert torch.equal(sample(off)["samples"], plain["samples"])
+        assert not torch.allclose(painted["samples"], plain["samples"], atol=0.1)
+        assert torch.equal(sample(model)["samples"], painted["samples"])
+        (masks,) = ours.VitruvianPredictHandMasks.execute(
+            model, generator, words, painted
+        ).result
+    assert masks.shape == (2, 104, 96) and set(masks.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_a_generator_for_another_model_is_refused(loaded, trained):
+    generator = host.load(trained[1])
+    wide = generator._replace(network=type(generator.network)(320))
+    with pytest.raises(ValueError, match="320 channels, but the model has 64"):
+        ours.VitruvianHandGenerator.execute(loaded[0], wide, frames(), 1.0)
+    with pytest.raises(ValueError, match="expected weights of 'hands'"):
+        host.load(preview.CHECKPOINT)

@@ -1,0 +1,121 @@
+"""Trainer of the hand generator on a frozen base (Giving a Hand, stage 1): denoising and the hand's
+mask together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..models import weights
+from ..models.hand_generator import HandGenerator, mask_loss
+from .denoise import DenoisingLoss
+from .loop import Schedule, fit
+from .low_rank import add_low_rank, low_rank_tensors
+from .networks import build_scheduler
+
+RANK = 16
+LEARNT = r"(conv_in|.*(to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2|conv1|conv2))"
+
+
+class HandDenoiser(nn.Module):
+    """A frozen UNet with low-rank changes, its frozen text encoder, and the hand generator."""
+
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module, rank: int = RANK) -> None:
+        super().__init__()
+        add_low_rank(unet, rank, LEARNT)
+        text_encoder.requires_grad_(False)
+        self.unet, self.text_encoder = unet, text_encoder
+        self.generator = HandGenerator(len(unet.get_parameter("conv_in.bias")))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor, t: Tensor, ids: Tensor, heat: Tensor) -> tuple[Tensor, Tensor]:
+        """Noisy latents [B,4,h,w], steps [B], token ids [B,77], heat maps [B,12,h,w] -> predicted
+        noise and mask logits [B,8h,8w].
+        """
+        with self.seeing(heat) as features:
+            context = self.text_encoder(ids).last_hidden_state
+            noise = self.unet(x, t, context).sample
+        return noise, self.generator.predict_mask(features[0])
+
+    @contextmanager
+    def seeing(self, heat: Tensor) -> Iterator[list[Tensor]]:
+        """While it lasts the UNet sees the heat maps in its last len(heat) rows; the list receives
+        its last features, call after call.
+        """
+        features: list[Tensor] = []
+
+        def add(_: nn.Module, __: Any, h: Tensor) -> Tensor:
+            hint = self.generator.hint(heat)
+            return h + torch.cat((hint.new_zeros(len(h) - len(hint), *hint.shape[1:]), hint))
+
+        def keep(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            features.append(inputs[0])
+
+        hooks = [
+            self.unet.get_submodule("conv_in").register_forward_hook(add),
+            self.unet.get_submodule("conv_norm_out").register_forward_pre_hook(keep),
+        ]
+        try:
+            yield features
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+@dataclass(frozen=True)
+class HandLoss:
+    """The denoising objective plus `share` times the mask's, which counts more the less noise there
+    is: the mask is read from a finished picture.
+
+    Items: those of DenoisingLoss, "heat" [12,h,w] and "mask" [8h,8w] in 0..1.
+    """
+
+    denoising: DenoisingLoss
+    share: float = 0.25
+    blind: float = 0.1  # share of samples that see no heat map
+
+    def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
+        device = next(model.parameters()).device
+        heat = torch.stack([item["heat"] for item in batch])
+        seen = torch.rand(len(batch), 1, 1, 1, generator=g) >= self.blind
+        target = torch.stack([item["mask"] for item in batch]).float().to(device)
+        alphas = build_scheduler().alphas_cumprod.to(device)
+        masks: list[Tensor] = []
+
+        def predict(x: Tensor, t: Tensor, ids: Tensor, _: Tensor | None) -> Tensor:
+            noise, logits = model(x, t, ids, (heat * seen).to(device))
+            shown = alphas[t] * seen.flatten().to(device)
+            masks.append((shown * mask_loss(logits.float(), target)).mean())
+            return noise
+
+        loss = self.denoising.of(predict, device, batch, g)
+        return loss + self.share * masks[0]
+
+
+def train_hands(
+    model: HandDenoiser,
+    hands: Dataset,
+    loss: HandLoss,
+    schedule: Schedule,
+    out: Path,
+    *,
+    preview: Callable[[HandDenoiser, Path], None] | None = None,
+) -> HandDenoiser:
+    """Train the low-rank changes and the generator's own layers; returns `model` with EMA weights.
+    """
+    return fit(model, loss, hands, schedule, out, collate=list, preview=preview)
+
+
+def save_hand_generator(model: HandDenoiser, path: Path, base: str) -> None:
+    """Write the generator's file: its own layers and the UNet's changes."""
+    own = {f"hand.{name}": tensor for name, tensor in model.generator.state_dict().items()}
+    facts: dict[str, str | int | float] = {"method": "hands", "version": 1, "base": base}
+    weights.save(path, {**own, **low_rank_tensors(model.unet)}, facts, torch.float16)
