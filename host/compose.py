@@ -30,7 +30,6 @@ EXACT, LAYERS, COUPLE = "exact", "layers", "couple"
 KEY = "vitruvian_compose"
 PEOPLE, NEGATIVE = "people", "negative"  # what a conditioning entry is, under KEY
 PIXELS = 8  # per latent cell
-APART = 0.0  # share of the steps, the first ones, in which COUPLE works as EXACT does
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,6 @@ class Plan(NamedTuple):
     hard: Tensor  # shares [S, 1, 1, h, w]
     soft: Tensor
     soft_from: float  # sigma at and below which the soft shares hold
-    couple_from: float  # the same for one stream instead of one per person, in the mode COUPLE
     first: float  # composition is on from this sigma down
     last: float  # to this one
 
@@ -319,7 +317,6 @@ def _make_plan(composition: Composition) -> Callable:
             compose.hard_shares(occupied, composition.order, scene=composition.scene),
             compose.soft_shares(occupied, scene=composition.scene),
             float(sigmas[soft_from]) if composition.harmony > 0 else -1.0,
-            float(sigmas[round(APART * steps)]),
             float(sampling.percent_to_sigma(composition.start)),
             float(sampling.percent_to_sigma(composition.end)),
         )
@@ -331,8 +328,9 @@ def _make_plan(composition: Composition) -> Callable:
     return wrapper
 
 
-def _layout(plan: Plan, mode: str, uuids: Sequence[Any], batch: int) -> Layout:
+def _layout(plan: Plan, uuids: Sequence[Any], batch: int) -> Layout:
     composition, streams = plan.composition, []
+    mode = composition.mode
     people = range(len(composition.people))
     for chunk, uuid in enumerate(uuids):
         role = plan.roles.get(uuid)
@@ -362,9 +360,7 @@ def _apply_streams(
         return executor(x, t, c_concat, c_crossattn, control, options, **extra)
     chunks = len(options["uuids"])
     mode = plan.composition.mode
-    if mode == COUPLE and sigma > plan.couple_from:
-        mode = EXACT
-    layout = _layout(plan, mode, options["uuids"], len(x) // chunks)
+    layout = _layout(plan, options["uuids"], len(x) // chunks)
     shares = plan.soft if sigma <= plan.soft_from else plan.hard
     rows = layout.chunk_rows().to(x.device)
 
@@ -386,7 +382,7 @@ def _apply_streams(
         **options,
         "cond_or_uncond": [options["cond_or_uncond"][s.chunk] for s in layout.streams],
         "uuids": [options["uuids"][s.chunk] for s in layout.streams],
-        "patches": _patches(plan, mode, layout, shares, texts, options),
+        "patches": _patches(plan, layout, shares, texts, options),
     }
     unet = executor.class_obj.diffusion_model
     with _composing(unet, mode, layout, shares):
@@ -517,12 +513,7 @@ def _composing(unet: Any, mode: str, layout: Layout, shares: Tensor) -> Iterator
 
 
 def _patches(
-    plan: Plan,
-    mode: str,
-    layout: Layout,
-    shares: Tensor,
-    texts: Sequence[Tensor],
-    options: dict[str, Any],
+    plan: Plan, layout: Layout, shares: Tensor, texts: Sequence[Tensor], options: dict[str, Any]
 ) -> dict[str, list]:
     """The model's own patches and, where the mode asks for them, ours beside them."""
     patches = dict(options.get("patches", {}))
@@ -531,6 +522,7 @@ def _patches(
     def everywhere(h: Tensor) -> Tensor:
         return layout.mix(h, shares)[rows]
 
+    mode = plan.composition.mode
     if mode == LAYERS:
 
         def mixed_input(h, _):

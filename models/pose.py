@@ -411,7 +411,9 @@ TORSO = (
 )  # fmt: skip
 HEAD = ((NECK, NOSE), (NOSE, R_EYE), (NOSE, L_EYE), (R_EYE, R_EAR), (L_EYE, L_EAR))
 # half thickness as a share of the standing height
-THICKNESS = {"head": 0.065, "torso": 0.05, "limb": 0.035, "hand": 0.012}
+FEET = ((R_ANKLE, 18), (L_ANKLE, 19))  # the points that _with_feet adds
+FOOT_SHARE = 0.2  # of the shin, how far a foot goes on below the ankle
+THICKNESS = {"head": 0.065, "torso": 0.05, "limb": 0.035, "foot": 0.04, "hand": 0.012}
 
 
 def figure_heights(people: People) -> Tensor:
@@ -468,6 +470,7 @@ def _capsules(person: People) -> list[tuple[Tensor, Tensor, float]]:
     limbs = [limb for limb in LIMBS if limb not in HEAD]
     groups = [(body, HEAD, "head"), (body, TORSO, "torso"), (body, limbs, "limb")]
     groups += [(hand[0], BONES, "hand") for hand in (person.left_hand, person.right_hand)]
+    groups += [(_with_feet(person.body[0]), FEET, "foot")]
     capsules = [
         (points[a, :2], points[b, :2], THICKNESS[kind])
         for points, pairs, kind in groups
@@ -477,6 +480,16 @@ def _capsules(person: People) -> list[tuple[Tensor, Tensor, float]]:
     points = torch.cat([body, person.left_hand[0], person.right_hand[0], person.foot[0]])
     points = points[points[:, 2] > 0]
     return capsules + [(point[:2], point[:2], THICKNESS["hand"]) for point in points]
+
+
+def _with_feet(body: Tensor) -> Tensor:
+    """The body with both ankles' points followed by where the feet end: skeletons of 18 points end
+    at the ankles, and shoes would be nobody's.
+    """
+    ankles, knees = body[[R_ANKLE, L_ANKLE]], body[[R_KNEE, L_KNEE]]
+    ends = ankles + FOOT_SHARE * (ankles - knees)
+    ends[:, 2] = torch.minimum(ankles[:, 2], knees[:, 2])
+    return torch.cat((body, ends))
 
 
 def _with_hips(body: Tensor) -> Tensor:
