@@ -482,8 +482,9 @@ def demo(options: argparse.Namespace) -> int:
         return _preview(options, trouble)
     python = host_environment(host)
     base = base_directory()
-    photo = Path(options.photo) if options.photo else sample_photo()
-    _use_photo(workflow, photo, base)
+    copy_pictures(base)
+    if options.photo:
+        _use_photo(workflow, Path(options.photo), base)
     print(f"ComfyUI: {host}", flush=True)
     with Server(python, host, base, *device_options(python)) as server:
         pictures = server.run(workflow)
@@ -511,6 +512,12 @@ def sample_photo() -> Path:
     """scikit-image's public-domain photograph of an astronaut, from the pins' environment."""
     pins = pins_environment().parent.parent
     return next(pins.glob("lib/python*/site-packages/skimage/data/astronaut.png"))
+
+
+def copy_pictures(base: Path) -> None:
+    """Put the pictures that the example workflows start from into ComfyUI's input folder."""
+    for picture in (sample_photo(), *(ROOT / "workflows" / "pictures").iterdir()):
+        shutil.copyfile(picture, base / "input" / picture.name)
 
 
 def _use_photo(workflow: dict, photo: Path, base: Path) -> None:
@@ -551,7 +558,7 @@ def batch(options: argparse.Namespace) -> int:
         raise Trouble(f"There are no .json files in {', '.join(options.files)}.")
     host = find_host(options.host)
     python, base = host_environment(host), base_directory()
-    shutil.copyfile(sample_photo(), base / "input" / "astronaut.png")
+    copy_pictures(base)
     failures = 0
     with Server(python, host, base, *device_options(python)) as server:
         for number, file in enumerate(files, 1):
@@ -570,7 +577,7 @@ def serve(options: argparse.Namespace) -> int:
     """Start ComfyUI with the pack and leave it running until Ctrl-C."""
     host = find_host(options.host)
     python, base = host_environment(host), base_directory()
-    shutil.copyfile(sample_photo(), base / "input" / "astronaut.png")
+    copy_pictures(base)
     with Server(python, host, base, *device_options(python), port=options.port) as server:
         print(f"{server.url}\nfolders: {base}\nCtrl-C stops it", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

@@ -203,9 +203,9 @@ def _ours(
         with torch.inference_mode():
             model, positive, negative = VitruvianComposeInstances.execute(
                 loaded.model, _text(loaded, scene_caption(scenes, i)), _text(loaded, ""),
-                instances, [pose.write_frame(people)], loaded.controlnet, mode=mode, strength=STRENGTH,
-                harmony=0.5, dilation=DILATION, start=0.0, end=1.0, background=MEAN,
-                shared_negative=shared_negative,
+                instances, [pose.write_frame(people)], loaded.controlnet, mode=mode,
+                strength=STRENGTH, harmony=0.5, dilation=DILATION, start=0.0, end=1.0,
+                background=MEAN, shared_negative=shared_negative,
             ).result  # fmt: skip
         return _sample(model, positive, negative, loaded.vae, i)
 

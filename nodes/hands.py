@@ -151,6 +151,7 @@ class VitruvianCutHands(io.ComfyNode):
                 io.Image.Output("images", tooltip="One picture per hand, the larger first."),
                 PoseKeypoint.Output("poses", tooltip="Each hand's keypoints in its picture."),
                 Squares.Output("boxes", tooltip="Where the squares lie, for Place Hands."),
+                io.Int.Output("count", tooltip="Number of pictures, for an empty latent's batch."),
             ],
         )  # fmt: skip
 
@@ -165,7 +166,8 @@ class VitruvianCutHands(io.ComfyNode):
                 canvas = image.shape[2], image.shape[1]
             found = _find(pose, hands, if_none, canvas)
         images, poses, boxes = _cut(found, image, canvas, size, margin, upright)
-        return io.NodeOutput(images, poses, boxes, ui=ui.PreviewImage(images, cls=cls))
+        show = ui.PreviewImage(images, cls=cls)
+        return io.NodeOutput(images, poses, boxes, len(images), ui=show)
 
 
 def _cut(

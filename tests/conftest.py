@@ -56,20 +56,10 @@ def server(tmp_path_factory):
     prepare_base(base)
     for photo in ("astronaut.png", "coffee.png"):
         shutil.copy(Path(skimage.__file__).parent / "data" / photo, base / "input")
-    group_of_four(base / "input" / "astronaut.png").save(base / "input" / "group.png")
+    for picture in (ROOT / "workflows" / "pictures").iterdir():
+        shutil.copy(picture, base / "input")
     with Server(Path(sys.executable), Path(HOST), base, "--cpu") as running:
         yield running
-
-
-def group_of_four(photo):
-    """A picture of four people side by side, out of one of a single person."""
-    from PIL import Image, ImageOps
-
-    person = Image.open(photo).convert("RGB").crop((30, 0, 400, 512))
-    group = Image.new("RGB", (4 * 370, 512))
-    for k in range(4):
-        group.paste(ImageOps.mirror(person) if k % 2 else person, (370 * k, 0))
-    return group
 
 
 @pytest.fixture(scope="session")

@@ -152,10 +152,10 @@ def without_hands():
 
 def test_cut_mask_place_and_paste_give_the_picture_back():
     picture = torch.rand(1, 32, 32, 3).repeat_interleave(8, 1).repeat_interleave(8, 2)
-    images, poses, boxes = ours.VitruvianCutHands.execute(
+    images, poses, boxes, count = ours.VitruvianCutHands.execute(
         waving(), "both", 128, 0.35, False, ours.STOP, picture
     ).result
-    assert images.shape == (1, 128, 128, 3) and boxes[0][0]["label"] == "right hand"
+    assert images.shape == (1, 128, 128, 3) and count == 1 and boxes[0][0]["label"] == "right hand"
     masks, union, count = ours.VitruvianHandMasks.execute(
         poses, 0, 0, "both", 0.11, 0.2, ours.STOP
     ).result
@@ -178,7 +178,7 @@ def test_cut_mask_place_and_paste_give_the_picture_back():
 
 
 def test_boxes_of_a_large_pose_fit_a_small_picture():
-    images, poses, boxes = ours.VitruvianCutHands.execute(
+    images, poses, boxes, count = ours.VitruvianCutHands.execute(
         waving(), "both", 128, 0.35, True, ours.STOP
     ).result
     masks = ours.VitruvianHandMasks.execute(poses, 0, 0, "both", 0.11, 0.0, ours.STOP).result[0]
@@ -189,7 +189,7 @@ def test_boxes_of_a_large_pose_fit_a_small_picture():
 
 def test_a_picture_without_hands_passes_through():
     picture = torch.rand(1, 64, 64, 3)
-    images, poses, boxes = ours.VitruvianCutHands.execute(
+    images, poses, boxes, count = ours.VitruvianCutHands.execute(
         without_hands(), "both", 128, 0.35, False, ours.GO_ON, picture
     ).result
     masks = torch.ones(1, 128, 128)
