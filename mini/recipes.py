@@ -56,8 +56,7 @@ SCHEDULES = {
     "controlnet": CONTROL_SCHEDULE,
 }
 STEPS = tuple(SCHEDULES)
-WHOLE = ("vae", "base", "further", "posenet", "hands")  # all that makes the weights from nothing
-HAND_GENERATOR = posenet.POSENET.with_name("mini_hands.safetensors")
+WHOLE = ("vae", "base", "further", "posenet")  # all that makes the weights from nothing
 SAMPLES_SHOWN = 8
 WORTH_COMPILING = 1_000  # steps: compiling takes minutes and saves a quarter of each step
 
@@ -310,7 +309,7 @@ def mini_hands(work: Path, schedule: Schedule = HAND_SCHEDULE) -> None:
     loss = hands.HandLoss(DenoisingLoss(tokenizer))
     out = work / "hand-generator"
     hands.train_hands(model, data, loss, schedule, out, preview=show_hands(whole))
-    hands.save_hand_generator(model, HAND_GENERATOR, "mini")
+    hands.save_hand_generator(model, out / "mini_hands.safetensors", "mini")
 
 
 def show_hands(whole: convert.Checkpoint) -> Callable[[hands.HandDenoiser, Path], None]:

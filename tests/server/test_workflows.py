@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy
 import pytest
 from PIL import Image
-from vitruvian.dev import Trouble
 
 SHIPPED = Path(__file__).parents[2] / "workflows" / "api"
 NAMES = sorted(path.stem for path in SHIPPED.glob("*.json"))
-OF_THE_MINI_MODEL = "hand_generator"  # its generator fits no other
 MINI = {
     "ckpt_name": "vitruvian_mini.safetensors",
     "control_net_name": "vitruvian_mini_openpose.safetensors",
@@ -64,14 +62,7 @@ def test_same_seed_same_picture(server, mini_weights, api, name):
     numpy.testing.assert_array_equal(first[0], again[0])
 
 
-def test_a_generator_for_the_mini_model_is_refused_by_sd15(server, sd15, api):
-    workflow = api(OF_THE_MINI_MODEL)
-    of(workflow, "CheckpointLoaderSimple")["ckpt_name"] = sd15["ckpt_name"]
-    with pytest.raises(Trouble, match="64 channels, but the model has 320"):
-        server.wait(server.queue(workflow))
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name != OF_THE_MINI_MODEL])
+@pytest.mark.parametrize("name", NAMES)
 def test_on_sd15(server, sd15, api, name):
     workflow = api(name)
     for node in workflow.values():
