@@ -232,7 +232,9 @@ class VitruvianPlaceHands(io.ComfyNode):
                 io.Image.Input("hands", tooltip="One picture per hand, in Cut Hands' order."),
                 io.Mask.Input("masks", tooltip="One mask per hand: the hand in its picture, for "
                               "example from Hand Masks on Cut Hands' poses."),
-                Squares.Input("boxes", tooltip="From Cut Hands."),
+                Squares.Input(
+                    "boxes", extra_dict={"forceInput": True}, tooltip="From Cut Hands."
+                ),
                 *_canvas_inputs(),
                 io.Float.Input(
                     "room", default=0.0, min=0.0, max=5.0, step=0.05,
