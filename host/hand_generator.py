@@ -3,6 +3,7 @@ maps added to the first features, and the mask read from the last ones.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,18 @@ def generate(model: Any, loaded: Loaded, frames: Sequence[People], strength: flo
 def _add_heat(network: HandGenerator, frames: Sequence[People], strength: float) -> Callable:
     """Heat maps of the positive chunks only, as classifier-free guidance was trained."""
 
+    @lru_cache(maxsize=2)  # the same in every step
+    def maps(batch: int, height: int, width: int) -> Tensor:
+        each = [frames[min(k, len(frames) - 1)] for k in range(batch)]
+        return torch.stack([_maps(people, height, width) for people in each])
+
     def patch(h: Tensor, options: dict[str, Any]) -> Tensor:
         if options["block"] != ("input", 0):
             return h
         chunks = options["cond_or_uncond"]
         batch = len(h) // len(chunks)
-        frame = [frames[min(k, len(frames) - 1)] for k in range(batch)]
-        maps = torch.stack([_maps(people, *h.shape[-2:]) for people in frame])
         weight, bias = (p.to(h) for p in network.hint.parameters())
-        hint = torch.nn.functional.conv2d(maps.to(h), weight, bias, padding=1)
+        hint = torch.nn.functional.conv2d(maps(batch, *h.shape[-2:]).to(h), weight, bias, padding=1)
         parts = [
             part + strength * hint if kind == POSITIVE else part
             for part, kind in zip(h.split(batch), chunks, strict=True)

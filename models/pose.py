@@ -454,7 +454,7 @@ def person_masks(
         shape = torch.zeros(height + 2 * margin, width + 2 * margin)
         for start, end, thickness in _capsules(pick(people, [number])):
             fill_capsule(shape, start + margin, end + margin, (thickness + dilation) * tall)
-        shape = blur(shape, feather * tall)
+        shape = _blur(shape, feather * tall)
         masks[number] = shape[margin : margin + height, margin : margin + width]
     return masks.clamp(0, 1)
 
@@ -523,7 +523,7 @@ def fill_capsule(shape: Tensor, start: Tensor, end: Tensor, radius: float) -> No
     shape[y0:y1, x0:x1][distance <= radius] = 1
 
 
-def blur(image: Tensor, sigma: float) -> Tensor:
+def _blur(image: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian of an image [h, w], edges repeated."""
     radius = math.ceil(3 * sigma)
     if radius == 0:

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..host import compose as host
 from ..models import compose
 from ..models.compose import Instance
-from .inputs import picture_size, pose_input, read_pose, size_inputs, speaking_for
+from .inputs import check_order, picture_size, pose_input, read_pose, size_inputs, speaking_for
 
 Instances = io.Custom("VITRUVIAN_INSTANCES")
 CATEGORY = "Vitruvian/compose"
@@ -211,8 +211,7 @@ class VitruvianComposeInstances(io.ComfyNode):
         start: float, end: float, background: str, shared_negative: bool,
     ) -> io.NodeOutput:  # fmt: skip
         with speaking_for("Compose Instances"):
-            if end <= start:
-                raise ValueError(f"'end' ({end:g}) must be greater than 'start' ({start:g}).")
+            check_order(start, end)
             figures = compose.cast(instances, read_pose(pose)[0])
             composition = host.Composition(
                 people=tuple(instance.conditioning[0] for instance in instances),

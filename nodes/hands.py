@@ -15,6 +15,7 @@ from ..models import hands, pose
 from ..models.hands import Hand, Square
 from .inputs import (
     PoseKeypoint,
+    check_order,
     picture_size,
     pose_input,
     read_pose,
@@ -323,7 +324,7 @@ class VitruvianMaskExpansion(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, expansion: int, start: float, end: float) -> io.NodeOutput:
         with speaking_for("Mask Expansion"):
-            _check_order(start, end)
+            check_order(start, end)
         return io.NodeOutput(host.expand_mask(model, expansion / PIXELS, start, end))
 
 
@@ -342,11 +343,6 @@ def _expansion_inputs() -> list[io.Input]:
             "end", default=0.8, **share, tooltip="Share of the sampling when it is gone."
         ),
     ]  # fmt: skip
-
-
-def _check_order(start: float, end: float) -> None:
-    if end <= start:
-        raise ValueError(f"'end' ({end:g}) must be greater than 'start' ({start:g}).")
 
 
 class VitruvianExpansionPreview(io.ComfyNode):
@@ -378,7 +374,7 @@ class VitruvianExpansionPreview(io.ComfyNode):
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         with speaking_for("Mask Expansion Preview"):
-            _check_order(start, end)
+            check_order(start, end)
         first = mask.reshape(-1, *mask.shape[-2:])[0].float().cpu()
         below = None if image is None else image[0, ..., :3].float().cpu()
         strip = hands.expansion_strip(first, below, expansion, start, end, pictures)

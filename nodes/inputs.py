@@ -64,3 +64,9 @@ def size_inputs() -> list[io.Input]:
         io.Int.Input("width", tooltip=f"Width in pixels. {own}", **side),
         io.Int.Input("height", tooltip=f"Height in pixels. {own}", **side),
     ]
+
+
+def check_order(start: float, end: float) -> None:
+    """Of shares of the sampling."""
+    if end <= start:
+        raise ValueError(f"'end' ({end:g}) must be greater than 'start' ({start:g}).")
