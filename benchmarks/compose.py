@@ -14,7 +14,7 @@ Conditioning Set Mask and Combine for each person, with the same regions.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -135,44 +135,26 @@ def _regions(scenes: Scenes, truth: Render, count: int) -> tuple[Tensor, Tensor]
     return torch.stack(owners), truth.instance < 0
 
 
-def _sample(model: Any, positive: Any, negative: Any, vae: Any, seed: int) -> Tensor:
-    import nodes
-
-    with torch.inference_mode():
-        latent = nodes.EmptyLatentImage().generate(PICTURE_SIZE, PICTURE_SIZE, 1)[0]
-        done = nodes.common_ksampler(
-            model, seed, host.STEPS, host.CFG, "euler", "normal", positive, negative, latent
-        )[0]
-        picture = nodes.VAEDecode().decode(vae, done)[0]
-    return picture.permute(0, 3, 1, 2).clamp(0, 1).float().cpu()
-
-
-def _text(loaded: host.Loaded, prompt: str) -> Any:
-    import nodes
-
-    with torch.inference_mode():
-        return nodes.CLIPTextEncode().encode(loaded.clip, prompt)[0]
+def _sample(loaded: host.Loaded, conds: Sequence, seed: int, model: Any = None) -> Tensor:
+    latent = host.sample(model or loaded.model, *conds, host.empty(PICTURE_SIZE), seed)
+    return host.decode(loaded, latent)
 
 
 def _controlled(loaded: host.Loaded, positive: Any, hint: Tensor) -> tuple[Any, Any]:
-    import nodes
-
-    negative = _text(loaded, "")
-    apply = nodes.ControlNetApplyAdvanced().apply_controlnet
-    return apply(positive, negative, loaded.controlnet, hint, STRENGTH, 0.0, 1.0, vae=loaded.vae)
+    return host.controlled(loaded, positive, host.text(loaded, ""), hint, STRENGTH)
 
 
 def _plain(loaded: host.Loaded, scenes: Scenes, truth: Render, i: int) -> Tensor:
     """The first person alone: the yardstick of cost."""
     hint = _hints(scenes, truth, i)[1][0]
-    conds = _controlled(loaded, _text(loaded, _prompts(scenes, i)[0]), hint)
-    return _sample(loaded.model, *conds, loaded.vae, i)
+    conds = _controlled(loaded, host.text(loaded, _prompts(scenes, i)[0]), hint)
+    return _sample(loaded, conds, i)
 
 
 def _global(loaded: host.Loaded, scenes: Scenes, truth: Render, i: int) -> Tensor:
     merged = _hints(scenes, truth, i)[0]
-    conds = _controlled(loaded, _text(loaded, scene_caption(scenes, i)), merged)
-    return _sample(loaded.model, *conds, loaded.vae, i)
+    conds = _controlled(loaded, host.text(loaded, scene_caption(scenes, i)), merged)
+    return _sample(loaded, conds, i)
 
 
 def _native(loaded: host.Loaded, scenes: Scenes, truth: Render, i: int) -> Tensor:
@@ -182,10 +164,10 @@ def _native(loaded: host.Loaded, scenes: Scenes, truth: Render, i: int) -> Tenso
     positive: list = []
     parts = zip(_prompts(scenes, i), each, _shares(scenes, truth, i), strict=True)
     for prompt, hint, share in parts:
-        own = _controlled(loaded, _text(loaded, prompt), hint)[0]
+        own = _controlled(loaded, host.text(loaded, prompt), hint)[0]
         positive += nodes.ConditioningSetMask().append(own, share[None], "default", 1.0)[0]
     negative = _controlled(loaded, [], merged)[1]
-    return _sample(loaded.model, positive, negative, loaded.vae, i)
+    return _sample(loaded, (positive, negative), i)
 
 
 def _ours(
@@ -197,16 +179,16 @@ def _ours(
         people = skeletons(i, scenes, truth)
         places = pose.left_to_right(people)
         instances = tuple(
-            compose.Instance(_text(loaded, prompt), places.index(k) + 1)
+            compose.Instance(host.text(loaded, prompt), places.index(k) + 1)
             for k, prompt in enumerate(_prompts(scenes, i))
         )
         with torch.inference_mode():
-            model, positive, negative = VitruvianComposeInstances.execute(
-                loaded.model, _text(loaded, scene_caption(scenes, i)), _text(loaded, ""),
+            model, *conds = VitruvianComposeInstances.execute(
+                loaded.model, host.text(loaded, scene_caption(scenes, i)), host.text(loaded, ""),
                 instances, [pose.write_frame(people)], loaded.controlnet, mode=mode,
                 strength=STRENGTH, harmony=0.5, dilation=DILATION, start=0.0, end=1.0,
                 background=MEAN, shared_negative=shared_negative,
             ).result  # fmt: skip
-        return _sample(model, positive, negative, loaded.vae, i)
+        return _sample(loaded, conds, i, model)
 
     return sample

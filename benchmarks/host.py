@@ -36,6 +36,53 @@ def load(checkpoint: str, controlnet: str) -> Loaded:
         return Loaded(model, clip, vae, nodes.ControlNetLoader().load_controlnet(controlnet)[0])
 
 
+def text(loaded: Loaded, *prompts: str) -> Any:
+    """CLIPTextEncode of a prompt, or of one for each picture of a batch."""
+    import nodes
+
+    with torch.inference_mode():
+        each = [nodes.CLIPTextEncode().encode(loaded.clip, prompt)[0][0] for prompt in prompts]
+        pooled = torch.cat([extra["pooled_output"] for _, extra in each])
+        return [[torch.cat([tokens for tokens, _ in each]), {"pooled_output": pooled}]]
+
+
+def sample(
+    model: Any, positive: Any, negative: Any, latent: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """KSampler (euler, normal)."""
+    import nodes
+
+    with torch.inference_mode():
+        return nodes.common_ksampler(
+            model, seed, STEPS, CFG, "euler", "normal", positive, negative, latent
+        )[0]
+
+
+def empty(size: int, count: int = 1) -> dict[str, Any]:
+    import nodes
+
+    return nodes.EmptyLatentImage().generate(size, size, count)[0]
+
+
+def decode(loaded: Loaded, latent: dict[str, Any]) -> Tensor:
+    """[B,3,H,W] in 0..1."""
+    import nodes
+
+    with torch.inference_mode():
+        picture = nodes.VAEDecode().decode(loaded.vae, latent)[0]
+    return picture.permute(0, 3, 1, 2).clamp(0, 1).float().cpu()
+
+
+def controlled(
+    loaded: Loaded, positive: Any, negative: Any, hint: Tensor, strength: float = 1.0
+) -> tuple[Any, Any]:
+    """ControlNetApplyAdvanced with hints [B,H,W,3]."""
+    import nodes
+
+    apply = nodes.ControlNetApplyAdvanced().apply_controlnet
+    return apply(positive, negative, loaded.controlnet, hint, strength, 0.0, 1.0, vae=loaded.vae)
+
+
 def pictures(
     loaded: Loaded,
     prompts: Sequence[str],
@@ -45,42 +92,16 @@ def pictures(
     seed: int = 0,
     batch: int = 10,
 ) -> Tensor:
-    """One picture per prompt, [B,3,size,size] in 0..1: CLIPTextEncode, ControlNetApplyAdvanced if
-    hints [B,3,size,size] are given, KSampler (euler, normal), VAEDecode, `batch` prompts at a
-    time."""
-    import nodes
-
+    """One picture per prompt, [B,3,size,size] in 0..1, controlled by hints [B,3,size,size] if
+    given, `batch` prompts at a time.
+    """
     made = []
-    with torch.inference_mode():
-        for start in range(0, len(prompts), batch):
-            rows = slice(start, start + batch)
-            some = prompts[rows]
-            encode = nodes.CLIPTextEncode().encode
-            texts = [encode(loaded.clip, text)[0][0] for text in some]
-            positive = [
-                [
-                    torch.cat([t for t, _ in texts]),
-                    {"pooled_output": torch.cat([d["pooled_output"] for _, d in texts])},
-                ]
-            ]
-            negative = encode(loaded.clip, "")[0]
-            if hints is not None:
-                apply = nodes.ControlNetApplyAdvanced().apply_controlnet
-                hint = hints[rows].permute(0, 2, 3, 1)
-                positive, negative = apply(
-                    positive, negative, loaded.controlnet, hint, 1.0, 0.0, 1.0, vae=loaded.vae
-                )
-            latent = nodes.EmptyLatentImage().generate(size, size, len(some))[0]
-            latent = nodes.common_ksampler(
-                loaded.model,
-                seed + start,
-                STEPS,
-                CFG,
-                "euler",
-                "normal",
-                positive,
-                negative,
-                latent,
-            )[0]
-            made.append(nodes.VAEDecode().decode(loaded.vae, latent)[0].permute(0, 3, 1, 2))
-    return torch.cat(made).clamp(0, 1).float().cpu()
+    for start in range(0, len(prompts), batch):
+        rows = slice(start, start + batch)
+        some = prompts[rows]
+        conds = text(loaded, *some), text(loaded, "")
+        if hints is not None:
+            conds = controlled(loaded, *conds, hints[rows].movedim(1, -1))
+        latent = sample(loaded.model, *conds, empty(size, len(some)), seed + start)
+        made.append(decode(loaded, latent))
+    return torch.cat(made)

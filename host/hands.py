@@ -1,5 +1,6 @@
 """The border around preserved hands that gives way while the body is painted, as a patch of the
-host's denoise-mask slot (Giving a Hand: sequential mask expansion).
+host's denoise-mask slot (Giving a Hand: sequential mask expansion), and the ControlNet that paints
+the body.
 """
 
 from bisect import bisect_left
@@ -10,11 +11,14 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from nodes import ControlNetApplyAdvanced
+
 from ..models import hands
 
 KEY = "vitruvian_mask_expansion"
 SLOT = "denoise_mask_function"
 FINE = 1000  # steps of a share of the sampling
+HINT = 7  # channels of a body outpainter's hint: skeleton, hands, where they are
 
 
 def expand_mask(model: Any, expansion: float, start: float, end: float) -> Any:
@@ -73,3 +77,25 @@ def _keep(expanding: Callable) -> Callable:
         return torch.where(denoise_mask == 0, latent_image, samples) if done else samples
 
     return wrapper
+
+
+def outpaint_body(
+    positive: Any, negative: Any, control_net: Any, skeleton: Tensor, picture: Tensor, mask: Tensor,
+    strength: float, start: float, end: float,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Both conditionings with the body outpainter `control_net`, behind what ControlNets they have.
+
+    skeleton and picture [B, H, W, 3], mask [B, H, W], the hands. Raises ValueError for ControlNets
+    that take another hint.
+    """
+    network = getattr(control_net, "control_model", None)
+    channels = getattr(network, "input_hint_block", [[None]])[0].weight.shape[1] if network else 0
+    if channels != HINT:
+        raise ValueError(
+            f"this ControlNet reads {channels or 'other'} channels, a body outpainter {HINT}. Load "
+            "one, or use Apply ControlNet with the skeleton alone: Mask Expansion works with it."
+        )
+    hint = hands.body_hint(picture, mask)
+    return ControlNetApplyAdvanced().apply_controlnet(
+        positive, negative, control_net, skeleton, strength, start, end, extra_concat=[hint]
+    )

@@ -64,7 +64,7 @@ def scene_caption(scenes: Scenes, scene: int, *, brief: bool = False) -> str:
     setting = _name(BACKGROUNDS.values(), scenes.background[scene])  # type: ignore[arg-type]
     framing = _name(FRAMINGS, scenes.framing[scene])
     if int(scenes.framing[scene]) == HAND:
-        return _hand_caption(scenes, people[0], int(scenes.hand[scene]), setting)
+        return hand_caption(scenes, people[0], int(scenes.hand[scene]), setting)
     if len(people) == 1:
         return f"{person_caption(scenes, people[0], brief=brief)}, {setting}, {framing}"
     hats = len(people) < 4  # four people with hats would not fit CLIP's 77 tokens
@@ -72,7 +72,8 @@ def scene_caption(scenes: Scenes, scene: int, *, brief: bool = False) -> str:
     return f"{NUMBERS[len(people) - 1]} people {setting}, {framing}: {each}"
 
 
-def _hand_caption(scenes: Scenes, person: int, side: int, setting: str) -> str:
+def hand_caption(scenes: Scenes, person: int, side: int, setting: str) -> str:
+    """A close-up of one person's right (0) or left (1) hand."""
     p = scenes.people.take(slice(person, person + 1))  # type: ignore[arg-type]
     gesture = GESTURE_PHRASES[_name(GESTURES, p.gesture[0, side])]
     sleeve = (

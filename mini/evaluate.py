@@ -4,9 +4,13 @@ joints.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+from ..models import hands
 from .figure import BOTTOM, HAT, SHOES, TOP, second_colour
 from .posenet import PoseNet, find_joints
 from .renderer import WEAVE, Render, weave
@@ -16,6 +20,8 @@ GARMENTS = {"top": TOP, "bottom": BOTTOM, "shoes": SHOES, "hat": HAT}
 LEAST_PIXELS = 12  # a garment smaller than this is not judged
 ALONE_MARGIN = 6
 PCK_SHARE = 0.05  # of the figure's height
+HAND_SIDE = 128  # pixels of what the hand network sees
+HAND_MARGIN = 0.35
 
 
 def cloth_colours() -> Tensor:
@@ -99,10 +105,63 @@ def pck_each(net: PoseNet, pictures: Tensor, scenes: Scenes, truth: Render) -> f
     for i in range(len(scenes.people)):
         scene = int(scenes.people.scene[i])
         body = (truth.instance[scene] == i)[None].float()
-        near = torch.nn.functional.max_pool2d(body, 2 * ALONE_MARGIN + 1, 1, ALONE_MARGIN) > 0
+        near = nn.functional.max_pool2d(body, 2 * ALONE_MARGIN + 1, 1, ALONE_MARGIN) > 0
         picture = pictures[scene]
         alone.append(torch.where(near, picture, picture.mean((1, 2), keepdim=True)))
     return pck(net, torch.stack(alone), truth)
+
+
+def hand_crop(
+    picture: Tensor, points: Tensor, left: bool, shake: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The square around a hand as the hand network sees it, left hands mirrored, and its joints.
+
+    picture [3,H,W] in 0..1, points [21,3] -> [3,S,S], [21,2] in pixels of the square. `shake` [4]
+    in -0.5..0.5 moves, enlarges and turns the square.
+    """
+    square = hands.square_around(points, HAND_MARGIN)
+    if shake is not None:
+        dx, dy, larger, turn = shake.tolist()
+        square = square._replace(
+            x=square.x + 0.3 * dx * square.side,
+            y=square.y + 0.3 * dy * square.side,
+            side=square.side * (1 + 0.4 * larger),
+            angle=turn,
+        )
+    crop = hands.cut(picture.movedim(0, -1), square, HAND_SIDE).movedim(-1, 0)
+    joints = hands.into(points, square, HAND_SIDE)[:, :2]
+    if left:
+        crop, joints = crop.flip(-1), torch.stack((HAND_SIDE - joints[:, 0], joints[:, 1]), -1)
+    return crop, joints
+
+
+@dataclass(frozen=True)
+class HandReport:
+    """What the hand network read in hands [N]."""
+
+    error: Tensor  # mean distance of the joints from where they belong, over the hand's size
+    fingers: Tensor  # bool: as many fingers stretched out as there should be
+
+
+def read_hands(net: PoseNet, crops: Sequence[tuple[Tensor, Tensor]]) -> HandReport:
+    """Of what `hand_crop` gave, which must be cut at the true hands' places."""
+    pictures, joints = (torch.stack(part) for part in zip(*crops, strict=True))
+    found = torch.cat([find_joints(net, chunk) for chunk in pictures.split(64)])
+    sizes = torch.tensor([hands.hand_size(nn.functional.pad(j, (0, 1), value=1)) for j in joints])
+    error = (found - joints).norm(dim=-1).mean(1) / sizes
+    return HandReport(error, (stretched(found) == stretched(joints)))
+
+
+def stretched(joints: Tensor) -> Tensor:
+    """How many fingers of hands [N,21,2] are stretched out: their tip is farther from the wrist
+    than the joint in their middle; the thumb's from the little finger's root.
+    """
+    tips, middles, roots = [4, 8, 12, 16, 20], [3, 6, 10, 14, 18], [17, 0, 0, 0, 0]
+
+    def away(joint: list[int]) -> Tensor:
+        return (joints[:, joint] - joints[:, roots]).norm(dim=-1)
+
+    return (away(tips) > away(middles)).sum(-1)
 
 
 def seam_contrast(pictures: Tensor, owners: Tensor, free: Tensor) -> float:
@@ -122,5 +181,5 @@ def seam_contrast(pictures: Tensor, owners: Tensor, free: Tensor) -> float:
 
 
 def _erode(mask: Tensor) -> Tensor:
-    outside = torch.nn.functional.max_pool2d((~mask)[None].float(), 3, 1, 1)[0]
+    outside = nn.functional.max_pool2d((~mask)[None].float(), 3, 1, 1)[0]
     return outside == 0

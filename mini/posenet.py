@@ -1,8 +1,8 @@
-"""The measuring instrument for poses: a small network that finds the 18 OpenPose joints of one
-person in a picture.
+"""The measuring instruments for poses: a small network that finds the 18 OpenPose joints of one
+person in a picture, and another of the same make for the 21 joints of a hand.
 
-Trained on the world's own renders, so it knows bodies of this world and nothing else; its error on
-real renders is reported beside every measurement made with it.
+Trained on the world's own renders, so they know bodies of this world and nothing else; their error
+on real renders is reported beside every measurement made with them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from torch.utils.data import Dataset
 from ..models import weights
 from ..training.loop import Schedule, fit
 
-JOINTS = 18
+BODY_JOINTS, HAND_JOINTS = 18, 21
 STRIDE = 4  # pixels per heat map cell
 SPREAD = 1.5  # radius of a heat map's blob, cells
-POSENET = Path(__file__).parent / "weights" / "vitruvian" / "mini_posenet.safetensors"
+WEIGHTS = Path(__file__).parent / "weights" / "vitruvian"
+POSENET, HANDNET = WEIGHTS / "mini_posenet.safetensors", WEIGHTS / "mini_handnet.safetensors"
 
 
 class PoseNet(nn.Module):
-    """Pictures [B,3,H,W] in 0..1 -> heat maps [B,18,H/4,W/4], logits. `features` gives its five
+    """Pictures [B,3,H,W] in 0..1 -> heat maps [B,joints,H/4,W/4], logits. `features` gives its five
     levels.
     """
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, joints: int = BODY_JOINTS, width: int = 32) -> None:
         super().__init__()
         sizes = [width, width * 2, width * 2, width * 3, width * 4]
         self.down = nn.ModuleList(
@@ -40,7 +41,7 @@ class PoseNet(nn.Module):
         )  # fmt: skip
         self.across = nn.ModuleList(nn.Conv2d(s, width * 2, 1) for s in sizes[1:])
         self.head = nn.Sequential(
-            nn.Conv2d(width * 2, width * 2, 3, 1, 1), nn.ReLU(), nn.Conv2d(width * 2, JOINTS, 1)
+            nn.Conv2d(width * 2, width * 2, 3, 1, 1), nn.ReLU(), nn.Conv2d(width * 2, joints, 1)
         )
 
     def features(self, x: Tensor) -> list[Tensor]:
@@ -60,7 +61,7 @@ class PoseNet(nn.Module):
 
 
 def heat_maps(joints: Tensor, height: int, width: int) -> Tensor:
-    """Targets [B,18,height,width] in 0..1 of joints [B,18,2] in pixels; cells are STRIDE pixels."""
+    """Targets [B,J,height,width] in 0..1 of joints [B,J,2] in pixels; cells are STRIDE pixels."""
     y = (torch.arange(height).to(joints) + 0.5) * STRIDE
     x = (torch.arange(width).to(joints) + 0.5) * STRIDE
     dy, dx = (
@@ -72,7 +73,7 @@ def heat_maps(joints: Tensor, height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def find_joints(net: PoseNet, pictures: Tensor) -> Tensor:
-    """Joints [B,18,2] in pixels: the heat maps' peaks, refined by the centre of mass of their 3 x 3
+    """Joints [B,J,2] in pixels: the heat maps' peaks, refined by the centre of mass of their 3 x 3
     neighbourhood.
     """
     heat = net(pictures).sigmoid()
@@ -92,7 +93,7 @@ def _loss(net: nn.Module, batch: list[dict], g: torch.Generator) -> Tensor:
     """Cross-entropy of the heat maps, on pictures blurred, tinted and noised as if generated."""
     device = next(net.parameters()).device
     x = torch.stack([item["rgb"] for item in batch]).float() / 255
-    joints = torch.stack([item["body"] for item in batch])
+    joints = torch.stack([item["joints"] for item in batch])
     soft = torch.nn.functional.avg_pool2d(x, 3, 1, 1)
     x = torch.lerp(x, soft, torch.rand(len(x), 1, 1, 1, generator=g))
     x = x * (0.8 + 0.4 * torch.rand(len(x), 3, 1, 1, generator=g)) + 0.04 * torch.randn(
@@ -103,10 +104,12 @@ def _loss(net: nn.Module, batch: list[dict], g: torch.Generator) -> Tensor:
     return torch.nn.functional.binary_cross_entropy_with_logits(logits, target) * 10
 
 
-def train_posenet(people: Dataset, schedule: Schedule, out: Path) -> PoseNet:
-    """Train on items {"rgb" uint8 [3,H,W], "body" [18,2] pixels} with one person each."""
+def train_posenet(
+    people: Dataset, schedule: Schedule, out: Path, joints: int = BODY_JOINTS
+) -> PoseNet:
+    """Train on items {"rgb" uint8 [3,H,W], "joints" [joints,2] pixels}, one person or hand each."""
     torch.manual_seed(schedule.seed)
-    net = PoseNet()
+    net = PoseNet(joints)
     fit(net, _loss, people, schedule, out, collate=list)
     return net
 
@@ -121,6 +124,6 @@ def save_posenet(net: PoseNet, path: Path = POSENET) -> None:
 def load_posenet(path: Path = POSENET) -> PoseNet:
     """The instrument, in eval mode."""
     tensors, _ = weights.load(path, method="posenet", base="mini")
-    net = PoseNet()
+    net = PoseNet(joints=len(tensors["head.2.bias"]))
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     return net.eval()

@@ -18,46 +18,56 @@ import torch
 from diffusers import AutoencoderTiny, ControlNetModel
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from tqdm import tqdm
 
 from ..models.hand_generator import STRIDE, heat_maps
+from ..models.hands import body_hint
 from ..models.mini import PICTURE_SIZE
 from ..training import base, controlnet, convert, hands, networks, preview, vae
 from ..training.denoise import Denoiser, DenoisingLoss
-from ..training.loop import Schedule
+from ..training.loop import Schedule, native_precision
 from ..training.tokens import WordTokenizer
-from . import posenet
+from . import evaluate, posenet
 from .captions import scene_caption
 from .dataset import WorldDataset, draw_hint, write_world
 from .figure import LEFT_HAND, RIGHT_HAND
 from .renderer import render
-from .world import FULL, HAND, sample_scenes
+from .world import FULL, HAND, UPPER, sample_scenes
 
 SCENES = 8_960  # of the training world
 CROWDS = 5_120  # scenes of the world of small people
 HANDS = 3_072  # scenes of the world of hands
+HAND_WINDOW = 16  # latent cells: a close-up's hand is 13 of 24 long
 POSE_SCENES = 3_072  # of the pose network's world
+UPPERS = 2_048  # scenes of the world of one upper body each
+PASSED = 256  # of the hand network's pictures, those that passed the autoencoder
 WORLD_SEED, CROWD_SEED, HAND_SEED = 1_000, 30_000, 40_000
-POSE_SEED, VALIDATION_SEED = 50_000, 900_000
+POSE_SEED, UPPER_SEED, VALIDATION_SEED = 50_000, 60_000, 900_000
 CONTROLLED = 0.5  # share of each batch of the base's training that sees its skeleton
 VAE_SCHEDULE = Schedule(steps=3000, batch=16, lr=1.2e-3, weight_decay=0.0, save_every=500)
 BASE_SCHEDULE = Schedule(steps=4500, batch=24, lr=7e-4, warmup=200, save_every=700)
 FURTHER_SCHEDULE = Schedule(steps=4200, batch=24, lr=5e-4, warmup=100, save_every=700)
 CONTROL_SCHEDULE = Schedule(steps=1500, batch=16, lr=4e-4, warmup=50, save_every=250)
-HAND_SCHEDULE = Schedule(steps=2400, batch=24, lr=1e-3, warmup=50, save_every=400)
+HAND_SCHEDULE = Schedule(steps=2000, batch=24, lr=1e-3, warmup=50, save_every=400)
 POSE_SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=50, save_every=250)
+OUTPAINT_SCHEDULE = Schedule(steps=800, batch=16, lr=3e-4, warmup=50, save_every=200)
+HANDNET_SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=50, save_every=250)
 SCHEDULES = {
     "vae": VAE_SCHEDULE,
     "base": BASE_SCHEDULE,
     "further": FURTHER_SCHEDULE,
     "posenet": POSE_SCHEDULE,
+    "handnet": HANDNET_SCHEDULE,
     "hands": HAND_SCHEDULE,
+    "outpainter": OUTPAINT_SCHEDULE,
     "controlnet": CONTROL_SCHEDULE,
 }
 STEPS = tuple(SCHEDULES)
 WHOLE = ("vae", "base", "further", "posenet")  # all that makes the weights from nothing
 SAMPLES_SHOWN = 8
+HAND_GENERATOR = posenet.WEIGHTS / "vitruvian_mini_hands.safetensors"
+OUTPAINTER = preview.POSE_CONTROLNET.with_name("vitruvian_mini_outpainter.safetensors")
 WORTH_COMPILING = 1_000  # steps: compiling takes minutes and saves a quarter of each step
 
 
@@ -75,7 +85,7 @@ class LatentDataset(Dataset):
 
 
 class SinglePeople(Dataset):
-    """A world of one person each, as the pose network learns it: {"rgb", "body" [18,2]}.
+    """A world of one person each, as the pose network learns it: {"rgb", "joints" [18,2]}.
 
     Every scene comes twice, rendered and as the autoencoder gives it back: what the network will
     measure has passed the decoder.
@@ -91,7 +101,38 @@ class SinglePeople(Dataset):
         second, i = divmod(i, len(self.world))
         item = self.world[i]
         rgb = torch.from_numpy(self.passed[i]) if second else item["rgb"]
-        return {"rgb": rgb, "body": torch.tensor(item["captions"]["bodies"][0])[:, :2]}
+        return {"rgb": rgb, "joints": torch.tensor(item["captions"]["bodies"][0])[:, :2]}
+
+
+class HandCrops(Dataset):
+    """Squares around hands, as the hand network learns them: {"rgb", "joints" [21,2]}.
+
+    Every square lies a little elsewhere; those of `passed`, the first pictures as the autoencoder
+    gives them back, come beside the rendered ones.
+    """
+
+    def __init__(self, world: WorldDataset, passed: np.ndarray) -> None:
+        self.world, self.passed = world, passed
+        each = [
+            (i, side)
+            for i, caption in enumerate(world.captions)
+            for side, hand in enumerate(caption["hands"][0])
+            if all(point[2] > 0 for point in hand)
+        ]
+        self.hands = [(i, side, False) for i, side in each]
+        self.hands += [(i, side, True) for i, side in each if i < len(passed)]
+
+    def __len__(self) -> int:
+        return len(self.hands)
+
+    def __getitem__(self, k: int) -> dict:
+        i, side, passed = self.hands[k]
+        item = self.world[i]
+        picture = torch.from_numpy(self.passed[i]) if passed else item["rgb"]
+        points = torch.tensor(item["captions"]["hands"][0][side])
+        shake = torch.rand(4, generator=torch.Generator().manual_seed(k)) - 0.5
+        rgb, joints = evaluate.hand_crop(picture / 255, points, bool(side), shake)
+        return {"rgb": (rgb * 255).round().byte(), "joints": joints}
 
 
 class Encoded(NamedTuple):
@@ -137,24 +178,36 @@ def _fingerprint(module: torch.nn.Module) -> str:
 
 
 @torch.no_grad()
-def _encode(autoencoder: AutoencoderTiny, pictures: WorldDataset, batch: int = 16) -> Tensor:
-    """Raw latents [N,4,h,w], in bf16: its error is far below the autoencoder's own."""
+def _encode(autoencoder: AutoencoderTiny, pictures: Dataset, batch: int = 16) -> Tensor:
+    """Raw latents [N,4,h,w]; the error of bf16 is far below the autoencoder's own."""
     autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 3 x faster
     device = next(autoencoder.parameters()).device
     found = []
-    for start in tqdm(range(0, len(pictures), batch), desc="encode", mininterval=5):
-        rows = range(start, min(start + batch, len(pictures)))
+    count = len(pictures)  # type: ignore[arg-type]
+    for start in tqdm(range(0, count, batch), desc="encode", mininterval=5):
+        rows = range(start, min(start + batch, count))
         x = torch.stack([pictures[i]["rgb"] for i in rows]).to(device).float() / 127.5 - 1
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with _fastest(device):
             found.append(autoencoder.encode(x).latents.float().cpu())
     return torch.cat(found)
 
 
-def pass_autoencoder(autoencoder: AutoencoderTiny, pictures: WorldDataset, out: Path) -> np.ndarray:
-    """Every picture encoded and decoded once, uint8 [N,3,H,W]; kept in `out`."""
-    file = out / f"passed-{len(pictures)}-{_fingerprint(autoencoder)}.npy"
+def _fastest(device: torch.device) -> torch.autocast:
+    """bf16, unless that is the processor's slowest."""
+    native = device.type != "cpu" or native_precision() == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
+def pass_autoencoder(
+    autoencoder: AutoencoderTiny, world: Path, count: int, out: Path
+) -> np.ndarray:
+    """The first `count` pictures of `world` encoded and decoded once, uint8 [N,3,H,W]; kept in
+    `out`.
+    """
+    file = out / f"passed-{world.name}-{count}-{_fingerprint(autoencoder)}.npy"
     if not file.is_file():
+        pictures = Subset(WorldDataset(world, names=("rgb",)), range(count))
         latents = _encode(autoencoder, pictures)
         part = out / "passed.part.npy"
         np.save(part, torch.cat([_decode(autoencoder, z) for z in latents.split(16)]).numpy())
@@ -165,7 +218,7 @@ def pass_autoencoder(autoencoder: AutoencoderTiny, pictures: WorldDataset, out: 
 @torch.no_grad()
 def _decode(autoencoder: AutoencoderTiny, latents: Tensor) -> Tensor:
     device = next(autoencoder.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16):
+    with _fastest(device):
         x = autoencoder.decode(latents.to(device)).sample.float().cpu()
     return ((x / 2 + 0.5) * 255).round().clamp(0, 255).byte()
 
@@ -238,10 +291,10 @@ def mini_further(
 
 
 def _as_trained(
-    whole: convert.Checkpoint, world: Path, work: Path, name: str = "hint"
+    whole: convert.Checkpoint, world: Path, work: Path, names: tuple[str, ...] = ("hint",)
 ) -> LatentDataset:
     known = whole.latent_scale, whole.latent_shift
-    return encode_world(whole.vae, world, work / "latents", *known, names=(name,)).data
+    return encode_world(whole.vae, world, work / "latents", *known, names=names).data
 
 
 def _train_together(
@@ -277,39 +330,58 @@ def mini_controlnet(world: Path, work: Path, schedule: Schedule = CONTROL_SCHEDU
 
 class HandDataset(Dataset):
     """A world of hand close-ups as the hand generator learns it: LatentDataset's items, "heat" and
-    the hands' "mask".
+    the hands' "mask". `window`: only so many latent cells of each side, around the hand.
     """
 
-    def __init__(self, data: LatentDataset) -> None:
-        self.data = data
+    def __init__(self, data: LatentDataset, window: int | None = None) -> None:
+        self.data, self.window = data, window
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, i: int) -> dict:
         item = self.data[i]
-        right, left = torch.tensor(item["captions"]["hands"][0])
+        joints = torch.tensor(item["captions"]["hands"][0])
         mask = (item["parsing"] == RIGHT_HAND) | (item["parsing"] == LEFT_HAND)
+        latent = item["latent"]
+        if self.window is not None:
+            top, left = _window(joints, self.window, *latent.shape[1:])
+            latent = latent[:, top : top + self.window, left : left + self.window]
+            y, x, side = STRIDE * top, STRIDE * left, STRIDE * self.window
+            mask = mask[y : y + side, x : x + side]
+            joints = joints - torch.tensor([x, y, 0.0])
         return {
-            **item,
-            "captions": {**item["captions"], "bodies": item["captions"]["hands"]},  # the joints
-            "heat": heat_maps(left, right, STRIDE, *item["latent"].shape[1:]),
+            "latent": latent,
+            "captions": {**item["captions"], "bodies": [joints.tolist()]},  # what is to be seen
+            "heat": heat_maps(joints[1], joints[0], STRIDE, *latent.shape[1:]),
             "mask": mask.float(),
         }
+
+
+def _window(joints: Tensor, window: int, height: int, width: int) -> tuple[int, int]:
+    """Top and left cell of the window that has the known joints [2, 21, 3] in its middle."""
+    known = joints[joints[..., 2] > 0][:, :2]
+    middle = (known.amin(0) + known.amax(0)) / 2 if len(known) else torch.zeros(2)
+    x, y = (middle / STRIDE - window / 2).round().int().tolist()
+    return min(max(y, 0), height - window), min(max(x, 0), width - window)
 
 
 def mini_hands(work: Path, schedule: Schedule = HAND_SCHEDULE) -> None:
     """Train the hand generator on the committed base, which stays as it is."""
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     write_world(work / "hands", HANDS, seed=HAND_SEED, framing=HAND)
-    data = HandDataset(_as_trained(whole, work / "hands", work, "parsing"))
+    data = _as_trained(whole, work / "hands", work, ("parsing",))
     tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
     torch.manual_seed(schedule.seed)
     model = hands.HandDenoiser(whole.unet, whole.text_encoder)
     loss = hands.HandLoss(DenoisingLoss(tokenizer))
-    out = work / "hand-generator"
-    hands.train_hands(model, data, loss, schedule, out, preview=show_hands(whole))
-    hands.save_hand_generator(model, out / "mini_hands.safetensors", "mini")
+    out, show = work / "hand-generator", show_hands(whole)
+    # most of the steps see the hand alone: twice as many in the same time
+    near, all_of_it = HandDataset(data, HAND_WINDOW), HandDataset(data)
+    hands.train_hands(model, near, loss, schedule, out / "near", preview=show)
+    last = replace(schedule, steps=schedule.steps // 4, lr=schedule.lr / 3)
+    hands.train_hands(model, all_of_it, loss, last, out, preview=show)
+    hands.save_hand_generator(model, HAND_GENERATOR, "mini")
 
 
 def show_hands(whole: convert.Checkpoint) -> Callable[[hands.HandDenoiser, Path], None]:
@@ -334,13 +406,61 @@ def show_hands(whole: convert.Checkpoint) -> Callable[[hands.HandDenoiser, Path]
     return show
 
 
+class BodyDataset(Dataset):
+    """A world of people as the body outpainter learns it: LatentDataset's items, their hint the
+    skeleton, the hands' pixels and where they are.
+    """
+
+    def __init__(self, data: LatentDataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int) -> dict:
+        item = self.data[i]
+        mask = ((item["parsing"] == RIGHT_HAND) | (item["parsing"] == LEFT_HAND)).float()
+        seen = body_hint(item["rgb"].movedim(0, -1)[None].float(), mask[None])[0]
+        seen[3] *= 255
+        return {**item, "hint": torch.cat((item["hint"], seen.byte()))}
+
+
+def mini_outpainter(work: Path, schedule: Schedule = OUTPAINT_SCHEDULE) -> None:
+    """Train the body outpainter, which begins as the committed pose ControlNet."""
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    write_world(work / "uppers", UPPERS, seed=UPPER_SEED, framing=UPPER, people=1)
+    data = BodyDataset(_as_trained(whole, work / "uppers", work, ("hint", "rgb", "parsing")))
+    tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
+    hinted = hands.body_outpainter(convert.load_controlnet(preview.POSE_CONTROLNET))
+    model = Denoiser(whole.unet, whole.text_encoder, hinted)
+    controlnet.train_controlnet(
+        model, data, DenoisingLoss(tokenizer), schedule, work / "outpainter"
+    )
+    convert.save_controlnet(OUTPAINTER, hinted)
+
+
 def mini_posenet(work: Path, schedule: Schedule = POSE_SCHEDULE) -> None:
     """Train the instrument that measures poses, on scenes of one whole person each."""
     write_world(work / "people", POSE_SCENES, seed=POSE_SEED, framing=FULL, people=1)
     world = WorldDataset(work / "people", names=("rgb",))
     autoencoder = convert.load_checkpoint(preview.CHECKPOINT).vae
-    people = SinglePeople(world, pass_autoencoder(autoencoder, world, work))
+    passed = pass_autoencoder(autoencoder, work / "people", len(world), work)
+    people = SinglePeople(world, passed)
     posenet.save_posenet(posenet.train_posenet(people, schedule, work / "posenet"))
+
+
+def mini_handnet(work: Path, schedule: Schedule = HANDNET_SCHEDULE) -> None:
+    """Train the instrument that measures hands, on upper bodies and on the hands' own close-ups."""
+    write_world(work / "uppers", UPPERS, seed=UPPER_SEED, framing=UPPER, people=1)
+    write_world(work / "hands", HANDS, seed=HAND_SEED, framing=HAND)
+    autoencoder = convert.load_checkpoint(preview.CHECKPOINT).vae
+    crops = []
+    for name in ("uppers", "hands"):
+        passed = pass_autoencoder(autoencoder, work / name, PASSED, work)
+        crops.append(HandCrops(WorldDataset(work / name, names=("rgb",)), passed))
+    data: Dataset = ConcatDataset(crops)
+    net = posenet.train_posenet(data, schedule, work / "handnet", posenet.HAND_JOINTS)
+    posenet.save_posenet(net, posenet.HANDNET)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -350,7 +470,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for world and checkpoints")
     parser.add_argument("--scenes", type=int, default=SCENES, help="scenes of the training world")
     parser.add_argument("--steps", type=int, help="length of the one named step")
-    parser.add_argument("--precision", default="bf16", choices=("no", "bf16", "fp16"))
+    parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
     chosen = parser.parse_args(arguments)
     steps = chosen.step or WHOLE
     if unknown := set(steps) - set(STEPS):
@@ -363,7 +483,7 @@ def main(arguments: Sequence[str]) -> None:
         return replace(recipe, steps=chosen.steps) if chosen.steps and name in steps else recipe
 
     world = chosen.work / "world"
-    if set(steps) - {"posenet", "hands"}:
+    if {"vae", "base", "further", "controlnet"} & set(steps):
         write_world(world, chosen.scenes, seed=WORLD_SEED)
     if {"vae", "base"} & set(steps):
         autoencoder = mini_vae(world, chosen.work, plan("vae"))  # a trained one is over at once
@@ -375,7 +495,11 @@ def main(arguments: Sequence[str]) -> None:
         mini_further([world, crowds], chosen.work, plan("further"))
     if "hands" in steps:
         mini_hands(chosen.work, plan("hands"))
+    if "outpainter" in steps:
+        mini_outpainter(chosen.work, plan("outpainter"))
     if "controlnet" in steps:
         mini_controlnet(world, chosen.work, plan("controlnet"))
     if "posenet" in steps:
         mini_posenet(chosen.work, plan("posenet"))
+    if "handnet" in steps:
+        mini_handnet(chosen.work, plan("handnet"))

@@ -284,6 +284,14 @@ def put(
     return canvas, where, ring * (1 - where)
 
 
+def body_hint(picture: Tensor, mask: Tensor) -> Tensor:
+    """What a body outpainter sees beside the skeleton: a picture [B, H, W, 3] where its hands
+    [B, H, W] are, and where that is, [B, 4, H, W].
+    """
+    where = mask[:, None]
+    return torch.cat((picture.movedim(-1, 1) * where, where), 1)
+
+
 def paste(base: Tensor, top: Tensor, mask: Tensor, *, feather: float, colour: float) -> Tensor:
     """`top` over `base` [H, W, C] where the mask [H, W] is, its edge softened inwards by `feather`
     pixels. `colour` 0..1: how far top's mean colour along the edge is drawn to base's.

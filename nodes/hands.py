@@ -413,16 +413,17 @@ class VitruvianPasteHands(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         with speaking_for("Paste Hands"):
             mask = mask.reshape(-1, *mask.shape[-2:])
-            if not image.shape[1:3] == hands.shape[1:3] == mask.shape[1:3]:
-                raise ValueError(
-                    f"the inputs 'image' ({_sizes(image)}), 'hands' ({_sizes(hands)}) and 'mask' "
-                    f"({mask.shape[2]} x {mask.shape[1]}) must have one size."
-                )
+            _check_one_size(image, hands, mask, "image")
         return io.NodeOutput(_paste(image, hands, mask, feather, colour_match))
 
 
-def _sizes(image: torch.Tensor) -> str:
-    return f"{image.shape[2]} x {image.shape[1]}"
+def _check_one_size(
+    image: torch.Tensor, hands: torch.Tensor, mask: torch.Tensor, name: str
+) -> None:
+    given = {name: image, "hands": hands, "mask": mask}
+    if len({each.shape[1:3] for each in given.values()}) > 1:
+        sizes = [f"'{key}' ({x.shape[2]} x {x.shape[1]})" for key, x in given.items()]
+        raise ValueError(f"the inputs {sizes[0]}, {sizes[1]} and {sizes[2]} must have one size.")
 
 
 def _paste(
@@ -440,6 +441,58 @@ def _paste(
             for k in range(len(image))
         ]
     )  # fmt: skip
+
+
+class VitruvianOutpaintBody(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.001}
+        return io.Schema(
+            node_id="VitruvianOutpaintBody",
+            display_name="Outpaint Body",
+            category=CATEGORY,
+            description="A ControlNet that paints the body to hands that are there already: it "
+            "sees the skeleton, the hands and where they are (Giving a Hand, second stage).",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="What is to be seen."),
+                io.Conditioning.Input("negative", tooltip="What is not."),
+                io.ControlNet.Input(
+                    "control_net", tooltip="A body outpainter, from Load ControlNet Model."
+                ),
+                io.Image.Input("skeleton", tooltip="The whole pose, from Draw Pose."),
+                io.Image.Input("hands", tooltip="The picture with the hands, from Place Hands."),
+                io.Mask.Input("mask", tooltip="The hands' places, from Place Hands."),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=10.0, step=0.01,
+                    tooltip="0: the conditioning as it was.",
+                ),
+                io.Float.Input(
+                    "start", default=0.0, tooltip="Share of the sampling when it begins.", **share
+                ),
+                io.Float.Input(
+                    "end", default=1.0, tooltip="Share of the sampling when it ends.", **share
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output("outpainting", "positive", tooltip="To the sampler."),
+                io.Conditioning.Output("outpainting_negative", "negative", tooltip="Likewise."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, positive: Any, negative: Any, control_net: Any, skeleton: torch.Tensor,
+        hands: torch.Tensor, mask: torch.Tensor, strength: float, start: float, end: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Outpaint Body"):
+            check_order(start, end)
+            mask = mask.reshape(-1, *mask.shape[-2:])
+            _check_one_size(skeleton, hands, mask, "skeleton")
+            conditionings = host.outpaint_body(
+                positive, negative, control_net, skeleton[..., :3], hands[..., :3], mask, strength,
+                start, end,
+            )  # fmt: skip
+        return io.NodeOutput(*conditionings)
 
 
 class VitruvianHandGeneratorLoader(io.ComfyNode):
@@ -533,6 +586,6 @@ def _predict(model: Any, loaded: Any, positive: Any, latent: torch.Tensor) -> to
 
 NODES: list[type[io.ComfyNode]] = [
     VitruvianHandMasks, VitruvianCutHands, VitruvianPlaceHands, VitruvianMaskExpansion,
-    VitruvianExpansionPreview, VitruvianPasteHands, VitruvianHandGeneratorLoader,
-    VitruvianHandGenerator, VitruvianPredictHandMasks,
+    VitruvianExpansionPreview, VitruvianPasteHands, VitruvianOutpaintBody,
+    VitruvianHandGeneratorLoader, VitruvianHandGenerator, VitruvianPredictHandMasks,
 ]  # fmt: skip

@@ -40,7 +40,7 @@ class Denoiser(nn.Module):
         The first len(hint) samples are controlled by `hint` [b,3,8h,8w] in 0..1, the others run
         free.
         """
-        with _attention_kernel(x.device):
+        with attention_kernel(x.device):
             return self._predict(x, t, ids, hint)
 
     def _predict(self, x: Tensor, t: Tensor, ids: Tensor, hint: Tensor | None) -> Tensor:
@@ -64,7 +64,7 @@ class Denoiser(nn.Module):
         ).sample
 
 
-def _attention_kernel(device: torch.device) -> AbstractContextManager:
+def attention_kernel(device: torch.device) -> AbstractContextManager:
     """On a CPU the plain product trains a third faster than the flash kernel at these sizes."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 

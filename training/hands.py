@@ -1,9 +1,10 @@
-"""Trainer of the hand generator on a frozen base (Giving a Hand, stage 1): denoising and the hand's
-mask together.
+"""Trainers of "Giving a Hand" on a frozen base: the hand generator, which learns denoising and the
+hand's mask together, and the body outpainter, a pose ControlNet that sees the hands too.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ControlNetModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..models import weights
 from ..models.hand_generator import HandGenerator, mask_loss
-from .denoise import DenoisingLoss
+from .denoise import DenoisingLoss, attention_kernel
 from .loop import Schedule, fit
 from .low_rank import add_low_rank, low_rank_tensors
 from .networks import build_scheduler
@@ -40,7 +42,7 @@ class HandDenoiser(nn.Module):
         """Noisy latents [B,4,h,w], steps [B], token ids [B,77], heat maps [B,12,h,w] -> predicted
         noise and mask logits [B,8h,8w].
         """
-        with self.seeing(heat) as features:
+        with attention_kernel(x.device), self.seeing(heat) as features:
             context = self.text_encoder(ids).last_hidden_state
             noise = self.unet(x, t, context).sample
         return noise, self.generator.predict_mask(features[0])
@@ -119,3 +121,17 @@ def save_hand_generator(model: HandDenoiser, path: Path, base: str) -> None:
     own = {f"hand.{name}": tensor for name, tensor in model.generator.state_dict().items()}
     facts: dict[str, str | int | float] = {"method": "hands", "version": 1, "base": base}
     weights.save(path, {**own, **low_rank_tensors(model.unet)}, facts, torch.float16)
+
+
+def body_outpainter(controlnet: ControlNetModel) -> ControlNetModel:
+    """A copy of a pose ControlNet whose hint has room for `models.hands.body_hint`, before training
+    with no effect: train it with `controlnet.train_controlnet` on hints of 7 channels.
+    """
+    widened = copy.deepcopy(controlnet)
+    layer = widened.controlnet_cond_embedding.conv_in
+    weight = layer.weight.detach()
+    blind = weight.new_zeros(len(weight), 4, *weight.shape[2:])
+    layer.weight = nn.Parameter(torch.cat((weight, blind), 1))
+    layer.in_channels += 4
+    widened.register_to_config(conditioning_channels=layer.in_channels)
+    return widened

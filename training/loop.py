@@ -54,6 +54,14 @@ class Schedule:
         return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+def native_precision() -> str:
+    """bf16 where the hardware computes in it; a processor that only emulates it is ten times slower
+    than in float32.
+    """
+    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "no"
+
+
 class _Batches:
     """Index lists from step `start` on: every epoch a permutation drawn from (seed, epoch), no
     sample left out.

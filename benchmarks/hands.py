@@ -1,0 +1,343 @@
+"""Hands first and the body painted around them, against everything painted at once.
+
+On unseen upper bodies of the mini world, through the host's own nodes and ours:
+  one_stage    the base with its pose ControlNet, the hands drawn in the skeleton
+  two_stage    each hand by the hand generator, the body around them by the body outpainter with
+               Mask Expansion, the hands' pixels pasted back
+  ceiling      the instruments on the true pictures
+  round_trip   the instruments on the true pictures after the autoencoder: what one_stage can reach
+and, to see what each part is worth, two_stage with one part changed:
+  pose_hands   the hands by the pose ControlNet, their masks from keypoints
+  pose_body    the body by the pose ControlNet
+  naive        the plain noise mask, no Mask Expansion
+  differential the host's Differential Diffusion on a mask softened over the same width
+hand_error_X is the mean distance of a hand's joints from where they belong over the hand's size,
+finger_count_accuracy_X the share of hands with the right number of stretched fingers. seam_X is the
+contrast across the border of what was preserved over that elsewhere, before pasting; `unedited`:
+across the same borders in one_stage's pictures.
+mask_iou is of the masks predicted on generated hands with the true hands in that pose,
+mask_iou_true of those predicted on true pictures, mask_iou_keypoints of Hand Masks'.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+from ..mini import evaluate, posenet
+from ..mini.captions import hand_caption, scene_caption
+from ..mini.dataset import skeletons
+from ..mini.figure import LEFT_HAND, RIGHT_HAND
+from ..mini.recipes import HAND_GENERATOR, OUTPAINTER, save_sheet
+from ..mini.renderer import Render, render
+from ..mini.world import BACKGROUNDS, UPPER, Scenes, sample_scenes
+from ..models import hands, pose
+from ..models.mini import LATENT_STRIDE, PICTURE_SIZE
+from ..training import convert, preview
+from . import host
+from .mini import RESULTS, UNSEEN
+
+SIDES = (hands.RIGHT, hands.LEFT)  # in the order of Render.hands
+SEEN = 0.9  # share of a hand's joints that must be visible for it to be judged
+MARGIN, THICKNESS, WRIST = 0.35, 0.07, 0.1
+EXPANSION, START, END = 16, 0.2, 0.8  # pixels; shares of the sampling
+FEATHER, COLOUR = 2, 0.5
+AWAY = 3  # pixels from a body where its outline is no seam
+SHOWN = 6
+STEPS_SHOWN = 3
+VARIANTS = ("two_stage", "pose_hands", "pose_body", "naive", "differential")
+SEAMS = {"ours": "two_stage", "naive": "naive", "differential": "differential"}
+
+
+class Hands(NamedTuple):
+    """First-stage hands of one scene, large, and where they belong."""
+
+    pictures: Tensor  # [N,S,S,3]
+    masks: Tensor  # [N,S,S]
+    boxes: Any
+
+
+class Painted(NamedTuple):
+    """A picture, and what it was made from; [1,H,W,3] and [1,H,W]."""
+
+    pasted: Tensor
+    plain: Tensor  # before pasting
+    placed: Tensor
+    where: Tensor
+    repaint: Tensor
+
+
+def run(quick: bool) -> dict[str, float]:
+    """The numbers of benchmarks/results/hands.json; also writes hands.png beside it: a row per
+    scene, from left to right the pose, the hands, the mask, how the border gives way, the result,
+    one_stage and the truth.
+    """
+    from ..host import hand_generator
+
+    loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
+    outpainter = host.load(preview.CHECKPOINT.name, OUTPAINTER.name).controlnet
+    generator = hand_generator.load(HAND_GENERATOR)
+    scenes, truth, judged = _scenes(6 if quick else 60)
+    numbers: dict[str, float] = {"scenes": len(scenes), "hands": len(judged)}
+    made, seconds = _paint(loaded, outpainter, generator, scenes, truth)
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    pictures = {name: [one.pasted for one in some] for name, some in made.items()}
+    shown = {name: torch.cat(some).movedim(-1, 1) for name, some in pictures.items()}
+    shown["ceiling"] = truth.rgb
+    shown["round_trip"] = preview.decode(whole, preview.encode(whole, truth.rgb))
+    handnet, net = posenet.load_posenet(posenet.HANDNET), posenet.load_posenet()
+    for name, x in shown.items():
+        numbers |= _read(handnet, x, truth, judged, name)
+    for name in ("one_stage", "two_stage", "pose_body", "ceiling"):
+        numbers[f"body_pck_{name}"] = evaluate.pck(net, shown[name], truth)
+    numbers |= _seams(made, truth)
+    numbers |= _masks(loaded, generator, scenes, truth, judged)
+    numbers |= {f"cost_{name}": seconds[name] / seconds["one_stage"] for name in VARIANTS}
+    numbers["cost"] = numbers["cost_two_stage"]
+    _show(made, scenes, truth)
+    return numbers
+
+
+def _scenes(count: int) -> tuple[Scenes, Render, list[tuple[int, int]]]:
+    """Scenes, what they look like, and the hands (scene, side) that can be judged."""
+    scenes = sample_scenes(count, UNSEEN + 200, framing=UPPER, people=1)
+    truth = render(scenes)
+    seen = truth.hands_visible.float().mean(-1) >= SEEN
+    whole = (truth.hands[..., 2] > 0).all(-1)
+    return scenes, truth, [(i, s) for i, s in (seen & whole).nonzero().tolist()]
+
+
+def _paint(
+    loaded: host.Loaded, outpainter: Any, generator: Any, scenes: Scenes, truth: Render
+) -> tuple[dict[str, list[Painted]], dict[str, float]]:
+    """Every scene in every way, one after another, and the seconds each way took in all."""
+    names = ("one_stage", *VARIANTS)
+    made: dict[str, list[Painted]] = {name: [] for name in names}
+    seconds = dict.fromkeys(names, 0.0)
+    for i in range(-1, len(scenes)):  # the first time loads and warms up
+        with torch.inference_mode():
+            painted, took = _paint_one(loaded, outpainter, generator, scenes, truth, max(0, i))
+        for name in names if i >= 0 else ():
+            made[name].append(painted[name])
+            seconds[name] += took[name]
+    return made, seconds
+
+
+def _paint_one(
+    loaded: host.Loaded, outpainter: Any, generator: Any, scenes: Scenes, truth: Render, i: int
+) -> tuple[dict[str, Painted], dict[str, float]]:
+    clock = time.perf_counter
+    people = skeletons(i, scenes, truth)
+    frame, seed = [pose.write_frame(people)], 10 * i
+    skeleton = pose.draw_people(people, PICTURE_SIZE, PICTURE_SIZE)[None]
+    conds = host.text(loaded, scene_caption(scenes, i)), host.text(loaded, "")
+    posed = host.controlled(loaded, *conds, skeleton)
+
+    start = clock()
+    latent = host.sample(loaded.model, *posed, host.empty(PICTURE_SIZE), seed)
+    once = host.decode(loaded, latent).movedim(1, -1)
+    blank = torch.zeros_like(once[..., 0])
+    painted = {"one_stage": Painted(once, once, once, blank, blank)}
+    took = {"one_stage": clock() - start}
+
+    prompts = [
+        hand_caption(scenes, i, SIDES.index(hand.side), _setting(scenes, i))
+        for hand in hands.hands_of(people)
+    ]
+    if not prompts:  # nothing to put first
+        return dict.fromkeys(("one_stage", *VARIANTS), painted["one_stage"]), dict.fromkeys(
+            ("one_stage", *VARIANTS), took["one_stage"]
+        )
+    start = clock()
+    ours = _hands(loaded, generator, frame, prompts, seed)
+    between = clock()
+    drawn = _drawn_hands(loaded, frame, prompts, seed)
+    stage_one = {name: between - start for name in VARIANTS} | {"pose_hands": clock() - between}
+
+    for name in VARIANTS:
+        start = clock()
+        made = drawn if name == "pose_hands" else ours
+        net = None if name == "pose_body" else outpainter
+        border = name if name in SEAMS.values() else "two_stage"
+        painted[name] = _body(loaded, net, made, skeleton, conds, posed, border, seed)
+        took[name] = stage_one[name] + clock() - start
+    return painted, took
+
+
+def _setting(scenes: Scenes, i: int) -> str:
+    return list(BACKGROUNDS.values())[int(scenes.background[i])]
+
+
+def _cut(frame: Any) -> tuple[Any, Any, int]:
+    """Poses, boxes and number of the squares around the hands, as large as a whole picture."""
+    from ..nodes.hands import BOTH, GO_ON, VitruvianCutHands
+
+    return VitruvianCutHands.execute(frame, BOTH, PICTURE_SIZE, MARGIN, True, GO_ON).result[1:]
+
+
+def _hands(
+    loaded: host.Loaded, generator: Any, frame: Any, prompts: list[str], seed: int
+) -> Hands:
+    """The first stage: Hand Generator and Predict Hand Masks."""
+    from ..nodes.hands import VitruvianHandGenerator, VitruvianPredictHandMasks
+
+    poses, boxes, count = _cut(frame)
+    (model,) = VitruvianHandGenerator.execute(loaded.model, generator, poses, 1.0).result
+    positive, negative = host.text(loaded, *prompts), host.text(loaded, "")
+    latent = host.sample(model, positive, negative, host.empty(PICTURE_SIZE, count), seed + 1)
+    (masks,) = VitruvianPredictHandMasks.execute(model, generator, positive, latent).result
+    return Hands(host.decode(loaded, latent).movedim(1, -1), masks, boxes)
+
+
+def _drawn_hands(loaded: host.Loaded, frame: Any, prompts: list[str], seed: int) -> Hands:
+    """The first stage without a generator: pose ControlNet and Hand Masks."""
+    poses, boxes, count = _cut(frame)
+    drawn = [
+        pose.draw_people(people, PICTURE_SIZE, PICTURE_SIZE) for people in pose.read_poses(poses)
+    ]
+    conds = host.text(loaded, *prompts), host.text(loaded, "")
+    conds = host.controlled(loaded, *conds, torch.stack(drawn))
+    latent = host.sample(loaded.model, *conds, host.empty(PICTURE_SIZE, count), seed + 1)
+    return Hands(host.decode(loaded, latent).movedim(1, -1), _keypoint_masks(poses), boxes)
+
+
+def _keypoint_masks(poses: Any) -> Tensor:
+    from ..nodes.hands import BOTH, GO_ON, VitruvianHandMasks
+
+    size = PICTURE_SIZE, PICTURE_SIZE
+    return VitruvianHandMasks.execute(poses, *size, BOTH, THICKNESS, WRIST, GO_ON).result[0]
+
+
+def _body(
+    loaded: host.Loaded, outpainter: Any, made: Hands, skeleton: Tensor, conds: Any, posed: Any,
+    border: str, seed: int,
+) -> Painted:  # fmt: skip
+    """The second stage, as the workflows have it."""
+    import nodes
+
+    from ..nodes.hands import VitruvianOutpaintBody, VitruvianPasteHands, VitruvianPlaceHands
+
+    size = PICTURE_SIZE, PICTURE_SIZE
+    placed, where, repaint = VitruvianPlaceHands.execute(*made, *size, 0.0).result
+    if outpainter is not None:
+        posed = VitruvianOutpaintBody.execute(
+            *conds, outpainter, skeleton, placed, where, 1.0, 0.0, 1.0
+        ).result
+    latent = nodes.VAEEncode().encode(loaded.vae, placed)[0]
+    mask = _soft(repaint) if border == "differential" else repaint
+    latent = nodes.SetLatentNoiseMask().set_mask(latent, mask)[0]
+    done = host.sample(_bordered(loaded.model, border), *posed, latent, seed)
+    plain = host.decode(loaded, done).movedim(1, -1)
+    (pasted,) = VitruvianPasteHands.execute(plain, placed, where, FEATHER, COLOUR).result
+    return Painted(pasted, plain, placed, where, repaint)
+
+
+def _bordered(model: Any, border: str) -> Any:
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+
+    from ..nodes.hands import VitruvianMaskExpansion
+
+    if border == "differential":
+        return DifferentialDiffusion.execute(model).result[0]
+    if border == "naive":
+        return model
+    return VitruvianMaskExpansion.execute(model, EXPANSION, START, END).result[0]
+
+
+def _soft(mask: Tensor) -> Tensor:
+    """From 0 at what is preserved to 1 at EXPANSION pixels from it."""
+    away = hands.distance(mask < 0.5, EXPANSION)
+    return (away / EXPANSION).clamp(max=1)
+
+
+def _read(
+    net: posenet.PoseNet, pictures: Tensor, truth: Render, judged: list[tuple[int, int]], name: str
+) -> dict[str, float]:
+    crops = [
+        evaluate.hand_crop(pictures[i], truth.hands[i, side], SIDES[side] == hands.LEFT)
+        for i, side in judged
+    ]
+    report = evaluate.read_hands(net, crops)
+    return {
+        f"hand_error_{name}": float(report.error.mean()),
+        f"finger_count_accuracy_{name}": float(report.fingers.float().mean()),
+    }
+
+
+def _seams(made: dict[str, list[Painted]], truth: Render) -> dict[str, float]:
+    """Contrast at the border between preserved and painted cells, where nobody is."""
+    kept = torch.cat([one.repaint for one in made["two_stage"]])[:, None]
+    cells = interpolate(kept, scale_factor=1 / LATENT_STRIDE, mode="bilinear")
+    owners = interpolate((cells < 0.5).float(), scale_factor=LATENT_STRIDE, mode="nearest")[:, 0]
+    body = (truth.instance >= 0)[:, None].float()
+    free = max_pool2d(body, 2 * AWAY + 1, 1, AWAY)[:, 0] == 0
+
+    def seam(name: str) -> float:
+        plain = torch.cat([one.plain for one in made[name]]).movedim(-1, 1)
+        return evaluate.seam_contrast(plain, owners, free)
+
+    found = {f"seam_{label}": seam(name) for label, name in SEAMS.items()}
+    return {**found, "seam_pose_body": seam("pose_body"), "seam_unedited": seam("one_stage")}
+
+
+def _masks(
+    loaded: host.Loaded, generator: Any, scenes: Scenes, truth: Render,
+    judged: list[tuple[int, int]],
+) -> dict[str, float]:  # fmt: skip
+    """Intersection over union with the true hands."""
+    import nodes
+
+    from ..nodes.hands import VitruvianHandGenerator, VitruvianPredictHandMasks
+
+    found: dict[str, list[Tensor]] = {"": [], "_true": [], "_keypoints": []}
+    for i, side in judged:
+        people = skeletons(i, scenes, truth)
+        (hand,) = [h for h in hands.hands_of(people, SIDES[side])][:1] or [None]
+        if hand is None:
+            continue
+        square = hands.square_around(hand.points, MARGIN, upright=True)
+        poses = [pose.write_frame(hands.alone(hand, square, PICTURE_SIZE))]
+        true = _true_mask(truth, i, side, square)
+        prompt = hand_caption(scenes, i, side, _setting(scenes, i))
+        with torch.inference_mode():
+            (model,) = VitruvianHandGenerator.execute(loaded.model, generator, poses, 1.0).result
+            positive, negative = host.text(loaded, prompt), host.text(loaded, "")
+            drawn = host.sample(model, positive, negative, host.empty(PICTURE_SIZE), i)
+            crop = hands.cut(truth.rgb[i].movedim(0, -1), square, PICTURE_SIZE)[None]
+            real = nodes.VAEEncode().encode(loaded.vae, crop)[0]
+            for name, latent in (("", drawn), ("_true", real)):
+                predict = VitruvianPredictHandMasks.execute(model, generator, positive, latent)
+                found[name].append(_iou(predict.result[0][0], true))
+        found["_keypoints"].append(_iou(_keypoint_masks(poses)[0], true))
+    return {f"mask_iou{name}": float(torch.stack(some).mean()) for name, some in found.items()}
+
+
+def _true_mask(truth: Render, i: int, side: int, square: hands.Square) -> Tensor:
+    label = (RIGHT_HAND, LEFT_HAND)[side]
+    mask = (truth.parsing[i] == label).float()[..., None]
+    return hands.cut(mask, square, PICTURE_SIZE)[..., 0] > 0.5
+
+
+def _iou(mask: Tensor, true: Tensor) -> Tensor:
+    mask = mask > 0.5
+    return (mask & true).sum() / (mask | true).sum()
+
+
+def _show(made: dict[str, list[Painted]], scenes: Scenes, truth: Render) -> None:
+    rows = []
+    for i in range(min(SHOWN, len(scenes))):
+        people, ours = skeletons(i, scenes, truth), made["two_stage"][i]
+        skeleton = pose.draw_people(people, PICTURE_SIZE, PICTURE_SIZE)
+        strip = hands.expansion_strip(
+            ours.repaint[0], ours.placed[0], EXPANSION, START, END, STEPS_SHOWN
+        )
+        mask = ours.where[0, ..., None].expand(-1, -1, 3)
+        rows += [skeleton, ours.placed[0], mask, *strip.chunk(STEPS_SHOWN, 1), ours.pasted[0]]
+        rows += [made["one_stage"][i].pasted[0], truth.rgb[i].movedim(0, -1)]
+    RESULTS.mkdir(exist_ok=True)
+    sheet = torch.stack(rows).movedim(-1, 1)
+    save_sheet(sheet, RESULTS / "hands.png", columns=6 + STEPS_SHOWN)
