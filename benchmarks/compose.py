@@ -23,7 +23,6 @@ from torch import Tensor
 from ..mini import evaluate, posenet
 from ..mini.captions import person_caption, scene_caption
 from ..mini.dataset import draw_hint, skeletons
-from ..mini.recipes import save_sheet
 from ..mini.renderer import Render, render
 from ..mini.world import FULL, Scenes, sample_scenes
 from ..models import compose, pose
@@ -77,7 +76,7 @@ def _with_people(loaded: host.Loaded, people: int, count: int) -> dict[str, floa
             numbers[f"{name}_cost_{people}"] = seconds[name] / seconds["plain"]
     rows = torch.stack([truth.rgb, *(made[name] for name in (*MODES, *RIVALS))], 1)[:SHOWN]
     RESULTS.mkdir(exist_ok=True)
-    save_sheet(rows.flatten(0, 1), RESULTS / f"compose-{people}.png", columns=rows.shape[1])
+    preview.save_sheet(rows.flatten(0, 1), RESULTS / f"compose-{people}.png", columns=rows.shape[1])
     return numbers
 
 
@@ -136,7 +135,9 @@ def _regions(scenes: Scenes, truth: Render, count: int) -> tuple[Tensor, Tensor]
 
 
 def _sample(loaded: host.Loaded, conds: Sequence, seed: int, model: Any = None) -> Tensor:
-    latent = host.sample(model or loaded.model, *conds, host.empty(PICTURE_SIZE), seed)
+    latent = host.sample(
+        model or loaded.model, conds[0], conds[1], host.empty(PICTURE_SIZE), seed
+    )
     return host.decode(loaded, latent)
 
 

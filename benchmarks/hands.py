@@ -32,7 +32,7 @@ from ..mini import evaluate, posenet
 from ..mini.captions import hand_caption, scene_caption
 from ..mini.dataset import skeletons
 from ..mini.figure import LEFT_HAND, RIGHT_HAND
-from ..mini.recipes import HAND_GENERATOR, OUTPAINTER, save_sheet
+from ..mini.recipes import HAND_GENERATOR, OUTPAINTER
 from ..mini.renderer import Render, render
 from ..mini.world import BACKGROUNDS, UPPER, Scenes, sample_scenes
 from ..models import hands, pose
@@ -225,12 +225,12 @@ def _body(
     placed, where, repaint = VitruvianPlaceHands.execute(*made, *size, 0.0).result
     if outpainter is not None:
         posed = VitruvianOutpaintBody.execute(
-            *conds, outpainter, skeleton, placed, where, 1.0, 0.0, 1.0
+            conds[0], conds[1], outpainter, skeleton, placed, where, 1.0, 0.0, 1.0
         ).result
     latent = nodes.VAEEncode().encode(loaded.vae, placed)[0]
     mask = _soft(repaint) if border == "differential" else repaint
     latent = nodes.SetLatentNoiseMask().set_mask(latent, mask)[0]
-    done = host.sample(_bordered(loaded.model, border), *posed, latent, seed)
+    done = host.sample(_bordered(loaded.model, border), posed[0], posed[1], latent, seed)
     plain = host.decode(loaded, done).movedim(1, -1)
     (pasted,) = VitruvianPasteHands.execute(plain, placed, where, FEATHER, COLOUR).result
     return Painted(pasted, plain, placed, where, repaint)
@@ -296,7 +296,7 @@ def _masks(
     found: dict[str, list[Tensor]] = {"": [], "_true": [], "_keypoints": []}
     for i, side in judged:
         people = skeletons(i, scenes, truth)
-        (hand,) = [h for h in hands.hands_of(people, SIDES[side])][:1] or [None]
+        hand = next(iter(hands.hands_of(people, SIDES[side])), None)
         if hand is None:
             continue
         square = hands.square_around(hand.points, MARGIN, upright=True)
@@ -340,4 +340,4 @@ def _show(made: dict[str, list[Painted]], scenes: Scenes, truth: Render) -> None
         rows += [made["one_stage"][i].pasted[0], truth.rgb[i].movedim(0, -1)]
     RESULTS.mkdir(exist_ok=True)
     sheet = torch.stack(rows).movedim(-1, 1)
-    save_sheet(sheet, RESULTS / "hands.png", columns=6 + STEPS_SHOWN)
+    preview.save_sheet(sheet, RESULTS / "hands.png", columns=6 + STEPS_SHOWN)

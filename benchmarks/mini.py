@@ -16,7 +16,6 @@ import torch
 from ..mini import evaluate, posenet
 from ..mini.captions import scene_caption
 from ..mini.dataset import draw_hint
-from ..mini.recipes import save_sheet
 from ..mini.renderer import render
 from ..mini.world import FULL, sample_scenes
 from ..models.mini import PICTURE_SIZE
@@ -80,4 +79,4 @@ def save_contact_sheet(loaded: host.Loaded) -> None:
         loaded, [scene_caption(scenes, i) for i in range(SHEET)], hints, PICTURE_SIZE
     )
     RESULTS.mkdir(exist_ok=True)
-    save_sheet(torch.stack((hints, made), 1).flatten(0, 1), RESULTS / "mini.png", columns=8)
+    preview.save_sheet(torch.stack((hints, made), 1).flatten(0, 1), RESULTS / "mini.png", columns=8)

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny, ControlNetModel
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from tqdm import tqdm
@@ -237,18 +236,9 @@ def show_samples(whole: convert.Checkpoint) -> Callable[[Denoiser, Path], None]:
         if model.controlnet is not None:
             rows.append(preview.sample(whole, prompts, hints, model.controlnet).cpu())
         rows.append(preview.sample(whole, prompts).cpu())
-        save_sheet(torch.cat(rows), prefix.with_suffix(".png"), columns=SAMPLES_SHOWN)
+        preview.save_sheet(torch.cat(rows), prefix.with_suffix(".png"), columns=SAMPLES_SHOWN)
 
     return show
-
-
-def save_sheet(pictures: Tensor, path: Path, *, columns: int) -> None:
-    """Pictures [B,3,H,W] in 0..1 side by side, `columns` a row, as PNG."""
-    rows = -(-len(pictures) // columns)
-    blank = torch.zeros(rows * columns - len(pictures), *pictures.shape[1:])
-    grid = torch.cat((pictures.cpu(), blank)).unflatten(0, (rows, columns))
-    sheet = grid.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    Image.fromarray((sheet * 255).round().clamp(0, 255).byte().numpy()).save(path)
 
 
 def mini_vae(world: Path, work: Path, schedule: Schedule = VAE_SCHEDULE) -> AutoencoderTiny:
@@ -394,16 +384,12 @@ def show_hands(whole: convert.Checkpoint) -> Callable[[hands.HandDenoiser, Path]
     heat = torch.stack(
         [heat_maps(left, right, STRIDE, cells, cells) for right, left in truth.hands]
     )
+    tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
 
-    def show(model: hands.HandDenoiser, prefix: Path) -> None:
-        with torch.no_grad(), model.seeing(heat.to(next(model.parameters()).device)) as features:
-            pictures = preview.sample(whole, prompts).cpu()
-            last = features[-1][SAMPLES_SHOWN:].contiguous()
-            masks = model.generator.predict_mask(last).sigmoid().cpu()
-        rows = [truth.rgb, hints, pictures, masks[:, None].expand(-1, 3, -1, -1)]
-        save_sheet(torch.cat(rows), prefix.with_suffix(".png"), columns=SAMPLES_SHOWN)
+    def decode(latents: Tensor) -> Tensor:
+        return preview.decode(whole, latents)
 
-    return show
+    return hands.show_hands(tokenizer, prompts, heat, decode, torch.cat((truth.rgb, hints)))
 
 
 class BodyDataset(Dataset):

@@ -40,14 +40,22 @@ class Box(NamedTuple):
     y1: int
 
 
+class SeenHand(NamedTuple):
+    """Points [21, 2] in pixels, and which hand it looks like by itself: often wrong beside a body.
+    """
+
+    points: Tensor
+    side: str  # "left" or "right"
+
+
 class Landmarker(Protocol):
     """MediaPipe behind one face; pictures are [h, w, 3] uint8 arrays, landmarks in pixels."""
 
     def body(self, picture: Any) -> Tensor | None:
         """[33, 3] (x, y, visibility) of the most prominent person, or None."""
 
-    def hands(self, picture: Any) -> list[Tensor]:
-        """[21, 2] (x, y) of each hand."""
+    def hands(self, picture: Any) -> list[SeenHand]:
+        """Every hand."""
 
 
 def detect_people(
@@ -70,7 +78,7 @@ def detect_people(
     boxes = [Box(*(round(edge * scale) for edge in box)) for box in boxes]
     bodies = _bodies_in(landmarker, picture, boxes) if boxes else _search(landmarker, picture)
     large_hands = landmarker.hands(picture) if hands else []
-    bodies = [body for body in bodies if not any(_inside(body, hand) for hand in large_hands)]
+    bodies = [b for b in bodies if not any(_inside(b, hand.points) for hand in large_hands)]
     people = _as_people(bodies[:max_people], picture, min_confidence)
     if hands:
         people = _with_hands(landmarker, picture, people, large_hands)
@@ -278,7 +286,7 @@ def _inside(body: Tensor, hand: Tensor) -> bool:
 
 
 def _with_hands(
-    landmarker: Landmarker, picture: Any, people: People, large_hands: list[Tensor]
+    landmarker: Landmarker, picture: Any, people: People, large_hands: list[SeenHand]
 ) -> People:
     """Looks for hands around each wrist; without a body the hands already seen are a person."""
     height, width = picture.shape[:2]
@@ -294,22 +302,27 @@ def _with_hands(
             x1, y1 = (max(0, round(v + reach)) for v in wrist[:2].tolist())
             crop = picture[y0:y1, x0:x1]
             for hand in landmarker.hands(crop) if crop.size else ():
-                hand = hand + torch.tensor([x0, y0])
+                points = hand.points + torch.tensor([x0, y0])
                 # the crops of two close wrists see the same hands
-                if all((hand - other).norm(dim=1).mean() > 0.02 * tall for other in found):
-                    found.append(hand)
+                if all((points - other).norm(dim=1).mean() > 0.02 * tall for other in found):
+                    found.append(points)
     return assign_hands(found, people)
 
 
-def _hands_alone(hands: Sequence[Tensor], width: int, height: int) -> People:
-    """One person of up to two hands and no body: the hand farther left counts as the right one,
-    as of somebody facing the camera."""
-    right, *left = sorted(hands[:2], key=lambda hand: hand[:, 0].mean().item())
-    parts = [torch.zeros(1, n, 3) for _, n in pose.PARTS.values()]
-    parts[2][0] = torch.cat([right, torch.ones(21, 1)], dim=1)
-    if left:
-        parts[1][0] = torch.cat([left[0], torch.ones(21, 1)], dim=1)
-    return pose.people_of(parts, width, height)
+def _hands_alone(hands: Sequence[SeenHand], width: int, height: int) -> People:
+    """One person of up to two hands and no body. Of two, the hand farther left counts as the right
+    one, as of somebody facing the camera.
+    """
+    points = [torch.cat([hand.points, torch.ones(21, 1)], dim=1) for hand in hands[:2]]
+    points.sort(key=lambda hand: hand[:, 0].mean().item())
+    if len(points) == 2:
+        right, left = points
+    else:
+        none = torch.zeros(21, 3)
+        right, left = (points[0], none) if hands[0].side == "right" else (none, points[0])
+    parts = {name: torch.zeros(1, n, 3) for name, (_, n) in pose.PARTS.items()}
+    parts["right_hand"], parts["left_hand"] = right[None], left[None]
+    return pose.people_of(parts.values(), width, height)
 
 
 # MediaPipe
@@ -348,9 +361,11 @@ class _Solutions:
         found = self._body.process(_contiguous(picture)).pose_landmarks
         return _visible(found.landmark, picture) if found else None
 
-    def hands(self, picture: Any) -> list[Tensor]:
-        found = self._hands.process(_contiguous(picture)).multi_hand_landmarks or []
-        return [_visible(hand.landmark, picture)[:, :2] for hand in found]
+    def hands(self, picture: Any) -> list[SeenHand]:
+        found = self._hands.process(_contiguous(picture))
+        sides = [kinds.classification[0].label for kinds in found.multi_handedness or []]
+        hands = [hand.landmark for hand in found.multi_hand_landmarks or []]
+        return _seen(hands, sides, picture)
 
 
 class _Tasks:
@@ -384,9 +399,18 @@ class _Tasks:
         found = self._body.detect(self._image(picture)).pose_landmarks
         return _visible(found[0], picture) if found else None
 
-    def hands(self, picture: Any) -> list[Tensor]:
-        found = self._hands.detect(self._image(picture)).hand_landmarks
-        return [_visible(hand, picture)[:, :2] for hand in found]
+    def hands(self, picture: Any) -> list[SeenHand]:
+        found = self._hands.detect(self._image(picture))
+        sides = [kinds[0].category_name for kinds in found.handedness]
+        return _seen(found.hand_landmarks, sides, picture)
+
+
+def _seen(hands: Iterable[Any], sides: Iterable[str], picture: Any) -> list[SeenHand]:
+    """MediaPipe's sides are those of a mirrored picture, as a camera shows one to oneself."""
+    return [
+        SeenHand(_visible(hand, picture)[:, :2], "right" if side == "Left" else "left")
+        for hand, side in zip(hands, sides, strict=True)
+    ]
 
 
 def _contiguous(picture: Any) -> Any:

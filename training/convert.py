@@ -157,6 +157,11 @@ def controlnet_from_ldm(controlnet: Module, tensors: Mapping[str, Tensor]) -> Mo
     return _filled(controlnet, tensors, unet_names, "")
 
 
+def text_from_ldm(text_encoder: Module, tensors: Mapping[str, Tensor]) -> Module:
+    """Fill a CLIPTextModel from a checkpoint's tensors."""
+    return _filled(text_encoder, tensors, text_names, TEXT)
+
+
 def save_checkpoint(
     path: str | Path,
     unet: nn.Module,
@@ -208,7 +213,7 @@ def _checkpoint(tensors: Tensors) -> Checkpoint:
     scale, shift = (tensors[VAE + name].item() for name in ("vae_scale", "vae_shift"))
     return Checkpoint(
         unet=unet_from_ldm(networks.build_unet(), tensors).eval(),
-        text_encoder=_filled(text_encoder, tensors, text_names, TEXT).eval(),
+        text_encoder=text_from_ldm(text_encoder, tensors).eval(),
         vae=_filled(networks.build_vae(), tensors, vae_names, VAE).eval(),
         token_ids=token_ids,
         latent_scale=mini.HOST_LATENT_SCALE / scale,

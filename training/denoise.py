@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..models.mini import LATENT_STRIDE
 from .networks import build_scheduler
-from .tokens import UNKNOWN, WordTokenizer
+from .tokens import UNKNOWN
 
 
 class Denoiser(nn.Module):
@@ -82,11 +82,11 @@ class DenoisingLoss:
     `controlled` > 0}.
     """
 
-    tokenizer: WordTokenizer
+    tokenizer: Callable[[Sequence[str]], Tensor]  # -> ids [B,77]
     controlled: float = 0.0  # share of each batch that sees its hint
     drop: float = 0.1  # share of captions left empty, for classifier-free guidance
     brief: float = 0.15  # share of captions in their short form
-    forget: float = 0.01  # share of words replaced by the unknown word
+    forget: float = 0.01  # share of words replaced by the mini vocabulary's unknown word
     gamma: float = 5.0
     stress: float = 0.5
     focus: float = 3.0  # extra weight of the cells near a person's joints

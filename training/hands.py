@@ -4,6 +4,7 @@ hand's mask together, and the body outpainter, a pose ControlNet that sees the h
 
 from __future__ import annotations
 
+import argparse
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +19,16 @@ from torch.utils.data import Dataset
 
 from ..models import weights
 from ..models.hand_generator import HandGenerator, mask_loss
+from . import preview as sampler
+from .bases import open_base
 from .denoise import DenoisingLoss, attention_kernel
-from .loop import Schedule, fit
+from .hand_pictures import HandPictures, collect_hands
+from .loop import Schedule, fit, native_precision
 from .low_rank import add_low_rank, low_rank_tensors
 from .networks import build_scheduler
 
 RANK = 16
+SHOWN = 6  # hands on a validation picture
 LEARNT = r"(conv_in|.*(to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2|conv1|conv2))"
 
 
@@ -116,6 +121,32 @@ def train_hands(
     return fit(model, loss, hands, schedule, out, collate=list, preview=preview)
 
 
+def show_hands(
+    tokenizer: Callable[[Sequence[str]], Tensor],
+    prompts: Sequence[str],
+    heat: Tensor,
+    decode: Callable[[Tensor], Tensor],
+    above: Tensor,
+) -> Callable[[HandDenoiser, Path], None]:
+    """A `preview` for the loop: below the pictures `above` a row of hands painted to heat maps
+    [N,12,h,w], one prompt each, and a row of their masks.
+    """
+
+    def show(model: HandDenoiser, prefix: Path) -> None:
+        device = next(model.parameters()).device
+        ids = tokenizer([""] * len(prompts) + list(prompts)).to(device)
+        with torch.no_grad(), model.seeing(heat.to(device)) as features:
+            context = model.text_encoder(ids).last_hidden_state
+            cells = heat.shape[-2], heat.shape[-1]
+            pictures = decode(sampler.denoise(model.unet, context, cells)).cpu()
+            last = features[-1][len(prompts) :].contiguous()
+            masks = model.generator.predict_mask(last).sigmoid().cpu()
+        rows = torch.cat((above, pictures, masks[:, None].expand(-1, 3, -1, -1)))
+        sampler.save_sheet(rows, prefix.with_suffix(".png"), columns=len(prompts))
+
+    return show
+
+
 def save_hand_generator(model: HandDenoiser, path: Path, base: str) -> None:
     """Write the generator's file: its own layers and the UNet's changes."""
     own = {f"hand.{name}": tensor for name, tensor in model.generator.state_dict().items()}
@@ -135,3 +166,35 @@ def body_outpainter(controlnet: ControlNetModel) -> ControlNetModel:
     layer.in_channels += 4
     widened.register_to_config(conditioning_channels=layer.in_channels)
     return widened
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`train hands`: a hand generator for a checkpoint, from a folder of photographs."""
+    parser = argparse.ArgumentParser(prog="dev.py train hands", description=__doc__)
+    parser.add_argument("--pictures", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--checkpoint", type=Path, default=sampler.CHECKPOINT, help="mini or SD1.5")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures")
+    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--size", type=int, help="of a hand's picture; the checkpoint's own")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--rank", type=int, default=RANK)
+    parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
+    chosen = parser.parse_args(arguments)
+    try:
+        base = open_base(chosen.checkpoint)
+        found = collect_hands(chosen.pictures, chosen.size or base.size)
+    except ValueError as wrong:
+        parser.error(str(wrong))
+    data = HandPictures(found, base)
+    schedule = Schedule(chosen.steps, chosen.batch, chosen.lr, precision=chosen.precision)
+    torch.manual_seed(schedule.seed)
+    model = HandDenoiser(base.unet, base.text_encoder, chosen.rank)
+    shown = range(min(SHOWN, len(data)))
+    prompts, heat = [found[i].caption for i in shown], torch.stack([data[i]["heat"] for i in shown])
+    above = torch.stack([found[i].rgb.movedim(-1, 0) for i in shown])
+    show = show_hands(base.tokenizer, prompts, heat, base.decode, above)
+    loss = HandLoss(DenoisingLoss(base.tokenizer, forget=0.0))
+    train_hands(model, data, loss, schedule, chosen.work, preview=show)
+    save_hand_generator(model, chosen.out, base.name)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models import detect, mini, pose
 from .convert import Checkpoint, load_checkpoint, load_controlnet
@@ -66,13 +66,31 @@ def sample(
     device = next(model.unet.parameters()).device
     tokenizer = WordTokenizer.from_file(token_ids=model.token_ids)
     context = model.text_encoder(tokenizer([negative] * len(prompts) + prompts).to(device))[0]
-
-    shape = (len(prompts), mini.LATENT_CHANNELS, *(side // mini.LATENT_STRIDE for side in size))
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
-    sigmas, times = noise_levels(steps)
     if hints is not None:
         hints = hints.to(device).expand(len(prompts), -1, -1, -1).repeat(2, 1, 1, 1)
+    cells = size[0] // mini.LATENT_STRIDE, size[1] // mini.LATENT_STRIDE
+    x = denoise(
+        model.unet, context, cells, hints, controlnet, seed=seed, steps=steps, cfg=cfg
+    )
+    return decode(model, x)
 
+
+@torch.no_grad()
+def denoise(
+    unet: nn.Module,
+    context: Tensor,
+    cells: tuple[int, int],
+    hints: Tensor | None = None,
+    controlnet: ControlNetModel | None = None,
+    *,
+    seed: int = 0,
+    steps: int = 20,
+    cfg: float = 4.0,
+) -> Tensor:
+    """Text context [2B,T,C], negative rows first, and hints [2B,...] -> latents [B,4,*cells]."""
+    shape = (len(context) // 2, mini.LATENT_CHANNELS, *cells)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(context.device)
+    sigmas, times = noise_levels(steps)
     x = noise * (1 + sigmas[0] ** 2) ** 0.5
     for sigma, sigma_next, time in zip(sigmas.tolist(), sigmas[1:].tolist(), times, strict=False):
         scaled = (x / (1 + sigma**2) ** 0.5).repeat(2, 1, 1, 1)
@@ -83,10 +101,19 @@ def sample(
                 "down_block_additional_residuals": down,
                 "mid_block_additional_residual": middle,
             }
-        without, given = model.unet(scaled, time, context, **residuals).sample.chunk(2)
+        without, given = unet(scaled, time, context, **residuals).sample.chunk(2)
         epsilon = without + cfg * (given - without)
         x = x + (sigma_next - sigma) * epsilon  # Euler: dx/dsigma = epsilon
-    return decode(model, x)
+    return x
+
+
+def save_sheet(pictures: Tensor, path: Path, *, columns: int) -> None:
+    """Pictures [B,3,H,W] in 0..1 side by side, `columns` a row, as PNG."""
+    rows = -(-len(pictures) // columns)
+    blank = torch.zeros(rows * columns - len(pictures), *pictures.shape[1:])
+    grid = torch.cat((pictures.cpu(), blank)).unflatten(0, (rows, columns))
+    sheet = grid.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    Image.fromarray((sheet * 255).round().clamp(0, 255).byte().numpy()).save(path)
 
 
 @torch.no_grad()

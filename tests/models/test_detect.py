@@ -6,8 +6,17 @@ import types
 
 import pytest
 import torch
+from vitruvian.mini.renderer import render
+from vitruvian.mini.world import HAND, sample_scenes
 from vitruvian.models import detect, pose
-from vitruvian.models.detect import Box, assign_hands, detect_people, open_landmarker, read_boxes
+from vitruvian.models.detect import (
+    Box,
+    SeenHand,
+    assign_hands,
+    detect_people,
+    open_landmarker,
+    read_boxes,
+)
 
 FOLDERS = ["/nowhere/models/vitruvian"]
 
@@ -217,8 +226,8 @@ def standing(x=0.0):
 class Scripted:
     """A landmarker that sees given bodies and hands, whatever part of the picture it looks at."""
 
-    def __init__(self, bodies=(), hands=()):
-        self.bodies, self._hands = list(bodies), list(hands)
+    def __init__(self, bodies=(), hands=(), side="right"):
+        self.bodies, self._hands = list(bodies), [SeenHand(hand, side) for hand in hands]
 
     def body(self, picture):
         return self.bodies.pop(0) if self.bodies else None
@@ -272,6 +281,23 @@ def test_hands_without_a_body_are_a_person():
     assert pose.count(people) == 1 and not people.body.any()
     assert people.right_hand[0, 0, 0] == 90 and people.left_hand[0, 0, 0] == 300
     assert pose.count(detect_people(Scripted(hands=hands), torch.zeros(9, 9, 3), hands=False)) == 0
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_lone_hand_is_the_one_it_looks_like(side):
+    people = detect_people(Scripted(hands=[hand_at(90.0, 40)], side=side), torch.zeros(400, 400, 3))
+    assert getattr(people, f"{side}_hand").any()
+    assert not people.right_hand.any() or not people.left_hand.any()
+
+
+def test_mediapipe_tells_drawn_hands_apart(landmarker):
+    scenes = sample_scenes(24, 5, framing=HAND)
+    seen = [
+        (int(scenes.hand[i]), landmarker.hands((rgb.movedim(0, -1) * 255).byte().numpy()))
+        for i, rgb in enumerate(render(scenes, 384).rgb)
+    ]
+    right = [hands[0].side == ("right", "left")[which] for which, hands in seen if hands]
+    assert len(right) >= 8 and sum(right) >= 0.8 * len(right), right
 
 
 def test_a_body_seen_inside_a_hand_is_none():

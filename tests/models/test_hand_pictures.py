@@ -1,0 +1,98 @@
+"""Training a hand generator from a folder of photographs; renders stand for them."""
+
+import logging
+
+import pytest
+import torch
+from PIL import Image
+from vitruvian.mini.renderer import render
+from vitruvian.mini.world import HAND, sample_scenes
+from vitruvian.models import weights
+from vitruvian.models.hand_generator import CHANNELS
+from vitruvian.training import bases, hand_pictures, hands, preview
+
+SIZE = 64
+
+
+def save(rgb, file):
+    Image.fromarray((rgb.movedim(0, -1) * 255).byte().numpy()).save(file)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Open hands, three of them with a caption and one with a mask, and what is none."""
+    pytest.importorskip("mediapipe")
+    folder = tmp_path_factory.mktemp("photographs")
+    scenes = sample_scenes(24, 5, framing=HAND)
+    for i, rgb in enumerate(render(scenes, 384).rgb):
+        save(rgb, folder / f"{i:02d}.png")
+        (folder / f"{i:02d}.txt").write_text(f"hand {i}\n")
+    save(torch.full((3, 200, 200), 0.5), folder / "grey.jpg")
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "notes.md").write_text("not looked at")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return hand_pictures.collect_hands(folder, SIZE)
+
+
+def test_every_hand_comes_with_points_mask_and_caption(found):
+    assert len(found) >= 8
+    for hand in found:
+        assert hand.rgb.shape == (SIZE, SIZE, 3) and hand.mask.shape == (SIZE, SIZE)
+        assert hand.points[:, :2].min() > 0 and hand.points[:, :2].max() < SIZE
+        x, y = hand.points[9, :2].long()  # the middle knuckle lies on the hand
+        assert hand.mask[y, x] == 1
+        assert hand.caption.startswith("hand ")
+    assert {hand.side for hand in found} == {"left", "right"}
+
+
+def test_a_mask_beside_the_picture_is_taken(folder, found, tmp_path):
+    number = int(found[0].caption.split()[1])
+    (tmp_path / "a.png").write_bytes((folder / f"{number:02d}.png").read_bytes())
+    Image.new("L", (384, 384), 255).save(tmp_path / "a.mask.png")
+    (hand,) = hand_pictures.collect_hands(tmp_path, SIZE)
+    assert hand.mask.all() and hand.caption == hand_pictures.CAPTION
+
+
+def test_what_is_left_out_is_named(folder, tmp_path, caplog):
+    for name in ("grey.jpg", "broken.png"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with caplog.at_level(logging.WARNING):
+        with pytest.raises(ValueError, match="no hand of .* in 2 pictures"):
+            hand_pictures.collect_hands(tmp_path, SIZE)
+    assert "grey.jpg" in caplog.text and "broken.png can not be read" in caplog.text
+    with pytest.raises(ValueError, match="no folder"):
+        hand_pictures.collect_hands(tmp_path / "nowhere", SIZE)
+
+
+def test_items_show_each_hand_in_its_own_channels(found, mini_weights):
+    base = bases.open_base(preview.CHECKPOINT)
+    data = hand_pictures.HandPictures(found, base)
+    assert len(data) == len(found)
+    item = data[0]
+    assert item["latent"].shape == (4, SIZE // 8, SIZE // 8)
+    half = CHANNELS // 2
+    own = slice(0, half) if found[0].side == "left" else slice(half, None)
+    assert item["heat"][own].any() and item["heat"].sum() == item["heat"][own].sum()
+
+
+def test_the_trainer_writes_a_generator(folder, mini_weights, tmp_path):
+    out = tmp_path / "mine.safetensors"
+    hands.main([
+        "--pictures", str(folder), "--work", str(tmp_path / "work"), "--out", str(out),
+        "--size", str(SIZE), "--steps", "2", "--batch", "2", "--precision", "no",
+    ])  # fmt: skip
+    tensors, facts = weights.load(out, method="hands", base="mini")
+    assert "hand.hint.weight" in tensors and any("lora_up" in key for key in tensors)
+    assert (tmp_path / "work" / "final.png").is_file()
+
+
+def test_a_wrong_folder_is_said_and_nothing_written(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        hands.main(["--pictures", str(tmp_path / "none"), "--work", str(tmp_path / "work"),
+                    "--out", str(tmp_path / "mine.safetensors")])  # fmt: skip
+    assert "is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "mine.safetensors").exists()
