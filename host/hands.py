@@ -88,12 +88,12 @@ def outpaint_body(
     skeleton and picture [B, H, W, 3], mask [B, H, W], the hands. Raises ValueError for ControlNets
     that take another hint.
     """
-    network = getattr(control_net, "control_model", None)
-    channels = getattr(network, "input_hint_block", [[None]])[0].weight.shape[1] if network else 0
+    block = getattr(getattr(control_net, "control_model", None), "input_hint_block", None)
+    channels = block[0].in_channels if block else "other"
     if channels != HINT:
         raise ValueError(
-            f"this ControlNet reads {channels or 'other'} channels, a body outpainter {HINT}. Load "
-            "one, or use Apply ControlNet with the skeleton alone: Mask Expansion works with it."
+            f"this ControlNet reads {channels} channels, a body outpainter {HINT}. Load one, or "
+            "use Apply ControlNet with the skeleton alone: Mask Expansion works with it."
         )
     hint = hands.body_hint(picture, mask)
     return ControlNetApplyAdvanced().apply_controlnet(

@@ -20,8 +20,9 @@ from ..training.loop import Schedule, fit
 BODY_JOINTS, HAND_JOINTS = 18, 21
 STRIDE = 4  # pixels per heat map cell
 SPREAD = 1.5  # radius of a heat map's blob, cells
-WEIGHTS = Path(__file__).parent / "weights" / "vitruvian"
-POSENET, HANDNET = WEIGHTS / "mini_posenet.safetensors", WEIGHTS / "mini_handnet.safetensors"
+INSTRUMENTS = Path(__file__).parent / "weights" / "instruments"
+POSENET = INSTRUMENTS / "mini_posenet.safetensors"
+HANDNET = INSTRUMENTS / "mini_handnet.safetensors"
 
 
 class PoseNet(nn.Module):

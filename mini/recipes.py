@@ -65,7 +65,7 @@ SCHEDULES = {
 STEPS = tuple(SCHEDULES)
 WHOLE = ("vae", "base", "further", "posenet")  # all that makes the weights from nothing
 SAMPLES_SHOWN = 8
-HAND_GENERATOR = posenet.WEIGHTS / "vitruvian_mini_hands.safetensors"
+HAND_GENERATOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_hands.safetensors"
 OUTPAINTER = preview.POSE_CONTROLNET.with_name("vitruvian_mini_outpainter.safetensors")
 WORTH_COMPILING = 1_000  # steps: compiling takes minutes and saves a quarter of each step
 

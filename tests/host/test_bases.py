@@ -36,7 +36,7 @@ def networks():
     made = (
         UNetModel(**UNET, operations=layers),
         clip_model.CLIPTextModel(CLIP, torch.float32, "cpu", layers),
-        AutoencoderKL(VAE, embed_dim=4),
+        AutoencoderKL(embed_dim=4, ddconfig=VAE),
     )
     for network in made:
         for name, p in network.named_parameters():

@@ -1,0 +1,115 @@
+"""The body outpainter: what the trainer shows it is what the host shows it."""
+
+import pytest
+import torch
+from vitruvian.host.registration import register
+from vitruvian.models.hands import body_hint
+from vitruvian.nodes import hands as ours
+from vitruvian.training import convert, hands, preview
+
+import nodes as core
+
+register()
+SIZE = 96
+PROMPT = "a man in a park"
+
+
+@pytest.fixture(scope="module")
+def loaded(mini_weights):
+    with torch.inference_mode():
+        return core.CheckpointLoaderSimple().load_checkpoint("vitruvian_mini.safetensors")[:3]
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+def pictures():
+    g = torch.Generator().manual_seed(1)
+    skeleton, seen = (torch.rand(1, SIZE, SIZE, 3, generator=g) for _ in range(2))
+    mask = torch.zeros(1, SIZE, SIZE)
+    mask[:, 20:50, 30:60] = 1
+    return skeleton, seen, mask
+
+
+@pytest.fixture(scope="module")
+def untrained(mini_weights):
+    return hands.body_outpainter(convert.load_controlnet(preview.POSE_CONTROLNET))
+
+
+def in_host(network, tmp_path):
+    import comfy.controlnet
+
+    convert.save_controlnet(tmp_path / "outpainter.safetensors", network, torch.float32)
+    return comfy.controlnet.load_controlnet(str(tmp_path / "outpainter.safetensors"))
+
+
+def conditionings(loaded):
+    return [core.CLIPTextEncode().encode(loaded[1], words)[0] for words in (PROMPT, "")]
+
+
+def sample(loaded, conds):
+    empty = core.EmptyLatentImage().generate(SIZE, SIZE, 1)[0]
+    done = core.common_ksampler(loaded[0], 7, 3, 3.0, "euler", "normal", *conds, empty)[0]
+    return core.VAEDecode().decode(loaded[2], done)[0].movedim(-1, 1)
+
+
+def test_before_training_it_is_the_pose_controlnet(loaded, untrained, tmp_path):
+    skeleton, seen, mask = pictures()
+    ours_conds = ours.VitruvianOutpaintBody.execute(
+        *conditionings(loaded), in_host(untrained, tmp_path), skeleton, seen, mask, 1.0, 0.0, 1.0
+    ).result
+    stock = core.ControlNetLoader().load_controlnet("vitruvian_mini_openpose.safetensors")[0]
+    plain = core.ControlNetApplyAdvanced().apply_controlnet(
+        *conditionings(loaded), stock, skeleton, 1.0, 0.0, 1.0
+    )
+    torch.testing.assert_close(
+        sample(loaded, ours_conds), sample(loaded, plain), atol=1e-3, rtol=0
+    )
+
+
+def test_the_same_picture_as_the_trainers_preview(loaded, untrained, tmp_path):
+    skeleton, seen, mask = pictures()
+    with torch.no_grad():
+        weight = untrained.controlnet_cond_embedding.conv_in.weight
+        g = torch.Generator().manual_seed(2)
+        weight[:, 3:] = 0.3 * torch.randn(weight[:, 3:].shape, generator=g)
+    conds = ours.VitruvianOutpaintBody.execute(
+        *conditionings(loaded), in_host(untrained, tmp_path), skeleton, seen, mask, 1.0, 0.0, 1.0
+    ).result
+    found = sample(loaded, conds)
+    own = convert.load_checkpoint(preview.CHECKPOINT)
+    hint = torch.cat((skeleton.movedim(-1, 1), body_hint(seen, mask)), 1)
+    expected = preview.sample(
+        own, PROMPT, hint, untrained, seed=7, steps=3, cfg=3.0, size=(SIZE, SIZE)
+    )
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    blind = ours.VitruvianOutpaintBody.execute(
+        *conditionings(loaded), in_host(untrained, tmp_path), skeleton, seen, 0 * mask, 1.0, 0.0,
+        1.0,
+    ).result  # fmt: skip
+    assert not torch.allclose(sample(loaded, blind), found, atol=1e-2)
+
+
+def test_strength_0_changes_nothing(loaded, untrained, tmp_path):
+    conds = conditionings(loaded)
+    unchanged = ours.VitruvianOutpaintBody.execute(
+        *conds, in_host(untrained, tmp_path), *pictures(), 0.0, 0.0, 1.0
+    ).result
+    assert all(a is b for a, b in zip(unchanged, conds, strict=True))
+
+
+def test_other_controlnets_and_sizes_are_refused(loaded, untrained, tmp_path):
+    stock = core.ControlNetLoader().load_controlnet("vitruvian_mini_openpose.safetensors")[0]
+    skeleton, seen, mask = pictures()
+    conds = conditionings(loaded)
+    with pytest.raises(ValueError, match="Outpaint Body: this ControlNet reads 3 channels"):
+        ours.VitruvianOutpaintBody.execute(*conds, stock, skeleton, seen, mask, 1.0, 0.0, 1.0)
+    with pytest.raises(ValueError, match="reads other channels"):
+        ours.VitruvianOutpaintBody.execute(*conds, object(), skeleton, seen, mask, 1.0, 0.0, 1.0)
+    with pytest.raises(ValueError, match="'skeleton' .96 x 96., 'hands' .96 x 48."):
+        ours.VitruvianOutpaintBody.execute(
+            *conds, in_host(untrained, tmp_path), skeleton, seen[:, :48], mask, 1.0, 0.0, 1.0
+        )
