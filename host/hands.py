@@ -21,6 +21,11 @@ FINE = 1000  # steps of a share of the sampling
 HINT = 7  # channels of a body outpainter's hint: skeleton, hands, where they are
 
 
+def cell(model: Any) -> int:
+    """Pixels per latent cell; hosts that do not say it know models of 8 only."""
+    return getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
+
+
 def expand_mask(model: Any, expansion: float, start: float, end: float) -> Any:
     """A clone of MODEL that preserves a border around what the latent's noise mask preserves:
     `expansion` latent cells wide until `start`, narrower and narrower until `end`, none after it.

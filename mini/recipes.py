@@ -39,7 +39,7 @@ CROWDS = 5_120  # scenes of the world of small people
 HANDS = 3_072  # scenes of the world of hands
 HAND_WINDOW = 16  # latent cells: a close-up's hand is 13 of 24 long
 POSE_SCENES = 3_072  # of the pose network's world
-UPPERS = 2_048  # scenes of the world of one upper body each
+UPPERS = 1_024  # scenes of the world of one upper body each
 PASSED = 256  # of the hand network's pictures, those that passed the autoencoder
 WORLD_SEED, CROWD_SEED, HAND_SEED = 1_000, 30_000, 40_000
 POSE_SEED, UPPER_SEED, VALIDATION_SEED = 50_000, 60_000, 900_000
@@ -50,8 +50,8 @@ FURTHER_SCHEDULE = Schedule(steps=4200, batch=24, lr=5e-4, warmup=100, save_ever
 CONTROL_SCHEDULE = Schedule(steps=1500, batch=16, lr=4e-4, warmup=50, save_every=250)
 HAND_SCHEDULE = Schedule(steps=2000, batch=24, lr=1e-3, warmup=50, save_every=400)
 POSE_SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=50, save_every=250)
-OUTPAINT_SCHEDULE = Schedule(steps=800, batch=16, lr=3e-4, warmup=50, save_every=200)
-HANDNET_SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=50, save_every=250)
+OUTPAINT_SCHEDULE = Schedule(steps=500, batch=16, lr=3e-4, warmup=50, save_every=200)
+HANDNET_SCHEDULE = Schedule(steps=900, batch=32, lr=2e-3, warmup=50, save_every=250)
 SCHEDULES = {
     "vae": VAE_SCHEDULE,
     "base": BASE_SCHEDULE,
@@ -369,7 +369,7 @@ def mini_hands(work: Path, schedule: Schedule = HAND_SCHEDULE) -> None:
     # most of the steps see the hand alone: twice as many in the same time
     near, all_of_it = HandDataset(data, HAND_WINDOW), HandDataset(data)
     hands.train_hands(model, near, loss, schedule, out / "near", preview=show)
-    last = replace(schedule, steps=schedule.steps // 4, lr=schedule.lr / 3)
+    last = replace(schedule, steps=schedule.steps // 5, lr=schedule.lr / 3)
     hands.train_hands(model, all_of_it, loss, last, out, preview=show)
     hands.save_hand_generator(model, HAND_GENERATOR, "mini")
 

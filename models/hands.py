@@ -21,6 +21,7 @@ PALM = (0, 1, 5, 9, 13, 17)  # wrist, base of the thumb, four knuckles
 FINGERS = tuple(range(1 + 4 * k, 5 + 4 * k) for k in range(5))  # thumb to little finger
 THICKNESS = 0.08  # of a finger, half of it, as a share of the hand's size
 SMALLEST = 8.0  # pixels; a smaller hand is not looked at
+GREY = 0.5  # where there is no picture
 
 
 class Hand(NamedTuple):
@@ -243,6 +244,59 @@ def cut(picture: Tensor, square: Square, size: int) -> Tensor:
     source = picture.movedim(-1, 0)[None].float()
     found = grid_sample(source, grid[None], padding_mode="border", align_corners=False)
     return avg_pool2d(found, finer)[0].movedim(0, -1)
+
+
+class Cut(NamedTuple):
+    """One hand, cut out of its picture."""
+
+    square: Square
+    picture: Tensor  # [size, size, 3]
+    people: pose.People  # the hand alone, in the picture's pixels
+
+
+def cut_hands(
+    found: Sequence[Hand], source: Tensor | None, size: int, margin: float, *, upright: bool = False
+) -> list[Cut]:
+    """Each hand in its square of the picture [H, W, 3], or, without one, of grey."""
+    made = []
+    for hand in found:
+        square = square_around(hand.points, margin, upright=upright)
+        picture = torch.full((size, size, 3), GREY) if source is None else cut(source, square, size)
+        made.append(Cut(square, picture, alone(hand, square, size)))
+    return made
+
+
+def write_box(hand: Hand, square: Square, canvas: tuple[int, int]) -> dict[str, Any]:
+    """The square in the form of a BOUNDING_BOX wire, its angle and the picture's size beside."""
+    half = square.side / 2
+    return {
+        "x": square.x - half, "y": square.y - half, "width": square.side, "height": square.side,
+        "angle": square.angle, "label": f"{hand.side} hand",
+        "canvas_width": canvas[0], "canvas_height": canvas[1],
+    }  # fmt: skip
+
+
+def read_squares(boxes: Any, width: int, height: int) -> list[list[Square]]:
+    """The squares of every frame of a BOUNDING_BOX wire, in a picture of this size; ValueError for
+    another wire's value.
+    """
+    frames = boxes if isinstance(boxes, list) else [boxes]
+    frames = [frame if isinstance(frame, list) else [frame] for frame in frames]
+
+    def square(box: dict[str, Any]) -> Square:
+        wide = width / box.get("canvas_width", width)
+        tall = height / box.get("canvas_height", height)
+        return Square(
+            wide * (box["x"] + box["width"] / 2), tall * (box["y"] + box["height"] / 2),
+            max(wide * box["width"], tall * box["height"]), box.get("angle", 0.0),
+        )  # fmt: skip
+
+    try:
+        return [[square(box) for box in frame] for frame in frames]
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(
+            "the input 'boxes' can not be read: connect the output 'boxes' of Cut Hands."
+        ) from None
 
 
 def place(picture: Tensor, square: Square, width: int, height: int) -> Tensor:

@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 from ..host import hand_generator as generator
 from ..host import hands as host
 from ..models import hands, pose
-from ..models.hands import Hand, Square
+from ..models.hands import GREY, Hand, Square, read_squares
 from .inputs import (
     PoseKeypoint,
     check_order,
@@ -28,8 +28,6 @@ Squares = io.Custom("BOUNDING_BOX")
 CATEGORY = "Vitruvian/hands"
 BOTH = "both"
 STOP, GO_ON = "stop with an error", "go on without"
-GREY = 0.5
-PIXELS = 8  # per latent cell
 log = logging.getLogger(__name__)
 
 
@@ -175,49 +173,21 @@ def _cut(
     found: list[list[Hand]], image: torch.Tensor | None, canvas: tuple[int, int], size: int,
     margin: float, upright: bool,
 ) -> tuple[torch.Tensor, list[dict[str, Any]], list[list[dict[str, Any]]]]:  # fmt: skip
-    blank = torch.full((size, size, 3), GREY)
-    pictures, poses, boxes = [], [], []
-    for number, some in enumerate(found):
-        squares = [hands.square_around(hand.points, margin, upright=upright) for hand in some]
-        boxes.append([_box(*pair, canvas) for pair in zip(some, squares, strict=True)])
-        for hand, square in zip(some, squares, strict=True):
-            source = None if image is None else image[min(number, len(image) - 1)]
-            pictures.append(blank if source is None else hands.cut(source, square, size))
-            poses.append(pose.write_frame(hands.alone(hand, square, size)))
+    sources = [None if image is None else image[min(k, len(image) - 1)] for k in range(len(found))]
+    each = [
+        hands.cut_hands(some, source, size, margin, upright=upright)
+        for some, source in zip(found, sources, strict=True)
+    ]
+    pictures = [one.picture for some in each for one in some]
+    poses = [pose.write_frame(one.people) for some in each for one in some]
+    boxes = [
+        [hands.write_box(hand, one.square, canvas) for hand, one in zip(*pair, strict=True)]
+        for pair in zip(found, each, strict=True)
+    ]
     if not pictures:
-        pictures, poses = [blank], [pose.write_frame(pose.no_people(size, size))]
+        pictures = [torch.full((size, size, 3), GREY)]
+        poses = [pose.write_frame(pose.no_people(size, size))]
     return torch.stack(pictures), poses, boxes
-
-
-def _box(hand: Hand, square: Square, canvas: tuple[int, int]) -> dict[str, Any]:
-    """The square in the host's BOUNDING_BOX form, its angle and the picture's size beside."""
-    half = square.side / 2
-    return {
-        "x": square.x - half, "y": square.y - half, "width": square.side, "height": square.side,
-        "angle": square.angle, "label": f"{hand.side} hand",
-        "canvas_width": canvas[0], "canvas_height": canvas[1],
-    }  # fmt: skip
-
-
-def _squares(boxes: Any, width: int, height: int) -> list[list[Square]]:
-    """The squares of every frame of a BOUNDING_BOX value, in a picture of this size."""
-    frames = boxes if isinstance(boxes, list) else [boxes]
-    frames = [frame if isinstance(frame, list) else [frame] for frame in frames]
-
-    def square(box: dict[str, Any]) -> Square:
-        wide = width / box.get("canvas_width", width)
-        tall = height / box.get("canvas_height", height)
-        return Square(
-            wide * (box["x"] + box["width"] / 2), tall * (box["y"] + box["height"] / 2),
-            max(wide * box["width"], tall * box["height"]), box.get("angle", 0.0),
-        )  # fmt: skip
-
-    try:
-        return [[square(box) for box in frame] for frame in frames]
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError(
-            "the input 'boxes' can not be read: connect the output 'boxes' of Cut Hands."
-        ) from None
 
 
 class VitruvianPlaceHands(io.ComfyNode):
@@ -266,7 +236,7 @@ class VitruvianPlaceHands(io.ComfyNode):
                 width, height = image.shape[2], image.shape[1]
             if not (width and height):
                 raise ValueError("set 'width' and 'height', or connect 'image'.")
-            frames = _squares(boxes, width, height)
+            frames = read_squares(boxes, width, height)
             count = sum(map(len, frames))
             if count > min(len(hands), len(masks)):
                 raise ValueError(
@@ -325,7 +295,7 @@ class VitruvianMaskExpansion(io.ComfyNode):
     def execute(cls, model: Any, expansion: int, start: float, end: float) -> io.NodeOutput:
         with speaking_for("Mask Expansion"):
             check_order(start, end)
-        return io.NodeOutput(host.expand_mask(model, expansion / PIXELS, start, end))
+        return io.NodeOutput(host.expand_mask(model, expansion / host.cell(model), start, end))
 
 
 def _expansion_inputs() -> list[io.Input]:

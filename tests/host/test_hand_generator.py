@@ -1,11 +1,14 @@
 """The hand generator: the trainer's network and the host's give the same numbers."""
 
+import copy
+
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from vitruvian.host import hand_generator as host
 from vitruvian.host.registration import register
 from vitruvian.models import pose
-from vitruvian.models.hand_generator import heat_maps
+from vitruvian.models.hand_generator import HandGenerator, Loaded, heat_maps
 from vitruvian.nodes import hands as ours
 from vitruvian.training import convert, hands, preview
 
@@ -113,3 +116,75 @@ def test_a_generator_for_another_model_is_refused(loaded, trained):
         ours.VitruvianHandGenerator.execute(loaded[0], wide, frames(), 1.0)
     with pytest.raises(ValueError, match="expected weights of 'hands'"):
         host.load(preview.CHECKPOINT)
+
+
+def random_generator(model):
+    """Of the model's width, with a low-rank change at its first and at a middle layer."""
+    unet = model.model.diffusion_model
+    g = torch.Generator().manual_seed(4)
+    network = HandGenerator(unet.input_blocks[0][0].out_channels).requires_grad_(False)
+    network.hint.weight.copy_(torch.randn(network.hint.weight.shape, generator=g))
+    changes = {}
+    for name in ("input_blocks.0.0", "middle_block.1.transformer_blocks.0.attn2.to_k"):
+        out, *rest = unet.get_submodule(name).weight.shape
+        sizes = {"lora_up": (out, 2, *[1] * (len(rest) - 1)), "lora_down": (2, *rest)}
+        for part, shape in sizes.items():
+            tensor = 0.3 * torch.randn(shape, generator=g)
+            changes[f"diffusion_model.{name}.{part}.weight"] = tensor
+    return Loaded(network, changes, "random")
+
+
+def test_equals_a_changed_network_for_every_family(family, random_text):
+    model, seen = family[0], []
+    positive, negative = random_text(model, 1), random_text(model, 2)
+    loaded = random_generator(model)
+
+    def spy(executor, x, t, *args, **kwargs):
+        out = executor(x, t, *args, **kwargs)
+        seen.append((x, t, out, args[3]["cond_or_uncond"]))
+        return out
+
+    base = model.model
+    with torch.inference_mode():
+        slow = changed(base.diffusion_model, loaded, 0.5)  # before the host changes the weights
+        (painting,) = ours.VitruvianHandGenerator.execute(model, loaded, frames()[:1], 0.5).result
+        spied = painting.clone()
+        spied.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "spy", spy)
+        latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
+        done = core.common_ksampler(
+            spied, 3, 1, 4.0, "euler", "normal", positive, negative, latent
+        )[0]
+        (person,) = pose.read_poses(frames()[:1])
+        heat = heat_maps(person.left_hand[0], person.right_hand[0], 8, SIZE // 8, SIZE // 8)
+        hint = 0.5 * loaded.network.hint(heat[None])
+        sampling = base.model_sampling
+        rows = [row for *parts, kinds in seen for row in zip(*parts, kinds, strict=True)]
+        assert sorted(kind for *_, kind in rows) == [0, 1]
+        for x, sigma, denoised, kind in rows:
+            x, sigma = x[None], sigma[None]
+            text, entry = (positive, negative)[kind][0]
+            hook = slow.input_blocks[0].register_forward_hook(
+                lambda _, __, h, kind=kind: h + hint if kind == 0 else h
+            )
+            noise = slow(
+                sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), text,
+                y=base.encode_adm(device="cpu", **entry),
+            )  # fmt: skip
+            hook.remove()
+            expected = sampling.calculate_denoised(sigma, noise, x)
+            error = (denoised - expected[0]).norm() / (x - expected).norm()
+            assert float(error) < 1e-4
+        (masks,) = ours.VitruvianPredictHandMasks.execute(painting, loaded, positive, done).result
+    assert masks.shape == (1, SIZE, SIZE)
+
+
+def changed(unet, loaded, strength):
+    """A copy with W + strength * up @ down."""
+    unet = copy.deepcopy(unet)
+    for key, up in loaded.low_rank.items():
+        if ".lora_up." in key:
+            down = loaded.low_rank[key.replace("lora_up", "lora_down")]
+            name = key.removeprefix("diffusion_model.").removesuffix(".lora_up.weight")
+            weight = unet.get_submodule(name).weight
+            weight += strength * (up.flatten(1) @ down.flatten(1)).view_as(weight)
+    return unet
