@@ -24,6 +24,7 @@ def whole():
 def test_they_fit_into_the_pack():
     files = (preview.CHECKPOINT, preview.POSE_CONTROLNET)
     assert sum(file.stat().st_size for file in files) < 28.1e6
+    assert sum(file.stat().st_size for file in preview.WEIGHTS.rglob("*.safetensors")) < 54e6
 
 
 def test_the_autoencoder_keeps_the_picture(scenes, whole):
