@@ -42,7 +42,8 @@ from . import host
 from .mini import RESULTS, UNSEEN
 
 SIDES = (hands.RIGHT, hands.LEFT)  # in the order of Render.hands
-SEEN = 0.9  # share of a hand's joints that must be visible for it to be judged
+SEEN = 0.5  # share of a hand's joints that must be visible for it to be judged
+MANY = 10  # upper bodies drawn for each one that shows a whole hand
 MARGIN, THICKNESS, WRIST = 0.35, 0.07, 0.1
 EXPANSION, START, END = 16, 0.2, 0.8  # pixels; shares of the sampling
 FEATHER, COLOUR = 2, 0.5
@@ -81,7 +82,7 @@ def run(quick: bool) -> dict[str, float]:
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
     outpainter = host.load(preview.CHECKPOINT.name, OUTPAINTER.name).controlnet
     generator = hand_generator.load(HAND_GENERATOR)
-    scenes, truth, judged = _scenes(6 if quick else 60)
+    scenes, truth, judged = _scenes(4 if quick else 32)
     numbers: dict[str, float] = {"scenes": len(scenes), "hands": len(judged)}
     made, seconds = _paint(loaded, outpainter, generator, scenes, truth)
     whole = convert.load_checkpoint(preview.CHECKPOINT)
@@ -103,12 +104,20 @@ def run(quick: bool) -> dict[str, float]:
 
 
 def _scenes(count: int) -> tuple[Scenes, Render, list[tuple[int, int]]]:
-    """Scenes, what they look like, and the hands (scene, side) that can be judged."""
-    scenes = sample_scenes(count, UNSEEN + 200, framing=UPPER, people=1)
+    """Scenes with a hand in the picture, what they look like, and the hands (scene, side) that can
+    be judged.
+    """
+    drawn = sample_scenes(MANY * count, UNSEEN + 200, framing=UPPER, people=1)
+    showing = _judged(render(drawn)).any(1).nonzero()[:, 0]
+    scenes = drawn.take(showing[:count])
     truth = render(scenes)
+    return scenes, truth, [(i, side) for i, side in _judged(truth).nonzero().tolist()]
+
+
+def _judged(truth: Render) -> Tensor:
+    """Whether each hand [scenes, 2] is in the picture and hidden by nothing but itself."""
     seen = truth.hands_visible.float().mean(-1) >= SEEN
-    whole = (truth.hands[..., 2] > 0).all(-1)
-    return scenes, truth, [(i, s) for i, s in (seen & whole).nonzero().tolist()]
+    return seen & (truth.hands[..., 2] > 0).all(-1)
 
 
 def _paint(
@@ -179,9 +188,7 @@ def _cut(frame: Any) -> tuple[Any, Any, int]:
     return VitruvianCutHands.execute(frame, BOTH, PICTURE_SIZE, MARGIN, True, GO_ON).result[1:]
 
 
-def _hands(
-    loaded: host.Loaded, generator: Any, frame: Any, prompts: list[str], seed: int
-) -> Hands:
+def _hands(loaded: host.Loaded, generator: Any, frame: Any, prompts: list[str], seed: int) -> Hands:
     """The first stage: Hand Generator and Predict Hand Masks."""
     from ..nodes.hands import VitruvianHandGenerator, VitruvianPredictHandMasks
 

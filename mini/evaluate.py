@@ -112,16 +112,16 @@ def pck_each(net: PoseNet, pictures: Tensor, scenes: Scenes, truth: Render) -> f
 
 
 def hand_crop(
-    picture: Tensor, points: Tensor, left: bool, shake: Tensor | None = None
+    picture: Tensor, points: Tensor, left: bool, shake: Sequence[float] | None = None
 ) -> tuple[Tensor, Tensor]:
     """The square around a hand as the hand network sees it, left hands mirrored, and its joints.
 
-    picture [3,H,W] in 0..1, points [21,3] -> [3,S,S], [21,2] in pixels of the square. `shake` [4]
-    in -0.5..0.5 moves, enlarges and turns the square.
+    picture [3,H,W] in 0..1, points [21,3] -> [3,S,S], [21,2] in pixels of the square. `shake`: four
+    numbers in 0..1 that move, enlarge and turn the square.
     """
     square = hands.square_around(points, HAND_MARGIN)
     if shake is not None:
-        dx, dy, larger, turn = shake.tolist()
+        dx, dy, larger, turn = (value - 0.5 for value in shake)
         square = square._replace(
             x=square.x + 0.3 * dx * square.side,
             y=square.y + 0.3 * dy * square.side,

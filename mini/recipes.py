@@ -11,12 +11,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny, ControlNetModel
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from tqdm import tqdm
 
@@ -39,7 +40,8 @@ CROWDS = 5_120  # scenes of the world of small people
 HANDS = 3_072  # scenes of the world of hands
 HAND_WINDOW = 16  # latent cells: a close-up's hand is 13 of 24 long
 POSE_SCENES = 3_072  # of the pose network's world
-UPPERS = 1_024  # scenes of the world of one upper body each
+UPPERS = 2_048  # scenes of the world of one upper body each
+COARSEST = 0.4  # of the hand network's pictures: a hand of 30 pixels
 PASSED = 256  # of the hand network's pictures, those that passed the autoencoder
 WORLD_SEED, CROWD_SEED, HAND_SEED = 1_000, 30_000, 40_000
 POSE_SEED, UPPER_SEED, VALIDATION_SEED = 50_000, 60_000, 900_000
@@ -73,7 +75,7 @@ WORTH_COMPILING = 1_000  # steps: compiling takes minutes and saves a quarter of
 class LatentDataset(Dataset):
     """A world already encoded: {"latent" [4,h,w] normalised, "hint", "captions"}."""
 
-    def __init__(self, world: WorldDataset, latents: np.ndarray) -> None:
+    def __init__(self, world: Dataset, latents: np.ndarray) -> None:
         self.world, self.latents = world, latents
 
     def __len__(self) -> int:
@@ -106,17 +108,14 @@ class SinglePeople(Dataset):
 class HandCrops(Dataset):
     """Squares around hands, as the hand network learns them: {"rgb", "joints" [21,2]}.
 
-    Every square lies a little elsewhere; those of `passed`, the first pictures as the autoencoder
-    gives them back, come beside the rendered ones.
+    Every square lies a little elsewhere and is as coarse as of a smaller hand; those of `passed`,
+    the first pictures as the autoencoder gives them back, come beside the rendered ones.
     """
 
     def __init__(self, world: WorldDataset, passed: np.ndarray) -> None:
         self.world, self.passed = world, passed
         each = [
-            (i, side)
-            for i, caption in enumerate(world.captions)
-            for side, hand in enumerate(caption["hands"][0])
-            if all(point[2] > 0 for point in hand)
+            (i, side) for i, caption in enumerate(world.captions) for side in whole_hands(caption)
         ]
         self.hands = [(i, side, False) for i, side in each]
         self.hands += [(i, side, True) for i, side in each if i < len(passed)]
@@ -129,9 +128,18 @@ class HandCrops(Dataset):
         item = self.world[i]
         picture = torch.from_numpy(self.passed[i]) if passed else item["rgb"]
         points = torch.tensor(item["captions"]["hands"][0][side])
-        shake = torch.rand(4, generator=torch.Generator().manual_seed(k)) - 0.5
+        *shake, coarse = torch.rand(5, generator=torch.Generator().manual_seed(k)).tolist()
         rgb, joints = evaluate.hand_crop(picture / 255, points, bool(side), shake)
+        low = round(evaluate.HAND_SIDE * (COARSEST + (1 - COARSEST) * coarse))
+        rgb = interpolate(rgb[None], (low, low), mode="bilinear", antialias=True)
+        rgb = interpolate(rgb, (evaluate.HAND_SIDE,) * 2, mode="bilinear")[0]
         return {"rgb": (rgb * 255).round().byte(), "joints": joints}
+
+
+def whole_hands(caption: dict) -> list[int]:
+    """Which hands of a scene's first person lie in the picture: 0 right, 1 left."""
+    hands = enumerate(caption["hands"][0])
+    return [side for side, hand in hands if all(point[2] > 0 for point in hand)]
 
 
 class Encoded(NamedTuple):
@@ -149,23 +157,25 @@ def encode_world(
     scale: float | None = None,
     shift: float = 0.0,
     names: tuple[str, ...] = ("hint",),
+    keep: Callable[[dict], object] = lambda caption: True,
 ) -> Encoded:
     """Encode every picture of `world` once; what the encoder gave is kept in `out`, one file for
     each autoencoder. Without `scale` and `shift`, those of the VAE's checkpoint, they are this
-    world's own. `names`: what else of the world the data gives.
+    world's own. `names`: what else of the world the data gives. `keep`: which scenes, by caption.
     """
-    pictures = WorldDataset(world, names=("rgb",))
-    file = out / f"latents-{world.name}-{len(pictures)}-{_fingerprint(autoencoder)}.npy"
+    pictures, seen = WorldDataset(world, names=("rgb",)), WorldDataset(world, names=names)
+    rows = [i for i, caption in enumerate(pictures.captions) if keep(caption)]
+    file = out / f"latents-{world.name}-{len(rows)}-{_fingerprint(autoencoder)}.npy"
     if not file.is_file():
         out.mkdir(parents=True, exist_ok=True)
         part = out / "latents.part.npy"
-        np.save(part, _encode(autoencoder, pictures).half().numpy())
+        np.save(part, _encode(autoencoder, Subset(pictures, rows)).half().numpy())
         part.replace(file)
     latents = torch.from_numpy(np.load(file)).float()
     if scale is None:
         shift, scale = float(latents.mean()), 1 / float(latents.std())
     z = ((latents - shift) * scale).half().numpy()
-    return Encoded(LatentDataset(WorldDataset(world, names=names), z), scale, shift)
+    return Encoded(LatentDataset(Subset(seen, rows), z), scale, shift)
 
 
 def _fingerprint(module: torch.nn.Module) -> str:
@@ -270,9 +280,7 @@ def write_crowds(folder: Path, scenes: int = CROWDS) -> None:
     write_world(folder, scenes, seed=CROWD_SEED, framing=FULL, people_share=company, alone=0.6)
 
 
-def mini_further(
-    worlds: Sequence[Path], work: Path, schedule: Schedule = FURTHER_SCHEDULE
-) -> None:
+def mini_further(worlds: Sequence[Path], work: Path, schedule: Schedule = FURTHER_SCHEDULE) -> None:
     """Train the committed UNet, text encoder and pose ControlNet further; the VAE stays."""
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     hinted = convert.load_controlnet(preview.POSE_CONTROLNET)
@@ -280,11 +288,10 @@ def mini_further(
     _train_together(whole, hinted, data, schedule, work / "further")
 
 
-def _as_trained(
-    whole: convert.Checkpoint, world: Path, work: Path, names: tuple[str, ...] = ("hint",)
-) -> LatentDataset:
+def _as_trained(whole: convert.Checkpoint, world: Path, work: Path, **choice: Any) -> LatentDataset:
+    """`choice`: names and keep of `encode_world`."""
     known = whole.latent_scale, whole.latent_shift
-    return encode_world(whole.vae, world, work / "latents", *known, names=names).data
+    return encode_world(whole.vae, world, work / "latents", *known, **choice).data
 
 
 def _train_together(
@@ -360,7 +367,7 @@ def mini_hands(work: Path, schedule: Schedule = HAND_SCHEDULE) -> None:
     """Train the hand generator on the committed base, which stays as it is."""
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     write_world(work / "hands", HANDS, seed=HAND_SEED, framing=HAND)
-    data = _as_trained(whole, work / "hands", work, ("parsing",))
+    data = _as_trained(whole, work / "hands", work, names=("parsing",))
     tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
     torch.manual_seed(schedule.seed)
     model = hands.HandDenoiser(whole.unet, whole.text_encoder)
@@ -393,8 +400,8 @@ def show_hands(whole: convert.Checkpoint) -> Callable[[hands.HandDenoiser, Path]
 
 
 class BodyDataset(Dataset):
-    """A world of people as the body outpainter learns it: LatentDataset's items, their hint the
-    skeleton, the hands' pixels and where they are.
+    """People with a hand in the picture as the body outpainter learns them: LatentDataset's items,
+    their hint the skeleton, the hands' pixels and where they are.
     """
 
     def __init__(self, data: LatentDataset) -> None:
@@ -415,7 +422,9 @@ def mini_outpainter(work: Path, schedule: Schedule = OUTPAINT_SCHEDULE) -> None:
     """Train the body outpainter, which begins as the committed pose ControlNet."""
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     write_world(work / "uppers", UPPERS, seed=UPPER_SEED, framing=UPPER, people=1)
-    data = BodyDataset(_as_trained(whole, work / "uppers", work, ("hint", "rgb", "parsing")))
+    names = ("hint", "rgb", "parsing")
+    encoded = _as_trained(whole, work / "uppers", work, names=names, keep=whole_hands)
+    data = BodyDataset(encoded)
     tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
     hinted = hands.body_outpainter(convert.load_controlnet(preview.POSE_CONTROLNET))
     model = Denoiser(whole.unet, whole.text_encoder, hinted)

@@ -79,11 +79,11 @@ def weave(pattern: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 def render(scenes: Scenes, size: int = 192, *, chunk: int = 16) -> Render:
     """Render scenes at `size` x `size`; `chunk` scenes at a time bounds the memory."""
-    groups = []
-    for start in range(0, len(scenes), chunk):
-        rows = slice(start, min(start + chunk, len(scenes)))
-        of = (scenes.people.scene >= rows.start) & (scenes.people.scene < rows.stop)
-        groups.append((_render(_rows(scenes, rows, of), size), int(of.nonzero()[0])))
+    groups, first = [], 0
+    for rows in torch.arange(len(scenes), device=scenes.background.device).split(chunk):
+        some = scenes.take(rows)
+        groups.append((_render(some, size), first))
+        first += len(some.people)
     parts = {
         name: torch.cat([getattr(g, name) for g, _ in groups])
         for name in Render.__annotations__
@@ -93,16 +93,6 @@ def render(scenes: Scenes, size: int = 192, *, chunk: int = 16) -> Render:
         [torch.where(g.instance >= 0, g.instance + first, -1) for g, first in groups]
     )
     return Render(instance=instance, **parts)
-
-
-def _rows(scenes: Scenes, rows: slice, of: Tensor) -> Scenes:
-    people = scenes.people.take(of)
-    people.scene.sub_(rows.start)  # `take` with a mask copies
-    cut = {
-        k: getattr(scenes, k)[rows]
-        for k in ("background", "framing", "scale", "light", "decor", "hand")
-    }
-    return Scenes(people=people, **cut)
 
 
 def _render(scenes: Scenes, size: int) -> Render:

@@ -235,6 +235,13 @@ class Scenes:
     def __len__(self) -> int:
         return self.background.shape[0]
 
+    def take(self, rows: Tensor) -> Scenes:
+        """The scenes of `rows` (indices, ascending) and their people."""
+        people = self.people.take(torch.isin(self.people.scene, rows))
+        number = torch.searchsorted(rows, people.scene)
+        each = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "people"}
+        return Scenes(people=replace(people, scene=number), **each)
+
     def to(self, device: torch.device | str) -> Scenes:
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
         return Scenes(**moved)

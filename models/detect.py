@@ -41,8 +41,7 @@ class Box(NamedTuple):
 
 
 class SeenHand(NamedTuple):
-    """Points [21, 2] in pixels, and which hand it looks like by itself: often wrong beside a body.
-    """
+    """Points [21, 2] in pixels, and which hand it looks like by itself: often wrong beside a body."""
 
     points: Tensor
     side: str  # "left" or "right"

@@ -511,9 +511,7 @@ class VitruvianHandGenerator(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(
-        cls, model: Any, generator: Any, poses: Any, strength: float
-    ) -> io.NodeOutput:
+    def execute(cls, model: Any, generator: Any, poses: Any, strength: float) -> io.NodeOutput:
         with speaking_for("Hand Generator"):
             return io.NodeOutput(_generate(model, generator, read_pose(poses, "poses"), strength))
 

@@ -69,9 +69,7 @@ def sample(
     if hints is not None:
         hints = hints.to(device).expand(len(prompts), -1, -1, -1).repeat(2, 1, 1, 1)
     cells = size[0] // mini.LATENT_STRIDE, size[1] // mini.LATENT_STRIDE
-    x = denoise(
-        model.unet, context, cells, hints, controlnet, seed=seed, steps=steps, cfg=cfg
-    )
+    x = denoise(model.unet, context, cells, hints, controlnet, seed=seed, steps=steps, cfg=cfg)
     return decode(model, x)
 
 

@@ -103,9 +103,7 @@ def test_strength_0_is_the_model_as_it_was_and_masks_have_the_pictures_size(load
         assert torch.equal(sample(off)["samples"], plain["samples"])
         assert not torch.allclose(painted["samples"], plain["samples"], atol=0.1)
         assert torch.equal(sample(model)["samples"], painted["samples"])
-        (masks,) = ours.VitruvianPredictHandMasks.execute(
-            model, generator, words, painted
-        ).result
+        (masks,) = ours.VitruvianPredictHandMasks.execute(model, generator, words, painted).result
     assert masks.shape == (2, 104, 96) and set(masks.unique().tolist()) <= {0.0, 1.0}
 
 

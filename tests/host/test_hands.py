@@ -171,9 +171,7 @@ def test_cut_mask_place_and_paste_give_the_picture_back():
         torch.zeros_like(picture), placed, where, 0, 0.0
     ).result
     assert torch.equal(pasted[0][where[0] > 0], placed[0][where[0] > 0])
-    (strip,) = ours.VitruvianExpansionPreview.execute(
-        1 - where, 40, 0.2, 0.8, 5, placed
-    ).result
+    (strip,) = ours.VitruvianExpansionPreview.execute(1 - where, 40, 0.2, 0.8, 5, placed).result
     assert strip.shape == (1, 256, 5 * 256, 3)
 
 

@@ -65,9 +65,7 @@ def test_before_training_it_is_the_pose_controlnet(loaded, untrained, tmp_path):
     plain = core.ControlNetApplyAdvanced().apply_controlnet(
         *conditionings(loaded), stock, skeleton, 1.0, 0.0, 1.0
     )
-    torch.testing.assert_close(
-        sample(loaded, ours_conds), sample(loaded, plain), atol=1e-3, rtol=0
-    )
+    torch.testing.assert_close(sample(loaded, ours_conds), sample(loaded, plain), atol=1e-3, rtol=0)
 
 
 def test_the_same_picture_as_the_trainers_preview(loaded, untrained, tmp_path):
