@@ -116,7 +116,7 @@ def train_hands(
     *,
     preview: Callable[[HandDenoiser, Path], None] | None = None,
 ) -> HandDenoiser:
-    """Train the low-rank changes and the generator's own layers; returns `model` with EMA weights."""
+    """Train the low-rank changes and the generator's layers; returns `model` with EMA weights."""
     return fit(model, loss, hands, schedule, out, collate=list, preview=preview)
 
 
