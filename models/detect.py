@@ -41,7 +41,7 @@ class Box(NamedTuple):
 
 
 class SeenHand(NamedTuple):
-    """Points [21, 2] in pixels, and which hand it looks like by itself; beside a body often wrong."""
+    """Points [21, 2] in pixels, and which hand it looks like; beside a body that is often wrong."""
 
     points: Tensor
     side: str  # "left" or "right"

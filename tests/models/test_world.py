@@ -153,3 +153,13 @@ def test_people_are_looked_at_one_by_one():
         other = (truth.instance[scene] >= 0) & ~own
         assert torch.equal(picture[:, own], truth.rgb[scene][:, own])
         assert (picture[:, other] != truth.rgb[scene][:, other]).float().mean() > 0.5
+
+
+def test_taken_scenes_look_the_same():
+    rows = torch.tensor([1, 4])
+    scenes = world.sample_scenes(6, 11)
+    whole, some = renderer.render(scenes), renderer.render(scenes.take(rows))
+    assert torch.equal(some.rgb, whole.rgb[rows])
+    assert torch.equal(some.hands, whole.hands[torch.isin(scenes.people.scene, rows)])
+    taken = [captions.scene_caption(scenes.take(rows), k) for k in (0, 1)]
+    assert taken == [captions.scene_caption(scenes, k) for k in rows.tolist()]
