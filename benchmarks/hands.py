@@ -15,6 +15,7 @@ hand_error_X is the mean distance of a hand's joints from where they belong over
 finger_count_accuracy_X the share of hands with the right number of stretched fingers. seam_X is the
 contrast across the border of what was preserved over that elsewhere, before pasting; `unedited`:
 across the same borders in one_stage's pictures.
+body_pck_X is read on as many whole people, whose hands are smaller.
 mask_iou is of the masks predicted on generated hands with the true hands in that pose,
 mask_iou_true of those predicted on true pictures, mask_iou_keypoints of Hand Masks'.
 """
@@ -22,6 +23,8 @@ mask_iou_true of those predicted on true pictures, mask_iou_keypoints of Hand Ma
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +37,7 @@ from ..mini.dataset import skeletons
 from ..mini.figure import LEFT_HAND, RIGHT_HAND
 from ..mini.recipes import HAND_GENERATOR, OUTPAINTER
 from ..mini.renderer import Render, render
-from ..mini.world import BACKGROUNDS, UPPER, Scenes, sample_scenes
+from ..mini.world import BACKGROUNDS, FULL, UPPER, Scenes, sample_scenes
 from ..models import hands, pose
 from ..models.mini import LATENT_STRIDE, PICTURE_SIZE
 from ..training import convert, preview
@@ -52,6 +55,14 @@ SHOWN = 6
 STEPS_SHOWN = 3
 VARIANTS = ("two_stage", "pose_hands", "pose_body", "naive", "differential")
 SEAMS = {"ours": "two_stage", "naive": "naive", "differential": "differential"}
+
+
+class Nets(NamedTuple):
+    """What paints."""
+
+    loaded: host.Loaded
+    outpainter: Any
+    generator: Any
 
 
 class Hands(NamedTuple):
@@ -81,22 +92,22 @@ def run(quick: bool) -> dict[str, float]:
 
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
     outpainter = host.load(preview.CHECKPOINT.name, OUTPAINTER.name).controlnet
-    generator = hand_generator.load(HAND_GENERATOR)
+    nets = Nets(loaded, outpainter, hand_generator.load(HAND_GENERATOR))
     scenes, truth, judged = _scenes(4 if quick else 32)
-    numbers: dict[str, float] = {"scenes": len(scenes), "hands": len(judged)}
-    made, seconds = _paint(loaded, outpainter, generator, scenes, truth)
-    whole = convert.load_checkpoint(preview.CHECKPOINT)
-    pictures = {name: [one.pasted for one in some] for name, some in made.items()}
-    shown = {name: torch.cat(some).movedim(-1, 1) for name, some in pictures.items()}
+    made, seconds = _paint(nets, scenes, truth, ("one_stage", *VARIANTS))
+    whole, handnet = (
+        convert.load_checkpoint(preview.CHECKPOINT),
+        posenet.load_posenet(posenet.HANDNET),
+    )
+    shown = {name: _pictures(some) for name, some in made.items()}
     shown["ceiling"] = truth.rgb
     shown["round_trip"] = preview.decode(whole, preview.encode(whole, truth.rgb))
-    handnet, net = posenet.load_posenet(posenet.HANDNET), posenet.load_posenet()
+    numbers: dict[str, float] = {"scenes": len(scenes), "hands": len(judged)}
     for name, x in shown.items():
         numbers |= _read(handnet, x, truth, judged, name)
-    for name in ("one_stage", "two_stage", "pose_body", "ceiling"):
-        numbers[f"body_pck_{name}"] = evaluate.pck(net, shown[name], truth)
     numbers |= _seams(made, truth)
-    numbers |= _masks(loaded, generator, scenes, truth, judged)
+    numbers |= _masks(nets, scenes, truth, judged)
+    numbers |= _bodies(nets, len(scenes))
     numbers |= {f"cost_{name}": seconds[name] / seconds["one_stage"] for name in VARIANTS}
     numbers["cost"] = numbers["cost_two_stage"]
     _show(made, scenes, truth)
@@ -121,60 +132,79 @@ def _judged(truth: Render) -> Tensor:
 
 
 def _paint(
-    loaded: host.Loaded, outpainter: Any, generator: Any, scenes: Scenes, truth: Render
+    nets: Nets, scenes: Scenes, truth: Render, ways: Sequence[str]
 ) -> tuple[dict[str, list[Painted]], dict[str, float]]:
     """Every scene in every way, one after another, and the seconds each way took in all."""
-    names = ("one_stage", *VARIANTS)
-    made: dict[str, list[Painted]] = {name: [] for name in names}
-    seconds = dict.fromkeys(names, 0.0)
+    made: dict[str, list[Painted]] = {way: [] for way in ways}
+    seconds = dict.fromkeys(ways, 0.0)
     for i in range(-1, len(scenes)):  # the first time loads and warms up
         with torch.inference_mode():
-            painted, took = _paint_one(loaded, outpainter, generator, scenes, truth, max(0, i))
-        for name in names if i >= 0 else ():
-            made[name].append(painted[name])
-            seconds[name] += took[name]
+            painted = _paint_one(nets, scenes, truth, max(0, i), ways)
+        for way in ways if i >= 0 else ():
+            made[way].append(painted[way][0])
+            seconds[way] += painted[way][1]
     return made, seconds
 
 
 def _paint_one(
-    loaded: host.Loaded, outpainter: Any, generator: Any, scenes: Scenes, truth: Render, i: int
-) -> tuple[dict[str, Painted], dict[str, float]]:
-    clock = time.perf_counter
-    people = skeletons(i, scenes, truth)
-    frame, seed = [pose.write_frame(people)], 10 * i
+    nets: Nets, scenes: Scenes, truth: Render, i: int, ways: Sequence[str]
+) -> dict[str, tuple[Painted, float]]:
+    """A scene in each way and the seconds that took."""
+    loaded, people, seed = nets.loaded, skeletons(i, scenes, truth), 10 * i
+    frame = [pose.write_frame(people)]
     skeleton = pose.draw_people(people, PICTURE_SIZE, PICTURE_SIZE)[None]
     conds = host.text(loaded, scene_caption(scenes, i)), host.text(loaded, "")
     posed = host.controlled(loaded, *conds, skeleton)
-
-    start = clock()
-    latent = host.sample(loaded.model, *posed, host.empty(PICTURE_SIZE), seed)
-    once = host.decode(loaded, latent).movedim(1, -1)
-    blank = torch.zeros_like(once[..., 0])
-    painted = {"one_stage": Painted(once, once, once, blank, blank)}
-    took = {"one_stage": clock() - start}
-
     prompts = [
         hand_caption(scenes, i, SIDES.index(hand.side), _setting(scenes, i))
         for hand in hands.hands_of(people)
     ]
-    if not prompts:  # nothing to put first
-        return dict.fromkeys(("one_stage", *VARIANTS), painted["one_stage"]), dict.fromkeys(
-            ("one_stage", *VARIANTS), took["one_stage"]
-        )
-    start = clock()
-    ours = _hands(loaded, generator, frame, prompts, seed)
-    between = clock()
-    drawn = _drawn_hands(loaded, frame, prompts, seed)
-    stage_one = {name: between - start for name in VARIANTS} | {"pose_hands": clock() - between}
 
-    for name in VARIANTS:
-        start = clock()
-        made = drawn if name == "pose_hands" else ours
-        net = None if name == "pose_body" else outpainter
-        border = name if name in SEAMS.values() else "two_stage"
-        painted[name] = _body(loaded, net, made, skeleton, conds, posed, border, seed)
-        took[name] = stage_one[name] + clock() - start
-    return painted, took
+    def one_stage() -> Painted:
+        latent = host.sample(loaded.model, *posed, host.empty(PICTURE_SIZE), seed)
+        picture = host.decode(loaded, latent).movedim(1, -1)
+        nothing = torch.zeros_like(picture[..., 0])
+        return Painted(picture, picture, picture, nothing, nothing)
+
+    once = _timed(one_stage)
+    if not prompts:  # nothing to put first
+        return dict.fromkeys(ways, once)
+    first = {
+        kind: _timed(partial(kind, nets, frame, prompts, seed))
+        for kind in {_first_stage(way) for way in ways[1:]}
+    }
+    painted = {"one_stage": once}
+    for way in ways[1:]:
+        made, before = first[_first_stage(way)]
+        net = None if way == "pose_body" else nets.outpainter
+        border = way if way in SEAMS.values() else "two_stage"
+        body = partial(_body, loaded, net, made, skeleton, conds, posed, border, seed)
+        picture, after = _timed(body)
+        painted[way] = picture, before + after
+    return painted
+
+
+def _first_stage(way: str) -> Callable[..., Hands]:
+    return _drawn_hands if way == "pose_hands" else _hands
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
+
+
+def _pictures(made: list[Painted]) -> Tensor:
+    return torch.cat([one.pasted for one in made]).movedim(-1, 1)
+
+
+def _bodies(nets: Nets, count: int) -> dict[str, float]:
+    """Whole people, whom the pose network knows: do the body's joints stay where they belong?"""
+    scenes = sample_scenes(count, UNSEEN + 201, framing=FULL, people=1)
+    truth = render(scenes)
+    made, _ = _paint(nets, scenes, truth, ("one_stage", "two_stage", "pose_body"))
+    net = posenet.load_posenet()
+    shown = {way: _pictures(some) for way, some in made.items()} | {"ceiling": truth.rgb}
+    return {f"body_pck_{way}": evaluate.pck(net, x, truth) for way, x in shown.items()}
 
 
 def _setting(scenes: Scenes, i: int) -> str:
@@ -188,10 +218,11 @@ def _cut(frame: Any) -> tuple[Any, Any, int]:
     return VitruvianCutHands.execute(frame, BOTH, PICTURE_SIZE, MARGIN, True, GO_ON).result[1:]
 
 
-def _hands(loaded: host.Loaded, generator: Any, frame: Any, prompts: list[str], seed: int) -> Hands:
+def _hands(nets: Nets, frame: Any, prompts: list[str], seed: int) -> Hands:
     """The first stage: Hand Generator and Predict Hand Masks."""
     from ..nodes.hands import VitruvianHandGenerator, VitruvianPredictHandMasks
 
+    loaded, generator = nets.loaded, nets.generator
     poses, boxes, count = _cut(frame)
     (model,) = VitruvianHandGenerator.execute(loaded.model, generator, poses, 1.0).result
     positive, negative = host.text(loaded, *prompts), host.text(loaded, "")
@@ -200,8 +231,9 @@ def _hands(loaded: host.Loaded, generator: Any, frame: Any, prompts: list[str], 
     return Hands(host.decode(loaded, latent).movedim(1, -1), masks, boxes)
 
 
-def _drawn_hands(loaded: host.Loaded, frame: Any, prompts: list[str], seed: int) -> Hands:
+def _drawn_hands(nets: Nets, frame: Any, prompts: list[str], seed: int) -> Hands:
     """The first stage without a generator: pose ControlNet and Hand Masks."""
+    loaded = nets.loaded
     poses, boxes, count = _cut(frame)
     drawn = [
         pose.draw_people(people, PICTURE_SIZE, PICTURE_SIZE) for people in pose.read_poses(poses)
@@ -292,14 +324,14 @@ def _seams(made: dict[str, list[Painted]], truth: Render) -> dict[str, float]:
 
 
 def _masks(
-    loaded: host.Loaded, generator: Any, scenes: Scenes, truth: Render,
-    judged: list[tuple[int, int]],
-) -> dict[str, float]:  # fmt: skip
+    nets: Nets, scenes: Scenes, truth: Render, judged: list[tuple[int, int]]
+) -> dict[str, float]:
     """Intersection over union with the true hands."""
     import nodes
 
     from ..nodes.hands import VitruvianHandGenerator, VitruvianPredictHandMasks
 
+    loaded, generator = nets.loaded, nets.generator
     found: dict[str, list[Tensor]] = {"": [], "_true": [], "_keypoints": []}
     for i, side in judged:
         people = skeletons(i, scenes, truth)

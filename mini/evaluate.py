@@ -20,7 +20,7 @@ GARMENTS = {"top": TOP, "bottom": BOTTOM, "shoes": SHOES, "hat": HAT}
 LEAST_PIXELS = 12  # a garment smaller than this is not judged
 ALONE_MARGIN = 6
 PCK_SHARE = 0.05  # of the figure's height
-HAND_SIDE = 128  # pixels of what the hand network sees
+HAND_SIDE = 96  # pixels of what the hand network sees
 HAND_MARGIN = 0.35
 
 
@@ -114,19 +114,20 @@ def pck_each(net: PoseNet, pictures: Tensor, scenes: Scenes, truth: Render) -> f
 def hand_crop(
     picture: Tensor, points: Tensor, left: bool, shake: Sequence[float] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The square around a hand as the hand network sees it, left hands mirrored, and its joints.
+    """The square around a hand as the hand network sees it, and its joints: fingers up, left hands
+    mirrored.
 
     picture [3,H,W] in 0..1, points [21,3] -> [3,S,S], [21,2] in pixels of the square. `shake`: four
     numbers in 0..1 that move, enlarge and turn the square.
     """
-    square = hands.square_around(points, HAND_MARGIN)
+    square = hands.square_around(points, HAND_MARGIN, upright=True)
     if shake is not None:
         dx, dy, larger, turn = (value - 0.5 for value in shake)
         square = square._replace(
             x=square.x + 0.3 * dx * square.side,
             y=square.y + 0.3 * dy * square.side,
             side=square.side * (1 + 0.4 * larger),
-            angle=turn,
+            angle=square.angle + turn,
         )
     crop = hands.cut(picture.movedim(0, -1), square, HAND_SIDE).movedim(-1, 0)
     joints = hands.into(points, square, HAND_SIDE)[:, :2]

@@ -52,8 +52,8 @@ FURTHER_SCHEDULE = Schedule(steps=4200, batch=24, lr=5e-4, warmup=100, save_ever
 CONTROL_SCHEDULE = Schedule(steps=1500, batch=16, lr=4e-4, warmup=50, save_every=250)
 HAND_SCHEDULE = Schedule(steps=2000, batch=24, lr=1e-3, warmup=50, save_every=400)
 POSE_SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=50, save_every=250)
-OUTPAINT_SCHEDULE = Schedule(steps=500, batch=16, lr=3e-4, warmup=50, save_every=200)
-HANDNET_SCHEDULE = Schedule(steps=900, batch=32, lr=2e-3, warmup=50, save_every=250)
+OUTPAINT_SCHEDULE = Schedule(steps=300, batch=16, lr=3e-4, warmup=50, save_every=200)
+HANDNET_SCHEDULE = Schedule(steps=1600, batch=32, lr=2e-3, warmup=50, save_every=250)
 SCHEDULES = {
     "vae": VAE_SCHEDULE,
     "base": BASE_SCHEDULE,
