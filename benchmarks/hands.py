@@ -34,7 +34,7 @@ from torch.nn.functional import interpolate, max_pool2d
 from ..mini import evaluate, posenet
 from ..mini.captions import hand_caption, scene_caption
 from ..mini.dataset import skeletons
-from ..mini.figure import LEFT_HAND, RIGHT_HAND
+from ..mini.figure import LEFT_HAND, RIGHT_HAND, SKIN
 from ..mini.recipes import HAND_GENERATOR, OUTPAINTER
 from ..mini.renderer import Render, render
 from ..mini.world import BACKGROUNDS, FULL, UPPER, Scenes, sample_scenes
@@ -50,7 +50,7 @@ MANY = 10  # upper bodies drawn for each one that shows a whole hand
 MARGIN, THICKNESS, WRIST = 0.35, 0.07, 0.1
 EXPANSION, START, END = 16, 0.2, 0.8  # pixels; shares of the sampling
 FEATHER, COLOUR = 2, 0.5
-AWAY = 3  # pixels from a body where its outline is no seam
+AWAY = 2  # pixels from an outline that count for no seam
 SHOWN = 6
 STEPS_SHOWN = 3
 VARIANTS = ("two_stage", "pose_hands", "pose_body", "naive", "differential")
@@ -308,12 +308,14 @@ def _read(
 
 
 def _seams(made: dict[str, list[Painted]], truth: Render) -> dict[str, float]:
-    """Contrast at the border between preserved and painted cells, where nobody is."""
+    """Contrast at the border between preserved and painted cells, away from true outlines."""
     kept = torch.cat([one.repaint for one in made["two_stage"]])[:, None]
     cells = interpolate(kept, scale_factor=1 / LATENT_STRIDE, mode="bilinear")
-    owners = interpolate((cells < 0.5).float(), scale_factor=LATENT_STRIDE, mode="nearest")[:, 0]
-    body = (truth.instance >= 0)[:, None].float()
-    free = max_pool2d(body, 2 * AWAY + 1, 1, AWAY)[:, 0] == 0
+    owners = interpolate((cells < 0.5).float(), scale_factor=LATENT_STRIDE)[:, 0]
+    hand = (truth.parsing == RIGHT_HAND) | (truth.parsing == LEFT_HAND)
+    parts = torch.where(hand, SKIN, truth.parsing)[:, None].float()  # a wrist is no outline
+    highest, lowest = (sign * max_pool2d(sign * parts, 2 * AWAY + 1, 1, AWAY) for sign in (1, -1))
+    free = (highest == lowest)[:, 0]
 
     def seam(name: str) -> float:
         plain = torch.cat([one.plain for one in made[name]]).movedim(-1, 1)
