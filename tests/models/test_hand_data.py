@@ -1,0 +1,107 @@
+"""What the hand networks of the mini world are shown, and how hands are read."""
+
+import pytest
+import torch
+from vitruvian.mini import evaluate, recipes, renderer, world
+from vitruvian.mini.figure import LEFT_HAND, RIGHT_HAND
+
+CELLS = 24
+
+
+@pytest.fixture(scope="module")
+def close_ups():
+    scenes = world.sample_scenes(12, 21, framing=world.HAND)
+    return scenes, renderer.render(scenes)
+
+
+def item(truth, i):
+    """As LatentDataset has it; every latent cell says where it lies."""
+    y, x = torch.meshgrid(torch.arange(CELLS), torch.arange(CELLS), indexing="ij")
+    return {
+        "latent": torch.stack((y, x, y, x)).float(),
+        "parsing": truth.parsing[i],
+        "rgb": (truth.rgb[i] * 255).byte(),
+        "hint": torch.zeros(3, 192, 192, dtype=torch.uint8),
+        "captions": {"full": "a hand", "brief": "a hand", "hands": truth.hands[[i]].tolist()},
+    }
+
+
+def test_a_window_shows_the_same_hand(close_ups):
+    truth = close_ups[1]
+    for i in range(4):
+        whole = recipes.HandDataset([item(truth, i)])[0]
+        part = recipes.HandDataset([item(truth, i)], window=16)[0]
+        top, left = part["latent"][:2, 0, 0].int().tolist()
+        inside = slice(top, top + 16), slice(left, left + 16)
+        assert torch.equal(part["latent"], whole["latent"][:, inside[0], inside[1]])
+        assert torch.allclose(part["heat"], whole["heat"][:, inside[0], inside[1]], atol=1e-5)
+        pixels = slice(8 * top, 8 * top + 128), slice(8 * left, 8 * left + 128)
+        assert torch.equal(part["mask"], whole["mask"][pixels])
+        assert part["mask"].sum() > 0.95 * whole["mask"].sum() > 100
+
+
+def test_the_outpainter_sees_only_the_hands(close_ups):
+    truth = close_ups[1]
+    shown = recipes.BodyDataset([item(truth, 0)])[0]["hint"]
+    hand = (truth.parsing[0] == RIGHT_HAND) | (truth.parsing[0] == LEFT_HAND)
+    assert shown.shape == (7, 192, 192) and shown.dtype == torch.uint8
+    assert torch.equal(shown[6], hand.byte() * 255)
+    assert torch.equal(shown[3:6, hand], (truth.rgb[0] * 255).byte()[:, hand])
+    assert not shown[3:6, ~hand].any()
+
+
+@pytest.mark.parametrize("shake", [None, (0.9, 0.1, 0.8, 0.2)])
+def test_a_crops_joints_lie_on_its_hand(close_ups, shake):
+    scenes, truth = close_ups
+    for i in range(len(scenes)):
+        side = int(scenes.hand[i])
+        label = (RIGHT_HAND, LEFT_HAND)[side]
+        mask = (truth.parsing[i] == label).float().expand(3, -1, -1)
+        crop, joints = evaluate.hand_crop(mask, truth.hands[i, side], side == 1, shake)
+        assert crop.shape == (3, evaluate.HAND_SIDE, evaluate.HAND_SIDE)
+        near = torch.nn.functional.max_pool2d(crop[:1], 9, 1, 4)[0]
+        x, y = joints.round().long().clamp(0, evaluate.HAND_SIDE - 1).unbind(1)
+        assert float((near[y, x] > 0.5).float().mean()) > 0.8
+
+
+def test_a_left_hand_is_read_as_its_mirror_image(close_ups):
+    truth = close_ups[1]
+    points = truth.hands[0, int(close_ups[0].hand[0])]
+    flipped = torch.cat((192 - points[:, :1], points[:, 1:]), 1)
+    crop, joints = evaluate.hand_crop(truth.rgb[0], points, False)
+    mirrored, same = evaluate.hand_crop(truth.rgb[0].flip(-1), flipped, True)
+    assert torch.allclose(joints, same, atol=1e-3) and torch.allclose(crop, mirrored, atol=1e-3)
+
+
+def test_stretched_fingers_are_counted(close_ups):
+    scenes, truth = close_ups
+    names = list(world.GESTURES)
+    for i in range(len(scenes)):
+        side = int(scenes.hand[i])
+        gesture = names[int(scenes.people.gesture[i, side])]
+        count = int(evaluate.stretched(truth.hands[[i], side, :, :2]))
+        if gesture == "open":
+            assert count == 5
+        if gesture == "fist":
+            assert count <= 1
+
+
+def test_true_joints_have_no_error(close_ups, monkeypatch):
+    scenes, truth = close_ups
+    crops = [
+        evaluate.hand_crop(truth.rgb[i], truth.hands[i, int(scenes.hand[i])], bool(scenes.hand[i]))
+        for i in range(len(scenes))
+    ]
+    joints = torch.stack([joints for _, joints in crops])
+    monkeypatch.setattr(evaluate, "find_joints", lambda net, pictures: joints + 3.0)
+    report = evaluate.read_hands(None, crops)
+    assert report.fingers.all() and 0 < float(report.error.max()) < 0.2
+    monkeypatch.setattr(evaluate, "find_joints", lambda net, pictures: joints)
+    assert float(evaluate.read_hands(None, crops).error.max()) == 0
+
+
+def test_a_hand_outside_the_picture_is_not_whole(close_ups):
+    hands = close_ups[1].hands[:1].clone()
+    hands[0, :, :, 2] = 1
+    hands[0, 0, 4, 2] = 0
+    assert recipes.whole_hands({"hands": hands.tolist()}) == [1]
