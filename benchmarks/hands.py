@@ -2,13 +2,13 @@
 
 On unseen upper bodies of the mini world, through the host's own nodes and ours:
   one_stage    the base with its pose ControlNet, the hands drawn in the skeleton
-  two_stage    each hand by the hand generator, the body around them by the body outpainter with
+  two_stage    each hand by the hand generator, the body around them by the pose ControlNet with
                Mask Expansion, the hands' pixels pasted back
   ceiling      the instruments on the true pictures
   round_trip   the instruments on the true pictures after the autoencoder: what one_stage can reach
 and, to see what each part is worth, two_stage with one part changed:
   pose_hands   the hands by the pose ControlNet, their masks from keypoints
-  pose_body    the body by the pose ControlNet
+  outpainter   the body by the body outpainter, if `train mini outpainter` has made one
   naive        the plain noise mask, no Mask Expansion
   differential the host's Differential Diffusion on a mask softened over the same width
 hand_error_X is the mean distance of a hand's joints from where they belong over the hand's size,
@@ -53,8 +53,10 @@ FEATHER, COLOUR = 2, 0.5
 AWAY = 2  # pixels from an outline that count for no seam
 SHOWN = 6
 STEPS_SHOWN = 3
-VARIANTS = ("two_stage", "pose_hands", "pose_body", "naive", "differential")
+VARIANTS = ("two_stage", "pose_hands", "naive", "differential")
+TRAINED = ("outpainter",) if OUTPAINTER.is_file() else ()
 SEAMS = {"ours": "two_stage", "naive": "naive", "differential": "differential"}
+SEAMS |= {way: way for way in TRAINED}
 
 
 class Nets(NamedTuple):
@@ -91,10 +93,10 @@ def run(quick: bool) -> dict[str, float]:
     from ..host import hand_generator
 
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
-    outpainter = host.load(preview.CHECKPOINT.name, OUTPAINTER.name).controlnet
+    outpainter = host.load(preview.CHECKPOINT.name, OUTPAINTER.name).controlnet if TRAINED else None
     nets = Nets(loaded, outpainter, hand_generator.load(HAND_GENERATOR))
-    scenes, truth, judged = _scenes(4 if quick else 32)
-    made, seconds = _paint(nets, scenes, truth, ("one_stage", *VARIANTS))
+    scenes, truth, judged = _scenes(4 if quick else 20)
+    made, seconds = _paint(nets, scenes, truth, ("one_stage", *VARIANTS, *TRAINED))
     whole, handnet = (
         convert.load_checkpoint(preview.CHECKPOINT),
         posenet.load_posenet(posenet.HANDNET),
@@ -108,7 +110,9 @@ def run(quick: bool) -> dict[str, float]:
     numbers |= _seams(made, truth)
     numbers |= _masks(nets, scenes, truth, judged)
     numbers |= _bodies(nets, len(scenes))
-    numbers |= {f"cost_{name}": seconds[name] / seconds["one_stage"] for name in VARIANTS}
+    numbers |= {
+        f"cost_{name}": seconds[name] / seconds["one_stage"] for name in (*VARIANTS, *TRAINED)
+    }
     numbers["cost"] = numbers["cost_two_stage"]
     _show(made, scenes, truth)
     return numbers
@@ -176,8 +180,8 @@ def _paint_one(
     painted = {"one_stage": once}
     for way in ways[1:]:
         made, before = first[_first_stage(way)]
-        net = None if way == "pose_body" else nets.outpainter
-        border = way if way in SEAMS.values() else "two_stage"
+        net = nets.outpainter if way == "outpainter" else None
+        border = way if way in ("naive", "differential") else "two_stage"
         body = partial(_body, loaded, net, made, skeleton, conds, posed, border, seed)
         picture, after = _timed(body)
         painted[way] = picture, before + after
@@ -201,7 +205,7 @@ def _bodies(nets: Nets, count: int) -> dict[str, float]:
     """Whole people, whom the pose network knows: do the body's joints stay where they belong?"""
     scenes = sample_scenes(count, UNSEEN + 201, framing=FULL, people=1)
     truth = render(scenes)
-    made, _ = _paint(nets, scenes, truth, ("one_stage", "two_stage", "pose_body"))
+    made, _ = _paint(nets, scenes, truth, ("one_stage", "two_stage", *TRAINED))
     net = posenet.load_posenet()
     shown = {way: _pictures(some) for way, some in made.items()} | {"ceiling": truth.rgb}
     return {f"body_pck_{way}": evaluate.pck(net, x, truth) for way, x in shown.items()}
@@ -322,7 +326,7 @@ def _seams(made: dict[str, list[Painted]], truth: Render) -> dict[str, float]:
         return evaluate.seam_contrast(plain, owners, free)
 
     found = {f"seam_{label}": seam(name) for label, name in SEAMS.items()}
-    return {**found, "seam_pose_body": seam("pose_body"), "seam_unedited": seam("one_stage")}
+    return {**found, "seam_unedited": seam("one_stage")}
 
 
 def _masks(
