@@ -65,7 +65,7 @@ SCHEDULES = {
     "controlnet": CONTROL_SCHEDULE,
 }
 STEPS = tuple(SCHEDULES)
-WHOLE = ("vae", "base", "further", "posenet")  # all that makes the weights from nothing
+WHOLE = ("vae", "base", "further", "posenet", "handnet", "hands")  # the committed weights
 SAMPLES_SHOWN = 8
 HAND_GENERATOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_hands.safetensors"
 OUTPAINTER = preview.POSE_CONTROLNET.with_name("vitruvian_mini_outpainter.safetensors")

@@ -31,7 +31,9 @@ TOKENIZER = Path("comfy", "sd1_tokenizer")  # in a ComfyUI folder
 
 
 class Base(NamedTuple):
-    """Frozen networks, float32 in eval mode, and how texts and pictures come to them."""
+    """Frozen networks, float32 in eval mode, and how texts and pictures come to them. UNet and text
+    encoder lie on the CPU, from where a trainer takes them.
+    """
 
     name: str  # mini or sd15, as `vitruvian.base` has it
     unet: UNet2DConditionModel
@@ -130,20 +132,21 @@ def _autoencoder(tensors: convert.Tensors) -> AutoencoderKL:
         latent_channels=mini.LATENT_CHANNELS,
     )
     vae.load_state_dict(convert_ldm_vae_checkpoint(tensors, vae.config))
-    return vae.eval()
+    return vae.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.no_grad()
 def _encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     device = next(vae.parameters()).device
-    return vae.encode(pictures.to(device) * 2 - 1).latent_dist.mode() * mini.HOST_LATENT_SCALE
+    found = vae.encode(pictures.to(device) * 2 - 1).latent_dist.mode()
+    return found.cpu() * mini.HOST_LATENT_SCALE
 
 
 @torch.no_grad()
 def _decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     device = next(vae.parameters()).device
     x = vae.decode(latents.to(device) / mini.HOST_LATENT_SCALE).sample
-    return (x / 2 + 0.5).clamp(0, 1)
+    return (x / 2 + 0.5).clamp(0, 1).cpu()
 
 
 def _clip_tokenizer() -> Callable[[Sequence[str]], Tensor]:

@@ -174,6 +174,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--checkpoint", type=Path, default=sampler.CHECKPOINT, help="mini or SD1.5")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--tasks", type=Path, help="MediaPipe's .task files, if it brings none")
     parser.add_argument("--size", type=int, help="of a hand's picture; the checkpoint's own")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=8)
@@ -183,7 +184,9 @@ def main(arguments: Sequence[str]) -> None:
     chosen = parser.parse_args(arguments)
     try:
         base = open_base(chosen.checkpoint)
-        found = collect_hands(chosen.pictures, chosen.size or base.size)
+        folders = [str(chosen.tasks)] if chosen.tasks else []
+        size = chosen.size or base.size
+        found = collect_hands(chosen.pictures, size, task_folders=folders)
     except ValueError as wrong:
         parser.error(str(wrong))
     data = HandPictures(found, base)
