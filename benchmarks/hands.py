@@ -11,7 +11,7 @@ and, to see what each part is worth, two_stage with one part changed:
   outpainter   the body by the body outpainter, if `train mini outpainter` has made one
   naive        the plain noise mask, no Mask Expansion
   differential the host's Differential Diffusion on a mask softened over the same width
-hand_error_X is the mean distance of a hand's joints from where they belong over the hand's size,
+hand_error_X is the mean distance of a hand's visible joints from where they belong over the hand's size,
 finger_count_accuracy_X the share of hands with the right number of stretched fingers. seam_X is the
 contrast across the border of what was preserved over that elsewhere, before pasting; `unedited`:
 across the same borders in one_stage's pictures.
@@ -304,7 +304,8 @@ def _read(
         evaluate.hand_crop(pictures[i], truth.hands[i, side], SIDES[side] == hands.LEFT)
         for i, side in judged
     ]
-    report = evaluate.read_hands(net, crops)
+    visible = [truth.hands_visible[i, side] for i, side in judged]
+    report = evaluate.read_hands(net, crops, visible)
     return {
         f"hand_error_{name}": float(report.error.mean()),
         f"finger_count_accuracy_{name}": float(report.fingers.float().mean()),

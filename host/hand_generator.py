@@ -1,5 +1,5 @@
-"""The hand generator on the host's UNet: low-rank changes through the host's own LoRA code, heat
-maps added to the first features, and the mask read from the last ones.
+"""The hand generator on the host's UNet: low-rank changes through the host's own LoRA code, the hint
+added to the first features, and the mask read from the last ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,15 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..models import weights
-from ..models.hand_generator import STRIDE, HandGenerator, Loaded, heat_maps
+from ..models.hand_generator import (
+    DETAIL,
+    STRIDE,
+    VERSION,
+    HandGenerator,
+    Hint,
+    Loaded,
+    heat_maps,
+)
 from ..models.pose import People
 
 KEY = "vitruvian_hand_generator"
@@ -25,9 +33,9 @@ POSITIVE = 0  # in the host's cond_or_uncond
 
 def load(path: Path) -> Loaded:
     """A hand generator from its file; raises ValueError, naming the file, for any other."""
-    tensors, _ = weights.load(path, method="hands")
+    tensors, _ = weights.load(path, method="hands", version=VERSION)
     own = {key.removeprefix(OWN): t.float() for key, t in tensors.items() if key.startswith(OWN)}
-    network = HandGenerator(len(own["hint.bias"])).requires_grad_(False)
+    network = HandGenerator(len(own["first.bias"])).requires_grad_(False)
     network.load_state_dict(own)
     changes = {key: t for key, t in tensors.items() if not key.startswith(OWN)}
     return Loaded(network.eval(), changes, path.name)
@@ -36,36 +44,54 @@ def load(path: Path) -> Loaded:
 def generate(model: Any, loaded: Loaded, frames: Sequence[People], strength: float) -> Any:
     """A clone of MODEL that paints the hands of `frames`, one frame per picture of the batch."""
     width = model.get_model_object("diffusion_model").input_blocks[0][0].out_channels
-    if width != loaded.network.hint.out_channels:
+    if width != loaded.network.channels:
         raise ValueError(
-            f"{loaded.name} was made for a UNet of {loaded.network.hint.out_channels} channels, "
+            f"{loaded.name} was made for a UNet of {loaded.network.channels} channels, "
             f"but the model has {width}: load the checkpoint that it was trained on."
         )
     model = model.clone()
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     model.add_patches(comfy.lora.load_lora(loaded.low_rank, keys), strength)
+    hints = _hints(loaded.network, frames)
+    model.set_attachments(KEY, hints)
     if strength != 0:
-        model.set_model_input_block_patch(_add_heat(loaded.network, frames, strength))
+        model.set_model_input_block_patch(_add_hint(hints, strength))
     return model
 
 
-def _add_heat(network: HandGenerator, frames: Sequence[People], strength: float) -> Callable:
-    """Heat maps of the positive chunks only, as classifier-free guidance was trained."""
+def _hints(network: HandGenerator, frames: Sequence[People]) -> Callable[[int, int, int], Hint]:
+    """The hint of a batch of latents of so many cells, on the CPU: the same in every step."""
 
-    @lru_cache(maxsize=2)  # the same in every step
-    def maps(batch: int, height: int, width: int) -> Tensor:
+    @lru_cache(maxsize=2)
+    def hints(batch: int, height: int, width: int) -> Hint:
         each = [frames[min(k, len(frames) - 1)] for k in range(batch)]
-        return torch.stack([_maps(people, height, width) for people in each])
+        return network(torch.stack([_heat(people, height, width) for people in each]))
+
+    return hints
+
+
+def _heat(people: People, height: int, width: int) -> Tensor:
+    """Heat maps of the first person's hands; the picture is covered by the pose's canvas."""
+    height, width = DETAIL * height, DETAIL * width
+    cell = min(people.width / width, people.height / height)
+    return heat_maps(people.left_hand[0], people.right_hand[0], cell, height, width)
+
+
+def _add_hint(hints: Callable[[int, int, int], Hint], strength: float) -> Callable:
+    """To the positive chunks only, as classifier-free guidance was trained."""
+
+    @lru_cache(maxsize=2)
+    def first(batch: int, height: int, width: int, device: Any, dtype: Any) -> Tensor:
+        return strength * hints(batch, height, width).first.to(device, dtype)
 
     def patch(h: Tensor, options: dict[str, Any]) -> Tensor:
         if options["block"] != ("input", 0):
             return h
         chunks = options["cond_or_uncond"]
         batch = len(h) // len(chunks)
-        weight, bias = (p.to(h) for p in network.hint.parameters())
-        hint = torch.nn.functional.conv2d(maps(batch, *h.shape[-2:]).to(h), weight, bias, padding=1)
+        hint = first(batch, *h.shape[-2:], h.device, h.dtype)
         parts = [
-            part + strength * hint if kind == POSITIVE else part
+            part + hint if kind == POSITIVE else part
             for part, kind in zip(h.split(batch), chunks, strict=True)
         ]
         return torch.cat(parts)
@@ -73,16 +99,13 @@ def _add_heat(network: HandGenerator, frames: Sequence[People], strength: float)
     return patch
 
 
-def _maps(people: People, height: int, width: int) -> Tensor:
-    """Heat maps of the first person's hands; the picture is covered by the pose's canvas."""
-    cell = min(people.width / width, people.height / height)
-    return heat_maps(people.left_hand[0], people.right_hand[0], cell, height, width)
-
-
 def predict_mask(model: Any, loaded: Loaded, positive: Any, latent: Tensor) -> Tensor:
     """Where the hand is in finished latents [B, 4, h, w] as nodes carry them -> [B, 8h, 8w] in
     0..1. The network runs once, at the lowest noise level; `model` comes from `generate`.
     """
+    hints = model.get_attachment(KEY)
+    if hints is None:
+        raise ValueError("the model does not come from Hand Generator: connect that node's output.")
     features: list[Tensor] = []
 
     def listen(executor, *args, **kwargs):
@@ -104,6 +127,7 @@ def predict_mask(model: Any, loaded: Loaded, positive: Any, latent: Tensor) -> T
         model, torch.zeros_like(latent), 1.0, comfy.samplers.KSAMPLER(once), sigmas, positive,
         positive, latent, disable_pbar=True,
     )  # fmt: skip
-    logits = loaded.network.cpu().predict_mask(torch.cat(features))
+    hint = hints(len(latent), *latent.shape[-2:])
+    logits = loaded.network.predict_mask(torch.cat(features), hint)
     height, width = (STRIDE * side for side in latent.shape[-2:])
     return logits.sigmoid()[:, :height, :width]

@@ -140,16 +140,21 @@ def hand_crop(
 class HandReport:
     """What the hand network read in hands [N]."""
 
-    error: Tensor  # mean distance of the joints from where they belong, over the hand's size
+    error: Tensor  # mean distance of the visible joints from where they belong, over the hand's size
     fingers: Tensor  # bool: as many fingers stretched out as there should be
 
 
-def read_hands(net: PoseNet, crops: Sequence[tuple[Tensor, Tensor]]) -> HandReport:
-    """Of what `hand_crop` gave, which must be cut at the true hands' places."""
+def read_hands(
+    net: PoseNet, crops: Sequence[tuple[Tensor, Tensor]], visible: Sequence[Tensor]
+) -> HandReport:
+    """Of what `hand_crop` gave, which must be cut at the true hands' places. Only joints that are
+    `visible` [21] in the true hand count for the error: no picture shows where others are.
+    """
     pictures, joints = (torch.stack(part) for part in zip(*crops, strict=True))
     found = torch.cat([find_joints(net, chunk) for chunk in pictures.split(64)])
     sizes = torch.tensor([hands.hand_size(nn.functional.pad(j, (0, 1), value=1)) for j in joints])
-    error = (found - joints).norm(dim=-1).mean(1) / sizes
+    seen = torch.stack([*visible]).float()
+    error = ((found - joints).norm(dim=-1) * seen).sum(1) / seen.sum(1) / sizes
     return HandReport(error, (stretched(found) == stretched(joints)))
 
 

@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from tqdm import tqdm
 
-from ..models.hand_generator import STRIDE, heat_maps
+from ..models.hand_generator import DETAIL, HEAT_CELL, STRIDE, heat_maps
 from ..models.hands import body_hint
 from ..models.mini import PICTURE_SIZE
 from ..training import base, controlnet, convert, hands, networks, preview, vae
@@ -37,12 +37,13 @@ from .world import FULL, HAND, UPPER, sample_scenes
 
 SCENES = 8_960  # of the training world
 CROWDS = 5_120  # scenes of the world of small people
-HANDS = 3_072  # scenes of the world of hands
+HANDS = 6_144  # scenes of the world of hands
 HAND_WINDOW = 16  # latent cells: a close-up's hand is 13 of 24 long
 POSE_SCENES = 3_072  # of the pose network's world
-UPPERS = 2_048  # scenes of the world of one upper body each
+UPPERS = 6_144  # scenes of the world of one upper body each
 COARSEST = 0.4  # of the hand network's pictures: a hand of 30 pixels
-PASSED = 256  # of the hand network's pictures, those that passed the autoencoder
+VIEWS = 8  # of each hand
+PASSED = 2_048  # of the hand network's pictures, those that passed the autoencoder
 WORLD_SEED, CROWD_SEED, HAND_SEED = 1_000, 30_000, 40_000
 POSE_SEED, UPPER_SEED, VALIDATION_SEED = 50_000, 60_000, 900_000
 CONTROLLED = 0.5  # share of each batch of the base's training that sees its skeleton
@@ -50,10 +51,10 @@ VAE_SCHEDULE = Schedule(steps=3000, batch=16, lr=1.2e-3, weight_decay=0.0, save_
 BASE_SCHEDULE = Schedule(steps=4500, batch=24, lr=7e-4, warmup=200, save_every=700)
 FURTHER_SCHEDULE = Schedule(steps=4200, batch=24, lr=5e-4, warmup=100, save_every=700)
 CONTROL_SCHEDULE = Schedule(steps=1500, batch=16, lr=4e-4, warmup=50, save_every=250)
-HAND_SCHEDULE = Schedule(steps=2000, batch=24, lr=1e-3, warmup=50, save_every=400)
+HAND_SCHEDULE = Schedule(steps=3000, batch=24, lr=1e-3, warmup=50, save_every=400)
 POSE_SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=50, save_every=250)
 OUTPAINT_SCHEDULE = Schedule(steps=300, batch=16, lr=3e-4, warmup=50, save_every=200)
-HANDNET_SCHEDULE = Schedule(steps=1600, batch=32, lr=2e-3, warmup=50, save_every=250)
+HANDNET_SCHEDULE = Schedule(steps=3000, batch=32, lr=2e-3, warmup=50, save_every=250)
 SCHEDULES = {
     "vae": VAE_SCHEDULE,
     "base": BASE_SCHEDULE,
@@ -108,23 +109,27 @@ class SinglePeople(Dataset):
 class HandCrops(Dataset):
     """Squares around hands, as the hand network learns them: {"rgb", "joints" [21,2]}.
 
-    Every square lies a little elsewhere and is as coarse as of a smaller hand; those of `passed`,
-    the first pictures as the autoencoder gives them back, come beside the rendered ones.
+    Every hand comes VIEWS times, each time in a square that lies a little elsewhere and is as
+    coarse as of a smaller hand; those of `passed`, the first pictures as the autoencoder gives them
+    back, come beside the rendered ones.
     """
 
     def __init__(self, world: WorldDataset, passed: np.ndarray) -> None:
         self.world, self.passed = world, passed
         each = [
-            (i, side) for i, caption in enumerate(world.captions) for side in whole_hands(caption)
+            (i, side)
+            for i, caption in enumerate(world.captions)
+            for side in whole_hands(caption)
+            if in_sight(world[i], side)
         ]
         self.hands = [(i, side, False) for i, side in each]
         self.hands += [(i, side, True) for i, side in each if i < len(passed)]
 
     def __len__(self) -> int:
-        return len(self.hands)
+        return VIEWS * len(self.hands)
 
     def __getitem__(self, k: int) -> dict:
-        i, side, passed = self.hands[k]
+        i, side, passed = self.hands[k // VIEWS]
         item = self.world[i]
         picture = torch.from_numpy(self.passed[i]) if passed else item["rgb"]
         points = torch.tensor(item["captions"]["hands"][0][side])
@@ -140,6 +145,14 @@ def whole_hands(caption: dict) -> list[int]:
     """Which hands of a scene's first person lie in the picture: 0 right, 1 left."""
     hands = enumerate(caption["hands"][0])
     return [side for side, hand in hands if all(point[2] > 0 for point in hand)]
+
+
+def in_sight(item: dict, side: int) -> bool:
+    """Whether half of the joints of a hand that lies in the picture are on what the hand shows."""
+    points = torch.tensor(item["captions"]["hands"][0][side])
+    x, y = points[:, :2].long().unbind(1)
+    own = item["parsing"][y, x] == (RIGHT_HAND, LEFT_HAND)[side]
+    return bool(own.float().mean() >= 0.5)
 
 
 class Encoded(NamedTuple):
@@ -350,7 +363,7 @@ class HandDataset(Dataset):
         return {
             "latent": latent,
             "captions": {**item["captions"], "bodies": [joints.tolist()]},  # what is to be seen
-            "heat": heat_maps(joints[1], joints[0], STRIDE, *latent.shape[1:]),
+            "heat": heat_maps(joints[1], joints[0], HEAT_CELL, *(DETAIL * n for n in latent.shape[1:])),
             "mask": mask.float(),
         }
 
@@ -363,20 +376,24 @@ def _window(joints: Tensor, window: int, height: int, width: int) -> tuple[int, 
     return min(max(y, 0), height - window), min(max(x, 0), width - window)
 
 
-def mini_hands(work: Path, schedule: Schedule = HAND_SCHEDULE) -> None:
-    """Train the hand generator on the committed base, which stays as it is."""
+def mini_hands(work: Path, schedule: Schedule = HAND_SCHEDULE, start: Path | None = None) -> None:
+    """Train the hand generator on the committed base, which stays as it is. `start`: the file of a
+    generator to go on from.
+    """
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     write_world(work / "hands", HANDS, seed=HAND_SEED, framing=HAND)
     data = _as_trained(whole, work / "hands", work, names=("parsing",))
     tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
     torch.manual_seed(schedule.seed)
     model = hands.HandDenoiser(whole.unet, whole.text_encoder)
+    if start is not None:
+        hands.load_hand_generator(model, start)
     loss = hands.HandLoss(DenoisingLoss(tokenizer))
     out, show = work / "hand-generator", show_hands(whole)
-    # most of the steps see the hand alone: twice as many in the same time
+    # most of the steps see the hand alone: more than twice as many in the same time
     near, all_of_it = HandDataset(data, HAND_WINDOW), HandDataset(data)
     hands.train_hands(model, near, loss, schedule, out / "near", preview=show)
-    last = replace(schedule, steps=schedule.steps // 5, lr=schedule.lr / 3)
+    last = replace(schedule, steps=3 * schedule.steps // 10, lr=schedule.lr / 3)
     hands.train_hands(model, all_of_it, loss, last, out, preview=show)
     hands.save_hand_generator(model, HAND_GENERATOR, "mini")
 
@@ -387,9 +404,9 @@ def show_hands(whole: convert.Checkpoint) -> Callable[[hands.HandDenoiser, Path]
     truth = render(scenes)
     hints = torch.stack([draw_hint(i, scenes, truth) for i in range(SAMPLES_SHOWN)])
     prompts = [scene_caption(scenes, i) for i in range(SAMPLES_SHOWN)]
-    cells = PICTURE_SIZE // STRIDE
+    cells = PICTURE_SIZE // HEAT_CELL
     heat = torch.stack(
-        [heat_maps(left, right, STRIDE, cells, cells) for right, left in truth.hands]
+        [heat_maps(left, right, HEAT_CELL, cells, cells) for right, left in truth.hands]
     )
     tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
 
@@ -452,7 +469,7 @@ def mini_handnet(work: Path, schedule: Schedule = HANDNET_SCHEDULE) -> None:
     crops = []
     for name in ("uppers", "hands"):
         passed = pass_autoencoder(autoencoder, work / name, PASSED, work)
-        crops.append(HandCrops(WorldDataset(work / name, names=("rgb",)), passed))
+        crops.append(HandCrops(WorldDataset(work / name, names=("rgb", "parsing")), passed))
     data: Dataset = ConcatDataset(crops)
     net = posenet.train_posenet(data, schedule, work / "handnet", posenet.HAND_JOINTS)
     posenet.save_posenet(net, posenet.HANDNET)
@@ -465,6 +482,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for world and checkpoints")
     parser.add_argument("--scenes", type=int, default=SCENES, help="scenes of the training world")
     parser.add_argument("--steps", type=int, help="length of the one named step")
+    parser.add_argument("--start", type=Path, help="hands: a hand generator to go on from")
     parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
     chosen = parser.parse_args(arguments)
     steps = chosen.step or WHOLE
@@ -489,7 +507,7 @@ def main(arguments: Sequence[str]) -> None:
         write_crowds(crowds, chosen.scenes * CROWDS // SCENES)
         mini_further([world, crowds], chosen.work, plan("further"))
     if "hands" in steps:
-        mini_hands(chosen.work, plan("hands"))
+        mini_hands(chosen.work, plan("hands"), chosen.start)
     if "outpainter" in steps:
         mini_outpainter(chosen.work, plan("outpainter"))
     if "controlnet" in steps:

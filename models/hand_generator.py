@@ -2,8 +2,9 @@
 that sees the hand's keypoints as further input channels and says where in its picture the hand is.
 
 The paper names heat maps, a mask and a multi-task loss; their layout and weights are ours. Input
-channels that a first convolution is widened by are a second convolution added to it, so the
-network fits any UNet without changing its shape.
+channels that a first convolution is widened by are a second network added to its output, so they
+fit any UNet without changing its shape, and may be finer than its latents: a finger is as wide as
+one or two latent cells.
 """
 
 from typing import NamedTuple
@@ -14,9 +15,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from .hands import FINGERS
 
-SPREAD = 0.7  # of a heat map's line, latent cells
+VERSION = 2  # of the file
+FINE, MIDDLE, COARSE = 32, 64, 96  # channels of a hint
+SPREAD = 1.5  # of a heat map's line, heat cells
 CHANNELS = 2 * (1 + len(FINGERS))  # per hand, left first: wrist, thumb to little finger
 STRIDE = 8  # pixels per latent cell
+DETAIL = 4  # heat cells per latent cell, each way
+HEAT_CELL = STRIDE // DETAIL  # pixels
 
 
 def heat_maps(left: Tensor, right: Tensor, cell: float, height: int, width: int) -> Tensor:
@@ -42,25 +47,48 @@ def _line(points: Tensor, cell: float, height: int, width: int) -> Tensor:
     return torch.exp(-square.amin(-1) / (2 * SPREAD**2))
 
 
-class HandGenerator(nn.Module):
-    """What is added to a UNet whose first and last features have `channels` channels."""
+class Hint(NamedTuple):
+    """What a generator makes of heat maps, at the sides of heat cells, half of them, a quarter."""
 
-    def __init__(self, channels: int, widths: tuple[int, int] = (48, 24)) -> None:
+    fine: Tensor  # [B, FINE, 4h, 4w]
+    middle: Tensor  # [B, MIDDLE, 2h, 2w]
+    first: Tensor  # [B, channels, h, w], what the UNet's first features get
+
+
+class HandGenerator(nn.Module):
+    """What is added to a UNet whose first and last features have `channels` channels: a hint made of
+    the heat maps, and the head that reads the mask from features and hint. The keypoints say to
+    the pixel where the hand should be, the features what became of it.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        first, second = widths
-        self.hint = nn.Conv2d(CHANNELS, channels, 3, padding=1)
-        nn.init.zeros_(self.hint.weight)
-        nn.init.zeros_(self.hint.bias)  # type: ignore[arg-type]
-        self.mask = nn.Sequential(
-            nn.GroupNorm(32, channels), nn.SiLU(),
-            nn.ConvTranspose2d(channels, first, 4, 2, 1), nn.SiLU(),
-            nn.ConvTranspose2d(first, second, 4, 2, 1), nn.SiLU(),
-            nn.ConvTranspose2d(second, 1, 4, 2, 1),
+        self.channels = channels
+        self.fine = nn.Sequential(nn.Conv2d(CHANNELS, FINE, 3, padding=1), nn.SiLU())
+        self.middle = nn.Sequential(nn.Conv2d(FINE, MIDDLE, 4, 2, 1), nn.SiLU())
+        self.coarse = nn.Sequential(nn.Conv2d(MIDDLE, COARSE, 4, 2, 1), nn.SiLU())
+        self.first = nn.Conv2d(COARSE, channels, 3, padding=1)
+        nn.init.zeros_(self.first.weight)
+        nn.init.zeros_(self.first.bias)  # type: ignore[arg-type]
+        self.seen = nn.Sequential(
+            nn.GroupNorm(32, channels), nn.SiLU(), nn.ConvTranspose2d(channels, MIDDLE, 4, 2, 1)
+        )
+        self.finer = nn.Sequential(nn.SiLU(), nn.ConvTranspose2d(MIDDLE, FINE, 4, 2, 1))
+        self.finest = nn.Sequential(
+            nn.SiLU(), nn.Conv2d(FINE, FINE, 3, padding=1),
+            nn.SiLU(), nn.ConvTranspose2d(FINE, 1, 4, 2, 1),
         )  # fmt: skip
 
-    def predict_mask(self, features: Tensor) -> Tensor:
+    def forward(self, heat: Tensor) -> Hint:
+        """Heat maps [B, CHANNELS, 4h, 4w] -> what they give to the UNet and to the mask."""
+        fine = self.fine(heat)
+        middle = self.middle(fine)
+        return Hint(fine, middle, self.first(self.coarse(middle)))
+
+    def predict_mask(self, features: Tensor, hint: Hint) -> Tensor:
         """The UNet's last features [B, C, h, w], before its head -> logits [B, 8h, 8w]."""
-        return self.mask(features)[:, 0]
+        x = self.seen(features) + hint.middle
+        return self.finest(self.finer(x) + hint.fine)[:, 0]
 
 
 class Loaded(NamedTuple):

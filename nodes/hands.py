@@ -542,7 +542,8 @@ class VitruvianPredictHandMasks(io.ComfyNode):
     def execute(
         cls, model: Any, generator: Any, positive: Any, latent: dict[str, Any]
     ) -> io.NodeOutput:
-        masks = _predict(model, generator, positive, latent["samples"])
+        with speaking_for("Predict Hand Masks"):
+            masks = _predict(model, generator, positive, latent["samples"])
         return io.NodeOutput(masks, ui=ui.PreviewMask(masks, cls=cls))
 
 

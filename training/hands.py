@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..models import weights
-from ..models.hand_generator import HandGenerator, mask_loss
+from ..models.hand_generator import VERSION, HandGenerator, Hint, mask_loss
 from . import preview as sampler
 from .bases import open_base
 from .denoise import DenoisingLoss, attention_kernel
 from .hand_pictures import HandPictures, collect_hands
 from .loop import Schedule, fit, native_precision
-from .low_rank import add_low_rank, low_rank_tensors
+from .low_rank import add_low_rank, low_rank_tensors, set_low_rank
 from .networks import build_scheduler
 
 RANK = 16
@@ -44,24 +44,25 @@ class HandDenoiser(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor, heat: Tensor) -> tuple[Tensor, Tensor]:
-        """Noisy latents [B,4,h,w], steps [B], token ids [B,77], heat maps [B,12,h,w] -> predicted
+        """Noisy latents [B,4,h,w], steps [B], token ids [B,77], heat maps [B,12,4h,4w] -> predicted
         noise and mask logits [B,8h,8w].
         """
-        with attention_kernel(x.device), self.seeing(heat) as features:
+        hint = self.generator(heat)
+        with attention_kernel(x.device), self.seeing(hint) as features:
             context = self.text_encoder(ids).last_hidden_state
             noise = self.unet(x, t, context).sample
-        return noise, self.generator.predict_mask(features[0])
+        return noise, self.generator.predict_mask(features[0], hint)
 
     @contextmanager
-    def seeing(self, heat: Tensor) -> Iterator[list[Tensor]]:
-        """While it lasts the UNet sees the heat maps in its last len(heat) rows; the list receives
-        its last features, call after call.
+    def seeing(self, hint: Hint) -> Iterator[list[Tensor]]:
+        """While it lasts the UNet sees the hint in its last rows, as many as the hint has; the list
+        receives its last features, call after call.
         """
         features: list[Tensor] = []
 
         def add(_: nn.Module, __: Any, h: Tensor) -> Tensor:
-            hint = self.generator.hint(heat)
-            return h + torch.cat((hint.new_zeros(len(h) - len(hint), *hint.shape[1:]), hint))
+            unseen = hint.first.new_zeros(len(h) - len(hint.first), *h.shape[1:])
+            return h + torch.cat((unseen, hint.first))
 
         def keep(_: nn.Module, inputs: tuple[Tensor]) -> None:
             features.append(inputs[0])
@@ -82,11 +83,11 @@ class HandLoss:
     """The denoising objective plus `share` times the mask's, which counts more the less noise there
     is: the mask is read from a finished picture.
 
-    Items: those of DenoisingLoss, "heat" [12,h,w] and "mask" [8h,8w] in 0..1.
+    Items: those of DenoisingLoss, "heat" [12,4h,4w] and "mask" [8h,8w] in 0..1.
     """
 
     denoising: DenoisingLoss
-    share: float = 0.25
+    share: float = 0.5
     blind: float = 0.1  # share of samples that see no heat map
 
     def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
@@ -128,18 +129,19 @@ def show_hands(
     above: Tensor,
 ) -> Callable[[HandDenoiser, Path], None]:
     """A `preview` for the loop: below the pictures `above` a row of hands painted to heat maps
-    [N,12,h,w], one prompt each, and a row of their masks.
+    [N,12,4h,4w], one prompt each, and a row of their masks.
     """
 
     def show(model: HandDenoiser, prefix: Path) -> None:
         device = next(model.parameters()).device
         ids = tokenizer([""] * len(prompts) + list(prompts)).to(device)
-        with torch.no_grad(), model.seeing(heat.to(device)) as features:
+        hint = model.generator(heat.to(device))
+        with torch.no_grad(), model.seeing(hint) as features:
             context = model.text_encoder(ids).last_hidden_state
-            cells = heat.shape[-2], heat.shape[-1]
+            cells = hint.first.shape[-2], hint.first.shape[-1]
             pictures = decode(sampler.denoise(model.unet, context, cells)).cpu()
             last = features[-1][len(prompts) :].contiguous()
-            masks = model.generator.predict_mask(last).sigmoid().cpu()
+            masks = model.generator.predict_mask(last, hint).sigmoid().cpu()
         rows = torch.cat((above, pictures, masks[:, None].expand(-1, 3, -1, -1)))
         sampler.save_sheet(rows, prefix.with_suffix(".png"), columns=len(prompts))
 
@@ -149,8 +151,19 @@ def show_hands(
 def save_hand_generator(model: HandDenoiser, path: Path, base: str) -> None:
     """Write the generator's file: its own layers and the UNet's changes."""
     own = {f"hand.{name}": tensor for name, tensor in model.generator.state_dict().items()}
-    facts: dict[str, str | int | float] = {"method": "hands", "version": 1, "base": base}
+    facts: dict[str, str | int | float] = {"method": "hands", "version": VERSION, "base": base}
     weights.save(path, {**own, **low_rank_tensors(model.unet)}, facts, torch.float16)
+
+
+def load_hand_generator(model: HandDenoiser, path: Path) -> None:
+    """Go on from a generator's file; ValueError, naming it, if it does not fit."""
+    tensors, _ = weights.load(path, method="hands", version=VERSION)
+    own = {k.removeprefix("hand."): t for k, t in tensors.items() if k.startswith("hand.")}
+    try:
+        model.generator.load_state_dict(own)
+        set_low_rank(model.unet, tensors)
+    except (RuntimeError, ValueError) as wrong:
+        raise ValueError(f"{path}: a generator for another checkpoint or rank: {wrong}") from wrong
 
 
 def body_outpainter(controlnet: ControlNetModel) -> ControlNetModel:
@@ -175,6 +188,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument("--tasks", type=Path, help="MediaPipe's .task files, if it brings none")
+    parser.add_argument("--start", type=Path, help="a hand generator to go on from")
     parser.add_argument("--size", type=int, help="of a hand's picture; the checkpoint's own")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=8)
@@ -193,6 +207,11 @@ def main(arguments: Sequence[str]) -> None:
     schedule = Schedule(chosen.steps, chosen.batch, chosen.lr, precision=chosen.precision)
     torch.manual_seed(schedule.seed)
     model = HandDenoiser(base.unet, base.text_encoder, chosen.rank)
+    if chosen.start:
+        try:
+            load_hand_generator(model, chosen.start)
+        except ValueError as wrong:
+            parser.error(str(wrong))
     shown = range(min(SHOWN, len(data)))
     prompts, heat = [found[i].caption for i in shown], torch.stack([data[i]["heat"] for i in shown])
     above = torch.stack([found[i].rgb.movedim(-1, 0) for i in shown])

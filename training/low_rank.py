@@ -5,6 +5,8 @@ parametrisation, in the keys that LoRA files have.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,22 +44,35 @@ def add_low_rank(network: nn.Module, rank: int, names: str = r".*") -> None:
 
 def low_rank_tensors(unet: nn.Module) -> dict[str, Tensor]:
     """The changes of a diffusers UNet as a LoRA file of the host's key layout has them."""
-    found = {}
-    for name, module in unet.named_modules():
-        if not parametrize.is_parametrized(module, "weight"):
-            continue
-        (change,) = module.parametrizations["weight"]  # type: ignore[index]
-        shape = module.weight.shape
-        rank = len(change.down)
-        found[f"{name}.weight"] = (
-            change.up.detach().view(-1, rank, *[1] * (len(shape) - 2)),
-            change.down.detach().view(rank, *shape[1:]),
-        )
     tensors = {}
+    for place, module, change in _changes(unet):
+        shape, rank = module.weight.shape, len(change.down)
+        tensors[f"{place}.lora_up.weight"] = change.up.detach().view(
+            -1, rank, *[1] * (len(shape) - 2)
+        )
+        tensors[f"{place}.lora_down.weight"] = change.down.detach().view(rank, *shape[1:])
+    return tensors
+
+
+@torch.no_grad()
+def set_low_rank(unet: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Take the changes that `low_rank_tensors` gave. ValueError for those of another rank or UNet."""
+    for place, _, change in _changes(unet):
+        for part, parameter in (("up", change.up), ("down", change.down)):
+            found = tensors.get(f"{place}.lora_{part}.weight")
+            if found is None or found.numel() != parameter.numel():
+                shape = "none" if found is None else list(found.shape)
+                raise ValueError(
+                    f"{place}: expected a low-rank change of {list(parameter.shape)}, found {shape}."
+                )
+            parameter.copy_(found.view_as(parameter))
+
+
+def _changes(unet: nn.Module) -> Iterator[tuple[str, Any, LowRank]]:
+    """Place in the host's key layout, module and change of every changed weight."""
     plain = [re.sub(r"\.parametrizations\.weight\..*", ".weight", k) for k in unet.state_dict()]
     places = unet_names(dict.fromkeys(plain))
-    for name, (up, down) in found.items():
-        place = PREFIX + places[name].removesuffix(".weight")
-        tensors[f"{place}.lora_up.weight"] = up
-        tensors[f"{place}.lora_down.weight"] = down
-    return tensors
+    for name, module in unet.named_modules():
+        if parametrize.is_parametrized(module, "weight"):
+            (change,) = module.parametrizations["weight"]  # type: ignore[index]
+            yield PREFIX + places[f"{name}.weight"].removesuffix(".weight"), module, change
