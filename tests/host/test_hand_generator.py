@@ -8,7 +8,7 @@ from comfy.patcher_extension import WrappersMP
 from vitruvian.host import hand_generator as host
 from vitruvian.host.registration import register
 from vitruvian.models import pose
-from vitruvian.models.hand_generator import HandGenerator, Loaded, heat_maps
+from vitruvian.models.hand_generator import HEAT_CELL, HandGenerator, Loaded, heat_maps
 from vitruvian.nodes import hands as ours
 from vitruvian.training import convert, hands, preview
 
@@ -33,7 +33,7 @@ def trained(mini_weights, tmp_path_factory):
     for name, p in model.named_parameters():
         if name.endswith(".up"):
             p.normal_(std=0.02)
-    model.generator.hint.weight.normal_(std=0.1)
+    model.generator.first.weight.normal_(std=0.1)
     path = tmp_path_factory.mktemp("hands") / "hands.safetensors"
     hands.save_hand_generator(model, path, "mini")
     return model.eval(), path
@@ -49,6 +49,11 @@ def frames():
             "canvas_width": SIZE, "canvas_height": SIZE,
         })  # fmt: skip
     return people
+
+
+def heat_of(person):
+    cells = SIZE // HEAT_CELL
+    return heat_maps(person.left_hand[0], person.right_hand[0], HEAT_CELL, cells, cells)
 
 
 def ask(model, x, sigma, context):
@@ -76,10 +81,9 @@ def test_the_same_numbers_in_trainer_and_host(loaded, trained):
             found = ask(model, x, sigma, context)
         finally:
             model.unpatch_model()
-        heat = torch.stack([heat_maps(p.left_hand[0], p.right_hand[0], 8, cells, cells)
-                            for p in people])  # fmt: skip
+        heat = torch.stack([heat_of(p) for p in people])
         scaled = sampling.calculate_input(sigma, x)
-        with own.seeing(heat):
+        with own.seeing(own.generator(heat)):
             noise = own.unet(scaled.repeat(2, 1, 1, 1), time.repeat(2), context).sample
         expected = sampling.calculate_denoised(sigma.repeat(2), noise, x.repeat(2, 1, 1, 1))
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)  # the file is float16
@@ -104,6 +108,8 @@ def test_strength_0_is_the_model_as_it_was_and_masks_have_the_pictures_size(load
         assert not torch.allclose(painted["samples"], plain["samples"], atol=0.1)
         assert torch.equal(sample(model)["samples"], painted["samples"])
         (masks,) = ours.VitruvianPredictHandMasks.execute(model, generator, words, painted).result
+        with pytest.raises(ValueError, match="does not come from Hand Generator"):
+            ours.VitruvianPredictHandMasks.execute(loaded[0], generator, words, painted)
     assert masks.shape == (2, 104, 96) and set(masks.unique().tolist()) <= {0.0, 1.0}
 
 
@@ -121,7 +127,7 @@ def random_generator(model):
     unet = model.model.diffusion_model
     g = torch.Generator().manual_seed(4)
     network = HandGenerator(unet.input_blocks[0][0].out_channels).requires_grad_(False)
-    network.hint.weight.copy_(torch.randn(network.hint.weight.shape, generator=g))
+    network.first.weight.copy_(0.3 * torch.randn(network.first.weight.shape, generator=g))
     changes = {}
     for name in ("input_blocks.0.0", "middle_block.1.transformer_blocks.0.attn2.to_k"):
         out, *rest = unet.get_submodule(name).weight.shape
@@ -153,8 +159,7 @@ def test_equals_a_changed_network_for_every_family(family, random_text):
             spied, 3, 1, 4.0, "euler", "normal", positive, negative, latent
         )[0]
         (person,) = pose.read_poses(frames()[:1])
-        heat = heat_maps(person.left_hand[0], person.right_hand[0], 8, SIZE // 8, SIZE // 8)
-        hint = 0.5 * loaded.network.hint(heat[None])
+        hint = 0.5 * loaded.network(heat_of(person)[None]).first
         sampling = base.model_sampling
         rows = [row for *parts, kinds in seen for row in zip(*parts, kinds, strict=True)]
         assert sorted(kind for *_, kind in rows) == [0, 1]

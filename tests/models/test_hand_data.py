@@ -4,6 +4,7 @@ import pytest
 import torch
 from vitruvian.mini import evaluate, recipes, renderer, world
 from vitruvian.mini.figure import LEFT_HAND, RIGHT_HAND
+from vitruvian.models.hand_generator import DETAIL
 
 CELLS = 24
 
@@ -34,7 +35,8 @@ def test_a_window_shows_the_same_hand(close_ups):
         top, left = part["latent"][:2, 0, 0].int().tolist()
         inside = slice(top, top + 16), slice(left, left + 16)
         assert torch.equal(part["latent"], whole["latent"][:, inside[0], inside[1]])
-        assert torch.allclose(part["heat"], whole["heat"][:, inside[0], inside[1]], atol=1e-5)
+        fine = [slice(DETAIL * cells.start, DETAIL * cells.stop) for cells in inside]
+        assert torch.allclose(part["heat"], whole["heat"][:, fine[0], fine[1]], atol=1e-5)
         pixels = slice(8 * top, 8 * top + 128), slice(8 * left, 8 * left + 128)
         assert torch.equal(part["mask"], whole["mask"][pixels])
         assert part["mask"].sum() > 0.95 * whole["mask"].sum() > 100
@@ -94,10 +96,32 @@ def test_true_joints_have_no_error(close_ups, monkeypatch):
     ]
     joints = torch.stack([joints for _, joints in crops])
     monkeypatch.setattr(evaluate, "find_joints", lambda net, pictures: joints + 3.0)
-    report = evaluate.read_hands(None, crops)
+    all_of_them = [torch.ones(21, dtype=torch.bool)] * len(crops)
+    report = evaluate.read_hands(None, crops, all_of_them)
     assert report.fingers.all() and 0 < float(report.error.max()) < 0.2
     monkeypatch.setattr(evaluate, "find_joints", lambda net, pictures: joints)
-    assert float(evaluate.read_hands(None, crops).error.max()) == 0
+    assert float(evaluate.read_hands(None, crops, all_of_them).error.max()) == 0
+
+
+def test_joints_that_are_hidden_count_for_nothing(close_ups, monkeypatch):
+    scenes, truth = close_ups
+    side = int(scenes.hand[0])
+    crop = evaluate.hand_crop(truth.rgb[0], truth.hands[0, side], bool(side))
+    wrong = crop[1][None].clone()
+    wrong[0, 7] += 50
+    monkeypatch.setattr(evaluate, "find_joints", lambda net, pictures: wrong)
+    seen = torch.ones(21, dtype=torch.bool)
+    assert float(evaluate.read_hands(None, [crop], [seen]).error) > 0
+    seen[7] = False
+    assert float(evaluate.read_hands(None, [crop], [seen]).error) == 0
+
+
+def test_a_hand_hidden_behind_its_body_is_not_in_sight(close_ups):
+    scenes, truth = close_ups
+    side = int(scenes.hand[0])
+    item = {"captions": {"hands": [truth.hands[0].tolist()]}, "parsing": truth.parsing[0]}
+    assert recipes.in_sight(item, side)
+    assert not recipes.in_sight({**item, "parsing": truth.parsing[0] * 0}, side)
 
 
 def test_a_hand_outside_the_picture_is_not_whole(close_ups):

@@ -1,10 +1,12 @@
 """The hand generator's heat maps, its loss, and its low-rank changes of a frozen network."""
 
+import pytest
 import torch
 from torch import nn
 from vitruvian.models import hand_generator
-from vitruvian.models.hand_generator import CHANNELS, HandGenerator, heat_maps, mask_loss
-from vitruvian.training.low_rank import add_low_rank
+from vitruvian.models.hand_generator import CHANNELS, DETAIL, HandGenerator, heat_maps, mask_loss
+from vitruvian.training import networks
+from vitruvian.training.low_rank import add_low_rank, low_rank_tensors, set_low_rank
 
 
 def points(x, y):
@@ -43,8 +45,19 @@ def test_a_line_is_one_on_its_joints_and_falls_with_the_distance():
 
 def test_a_new_generator_adds_nothing_and_gives_full_size_masks():
     network = HandGenerator(64)
-    assert network.hint(torch.rand(2, CHANNELS, 6, 5)).abs().sum() == 0
-    assert network.predict_mask(torch.rand(2, 64, 6, 5)).shape == (2, 48, 40)
+    hint = network(torch.rand(2, CHANNELS, DETAIL * 6, DETAIL * 5))
+    assert hint.first.shape == (2, 64, 6, 5) and hint.first.abs().sum() == 0
+    assert network.predict_mask(torch.rand(2, 64, 6, 5), hint).shape == (2, 48, 40)
+
+
+def test_the_mask_depends_on_keypoints_and_on_what_was_painted():
+    torch.manual_seed(0)
+    network = HandGenerator(64)
+    hints = [network(torch.rand(1, CHANNELS, DETAIL * 3, DETAIL * 3)) for _ in range(2)]
+    features = torch.rand(2, 1, 64, 3, 3)
+    mask = network.predict_mask(features[0], hints[0])
+    assert not torch.allclose(mask, network.predict_mask(features[0], hints[1]))
+    assert not torch.allclose(mask, network.predict_mask(features[1], hints[0]))
 
 
 def test_the_mask_loss_prefers_the_truth():
@@ -67,3 +80,20 @@ def test_low_rank_changes_begin_as_none_and_leave_the_weights_frozen():
         if name.endswith(".up"):
             p.data.normal_()
     assert not torch.allclose(network(x), before)
+
+
+def test_low_rank_changes_come_back_from_what_was_saved():
+    torch.manual_seed(0)
+    unets = [networks.build_unet() for _ in range(2)]
+    for unet in unets:
+        add_low_rank(unet, 2, r".*to_q|conv_in")
+    for name, p in unets[0].named_parameters():
+        if name.endswith(".up"):
+            p.data.normal_()
+    saved = low_rank_tensors(unets[0])
+    set_low_rank(unets[1], saved)
+    again = low_rank_tensors(unets[1])
+    assert saved.keys() == again.keys()
+    assert all(torch.equal(saved[key], again[key]) for key in saved)
+    with pytest.raises(ValueError, match="expected a low-rank change of .* found none"):
+        set_low_rank(unets[1], {})

@@ -8,7 +8,7 @@ from PIL import Image
 from vitruvian.mini.renderer import render
 from vitruvian.mini.world import HAND, sample_scenes
 from vitruvian.models import weights
-from vitruvian.models.hand_generator import CHANNELS
+from vitruvian.models.hand_generator import CHANNELS, VERSION
 from vitruvian.training import bases, hand_pictures, hands, preview
 
 SIZE = 64
@@ -79,15 +79,24 @@ def test_items_show_each_hand_in_its_own_channels(found, mini_weights):
     assert item["heat"][own].any() and item["heat"].sum() == item["heat"][own].sum()
 
 
-def test_the_trainer_writes_a_generator(folder, mini_weights, tmp_path):
-    out = tmp_path / "mine.safetensors"
-    hands.main([
-        "--pictures", str(folder), "--work", str(tmp_path / "work"), "--out", str(out),
-        "--size", str(SIZE), "--steps", "2", "--batch", "2", "--precision", "no",
-    ])  # fmt: skip
-    tensors, facts = weights.load(out, method="hands", base="mini")
-    assert "hand.hint.weight" in tensors and any("lora_up" in key for key in tensors)
-    assert (tmp_path / "work" / "final.png").is_file()
+def test_the_trainer_writes_a_generator_and_goes_on_from_it(folder, mini_weights, tmp_path, capsys):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+
+    def train(out, *more):
+        hands.main([
+            "--pictures", str(folder), "--work", str(tmp_path / out.stem), "--out", str(out),
+            "--size", str(SIZE), "--batch", "2", "--precision", "no", "--steps", "2", *more,
+        ])  # fmt: skip
+        return weights.load(out, method="hands", base="mini", version=VERSION)[0]
+
+    begun = train(first)
+    assert "hand.first.weight" in begun and any("lora_up" in key for key in begun)
+    assert (tmp_path / "first" / "final.png").is_file()
+    gone_on = train(second, "--start", str(first), "--lr", "0")
+    assert all(torch.equal(begun[key], gone_on[key]) for key in begun)
+    with pytest.raises(SystemExit):
+        train(second, "--start", str(first), "--rank", "3")
+    assert "another checkpoint or rank" in capsys.readouterr().err
 
 
 def test_a_wrong_folder_is_said_and_nothing_written(tmp_path, capsys):
