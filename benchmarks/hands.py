@@ -11,10 +11,10 @@ and, to see what each part is worth, two_stage with one part changed:
   outpainter   the body by the body outpainter, if `train mini outpainter` has made one
   naive        the plain noise mask, no Mask Expansion
   differential the host's Differential Diffusion on a mask softened over the same width
-hand_error_X is the mean distance of a hand's visible joints from where they belong over the hand's size,
-finger_count_accuracy_X the share of hands with the right number of stretched fingers. seam_X is the
-contrast across the border of what was preserved over that elsewhere, before pasting; `unedited`:
-across the same borders in one_stage's pictures.
+hand_error_X is the mean distance of a hand's visible joints from where they belong over the hand's
+size, finger_count_accuracy_X the share of hands with the right number of stretched fingers. seam_X
+is the contrast across the border of what was preserved over that elsewhere, before pasting;
+`unedited`: across the same borders in one_stage's pictures, `true`: in the true ones.
 body_pck_X is read on as many whole people, whose hands are smaller.
 mask_iou is of the masks predicted on generated hands with the true hands in that pose,
 mask_iou_true of those predicted on true pictures, mask_iou_keypoints of Hand Masks'.
@@ -48,7 +48,7 @@ SIDES = (hands.RIGHT, hands.LEFT)  # in the order of Render.hands
 SEEN = 0.5  # share of a hand's joints that must be visible for it to be judged
 MANY = 10  # upper bodies drawn for each one that shows a whole hand
 MARGIN, THICKNESS, WRIST = 0.35, 0.07, 0.1
-EXPANSION, START, END = 16, 0.2, 0.8  # pixels; shares of the sampling
+EXPANSION, START, END = 8, 0.2, 0.8  # pixels; shares of the sampling
 FEATHER, COLOUR = 2, 0.5
 AWAY = 2  # pixels from an outline that count for no seam
 SHOWN = 6
@@ -322,12 +322,15 @@ def _seams(made: dict[str, list[Painted]], truth: Render) -> dict[str, float]:
     highest, lowest = (sign * max_pool2d(sign * parts, 2 * AWAY + 1, 1, AWAY) for sign in (1, -1))
     free = (highest == lowest)[:, 0]
 
-    def seam(name: str) -> float:
-        plain = torch.cat([one.plain for one in made[name]]).movedim(-1, 1)
-        return evaluate.seam_contrast(plain, owners, free)
-
-    found = {f"seam_{label}": seam(name) for label, name in SEAMS.items()}
-    return {**found, "seam_unedited": seam("one_stage")}
+    names = {**SEAMS, "unedited": "one_stage"}
+    shown = {
+        label: torch.cat([one.plain for one in made[name]]).movedim(-1, 1)
+        for label, name in names.items()
+    }
+    return {
+        f"seam_{label}": evaluate.seam_contrast(x, owners, free)
+        for label, x in {**shown, "true": truth.rgb}.items()
+    }
 
 
 def _masks(

@@ -316,33 +316,39 @@ def place(picture: Tensor, square: Square, width: int, height: int) -> Tensor:
     return found[0].movedim(0, -1) * inside
 
 
+def surroundings(
+    squares: Sequence[Square], pictures: Tensor, width: int, height: int
+) -> Tensor:
+    """A picture [height, width, 3] of what was painted around hands [N, h, w, 3], and beyond their
+    squares grey: a border that is preserved for a while, and latent cells on a hand's outline, then
+    hold what belongs to the hand.
+    """
+    canvas = torch.full((height, width, 3), GREY)
+    for square, picture in reversed([*zip(squares, pictures, strict=True)]):
+        inside = place(torch.ones(1, 1, 1), square, width, height) > 0
+        canvas = torch.where(inside, place(picture, square, width, height), canvas)
+    return canvas
+
+
 def put(
     canvas: Tensor, squares: Sequence[Square], pictures: Tensor, masks: Tensor, room: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Hands [N, h, w, 3] with masks [N, h, w] put into a picture [H, W, 3], the first ones above.
 
     Returns the picture, the hands' places [H, W], and what is to be painted around them: a ring of
-    `room` times their square, for 0 all the rest. Without hands that is nothing. Where it is to be
-    painted, the picture shows what else is in the hands' squares: a border around a hand that is
-    preserved for a while, and latent cells on its outline, hold what was painted with it.
+    `room` times their square, for 0 all the rest. Without hands that is nothing.
     """
     height, width = canvas.shape[:2]
     where, ring = torch.zeros(height, width), torch.zeros(height, width)
-    around, above = canvas, []
     for square, picture, mask in reversed([*zip(squares, pictures, masks, strict=True)]):
-        shown = place(torch.cat((picture, mask[..., None]), -1), square, width, height)
-        picture, shape = shown[..., :3], shown[..., 3:]
-        around = torch.where(place(torch.ones(1, 1, 1), square, width, height) > 0, picture, around)
-        above.append((picture, shape))
+        shape = place(mask[..., None], square, width, height)
+        canvas = canvas + shape * (place(picture, square, width, height) - canvas)
         inside = shape[..., 0] > 0.5
         where = torch.where(inside, 1.0, where)
         reach = round(room * square.side)
         ring = torch.where(distance(inside, reach) <= reach, 1.0, ring)
     if squares and room == 0:
         ring = torch.ones_like(ring)
-    canvas = torch.where(ring[..., None] > 0, around, canvas)
-    for picture, shape in above:
-        canvas = canvas + shape * (picture - canvas)
     return canvas, where, ring * (1 - where)
 
 

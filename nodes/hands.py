@@ -214,7 +214,8 @@ class VitruvianPlaceHands(io.ComfyNode):
                 ),
                 io.Image.Input(
                     "image", optional=True,
-                    tooltip="The picture the hands are put into; without it, grey.",
+                    tooltip="The picture the hands are put into; without it they keep what was "
+                    "painted around them, and beyond that is grey.",
                 ),
             ],
             outputs=[
@@ -243,9 +244,7 @@ class VitruvianPlaceHands(io.ComfyNode):
                     f"there are {count} boxes, but {len(hands)} pictures and {len(masks)} masks: "
                     "connect those that were made for these boxes."
                 )
-        if image is None:
-            image = torch.full((len(frames), height, width, 3), GREY)
-        placed, where, repaint = _place(frames, hands, masks, image, room)
+        placed, where, repaint = _place(frames, hands, masks, image, (width, height), room)
         return io.NodeOutput(placed, where, repaint, ui=ui.PreviewImage(placed, cls=cls))
 
 
@@ -259,16 +258,19 @@ def _canvas_inputs() -> list[io.Input]:
 
 
 def _place(
-    frames: list[list[Square]], pictures: torch.Tensor, masks: torch.Tensor, image: torch.Tensor,
-    room: float,
+    frames: list[list[Square]], pictures: torch.Tensor, masks: torch.Tensor,
+    image: torch.Tensor | None, size: tuple[int, int], room: float,
 ) -> list[torch.Tensor]:  # fmt: skip
     masks = masks.reshape(-1, *masks.shape[-2:]).float().cpu()
-    pictures, image = pictures[..., :3].float().cpu(), image[..., :3].float().cpu()
+    pictures = pictures[..., :3].float().cpu()
     progress = comfy.utils.ProgressBar(len(frames))
     made, first = [], 0
     for number, squares in enumerate(frames):
         rows = slice(first, first + len(squares))
-        canvas = image[min(number, len(image) - 1)]
+        if image is None:
+            canvas = hands.surroundings(squares, pictures[rows], *size)
+        else:
+            canvas = image[min(number, len(image) - 1), ..., :3].float().cpu()
         made.append(hands.put(canvas, squares, pictures[rows], masks[rows], room))
         first += len(squares)
         progress.update(1)

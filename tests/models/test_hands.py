@@ -167,17 +167,13 @@ def test_room_paints_a_ring_and_without_hands_nothing_changes():
 
 
 def test_around_the_hands_lies_what_was_painted_with_them():
-    canvas, square = torch.zeros(64, 64, 3), Square(32, 32, 40)
-    hand, mask = torch.full((1, 40, 40, 3), 0.7), torch.zeros(1, 40, 40)
-    mask[0, 15:25, 15:25] = 1
-    for room in (0.0, 0.2):
-        placed, where, ring = hands.put(canvas, [square], hand, mask, room)
-        inside = torch.zeros(64, 64, dtype=torch.bool)
-        inside[12:52, 12:52] = True
-        assert where.sum() == 100
-        assert torch.allclose(placed[inside & (ring > 0)], torch.tensor(0.7))
-        outside = ~inside | ((ring + where) == 0)
-        assert torch.equal(placed[outside], canvas[outside])
+    square = Square(32, 32, 40)
+    below = hands.surroundings([square], torch.full((1, 40, 40, 3), 0.7), 64, 60)
+    inside = torch.zeros(60, 64, dtype=torch.bool)
+    inside[12:52, 12:52] = True
+    assert torch.allclose(below[inside], torch.tensor(0.7))
+    assert (below[~inside] == hands.GREY).all()
+    assert (hands.surroundings([], torch.zeros(0, 4, 4, 3), 8, 8) == hands.GREY).all()
 
 
 def test_overlapping_hands_the_first_lies_above():
