@@ -95,7 +95,7 @@ def run(quick: bool) -> dict[str, float]:
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
     outpainter = host.load(preview.CHECKPOINT.name, OUTPAINTER.name).controlnet if TRAINED else None
     nets = Nets(loaded, outpainter, hand_generator.load(HAND_GENERATOR))
-    scenes, truth, judged = _scenes(4 if quick else 20)
+    scenes, truth, judged = _scenes(4 if quick else 28)
     made, seconds = _paint(nets, scenes, truth, ("one_stage", *VARIANTS, *TRAINED))
     whole, handnet = (
         convert.load_checkpoint(preview.CHECKPOINT),

@@ -1,5 +1,5 @@
-"""The hand generator on the host's UNet: low-rank changes through the host's own LoRA code, the hint
-added to the first features, and the mask read from the last ones.
+"""The hand generator on the host's UNet: low-rank changes through the host's own LoRA code, the
+hint added to the first features, and the mask read from the last ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +15,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..models import weights
-from ..models.hand_generator import (
-    DETAIL,
-    STRIDE,
-    VERSION,
-    HandGenerator,
-    Hint,
-    Loaded,
-    heat_maps,
-)
+from ..models.hand_generator import STRIDE, VERSION, HandGenerator, Hint, Loaded, heat_maps
 from ..models.pose import People
 
 KEY = "vitruvian_hand_generator"
@@ -72,7 +64,6 @@ def _hints(network: HandGenerator, frames: Sequence[People]) -> Callable[[int, i
 
 def _heat(people: People, height: int, width: int) -> Tensor:
     """Heat maps of the first person's hands; the picture is covered by the pose's canvas."""
-    height, width = DETAIL * height, DETAIL * width
     cell = min(people.width / width, people.height / height)
     return heat_maps(people.left_hand[0], people.right_hand[0], cell, height, width)
 

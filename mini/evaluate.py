@@ -140,7 +140,7 @@ def hand_crop(
 class HandReport:
     """What the hand network read in hands [N]."""
 
-    error: Tensor  # mean distance of the visible joints from where they belong, over the hand's size
+    error: Tensor  # mean distance of visible joints from where they belong, over the hand's size
     fingers: Tensor  # bool: as many fingers stretched out as there should be
 
 

@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from tqdm import tqdm
 
-from ..models.hand_generator import DETAIL, HEAT_CELL, STRIDE, heat_maps
+from ..models.hand_generator import STRIDE, heat_maps
 from ..models.hands import body_hint
 from ..models.mini import PICTURE_SIZE
 from ..training import base, controlnet, convert, hands, networks, preview, vae
@@ -363,7 +363,7 @@ class HandDataset(Dataset):
         return {
             "latent": latent,
             "captions": {**item["captions"], "bodies": [joints.tolist()]},  # what is to be seen
-            "heat": heat_maps(joints[1], joints[0], HEAT_CELL, *(DETAIL * n for n in latent.shape[1:])),
+            "heat": heat_maps(joints[1], joints[0], STRIDE, *latent.shape[1:]),
             "mask": mask.float(),
         }
 
@@ -404,9 +404,9 @@ def show_hands(whole: convert.Checkpoint) -> Callable[[hands.HandDenoiser, Path]
     truth = render(scenes)
     hints = torch.stack([draw_hint(i, scenes, truth) for i in range(SAMPLES_SHOWN)])
     prompts = [scene_caption(scenes, i) for i in range(SAMPLES_SHOWN)]
-    cells = PICTURE_SIZE // HEAT_CELL
+    cells = PICTURE_SIZE // STRIDE
     heat = torch.stack(
-        [heat_maps(left, right, HEAT_CELL, cells, cells) for right, left in truth.hands]
+        [heat_maps(left, right, STRIDE, cells, cells) for right, left in truth.hands]
     )
     tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
 

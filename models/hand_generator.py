@@ -21,15 +21,16 @@ SPREAD = 1.5  # of a heat map's line, heat cells
 CHANNELS = 2 * (1 + len(FINGERS))  # per hand, left first: wrist, thumb to little finger
 STRIDE = 8  # pixels per latent cell
 DETAIL = 4  # heat cells per latent cell, each way
-HEAT_CELL = STRIDE // DETAIL  # pixels
 
 
 def heat_maps(left: Tensor, right: Tensor, cell: float, height: int, width: int) -> Tensor:
-    """Keypoints [21, 3] of both hands in pixels -> [CHANNELS, height, width] in 0..1 on cells of
-    `cell` pixels: a channel per finger per hand, so that neither fingers nor hands can swap.
+    """Keypoints [21, 3] of both hands in pixels -> [CHANNELS, DETAIL height, DETAIL width] in 0..1
+    for height x width latent cells of `cell` pixels: a channel per finger per hand, so that neither
+    fingers nor hands can swap.
     """
     lines = [hand[list(part)] for hand in (left, right) for part in ((0,), *FINGERS)]
-    return torch.stack([_line(points, cell, height, width) for points in lines])
+    size = DETAIL * height, DETAIL * width
+    return torch.stack([_line(points, cell / DETAIL, *size) for points in lines])
 
 
 def _line(points: Tensor, cell: float, height: int, width: int) -> Tensor:
@@ -56,9 +57,9 @@ class Hint(NamedTuple):
 
 
 class HandGenerator(nn.Module):
-    """What is added to a UNet whose first and last features have `channels` channels: a hint made of
-    the heat maps, and the head that reads the mask from features and hint. The keypoints say to
-    the pixel where the hand should be, the features what became of it.
+    """What is added to a UNet whose first and last features have `channels` channels: a hint made
+    of the heat maps, and the head that reads the mask from features and hint. The keypoints say
+    to the pixel where the hand should be, the features what became of it.
     """
 
     def __init__(self, channels: int) -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..models import detect, hands
-from ..models.hand_generator import DETAIL, HEAT_CELL, heat_maps
+from ..models.hand_generator import STRIDE, heat_maps
 from .bases import Base
 
 MARGIN = 0.35  # room around a hand, as a share of its extent; Cut Hands' default
@@ -126,6 +126,6 @@ class HandPictures(Dataset):
             "captions": {
                 "full": hand.caption, "brief": hand.caption, "bodies": [hand.points.tolist()]
             },
-            "heat": heat_maps(left, right, HEAT_CELL, *(DETAIL * n for n in latent.shape[1:])),
+            "heat": heat_maps(left, right, STRIDE, *latent.shape[1:]),
             "mask": hand.mask,
         }  # fmt: skip

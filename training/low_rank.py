@@ -56,15 +56,14 @@ def low_rank_tensors(unet: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def set_low_rank(unet: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Take the changes that `low_rank_tensors` gave. ValueError for those of another rank or UNet."""
+    """Take the changes that `low_rank_tensors` gave; ValueError for another rank's or UNet's."""
     for place, _, change in _changes(unet):
         for part, parameter in (("up", change.up), ("down", change.down)):
             found = tensors.get(f"{place}.lora_{part}.weight")
             if found is None or found.numel() != parameter.numel():
                 shape = "none" if found is None else list(found.shape)
-                raise ValueError(
-                    f"{place}: expected a low-rank change of {list(parameter.shape)}, found {shape}."
-                )
+                wanted = list(parameter.shape)
+                raise ValueError(f"{place}: expected a change of {wanted}, found {shape}.")
             parameter.copy_(found.view_as(parameter))
 
 

@@ -8,7 +8,7 @@ from comfy.patcher_extension import WrappersMP
 from vitruvian.host import hand_generator as host
 from vitruvian.host.registration import register
 from vitruvian.models import pose
-from vitruvian.models.hand_generator import HEAT_CELL, HandGenerator, Loaded, heat_maps
+from vitruvian.models.hand_generator import HandGenerator, Loaded, heat_maps
 from vitruvian.nodes import hands as ours
 from vitruvian.training import convert, hands, preview
 
@@ -52,8 +52,8 @@ def frames():
 
 
 def heat_of(person):
-    cells = SIZE // HEAT_CELL
-    return heat_maps(person.left_hand[0], person.right_hand[0], HEAT_CELL, cells, cells)
+    cells = SIZE // 8
+    return heat_maps(person.left_hand[0], person.right_hand[0], 8, cells, cells)
 
 
 def ask(model, x, sigma, context):
