@@ -8,12 +8,12 @@ async def comfy_entrypoint():
     from comfy_api.latest import ComfyExtension
 
     from .host.registration import register
-    from .nodes import compose, hands, pose
+    from .nodes import compose, hands, hcp, pose
 
     register()
 
     class Vitruvian(ComfyExtension):
         async def get_node_list(self):
-            return [*pose.NODES, *compose.NODES, *hands.NODES]
+            return [*pose.NODES, *compose.NODES, *hands.NODES, *hcp.NODES]
 
     return Vitruvian()

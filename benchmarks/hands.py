@@ -16,8 +16,10 @@ size, finger_count_accuracy_X the share of hands with the right number of stretc
 is the contrast across the border of what was preserved over that elsewhere, before pasting;
 `unedited`: across the same borders in one_stage's pictures, `true`: in the true ones.
 body_pck_X is read on as many whole people, whose hands are smaller.
-mask_iou is of the masks predicted on generated hands with the true hands in that pose,
-mask_iou_true of those predicted on true pictures, mask_iou_keypoints of Hand Masks'.
+mask_iou is of the masks predicted on generated hands, in the poses of unseen close-ups, with the
+true hands; mask_iou_true of those predicted on the true pictures, mask_iou_keypoints of those of
+Hand Masks. mask_iou..._upper: likewise of the upper bodies' hands, which are 30 pixels large and
+partly hidden.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from ..mini.dataset import skeletons
 from ..mini.figure import LEFT_HAND, RIGHT_HAND, SKIN
 from ..mini.recipes import HAND_GENERATOR, OUTPAINTER
 from ..mini.renderer import Render, render
-from ..mini.world import BACKGROUNDS, FULL, UPPER, Scenes, sample_scenes
+from ..mini.world import BACKGROUNDS, FULL, HAND, UPPER, Scenes, sample_scenes
 from ..models import hands, pose
 from ..models.mini import LATENT_STRIDE, PICTURE_SIZE
 from ..training import convert, preview
@@ -49,7 +51,7 @@ SEEN = 0.5  # share of a hand's joints that must be visible for it to be judged
 MANY = 10  # upper bodies drawn for each one that shows a whole hand
 MARGIN, THICKNESS, WRIST = 0.35, 0.07, 0.1
 EXPANSION, START, END = 8, 0.2, 0.8  # pixels; shares of the sampling
-FEATHER, COLOUR = 2, 0.5
+FEATHER, COLOUR = 0, 0.5  # a finger is 4 pixels wide
 AWAY = 2  # pixels from an outline that count for no seam
 SHOWN = 6
 STEPS_SHOWN = 3
@@ -336,33 +338,58 @@ def _seams(made: dict[str, list[Painted]], truth: Render) -> dict[str, float]:
 def _masks(
     nets: Nets, scenes: Scenes, truth: Render, judged: list[tuple[int, int]]
 ) -> dict[str, float]:
-    """Intersection over union with the true hands."""
+    """Intersection over union with the true hands: of close-ups, whose outlines are sharp, and of
+    the judged hands of upper bodies.
+    """
+    close = sample_scenes(len(judged), UNSEEN + 202, framing=HAND)
+    shown = render(close)
+    whole = hands.Square(PICTURE_SIZE / 2, PICTURE_SIZE / 2, PICTURE_SIZE)
+    large = [
+        _overlap(nets, close, shown, i, int(close.hand[i]), whole) for i in range(len(close))
+    ]
+    small = []
+    for i, side in judged:
+        people = skeletons(i, scenes, truth)
+        hand = next(iter(hands.hands_of(people, SIDES[side])), None)
+        if hand is not None:
+            square = hands.square_around(hand.points, MARGIN, upright=True)
+            small.append(_overlap(nets, scenes, truth, i, side, square))
+    return {
+        f"mask_iou{which}{of}": float(torch.stack([found[which] for found in some]).mean())
+        for of, some in (("", large), ("_upper", small))
+        for which in ("", "_true", "_keypoints")
+    }
+
+
+def _overlap(
+    nets: Nets, scenes: Scenes, truth: Render, i: int, side: int, square: hands.Square
+) -> dict[str, Tensor]:
+    """Of one hand's masks in its square: of the painted hand, of the true picture, from keypoints
+    alone.
+    """
     import nodes
 
     from ..nodes.hands import VitruvianHandGenerator, VitruvianPredictHandMasks
 
     loaded, generator = nets.loaded, nets.generator
-    found: dict[str, list[Tensor]] = {"": [], "_true": [], "_keypoints": []}
-    for i, side in judged:
-        people = skeletons(i, scenes, truth)
-        hand = next(iter(hands.hands_of(people, SIDES[side])), None)
-        if hand is None:
-            continue
-        square = hands.square_around(hand.points, MARGIN, upright=True)
-        poses = [pose.write_frame(hands.alone(hand, square, PICTURE_SIZE))]
-        true = _true_mask(truth, i, side, square)
-        prompt = hand_caption(scenes, i, side, _setting(scenes, i))
-        with torch.inference_mode():
-            (model,) = VitruvianHandGenerator.execute(loaded.model, generator, poses, 1.0).result
-            positive, negative = host.text(loaded, prompt), host.text(loaded, "")
-            drawn = host.sample(model, positive, negative, host.empty(PICTURE_SIZE), i)
-            crop = hands.cut(truth.rgb[i].movedim(0, -1), square, PICTURE_SIZE)[None]
-            real = nodes.VAEEncode().encode(loaded.vae, crop)[0]
-            for name, latent in (("", drawn), ("_true", real)):
-                predict = VitruvianPredictHandMasks.execute(model, generator, positive, latent)
-                found[name].append(_iou(predict.result[0][0], true))
-        found["_keypoints"].append(_iou(_keypoint_masks(poses)[0], true))
-    return {f"mask_iou{name}": float(torch.stack(some).mean()) for name, some in found.items()}
+    people = skeletons(i, scenes, truth)
+    points = (people.left_hand if SIDES[side] == hands.LEFT else people.right_hand)[0]
+    hand = hands.Hand(0, SIDES[side], points)
+    poses = [pose.write_frame(hands.alone(hand, square, PICTURE_SIZE))]
+    true = _true_mask(truth, i, side, square)
+    prompt = hand_caption(scenes, i, side, _setting(scenes, i))
+    with torch.inference_mode():
+        (model,) = VitruvianHandGenerator.execute(loaded.model, generator, poses, 1.0).result
+        positive, negative = host.text(loaded, prompt), host.text(loaded, "")
+        drawn = host.sample(model, positive, negative, host.empty(PICTURE_SIZE), i)
+        crop = hands.cut(truth.rgb[i].movedim(0, -1), square, PICTURE_SIZE)[None]
+        real = nodes.VAEEncode().encode(loaded.vae, crop)[0]
+        found = {
+            name: VitruvianPredictHandMasks.execute(model, generator, positive, latent).result[0][0]
+            for name, latent in (("", drawn), ("_true", real))
+        }
+    found["_keypoints"] = _keypoint_masks(poses)[0]
+    return {name: _iou(mask, true) for name, mask in found.items()}
 
 
 def _true_mask(truth: Render, i: int, side: int, square: hands.Square) -> Tensor:

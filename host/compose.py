@@ -149,6 +149,7 @@ class Plan(NamedTuple):
     """What stays the same over one sampling. Contexts and vectors have one row."""
 
     composition: Composition
+    uuids: tuple[Any, ...]  # of the people's conditioning entries
     contexts: tuple[Tensor, ...]
     vectors: tuple[Tensor | None, ...]  # SDXL's pooled text and sizes
     control: ComposedControl
@@ -310,6 +311,7 @@ def _make_plan(composition: Composition) -> Callable:
         sampling = guider.inner_model.model_sampling
         plan = Plan(
             composition,
+            tuple(entry["uuid"] for entry in guider.conds[KEY]),
             tuple(conds["c_crossattn"].cond for conds in encoded),
             tuple(conds["y"].cond if "y" in conds else None for conds in encoded),
             next(filter(None, (_control_of(entry, composition) for entry in entries))),
@@ -381,7 +383,10 @@ def _apply_streams(
     options = {
         **options,
         "cond_or_uncond": [options["cond_or_uncond"][s.chunk] for s in layout.streams],
-        "uuids": [options["uuids"][s.chunk] for s in layout.streams],
+        "uuids": [
+            options["uuids"][s.chunk] if s.text in (None, MERGED) else plan.uuids[s.text]
+            for s in layout.streams
+        ],
         "patches": _patches(plan, layout, shares, texts, options),
     }
     unet = executor.class_obj.diffusion_model

@@ -52,7 +52,7 @@ def epsilon(
     control = host.ComposedControl(controlnet, composition, strength)
     control.pre_run(model.model, model.model.model_sampling.percent_to_sigma)
     plan = host.Plan(
-        composition, tuple(c[None] for c in contexts), (None,) * people, control,
+        composition, ("one",) * people, tuple(c[None] for c in contexts), (None,) * people, control,
         {"one": host.PEOPLE if negative is None else host.NEGATIVE},
         shares, shares, -1.0, 1e9, -1.0,
     )  # fmt: skip

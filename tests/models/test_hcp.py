@@ -1,0 +1,116 @@
+"""The human-centric prior layer: maps, their two forms, alignment, weights of scales and steps."""
+
+import math
+
+import pytest
+import torch
+from vitruvian.models import hcp
+
+HEADS, N, T, C, D = 4, 12, 7, 32, 20
+
+
+@pytest.fixture
+def case():
+    g = torch.Generator().manual_seed(0)
+    q, v = torch.randn(2, N, C, generator=g), torch.randn(2, T, C, generator=g)
+    k, k_h = torch.randn(2, T, C, generator=g), torch.randn(2, T, C, generator=g)
+    human = torch.zeros(2, T, dtype=torch.bool)
+    human[0, 2], human[1, 3:5] = True, True
+    return q, k, k_h, v, human
+
+
+def slow_human_map(q, k, human, mask):
+    """Head by head, row by row, from the formulas."""
+    width = C // HEADS
+    made = torch.zeros(len(q), HEADS, N, T)
+    for b in range(len(q)):
+        for h in range(HEADS):
+            part = slice(h * width, (h + 1) * width)
+            for i in range(N):
+                scores = [float(q[b, i, part] @ k[b, j, part]) / math.sqrt(width) for j in range(T)]
+                who = [j for j in range(T) if human[b, j]]
+                total = sum(math.exp(scores[j]) for j in (who if mask == hcp.BEFORE else range(T)))
+                for j in who:
+                    made[b, h, i, j] = math.exp(scores[j]) / total
+    return made
+
+
+@pytest.mark.parametrize("mask", [hcp.BEFORE, hcp.AFTER])
+def test_the_human_map_is_what_the_formula_says(case, mask):
+    q, _, k_h, _, human = case
+    made = hcp.human_map(q, k_h, human, HEADS, mask)
+    torch.testing.assert_close(made, slow_human_map(q, k_h, human, mask), atol=1e-6, rtol=1e-5)
+    assert (made.movedim(-1, 1)[~human] == 0).all()
+    sums = made.sum(-1)
+    assert torch.allclose(sums, torch.ones(())) if mask == hcp.BEFORE else (sums < 1).all()
+
+
+@pytest.mark.parametrize("mask", [hcp.BEFORE, hcp.AFTER])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9, 1.0])
+def test_two_attentions_equal_the_combined_map(case, mask, gamma):
+    q, k, k_h, v, human = case
+    ordinary = hcp.attention_map(q, k, HEADS)
+    of_humans = hcp.human_map(q, k_h, human, HEADS, mask)
+    explicit = hcp.read(hcp.combined_map(ordinary, of_humans, gamma), v)
+    both = hcp.combine(
+        hcp.read(ordinary, v), hcp.human_attention(q, k_h, v, human, HEADS, mask), gamma
+    )
+    torch.testing.assert_close(both, explicit, atol=1e-5, rtol=1e-5)
+
+
+def test_gamma_1_is_the_ordinary_attention_bit_for_bit(case):
+    q, k, k_h, v, human = case
+    ordinary = hcp.read(hcp.attention_map(q, k, HEADS), v)
+    of_humans = hcp.human_attention(q, k_h, v, human, HEADS)
+    assert torch.equal(hcp.combine(ordinary, of_humans, 1.0), ordinary)
+
+
+def test_a_new_layer_gives_the_frozen_key():
+    layer, context, key = hcp.PriorLayer(D, C, 8), torch.randn(2, T, D), torch.randn(2, T, C)
+    assert torch.equal(layer(context, key), key)
+    layer.net[2].weight.data.normal_()
+    assert not torch.equal(layer(context, key), key)
+    assert [*layer.state_dict()] == ["net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"]
+
+
+def test_alignment_is_nothing_for_a_map_like_the_pose_and_counts_human_tokens_only():
+    human = torch.tensor([[False, True, False]])
+    features = torch.rand(1, 5, 8, 12)
+    grid = (4, 6)
+    like = torch.nn.functional.interpolate(features.norm(dim=1, keepdim=True), grid, mode="area")
+    maps = torch.rand(1, 2, 24, 3)
+    maps[..., 1] = 0.3 * like.flatten()
+    assert float(hcp.alignment(maps, human, features, grid)) == pytest.approx(0, abs=1e-6)
+    other = maps.clone()
+    other[..., 0] = torch.rand(24)
+    assert torch.equal(
+        hcp.alignment(other, human, features, grid), hcp.alignment(maps, human, features, grid)
+    )
+    other[..., 1] = 0
+    other[:, :, 3, 1] = 1  # all of the word's attention in one place
+    assert float(hcp.alignment(other, human, features, grid)) > 0.5
+
+
+def test_a_worse_map_is_drawn_to_the_pose():
+    torch.manual_seed(0)
+    features = torch.zeros(1, 1, 4, 4)
+    features[0, 0, 1, 2] = 1
+    logits = torch.zeros(1, 1, 16, 2, requires_grad=True)
+    human = torch.tensor([[True, True]])
+    hcp.alignment(logits.softmax(2), human, features, (4, 4)).backward()
+    assert logits.grad[0, 0, 6].max() < 0 < logits.grad[0, 0, :6].min()
+
+
+def test_weights_of_stages_and_steps():
+    table = hcp.cosine_table()
+    ends = torch.tensor([0.0, 0.5, 1.0])
+    half = math.cos(math.pi / 4)
+    expected = {hcp.DOWN: [1.0, half, 0.0], hcp.MID: [0.0, half, 1.0], hcp.UP: [0.0, 1.0, 0.0]}
+    for stage, values in expected.items():
+        found = hcp.stage_weight(table, stage, ends)
+        torch.testing.assert_close(found, torch.tensor(values), atol=1e-6, rtol=0)
+    between = hcp.stage_weight({hcp.DOWN: [0.0, 1.0, 0.0]}, hcp.DOWN, torch.tensor([0.25, 0.75]))
+    assert torch.allclose(between, torch.tensor(0.5))
+    assert (hcp.stage_weight(hcp.constant_table(), hcp.UP, torch.rand(5)) == 1).all()
+    with pytest.raises(ValueError, match="'middle' it has 0"):
+        hcp.stage_weight({hcp.DOWN: [1.0, 1.0]}, hcp.MID, ends)

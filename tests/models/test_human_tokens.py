@@ -1,0 +1,93 @@
+"""Human-centric tokens: words from pieces, forms, phrases, other letters, two hundred prompts."""
+
+import itertools
+
+import pytest
+from vitruvian.mini import world
+from vitruvian.models import human_tokens as ours
+
+PEOPLE = {
+    "a woman": ["woman"], "two women": ["women"], "the dancer's": ["dancer's"],
+    "three children": ["children"], "a crowd of tourists": ["crowd", "tourists"],
+    "an old man": ["man"], "the ballerinas": ["ballerinas"], "a young lady": ["lady"],
+    "ladies": ["ladies"], "a knight": ["knight"],
+}  # fmt: skip
+ACTIONS = {
+    "doing yoga": ["yoga"], "running": ["running"], "dances": ["dances"], "jumped": ["jumped"],
+    "kneeling": ["kneeling"], "sat": ["sat"], "waving": ["waving"], "doing kung-fu":
+    ["kung", "-", "fu"], "sitting cross-legged": ["sitting", "cross", "-", "legged"],
+    "with hands on hips": ["hands", "hips"],
+}  # fmt: skip
+PLACES = ("on a beach", "in the rain, 85mm", "by a river", "at night, neon")
+CASES = [
+    (f"{who} {what} {where}", names + verbs)
+    for (who, names), (what, verbs), where in itertools.product(
+        PEOPLE.items(), ACTIONS.items(), PLACES
+    )
+]
+
+
+def pieces(text, longest=3):
+    """As CLIP's vocabulary spells them, words cut into pieces of a few letters."""
+    letter = {byte: char for char, byte in ours._bytes().items()}
+    made = [None]
+    for part in ours.PARTS.findall(text.lower()):
+        spelled = "".join(letter[byte] for byte in part.encode())
+        cut = [spelled[k : k + longest] for k in range(0, len(spelled), longest)]
+        made += [*cut[:-1], cut[-1] + ours.END]
+    return [*made, None]
+
+
+def found(text, added=(), removed=()):
+    words = ours.words_of(pieces(text))
+    return [word.text for word in ours.human_words(words, added, removed)]
+
+
+@pytest.mark.parametrize(("text", "expected"), CASES[::2], ids=lambda case: str(case)[:30])
+def test_two_hundred_prompts(text, expected):
+    assert found(text) == expected
+
+
+def test_there_are_two_hundred():
+    assert len(CASES[::2]) == 200
+
+
+@pytest.mark.parametrize("text", [
+    "", "a red barn at dawn", "mountains, clouds, a long wooden bridge", "a bowl of strawberries",
+    "kingdom of glass", "manifold", "sunset, golden hour, masterpiece", "a wing and a ring",
+])
+def test_pictures_of_things_have_none(text):
+    assert found(text) == []
+
+
+def test_positions_are_all_pieces_of_the_words():
+    listed = pieces("a woman doing yoga")
+    words = ours.words_of(listed)
+    marked = ours.human_positions(ours.human_words(words), len(listed))
+    shown = "".join(p for p, m in zip(listed, marked, strict=True) if m)
+    assert shown == "woman</w>yoga</w>" and len(marked) == len(listed)
+
+
+def test_embeddings_and_marks_are_no_words():
+    assert ours.words_of([None, "wom", None, "an</w>", None]) == [ours.Word("an", (3,))]
+    assert ours.human_words(ours.words_of([None, "man</w>", None])) == [ours.Word("man", (1,))]
+
+
+def test_the_artist_adds_and_removes_words_and_phrases_in_any_letters():
+    assert found("a centaur rests", added=["Centaur"]) == ["centaur", "rests"]
+    assert found("a man and a horse", removed=["man"]) == []
+    assert found("two men", removed=["men"]) == []
+    assert found("she does tai chi", added=["tai chi"]) == ["tai", "chi"]
+    assert found("chi tai", added=["tai chi"]) == []
+    assert found("two men and a man", removed=["two men"]) == ["man"]
+    assert found("a man, an iron man", added=["iron man"], removed=["man"]) == ["iron", "man"]
+    assert found("танцовщица на пляже", added=["Танцовщица"]) == ["танцовщица"]
+    assert found("砂浜 の 踊り子", added=["踊り子"]) == ["踊り子"]
+    assert found("une danseuse élancée", added=["ÉLANCÉE"]) == ["élancée"]
+    assert found("anything", added=["", " "], removed=[""]) == []
+
+
+def test_every_action_of_the_mini_world_is_found():
+    for action in world.ACTIONS.values():
+        assert found(action.phrase), action.phrase
+    assert found("a man") and found("a woman") and found("four people")
