@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..models.hand_generator import STRIDE, heat_maps
 from ..models.hands import body_hint
 from ..models.mini import PICTURE_SIZE
-from ..training import base, controlnet, convert, hands, networks, preview, vae
+from ..training import base, controlnet, convert, hands, hcp, networks, preview, vae
 from ..training.denoise import Denoiser, DenoisingLoss
 from ..training.loop import Schedule, native_precision
 from ..training.tokens import WordTokenizer
@@ -54,6 +54,7 @@ CONTROL_SCHEDULE = Schedule(steps=1500, batch=16, lr=4e-4, warmup=50, save_every
 HAND_SCHEDULE = Schedule(steps=3000, batch=24, lr=1e-3, warmup=50, save_every=400)
 POSE_SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=50, save_every=250)
 OUTPAINT_SCHEDULE = Schedule(steps=300, batch=16, lr=3e-4, warmup=50, save_every=200)
+PRIOR_SCHEDULE = Schedule(steps=1500, batch=24, lr=1e-3, warmup=50, save_every=300)
 HANDNET_SCHEDULE = Schedule(steps=3000, batch=32, lr=2e-3, warmup=50, save_every=250)
 SCHEDULES = {
     "vae": VAE_SCHEDULE,
@@ -63,12 +64,14 @@ SCHEDULES = {
     "handnet": HANDNET_SCHEDULE,
     "hands": HAND_SCHEDULE,
     "outpainter": OUTPAINT_SCHEDULE,
+    "prior": PRIOR_SCHEDULE,
     "controlnet": CONTROL_SCHEDULE,
 }
 STEPS = tuple(SCHEDULES)
 WHOLE = ("vae", "base", "further", "posenet", "handnet", "hands")  # the committed weights
 SAMPLES_SHOWN = 8
 HAND_GENERATOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_hands.safetensors"
+PRIOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_prior.safetensors"
 OUTPAINTER = preview.POSE_CONTROLNET.with_name("vitruvian_mini_outpainter.safetensors")
 WORTH_COMPILING = 1_000  # steps: compiling takes minutes and saves a quarter of each step
 
@@ -451,6 +454,50 @@ def mini_outpainter(work: Path, schedule: Schedule = OUTPAINT_SCHEDULE) -> None:
     convert.save_controlnet(OUTPAINTER, hinted)
 
 
+def mini_prior(work: Path, schedule: Schedule = PRIOR_SCHEDULE) -> None:
+    """Train the human-centric prior on the committed base, on single whole people. The pose network
+    gives the pose images' features.
+    """
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    write_world(work / "people", POSE_SCENES, seed=POSE_SEED, framing=FULL, people=1)
+    data = _as_trained(whole, work / "people", work)
+    tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
+    pieces = hcp.word_pieces(tokenizer.words)
+    torch.manual_seed(schedule.seed)
+    model = hcp.PriorDenoiser(whole.unet, whole.text_encoder)
+    features = posenet.load_posenet().requires_grad_(False).features
+    loss = hcp.PriorLoss(DenoisingLoss(tokenizer), pieces, features)
+    show = show_prior(whole, tokenizer, pieces)
+    hcp.train_prior(model, data, loss, schedule, work / "prior", preview=show)
+    hcp.save_prior(model, PRIOR, "mini")
+
+
+def show_prior(
+    whole: convert.Checkpoint, tokenizer: WordTokenizer, pieces: Callable
+) -> Callable[[hcp.PriorDenoiser, Path], None]:
+    """A `preview` for the loop, three rows: unseen scenes, pictures of the same seed from their
+    texts without the prior, and with it.
+    """
+    scenes = sample_scenes(SAMPLES_SHOWN, VALIDATION_SEED, framing=FULL, people=1)
+    truth = render(scenes).rgb
+    texts = [scene_caption(scenes, i) for i in range(SAMPLES_SHOWN)]
+    ids = tokenizer([""] * SAMPLES_SHOWN + texts)
+    cells = (PICTURE_SIZE // STRIDE,) * 2
+
+    def show(model: hcp.PriorDenoiser, prefix: Path) -> None:
+        device = next(model.parameters()).device
+        rows, named = [truth], hcp.human_of(pieces, ids.to(device))
+        with torch.no_grad():
+            context = model.text_encoder(ids.to(device)).last_hidden_state
+            for human in (named & False, named):
+                with model.attending(human):
+                    latents = preview.denoise(model.unet, context, cells)
+                rows.append(preview.decode(whole, latents).cpu())
+        preview.save_sheet(torch.cat(rows), prefix.with_suffix(".png"), columns=SAMPLES_SHOWN)
+
+    return show
+
+
 def mini_posenet(work: Path, schedule: Schedule = POSE_SCHEDULE) -> None:
     """Train the instrument that measures poses, on scenes of one whole person each."""
     write_world(work / "people", POSE_SCENES, seed=POSE_SEED, framing=FULL, people=1)
@@ -510,6 +557,8 @@ def main(arguments: Sequence[str]) -> None:
         mini_hands(chosen.work, plan("hands"), chosen.start)
     if "outpainter" in steps:
         mini_outpainter(chosen.work, plan("outpainter"))
+    if "prior" in steps:
+        mini_prior(chosen.work, plan("prior"))
     if "controlnet" in steps:
         mini_controlnet(world, chosen.work, plan("controlnet"))
     if "posenet" in steps:

@@ -4,7 +4,8 @@ cross-attention are trained, by the denoising objective and by alignment with po
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -77,15 +78,22 @@ class PriorDenoiser(nn.Module):
         """Noisy latents [B,4,h,w], steps [B], token ids [B,77], human tokens [B,77] -> predicted
         noise and each layer's M_h [B, heads, N, 77], by the host's place.
         """
-        for processor in self.attentions.values():
-            processor.human = human
-        with attention_kernel(x.device):
+        with attention_kernel(x.device), self.attending(human):
             context = self.text_encoder(ids).last_hidden_state
             noise = self.unet(x, t, context).sample
-        seen = {place: p.seen for place, p in self.attentions.items() if p.seen is not None}
-        for processor in self.attentions.values():
-            processor.human = processor.seen = None
+            seen = {place: p.seen for place, p in self.attentions.items() if p.seen is not None}
         return noise, seen
+
+    @contextmanager
+    def attending(self, human: Tensor) -> Iterator[None]:
+        """While it lasts, the UNet's rows have these human tokens [B, 77]."""
+        for processor in self.attentions.values():
+            processor.human = human
+        try:
+            yield
+        finally:
+            for processor in self.attentions.values():
+                processor.human = processor.seen = None
 
 
 def add_layers(
