@@ -27,8 +27,11 @@ def load(path: Path) -> Loaded:
     """A hand generator from its file; raises ValueError, naming the file, for any other."""
     tensors, _ = weights.load(path, method="hands", version=VERSION)
     own = {key.removeprefix(OWN): t.float() for key, t in tensors.items() if key.startswith(OWN)}
-    network = HandGenerator(len(own["first.bias"])).requires_grad_(False)
-    network.load_state_dict(own)
+    try:
+        network = HandGenerator(len(own["first.bias"])).requires_grad_(False)
+        network.load_state_dict(own)
+    except (KeyError, RuntimeError) as wrong:
+        raise ValueError(f"{path}: expected the layers of a hand generator: {wrong}") from None
     changes = {key: t for key, t in tensors.items() if not key.startswith(OWN)}
     return Loaded(network.eval(), changes, path.name)
 

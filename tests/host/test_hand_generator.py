@@ -7,7 +7,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from vitruvian.host import hand_generator as host
 from vitruvian.host.registration import register
-from vitruvian.models import pose
+from vitruvian.models import pose, weights
 from vitruvian.models.hand_generator import HandGenerator, Loaded, heat_maps
 from vitruvian.nodes import hands as ours
 from vitruvian.training import convert, hands, preview
@@ -120,6 +120,13 @@ def test_a_generator_for_another_model_is_refused(loaded, trained):
         ours.VitruvianHandGenerator.execute(loaded[0], wide, frames(), 1.0)
     with pytest.raises(ValueError, match="expected weights of 'hands'"):
         host.load(preview.CHECKPOINT)
+
+
+def test_a_file_without_its_layers_is_refused(tmp_path):
+    file = tmp_path / "old.safetensors"
+    weights.save(file, {"hand.hint.bias": torch.zeros(64)}, {"method": "hands", "version": 1})
+    with pytest.raises(ValueError, match="old.safetensors: expected the layers"):
+        host.load(file)
 
 
 def random_generator(model):
