@@ -229,6 +229,56 @@ def test_chains_with_another_packs_patches(loaded):
             sample(wrong, positive, negative)
 
 
+def test_a_lora_before_or_behind_changes_both_maps(loaded):
+    """Queries, values and the way out of the human-centric attention are the changed ones too."""
+    model, prior = loaded[0], random_prior(loaded[0])
+    words = core.CLIPTextEncode().encode(loaded[1], "a man")[0]
+    positive, negative = mark(words, 2), mark(words)
+    g = torch.Generator().manual_seed(6)
+    changes = {}
+    for stage, block, k in prior.layers:
+        name = {"input": "input_blocks", "middle": "middle_block", "output": "output_blocks"}[stage]
+        place = f"{name}.1" if stage == "middle" else f"{name}.{block}.1"
+        for part in ("to_q", "to_v", "to_out.0"):
+            key = f"diffusion_model.{place}.transformer_blocks.{k}.attn2.{part}.weight"
+            shape = model.model.state_dict()[key].shape
+            changes[key] = (0.05 * torch.randn(shape, generator=g),)
+
+    human = positive[0][1][host.HUMAN]
+    with_maps = explicit(changed(model, changes), prior, human, 0.6, prior.mask)  # not yet loaded
+
+    def with_lora(model):
+        model = model.clone()
+        assert set(model.add_patches(changes, 1.0)) == set(changes)
+        return model
+
+    made = [apply(with_lora(model), prior), with_lora(apply(model, prior))]
+    first, second = (sample(m, positive, negative) for m in made)
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, sample(apply(model, prior), positive, negative), atol=1e-2)
+    seen: list = []
+    sample(spying(made[0], seen), positive, negative, steps=1)
+    (found,) = positives(seen)
+    (x, sigma), = [
+        (x[None], t[None]) for xs, ts, _, kinds in seen
+        for x, t, kind in zip(xs, ts, kinds, strict=True) if kind == 0
+    ]  # fmt: skip
+    sampling = model.model.model_sampling
+    noise = with_maps(
+        sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), positive[0][0]
+    )
+    expected = sampling.calculate_denoised(sigma, noise, x)
+    assert float((found - expected).norm() / (x - expected).norm()) < 1e-4
+
+
+def changed(model, changes):
+    """A copy of the UNet with the changes added."""
+    unet = copy.deepcopy(model.model.diffusion_model)
+    for key, (change,) in changes.items():
+        unet.get_parameter(key.removeprefix("diffusion_model.")).add_(change)
+    return unet
+
+
 def test_two_priors_chain(loaded):
     model = loaded[0]
     words = core.CLIPTextEncode().encode(loaded[1], "a man")[0]
