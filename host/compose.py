@@ -383,10 +383,7 @@ def _apply_streams(
     options = {
         **options,
         "cond_or_uncond": [options["cond_or_uncond"][s.chunk] for s in layout.streams],
-        "uuids": [
-            options["uuids"][s.chunk] if s.text in (None, MERGED) else plan.uuids[s.text]
-            for s in layout.streams
-        ],
+        "uuids": [_whose(plan, s, options["uuids"]) for s in layout.streams],
         "patches": _patches(plan, layout, shares, texts, options),
     }
     unet = executor.class_obj.diffusion_model
@@ -394,6 +391,13 @@ def _apply_streams(
         made = executor(*streams, per_stream(c_concat), context, summed, options, **others)
     first = [layout.batch * sum(layout.counts()[:k]) for k in range(chunks)]
     return torch.cat([made[start : start + layout.batch] for start in first])
+
+
+def _whose(plan: Plan, stream: Stream, chunks: Sequence[Any]) -> Any:
+    """The uuid of the conditioning entry whose text the stream has; of the mean of all, none."""
+    if stream.text is None:
+        return chunks[stream.chunk]
+    return None if stream.text == MERGED else plan.uuids[stream.text]
 
 
 def _texts(layout: Layout, own: Sequence[Tensor], chunks: Sequence[Tensor]) -> Tensor:

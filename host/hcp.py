@@ -29,8 +29,6 @@ from ..models.hcp import BEFORE, PriorLayer
 KEY = "vitruvian_hcp"
 HUMAN = "vitruvian_human"  # of a conditioning entry: bool [tokens]
 POSITIVE = 0  # in the host's cond_or_uncond
-VERSION = 1
-PREFIX = "hcp."
 STAGES = (hcp.DOWN, hcp.MID, hcp.UP)
 
 Place = tuple[str, int, int]  # stage, block, transformer, as the host counts them
@@ -82,11 +80,11 @@ class Call(NamedTuple):
 
 def load(path: Path) -> Prior:
     """A prior from its file; raises ValueError, naming the file, for any other."""
-    tensors, facts = weights.load(path, method="hcp", version=VERSION)
+    tensors, facts = weights.load(path, method="hcp", version=hcp.VERSION)
     places: dict[Place, dict[str, Tensor]] = {}
     try:
         for key, tensor in tensors.items():
-            place, name = key.removeprefix(PREFIX).split(".", 1)
+            place, name = key.removeprefix(hcp.PREFIX).split(".", 1)
             stage, block, transformer = place.split("_")
             own = places.setdefault((stage, int(block), int(transformer)), {})
             own[name] = tensor.float()

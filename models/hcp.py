@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate, scaled_dot_product_attention
 
+VERSION = 1  # of the file
+PREFIX = "hcp."  # of its keys: hcp.input_1_0.net.0.weight
 GAMMA = 0.9  # of the ordinary map in the combined one
 BEFORE, AFTER = "before", "after"  # the softmax: where tokens that are not human are masked out
 DOWN, MID, UP = "input", "middle", "output"  # stages, as the host names its blocks

@@ -202,12 +202,13 @@ def train_prior(
 def save_prior(model: PriorDenoiser, path: Path, base: str) -> None:
     """Write the layers, and what they were trained with."""
     tensors = {
-        f"hcp.{place}.{name}": tensor
+        f"{hcp.PREFIX}{place}.{name}": tensor
         for place, processor in model.attentions.items()
         for name, tensor in processor.layer.state_dict().items()
     }
     facts: dict[str, str | int | float] = {
-        "method": "hcp", "version": 1, "base": base, "gamma": model.gamma, "mask": model.mask
+        "method": "hcp", "version": hcp.VERSION, "base": base, "gamma": model.gamma,
+        "mask": model.mask,
     }  # fmt: skip
     weights.save(path, tensors, facts, torch.float16)
 

@@ -316,6 +316,24 @@ def test_every_composed_person_has_their_own_words(loaded, mode):
         assert not torch.allclose(found, sample(model, *plain), atol=1e-2)
 
 
+def test_composed_in_one_pass_nobodys_words_are_taken_for_the_scenes(loaded):
+    """The mode couple attends to the mean of all texts, of which no prompt's marks hold."""
+    model, clip, _, net = loaded
+    encode = core.CLIPTextEncode().encode
+    scene, one = mark(encode(clip, "a park")[0], 2), encode(clip, "a man waving")[0]
+    flat = [32.0, 32.0, 1.0] * 18
+    frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
+    settings = ("couple", 1.0, 0.5, 0.06, 0.0, 1.0, people.MEAN, False)
+
+    def paint(model):
+        made = people.VitruvianComposeInstances.execute(
+            model, scene, mark(one), (compose.Instance(one, 1),), frames, net, *settings
+        ).result
+        return sample(*made)
+
+    assert torch.equal(paint(apply(model, random_prior(model))), paint(model))
+
+
 def test_the_prompt_node_marks_words_and_encodes_as_the_host(loaded):
     clip = loaded[1]
     text = "a (woman:1.3) with a red top, dancing, in a park, " + "red, " * 60 + "two men"

@@ -55,6 +55,8 @@ def test_there_are_two_hundred():
 @pytest.mark.parametrize("text", [
     "", "a red barn at dawn", "mountains, clouds, a long wooden bridge", "a bowl of strawberries",
     "kingdom of glass", "manifold", "sunset, golden hour, masterpiece", "a wing and a ring",
+    "ocean waves, a palm tree", "an oil painting of a wooden fence",
+    "a box, a bow, a bat and a drawing",
 ])
 def test_pictures_of_things_have_none(text):
     assert found(text) == []
