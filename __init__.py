@@ -8,12 +8,15 @@ async def comfy_entrypoint():
     from comfy_api.latest import ComfyExtension
 
     from .host.registration import register
-    from .nodes import compose, hands, hcp, pose
+    from .nodes import attention, compose, hands, hcp, pose, training
 
     register()
 
     class Vitruvian(ComfyExtension):
         async def get_node_list(self):
-            return [*pose.NODES, *compose.NODES, *hands.NODES, *hcp.NODES]
+            return [
+                *pose.NODES, *compose.NODES, *hands.NODES, *hcp.NODES, *attention.NODES,
+                *training.NODES,
+            ]  # fmt: skip
 
     return Vitruvian()

@@ -30,7 +30,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitruvian"
@@ -167,14 +167,17 @@ def has_packages() -> bool:
     return all(importlib.util.find_spec(name) for name in ("torch", "diffusers", "accelerate"))
 
 
-def again_inside(python: Path, host: Path | None = None) -> int:
-    """Run this very command with the environment's interpreter."""
+def again_inside(python: Path, host: Path | None = None) -> NoReturn:
+    """Run this very command with the environment's interpreter, in this process's place: a parent
+    would kill it a quarter of a second after Ctrl-C, while it saves what was learnt.
+    """
     if os.environ.get("VITRUVIAN_INSIDE"):
         raise Trouble(f"The environment {sys.prefix} is damaged. Delete it and try again.")
     environment = {**os.environ, "VITRUVIAN_INSIDE": "1"}
     if host:
         environment["COMFYUI_PATH"] = str(host)
-    return subprocess.call([str(python), str(ROOT / "dev.py"), *sys.argv[1:]], env=environment)
+    sys.stdout.flush()
+    os.execve(python, [str(python), str(ROOT / "dev.py"), *sys.argv[1:]], environment)
 
 
 # The pack and the host, in this process

@@ -7,6 +7,7 @@ and linear, so this is the combined map's result.
 Which tokens are human-centric rides on the conditioning (HUMAN). Two wrappers ride on the model:
   SAMPLER_SAMPLE  reads it into a plan by the conditionings' uuids
   APPLY_MODEL     takes the plan away outside start and end: one reading of sigma per call
+A viewer puts a function into transformer_options (RECORD), or silences the prior there (OFF).
 """
 
 import copy
@@ -21,17 +22,23 @@ import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from ..models import hcp, human_tokens, weights
-from ..models.hcp import BEFORE, PriorLayer
+from ..models.hcp import PriorLayer
 
 KEY = "vitruvian_hcp"
 HUMAN = "vitruvian_human"  # of a conditioning entry: bool [tokens]
+WORDS = "vitruvian_words"  # likewise: all words of the prompt, tuple of human_tokens.Word
+RECORD = "vitruvian_record"  # in transformer_options: Record, called for every M_h that is added
+OFF = "vitruvian_without"  # in transformer_options: true where priors are to do nothing
 POSITIVE = 0  # in the host's cond_or_uncond
 STAGES = (hcp.DOWN, hcp.MID, hcp.UP)
 
 Place = tuple[str, int, int]  # stage, block, transformer, as the host counts them
+
+# where, chunk, (1 - gamma) strength as a number or on tokens [1, N, 1], M_h [batch, heads, N, T]
+Record = Callable[[Place, int, Any, Tensor], None]
 
 
 class Prior(NamedTuple):
@@ -91,7 +98,7 @@ def load(path: Path) -> Prior:
         layers = {place: _layer(own) for place, own in places.items()}
     except (ValueError, KeyError, RuntimeError) as wrong:
         raise ValueError(f"{path}: expected the layers of a human-centric prior: {wrong}") from None
-    mask = facts.get("mask", BEFORE)
+    mask = facts.get("mask", hcp.BEFORE)
     return Prior(layers, float(facts.get("gamma", hcp.GAMMA)), mask, path.name)
 
 
@@ -105,14 +112,15 @@ def _layer(tensors: Mapping[str, Tensor]) -> PriorLayer:
 def encode(
     clip: Any, text: str, added: Sequence[str], removed: Sequence[str]
 ) -> tuple[Any, list[str]]:
-    """The text's CONDITIONING with its human-centric tokens marked, and their words."""
+    """The text's CONDITIONING with its words and which are human-centric, and the latter."""
     tokens = clip.tokenize(text)
     chunks = next(iter(tokens.values()))  # SDXL's two encoders cut a text alike
     pieces = [_piece(clip, token) for chunk in chunks for token in chunk]
-    chosen = human_tokens.human_words(human_tokens.words_of(pieces), added, removed)
+    words = tuple(human_tokens.words_of(pieces))
+    chosen = human_tokens.human_words(words, added, removed)
     human = torch.tensor(human_tokens.human_positions(chosen, len(pieces)))
     conditioning = [
-        [encoded, {**entry, HUMAN: human[: encoded.shape[1]]}]
+        [encoded, {**entry, HUMAN: human[: encoded.shape[1]], WORDS: words}]
         for encoded, entry in clip.encode_from_tokens_scheduled(tokens)
     ]
     return conditioning, [word.text for word in chosen]
@@ -146,13 +154,7 @@ def apply(model: Any, prior: Prior, settings: Settings) -> Any:
     """A clone of MODEL with the prior beside its cross-attention keys. ValueError for models that
     are no UNet or have other layers than the prior.
     """
-    unet = model.get_model_object("diffusion_model")
-    if not isinstance(unet, openaimodel.UNetModel):
-        raise ValueError(
-            f"this model ({type(unet).__name__}) is not a UNet. A human-centric prior works with "
-            "SD1.5, SD2.x and SDXL checkpoints; load the one it was trained for."
-        )
-    _check(prior, cross_attentions(unet))
+    check(prior, cross_attentions(unet_of(model)))
     model = model.clone()
     if settings.gamma == 1 or not any(settings.strengths.values()):
         return model
@@ -165,10 +167,22 @@ def apply(model: Any, prior: Prior, settings: Settings) -> Any:
     return model
 
 
-def _check(prior: Prior, attentions: Mapping[Place, nn.Module]) -> None:
+def unet_of(model: Any) -> Any:
+    """The MODEL's network; ValueError if it is no UNet."""
+    unet = model.get_model_object("diffusion_model")
+    if not isinstance(unet, openaimodel.UNetModel):
+        raise ValueError(
+            f"this model ({type(unet).__name__}) is not a UNet. A human-centric prior works with "
+            "SD1.5, SD2.x and SDXL checkpoints; load the one it was trained for."
+        )
+    return unet
+
+
+def check(prior: Prior, attentions: Mapping[Place, nn.Module]) -> None:
+    """ValueError if the prior is for another UNet's attentions."""
     for place, layer in prior.layers.items():
         shape = layer.inner, layer.context
-        found = _key_shape(attentions[place]) if place in attentions else None
+        found = key_shape(attentions[place]) if place in attentions else None
         if found != shape:
             where = "no such layer" if found is None else f"{found[1]} to {found[0]}"
             raise ValueError(
@@ -178,8 +192,10 @@ def _check(prior: Prior, attentions: Mapping[Place, nn.Module]) -> None:
             )
 
 
-def _key_shape(attention: Any) -> tuple[int, ...]:
-    return tuple(attention.to_k.weight.shape)
+def key_shape(attention: Any) -> tuple[int, int]:
+    """Channels out of and into a cross-attention's keys."""
+    inner, context = attention.to_k.weight.shape
+    return inner, context
 
 
 def _human(marks: Tensor, device: torch.device) -> Human:
@@ -216,6 +232,8 @@ def _begin_call(slot: str) -> Callable:
     ):  # fmt: skip
         options = dict(transformer_options or {})
         plan: Plan | None = options.pop(slot, None)
+        if options.get(OFF):
+            plan = None
         if plan is not None and plan.human and plan.last <= float(t.max()) <= plan.first:
             unet = executor.class_obj.diffusion_model
             options[slot] = Call(plan, cross_attentions(unet))
@@ -229,7 +247,8 @@ def _patches(prior: Prior, settings: Settings, slot: str) -> tuple[Callable, Cal
 
     @lru_cache(maxsize=4 * len(prior.layers))
     def layer(place: Place, device: torch.device, dtype: torch.dtype) -> PriorLayer:
-        return copy.deepcopy(prior.layers[place]).to(device, dtype)
+        own = prior.layers[place]
+        return own if own.training else copy.deepcopy(own).to(device, dtype)
 
     @lru_cache(maxsize=16)
     def area(grid: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -262,6 +281,7 @@ def _patches(prior: Prior, settings: Settings, slot: str) -> tuple[Callable, Cal
             _check_whole(call.plan, extra)
             local = share * area(tuple(extra["activations_shape"][-2:]), n.device, n.dtype)
         batch = len(n) // len(extra["uuids"])
+        record: Record | None = extra.get(RECORD)
         parts = []
         for k, (uuid, kind) in enumerate(
             zip(extra["uuids"], extra["cond_or_uncond"], strict=True)
@@ -270,11 +290,10 @@ def _patches(prior: Prior, settings: Settings, slot: str) -> tuple[Callable, Cal
             part, human = n[rows], call.plan.human.get(uuid)
             if human is not None and kind == POSITIVE:
                 x, context, value = (each[rows] for each in kept)
-                heads = extra["n_heads"]
-                seen = _of_humans(
-                    attention, own, x, context, value, human, heads, settings.mask
-                )
-                part = part + local * (seen - part)
+                at = Attended(attention, x, context, value, extra["n_heads"])
+                part = part + local * (_of_humans(at, own, human, settings.mask) - part)
+                if record is not None:
+                    record(place, k, local, _map(at, own, human, settings.mask))
             parts.append(part)
         return torch.cat(parts)
 
@@ -285,20 +304,51 @@ def _place(extra: Mapping[str, Any]) -> Place:
     return (*extra["block"], extra["block_index"])
 
 
-def _of_humans(
-    attention: Any, layer: PriorLayer, n: Tensor, context: Tensor, value: Tensor, human: Human,
-    heads: int, mask: str,
-) -> Tensor:  # fmt: skip
+class Attended(NamedTuple):
+    """Rows of one prompt at a block's cross-attention."""
+
+    attention: Any
+    n: Tensor  # normed tokens [b, N, C]
+    context: Tensor  # [b, T, D], for keys
+    value: Tensor  # likewise, for values
+    heads: int
+
+
+def _of_humans(at: Attended, layer: PriorLayer, human: Human, mask: str) -> Tensor:
     """What cross-attention would give if the human-centric map were its only one."""
-    count = len(human.marks)  # the host repeats short texts, other packs append to them
-    context, value = context[:, :count], value[:, :count]
-    if mask == BEFORE:  # attention over these tokens alone
+    marks, context, value = _whole_text(at, human, mask)
+    if mask == hcp.BEFORE:  # attention over these tokens alone
         context, value = context[:, human.positions], value[:, human.positions]
-    key, v = layer(context, attention.to_k(context)), attention.to_v(value)
-    if mask != BEFORE:
-        v = v * human.marks[:, None]
+    v = at.attention.to_v(value)
+    if mask == hcp.AFTER:
+        v = v * marks[:, None]
     attend = comfy.ldm.modules.attention.optimized_attention
-    return attention.to_out(attend(attention.to_q(n), key, v, heads))
+    key = _keys(at, layer, context, marks, mask)
+    return at.attention.to_out(attend(at.attention.to_q(at.n), key, v, at.heads))
+
+
+def _map(at: Attended, layer: PriorLayer, human: Human, mask: str) -> Tensor:
+    """M_h [batch, heads, N, T] itself, of which `_of_humans` is the result."""
+    marks, context, _ = _whole_text(at, human, mask)
+    q, key = at.attention.to_q(at.n).float(), _keys(at, layer, context, marks, mask).float()
+    return hcp.human_map(q, key, marks[None], at.heads, mask)
+
+
+def _keys(at: Attended, layer: PriorLayer, context: Tensor, marks: Tensor, mask: str) -> Tensor:
+    frozen = at.attention.to_k(context)
+    return hcp.human_keys(layer(context, frozen), frozen, marks[None], mask)
+
+
+def _whole_text(at: Attended, human: Human, mask: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens' marks, the context and the value. The host repeats short texts, other packs
+    append to them: where other tokens count, they are marked alike, or not at all.
+    """
+    count, there = len(human.marks), at.context.shape[1]
+    if mask != hcp.KEYS:
+        return human.marks, at.context[:, :count], at.value[:, :count]
+    if there % count == 0:
+        return human.marks.repeat(there // count), at.context, at.value
+    return pad(human.marks, (0, there - count)), at.context, at.value
 
 
 def _check_whole(plan: Plan, extra: Mapping[str, Any]) -> None:

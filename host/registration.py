@@ -13,7 +13,7 @@ MINI_WEIGHTS = PACK / "mini" / "weights"
 def register() -> None:
     """Register model folders and the mini family. Calling it again changes nothing."""
     _add_folder("vitruvian", Path(folder_paths.models_dir) / "vitruvian", {".safetensors"})
-    for name in ("checkpoints", "controlnet", "vitruvian"):
+    for name in ("checkpoints", "controlnet", "loras", "vitruvian"):
         _add_folder(name, MINI_WEIGHTS / name)
     register_family()
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,18 +17,31 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny, ControlNetModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from tqdm import tqdm
 
+from ..models import weights
 from ..models.hand_generator import STRIDE, heat_maps
 from ..models.hands import body_hint
+from ..models.hcp import AFTER, BEFORE, GAMMA, KEYS, constant_table, cosine_table
 from ..models.mini import PICTURE_SIZE
-from ..training import base, controlnet, convert, hands, hcp, networks, preview, vae
+from ..training import (
+    base,
+    controlnet,
+    convert,
+    hands,
+    hcp,
+    human_prior,
+    low_rank,
+    networks,
+    preview,
+    vae,
+)  # fmt: skip
 from ..training.denoise import Denoiser, DenoisingLoss
-from ..training.loop import Schedule, native_precision
-from ..training.tokens import WordTokenizer
+from ..training.loop import Schedule, fit, native_precision
+from ..training.tokens import WordTokenizer, word_pieces
 from . import evaluate, posenet
 from .captions import scene_caption
 from .dataset import WorldDataset, draw_hint, write_world
@@ -54,7 +68,8 @@ CONTROL_SCHEDULE = Schedule(steps=1500, batch=16, lr=4e-4, warmup=50, save_every
 HAND_SCHEDULE = Schedule(steps=3000, batch=24, lr=1e-3, warmup=50, save_every=400)
 POSE_SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=50, save_every=250)
 OUTPAINT_SCHEDULE = Schedule(steps=300, batch=16, lr=3e-4, warmup=50, save_every=200)
-PRIOR_SCHEDULE = Schedule(steps=1500, batch=24, lr=1e-3, warmup=50, save_every=300)
+PRIOR_SCHEDULE = Schedule(steps=600, batch=24, lr=3e-3, warmup=30, save_every=300)
+ABLATION_SCHEDULE = Schedule(steps=200, batch=24, lr=3e-3, warmup=30, save_every=300)
 HANDNET_SCHEDULE = Schedule(steps=3000, batch=32, lr=2e-3, warmup=50, save_every=250)
 SCHEDULES = {
     "vae": VAE_SCHEDULE,
@@ -65,6 +80,8 @@ SCHEDULES = {
     "hands": HAND_SCHEDULE,
     "outpainter": OUTPAINT_SCHEDULE,
     "prior": PRIOR_SCHEDULE,
+    "rivals": PRIOR_SCHEDULE,
+    "ablations": ABLATION_SCHEDULE,
     "controlnet": CONTROL_SCHEDULE,
 }
 STEPS = tuple(SCHEDULES)
@@ -72,6 +89,11 @@ WHOLE = ("vae", "base", "further", "posenet", "handnet", "hands")  # the committ
 SAMPLES_SHOWN = 8
 HAND_GENERATOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_hands.safetensors"
 PRIOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_prior.safetensors"
+LORA = preview.WEIGHTS / "loras" / "vitruvian_mini_lora.safetensors"
+PRIOR_RIVALS = preview.WEIGHTS / "rivals"  # what else `bench hcp` compares the prior with
+FINETUNED = PRIOR_RIVALS / "finetuned.safetensors"
+LORA_NAMES = r".*attn[12]\.to_(q|k|v|out\.0)"
+FINETUNE_LR = 3e-4
 OUTPAINTER = preview.POSE_CONTROLNET.with_name("vitruvian_mini_outpainter.safetensors")
 WORTH_COMPILING = 1_000  # steps: compiling takes minutes and saves a quarter of each step
 
@@ -454,48 +476,114 @@ def mini_outpainter(work: Path, schedule: Schedule = OUTPAINT_SCHEDULE) -> None:
     convert.save_controlnet(OUTPAINTER, hinted)
 
 
-def mini_prior(work: Path, schedule: Schedule = PRIOR_SCHEDULE) -> None:
-    """Train the human-centric prior on the committed base, on single whole people. The pose network
-    gives the pose images' features.
-    """
+class PriorRecipe(NamedTuple):
+    """What the human-centric prior is trained with beside its schedule."""
+
+    mask: str = KEYS
+    gamma: float = 0.0
+    alpha: float = 0.0  # the alignment made actions less clear here
+    table: Mapping[str, Sequence[float]] = cosine_table()
+    hidden: int = 96
+
+
+PRIOR_RECIPE = PriorRecipe()
+ABLATED = {  # each another way than PRIOR_RECIPE, and that itself, as many steps
+    "as_shipped": PRIOR_RECIPE,
+    "alignment": PRIOR_RECIPE._replace(alpha=0.02),
+    "alignment_constant": PRIOR_RECIPE._replace(alpha=0.02, table=constant_table()),
+    "mask_before": PRIOR_RECIPE._replace(mask=BEFORE, gamma=GAMMA),
+    "mask_after": PRIOR_RECIPE._replace(mask=AFTER, gamma=GAMMA),
+    "gamma_half": PRIOR_RECIPE._replace(gamma=0.5),
+}
+
+
+class Prompted(NamedTuple):
+    """The committed base and single whole people for it to learn from."""
+
+    whole: convert.Checkpoint
+    data: LatentDataset
+    tokenizer: WordTokenizer
+
+
+def _prompted(work: Path) -> Prompted:
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     write_world(work / "people", POSE_SCENES, seed=POSE_SEED, framing=FULL, people=1)
-    data = _as_trained(whole, work / "people", work)
     tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
-    pieces = hcp.word_pieces(tokenizer.words)
+    return Prompted(whole, _as_trained(whole, work / "people", work), tokenizer)
+
+
+def mini_prior(work: Path, schedule: Schedule = PRIOR_SCHEDULE) -> None:
+    """Train the human-centric prior on the committed base."""
+    _train_prior(_prompted(work), PRIOR_RECIPE, schedule, work / "prior", PRIOR)
+
+
+def mini_ablations(work: Path, schedule: Schedule = ABLATION_SCHEDULE) -> None:
+    """Train it once more in every way of ABLATED, each shorter."""
+    for name, recipe in ABLATED.items():
+        out = work / "ablations" / name
+        _train_prior(_prompted(work), recipe, schedule, out, PRIOR_RIVALS / f"{name}.safetensors")
+
+
+def _train_prior(
+    given: Prompted, recipe: PriorRecipe, schedule: Schedule, out: Path, file: Path
+) -> None:
+    """The pose network gives the pose images' features."""
+    whole, data, tokenizer = given
+    pieces = word_pieces(tokenizer.words)
     torch.manual_seed(schedule.seed)
-    model = hcp.PriorDenoiser(whole.unet, whole.text_encoder)
+    model = human_prior.PriorDenoiser(
+        whole.unet, whole.text_encoder, hidden=recipe.hidden, gamma=recipe.gamma, mask=recipe.mask
+    )
     features = posenet.load_posenet().requires_grad_(False).features
-    loss = hcp.PriorLoss(DenoisingLoss(tokenizer), pieces, features)
+    denoising = DenoisingLoss(tokenizer)
+    loss = hcp.PriorLoss(denoising, pieces, features, recipe.alpha, recipe.table)
     show = show_prior(whole, tokenizer, pieces)
-    hcp.train_prior(model, data, loss, schedule, work / "prior", preview=show)
-    hcp.save_prior(model, PRIOR, "mini")
+    hcp.train_prior(model, data, loss, schedule, out, preview=show)
+    human_prior.save_prior(model, file, "mini")
+
+
+def mini_rivals(work: Path, schedule: Schedule = PRIOR_SCHEDULE) -> None:
+    """Train what the prior is compared with, on the same data for as many steps: a low-rank change
+    of the UNet's attention of as many numbers, and the whole UNet.
+    """
+    whole, data, tokenizer = _prompted(work)
+    names = LORA_NAMES
+    low_rank.add_low_rank(whole.unet, _equal_rank(whole.unet), names)
+    model = Denoiser(whole.unet, whole.text_encoder.requires_grad_(False))
+    torch.manual_seed(schedule.seed)
+    fit(model, DenoisingLoss(tokenizer), data, schedule, work / "lora", collate=list)
+    tensors, facts = low_rank.low_rank_tensors(whole.unet), {"method": "lora", "base": "mini"}
+    weights.save(LORA, tensors, {**facts, "version": 1}, torch.float16)
+
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    model = Denoiser(whole.unet, whole.text_encoder.requires_grad_(False))
+    slow = replace(schedule, lr=FINETUNE_LR)
+    fit(model, DenoisingLoss(tokenizer), data, slow, work / "finetune", collate=list)
+    convert.save_checkpoint(FINETUNED, *whole)
+
+
+def _equal_rank(unet: nn.Module) -> int:
+    """With which a low-rank change of LORA_NAMES has about as many numbers as the prior."""
+    wanted = sum(tensor.numel() for tensor in weights.load(PRIOR, method="hcp")[0].values())
+    changed = [m.weight for n, m in unet.named_modules() if re.fullmatch(LORA_NAMES, n)]
+    each = sum(sum(weight.shape) for weight in changed)  # type: ignore[misc, arg-type]
+    return max(1, round(wanted / each))
 
 
 def show_prior(
     whole: convert.Checkpoint, tokenizer: WordTokenizer, pieces: Callable
-) -> Callable[[hcp.PriorDenoiser, Path], None]:
+) -> Callable[[human_prior.PriorDenoiser, Path], None]:
     """A `preview` for the loop, three rows: unseen scenes, pictures of the same seed from their
     texts without the prior, and with it.
     """
     scenes = sample_scenes(SAMPLES_SHOWN, VALIDATION_SEED, framing=FULL, people=1)
-    truth = render(scenes).rgb
     texts = [scene_caption(scenes, i) for i in range(SAMPLES_SHOWN)]
-    ids = tokenizer([""] * SAMPLES_SHOWN + texts)
     cells = (PICTURE_SIZE // STRIDE,) * 2
 
-    def show(model: hcp.PriorDenoiser, prefix: Path) -> None:
-        device = next(model.parameters()).device
-        rows, named = [truth], hcp.human_of(pieces, ids.to(device))
-        with torch.no_grad():
-            context = model.text_encoder(ids.to(device)).last_hidden_state
-            for human in (named & False, named):
-                with model.attending(human):
-                    latents = preview.denoise(model.unet, context, cells)
-                rows.append(preview.decode(whole, latents).cpu())
-        preview.save_sheet(torch.cat(rows), prefix.with_suffix(".png"), columns=SAMPLES_SHOWN)
+    def decode(latents: Tensor) -> Tensor:
+        return preview.decode(whole, latents)
 
-    return show
+    return hcp.show_prior(tokenizer, pieces, texts, render(scenes).rgb, decode, cells)
 
 
 def mini_posenet(work: Path, schedule: Schedule = POSE_SCHEDULE) -> None:
@@ -559,6 +647,10 @@ def main(arguments: Sequence[str]) -> None:
         mini_outpainter(chosen.work, plan("outpainter"))
     if "prior" in steps:
         mini_prior(chosen.work, plan("prior"))
+    if "rivals" in steps:
+        mini_rivals(chosen.work, plan("rivals"))
+    if "ablations" in steps:
+        mini_ablations(chosen.work, plan("ablations"))
     if "controlnet" in steps:
         mini_controlnet(world, chosen.work, plan("controlnet"))
     if "posenet" in steps:

@@ -3,13 +3,13 @@ cross-attention key a small trained one for the words that name people and what 
 
 Known of the paper: K_h = phi(C_h), M_h = softmax(Q K_h^T / sqrt(d)), M_h added to the ordinary map
 M, an alignment loss of M_h with features of a pose image that weighs scales and steps differently.
-Not known, and parameters here: how the maps are combined (GAMMA), where the mask falls (BEFORE or
-AFTER the softmax), phi's layout, the features' stage, the weights' form.
+Not known, and parameters here: how the maps are combined (GAMMA), where the mask falls (MASKS),
+phi's layout, the features' stage, the weights' form.
 
 Shapes: queries [B, N, C], contexts [B, T, D], human [B, T] bool, which tokens are human-centric.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import cos, pi
 
 import torch
@@ -18,8 +18,11 @@ from torch.nn.functional import cosine_similarity, interpolate, scaled_dot_produ
 
 VERSION = 1  # of the file
 PREFIX = "hcp."  # of its keys: hcp.input_1_0.net.0.weight
+HIDDEN = 32  # of a layer's bottleneck
 GAMMA = 0.9  # of the ordinary map in the combined one
-BEFORE, AFTER = "before", "after"  # the softmax: where tokens that are not human are masked out
+# Where tokens that are not human are masked out: BEFORE or AFTER the softmax, or, with KEYS, only
+# out of what is learnt: they keep their frozen keys, so that training begins at the base itself.
+BEFORE, AFTER, KEYS = MASKS = "before", "after", "keys"
 DOWN, MID, UP = "input", "middle", "output"  # stages, as the host names its blocks
 POINTS = 21  # of a table's row
 
@@ -52,13 +55,20 @@ def attention_map(q: Tensor, k: Tensor, heads: int, allowed: Tensor | None = Non
     return scores.softmax(-1)
 
 
+def human_keys(learnt: Tensor, frozen: Tensor, human: Tensor, mask: str) -> Tensor:
+    """K_h [B, T, C] as the map takes it, from the layer's and the base's keys."""
+    return torch.where(human[..., None], learnt, frozen) if mask == KEYS else learnt
+
+
 def human_map(q: Tensor, k: Tensor, human: Tensor, heads: int, mask: str = BEFORE) -> Tensor:
-    """M_h [B, heads, N, T], zero at tokens that are not human. With BEFORE its rows sum to 1, with
-    AFTER to what the human tokens have of the whole. Rows of B need a human token each.
+    """M_h [B, heads, N, T] of K_h. With BEFORE and AFTER it is zero at tokens that are not human:
+    its rows sum to 1, or to what the human tokens have of the whole. With KEYS it is over all
+    tokens. Rows of B need a human token each, with BEFORE.
     """
     if mask == BEFORE:
         return attention_map(q, k, heads, human)
-    return attention_map(q, k, heads) * human[:, None, None]
+    whole = attention_map(q, k, heads)
+    return whole * human[:, None, None] if mask == AFTER else whole
 
 
 def combined_map(ordinary: Tensor, of_humans: Tensor, gamma: float) -> Tensor:
@@ -77,10 +87,9 @@ def human_attention(
     """M_h V [B, N, C] without the map itself: since values are shared and attention is linear in
     the map, the combined map's result is gamma Attention(Q, K, V) + (1 - gamma) of this.
     """
-    if mask == BEFORE:
-        allowed = human[:, None, None]
-    else:  # M_h V = M (V where human, 0 elsewhere)
-        allowed, v = None, v * human[..., None]
+    allowed = human[:, None, None] if mask == BEFORE else None
+    if mask == AFTER:  # M_h V = M (V where human, 0 elsewhere)
+        v = v * human[..., None]
     q, k, v = (_split(x, heads) for x in (q, k, v))
     return _join(scaled_dot_product_attention(q, k, v, allowed))
 
@@ -101,6 +110,34 @@ def alignment(of_humans: Tensor, human: Tensor, features: Tensor, grid: tuple[in
     target = interpolate(features.norm(dim=1, keepdim=True), grid, mode="area").flatten(1)
     away = 1 - cosine_similarity(maps, target[:, None], dim=-1)  # [B, T]
     return (away * human).sum(1)
+
+
+def grid_of(size: Sequence[int], tokens: int) -> tuple[int, int]:
+    """Height and width of a map with so many tokens, of latents of this size: every level of a UNet
+    halves both, rounding up.
+    """
+    height, width = size
+    while height * width > tokens:
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
+
+
+def weighted_alignment(
+    seen: Iterable[tuple[str, tuple[int, int], Tensor]], human: Tensor, levels: Sequence[Tensor],
+    share: Tensor, table: Table,
+) -> Tensor:  # fmt: skip
+    """`alignment` of every layer's map with the features nearest to it in size, weighted by its
+    stage and each picture's step and summed, [B].
+
+    seen: stage, grid and M_h of each layer; levels: features [B, C, H, W] of several sizes; share:
+    t / T [B].
+    """
+    total = torch.zeros_like(share)
+    for stage, grid, maps in seen:
+        level = min(levels, key=lambda level: abs(level.shape[-1] - grid[1]))
+        away = alignment(maps.float(), human, level.float(), grid)
+        total = total + stage_weight(table, stage, share) * away
+    return total
 
 
 def cosine_table(points: int = POINTS) -> dict[str, list[float]]:

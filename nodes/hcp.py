@@ -108,9 +108,9 @@ class VitruvianApplyHumanPrior(io.ComfyNode):
                     "centric attention alone, -1: as the prior was trained.",
                 ),
                 io.Combo.Input(
-                    "mask_tokens", options=[AS_TRAINED, hcp.BEFORE, hcp.AFTER], default=AS_TRAINED,
-                    tooltip="Whether other words are left out before attention is shared out "
-                    "(human-centric words get all of it) or after.",
+                    "mask_tokens", options=[AS_TRAINED, *hcp.MASKS], default=AS_TRAINED,
+                    tooltip="Where other words are left out: before attention is shared out (human-"
+                    "centric words get all of it), after, or only of the keys that were learnt.",
                 ),
                 io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01,
                                tooltip="Share of the sampling when it begins."),

@@ -21,13 +21,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..models import mini
 from . import convert, networks, preview
-from .tokens import WordTokenizer
+from .tokens import WordTokenizer, word_pieces
 
 SD15 = "sd15"
 HEADS = 8  # of SD1.5's UNet, at every level; no tensor tells
 HEAD_WIDTH = 64  # of CLIP
 LAYERS = convert.TEXT + "encoder.layers."
 TOKENIZER = Path("comfy", "sd1_tokenizer")  # in a ComfyUI folder
+
+Tokenizer = Callable[[Sequence[str]], Tensor]
+Pieces = Callable[[Sequence[int]], Sequence[str | None]]
 
 
 class Base(NamedTuple):
@@ -38,7 +41,8 @@ class Base(NamedTuple):
     name: str  # mini or sd15, as `vitruvian.base` has it
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
-    tokenizer: Callable[[Sequence[str]], Tensor]  # -> ids [B, 77]
+    tokenizer: Tokenizer  # -> ids [B, 77]
+    pieces: Pieces  # token ids as CLIP's vocabulary spells them; None: begin, end and padding
     encode: Callable[[Tensor], Tensor]  # pictures [B,3,8h,8w] in 0..1 -> latents [B,4,h,w]
     decode: Callable[[Tensor], Tensor]
     size: int  # of its pictures, pixels
@@ -60,18 +64,18 @@ def open_base(path: str | Path) -> Base:
         vae = _autoencoder(tensors)
     except (KeyError, ValueError, RuntimeError) as wrong:
         raise ValueError(f"{path} is not a checkpoint of SD1.5's kind: {wrong}") from wrong
+    tokenizer, pieces = _clip_tokenizer()
     return Base(
-        SD15, unet, text, _clip_tokenizer(), partial(_encode, vae), partial(_decode, vae), 512
+        SD15, unet, text, tokenizer, pieces, partial(_encode, vae), partial(_decode, vae), 512
     )
 
 
 def _open_mini(path: str | Path) -> Base:
     whole = convert.load_checkpoint(path)
     tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
-
     return Base(
-        mini.NAME, whole.unet, whole.text_encoder, tokenizer, partial(preview.encode, whole),
-        partial(preview.decode, whole), mini.PICTURE_SIZE,
+        mini.NAME, whole.unet, whole.text_encoder, tokenizer, word_pieces(tokenizer.words),
+        partial(preview.encode, whole), partial(preview.decode, whole), mini.PICTURE_SIZE,
     )  # fmt: skip
 
 
@@ -149,13 +153,14 @@ def _decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return (x / 2 + 0.5).clamp(0, 1).cpu()
 
 
-def _clip_tokenizer() -> Callable[[Sequence[str]], Tensor]:
+def _clip_tokenizer() -> tuple[Tokenizer, Pieces]:
     folder = Path(os.environ.get("COMFYUI_PATH", ".")) / TOKENIZER
     if not (folder / "vocab.json").is_file():
         raise ValueError(
             f"SD1.5's tokenizer is not in {folder}: set COMFYUI_PATH to your ComfyUI folder."
         )
     clip: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    marks = frozenset(clip.all_special_ids)  # padding is the end mark
 
     def tokenize(texts: Sequence[str]) -> Tensor:
         return clip(
@@ -163,4 +168,8 @@ def _clip_tokenizer() -> Callable[[Sequence[str]], Tensor]:
             return_tensors="pt",
         ).input_ids  # fmt: skip
 
-    return tokenize
+    def pieces(ids: Sequence[int]) -> list[str | None]:
+        spelled = zip(ids, clip.convert_ids_to_tokens(list(ids)), strict=True)
+        return [None if number in marks else piece for number, piece in spelled]
+
+    return tokenize, pieces

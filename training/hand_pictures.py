@@ -74,9 +74,9 @@ def _hands_in(
     file: Path, size: int, landmarker: detect.Landmarker, margin: float
 ) -> Iterator[HandPicture]:
     try:
-        rgb = _read(file, "RGB")
+        rgb = read_upright(file, "RGB")
         beside = file.with_name(f"{file.stem}.mask.png")
-        drawn = _read(beside, "L") if beside.is_file() else None
+        drawn = read_upright(beside, "L") if beside.is_file() else None
         text = file.with_suffix(".txt")
         caption = text.read_text("utf-8").strip() if text.is_file() else CAPTION
     except (OSError, UnicodeDecodeError) as trouble:
@@ -94,7 +94,7 @@ def _hands_in(
         yield HandPicture(hands.cut(rgb, square, size), mask, hand.side, points, caption)
 
 
-def _read(file: Path, mode: str) -> Tensor:
+def read_upright(file: Path, mode: str) -> Tensor:
     """[H,W,C] in 0..1, upright."""
     with Image.open(file) as picture:
         pixels = np.array(ImageOps.exif_transpose(picture).convert(mode))

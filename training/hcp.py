@@ -4,122 +4,34 @@ cross-attention are trained, by the denoising objective and by alignment with po
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import argparse
+import copy
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..models import hcp, weights
-from ..models.human_tokens import END, human_positions, human_words, words_of
-from .convert import unet_names
-from .denoise import DenoisingLoss, attention_kernel
-from .loop import Schedule, fit
+from ..models import hcp
+from ..models.human_tokens import human_positions, human_words, words_of
+from ..models.mini import LATENT_STRIDE
+from ..models.pose_features import differing, drawn, resnet50
+from . import preview as sampler
+from .bases import Base, Pieces, Tokenizer, open_base
+from .denoise import DenoisingLoss
+from .human_prior import PriorDenoiser, layers_of, load_prior, save_prior
+from .loop import Schedule, fit, native_precision
 from .networks import build_scheduler
-from .tokens import UNKNOWN
+from .person_pictures import PersonPicture, PersonPictures, collect_people
 
-HIDDEN = 32  # of a layer's bottleneck
 ALPHA = 0.1  # of the alignment; the paper's value is not known
-STAGES = {"input_blocks": hcp.DOWN, "middle_block": hcp.MID, "output_blocks": hcp.UP}
-
-
-class HumanAttention(nn.Module):
-    """A cross-attention's processor: the ordinary map and the human-centric one, combined.
-
-    Between calls it holds what it is told (`human`, bool [B, T]) and what it made (`seen`, M_h).
-    """
-
-    def __init__(self, layer: hcp.PriorLayer, gamma: float, mask: str) -> None:
-        super().__init__()
-        self.layer, self.gamma, self.mask = layer, gamma, mask
-        self.human: Tensor | None = None
-        self.seen: Tensor | None = None
-
-    def forward(
-        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None
-    ):
-        context, human = encoder_hidden_states, self.human
-        assert human is not None
-        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        named = human.any(1)  # rows without a human word keep the ordinary map
-        whole = human | ~named[:, None]
-        ordinary = hcp.attention_map(q, k, attn.heads)
-        self.seen = hcp.human_map(q, self.layer(context, k), whole, attn.heads, self.mask)
-        combined = hcp.combined_map(ordinary, self.seen, self.gamma)
-        attention = torch.where(named[:, None, None, None], combined, ordinary)
-        out = hcp.read(attention, v)
-        for layer in attn.to_out:
-            out = layer(out)
-        return out
-
-
-class PriorDenoiser(nn.Module):
-    """A frozen UNet and text encoder with a layer beside every cross-attention key."""
-
-    def __init__(
-        self, unet: nn.Module, text_encoder: nn.Module, *, hidden: int = HIDDEN,
-        gamma: float = hcp.GAMMA, mask: str = hcp.BEFORE,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        unet.requires_grad_(False)
-        text_encoder.requires_grad_(False)
-        self.unet, self.text_encoder = unet, text_encoder
-        self.gamma, self.mask = gamma, mask
-        self.attentions = add_layers(unet, hidden, gamma, mask)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(
-        self, x: Tensor, t: Tensor, ids: Tensor, human: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Noisy latents [B,4,h,w], steps [B], token ids [B,77], human tokens [B,77] -> predicted
-        noise and each layer's M_h [B, heads, N, 77], by the host's place.
-        """
-        with attention_kernel(x.device), self.attending(human):
-            context = self.text_encoder(ids).last_hidden_state
-            noise = self.unet(x, t, context).sample
-            seen = {place: p.seen for place, p in self.attentions.items() if p.seen is not None}
-        return noise, seen
-
-    @contextmanager
-    def attending(self, human: Tensor) -> Iterator[None]:
-        """While it lasts, the UNet's rows have these human tokens [B, 77]."""
-        for processor in self.attentions.values():
-            processor.human = human
-        try:
-            yield
-        finally:
-            for processor in self.attentions.values():
-                processor.human = processor.seen = None
-
-
-def add_layers(
-    unet: nn.Module, hidden: int, gamma: float, mask: str
-) -> dict[str, HumanAttention]:
-    """Give every cross-attention of a diffusers UNet its layer; returns them by the host's place,
-    such as input_1_0.
-    """
-    places = unet_names(unet.state_dict())
-    made = {}
-    for name, module in unet.named_modules():
-        if name.endswith(".attn2"):
-            inner, context = module.to_k.weight.shape  # type: ignore[union-attr, operator, misc]
-            layer = hcp.PriorLayer(int(context), int(inner), hidden)
-            processor = HumanAttention(layer, gamma, mask)
-            module.set_processor(processor)  # type: ignore[operator]
-            made[_place(places[f"{name}.to_k.weight"])] = processor
-    return made
-
-
-def _place(key: str) -> str:
-    """input_blocks.1.1.transformer_blocks.0.attn2... -> input_1_0, the middle's -> middle_0_0."""
-    block, rest = key.split(".", 1)
-    number = "0" if block == "middle_block" else rest.split(".")[0]
-    transformer = key.split("transformer_blocks.")[1].split(".")[0]
-    return f"{STAGES[block]}_{number}_{transformer}"
+SHOWN = 6  # people on a validation picture
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,7 +43,7 @@ class PriorLoss:
     """
 
     denoising: DenoisingLoss
-    pieces: Callable[[Sequence[int]], Sequence[str | None]]  # token ids as CLIP spells them
+    pieces: Pieces  # token ids as CLIP spells them
     features: Callable[[Tensor], Sequence[Tensor]]  # pose images [B,3,H,W] in 0..1 -> several sizes
     alpha: float = ALPHA
     table: Mapping[str, Sequence[float]] = field(default_factory=hcp.cosine_table)
@@ -155,34 +67,19 @@ class PriorLoss:
         self, seen: Mapping[str, Tensor], human: Tensor, hints: Tensor, t: Tensor,
         size: Sequence[int],
     ) -> Tensor:  # fmt: skip
-        """Weighted sum over layers, mean over pictures."""
-        with torch.no_grad():
-            levels = [level.float() for level in self.features(hints)]
+        """Mean over pictures."""
+        levels = differing(self.features, hints)
         share = t.float() / build_scheduler().config["num_train_timesteps"]
-        total = torch.zeros(len(t), device=t.device)
-        for place, maps in seen.items():
-            grid = grid_of(size, maps.shape[-2])
-            level = min(levels, key=lambda level: abs(level.shape[-1] - grid[1]))
-            away = hcp.alignment(maps.float(), human, level, grid)
-            total = total + hcp.stage_weight(self.table, place.split("_")[0], share) * away
-        return total.mean()
+        layers = (
+            (place.split("_")[0], hcp.grid_of(size, maps.shape[-2]), maps)
+            for place, maps in seen.items()
+        )
+        return hcp.weighted_alignment(layers, human, levels, share, self.table).mean()
 
 
-def grid_of(size: Sequence[int], tokens: int) -> tuple[int, int]:
-    """Height and width of a map with so many tokens, of latents of this size: every level of a UNet
-    halves both, rounding up.
-    """
-    height, width = size
-    while height * width > tokens:
-        height, width = -(-height // 2), -(-width // 2)
-    return height, width
-
-
-def human_of(pieces: Callable[[Sequence[int]], Sequence[str | None]], ids: Tensor) -> Tensor:
+def human_of(pieces: Pieces, ids: Tensor) -> Tensor:
     """Which of the token ids [B, T] are human-centric, bool [B, T]."""
-    rows = [
-        human_positions(human_words(words_of(pieces(row))), len(row)) for row in ids.tolist()
-    ]
+    rows = [human_positions(human_words(words_of(pieces(row))), len(row)) for row in ids.tolist()]
     return torch.tensor(rows, device=ids.device)
 
 
@@ -199,31 +96,153 @@ def train_prior(
     return fit(model, loss, pictures, schedule, out, collate=list, preview=preview)
 
 
-def save_prior(model: PriorDenoiser, path: Path, base: str) -> None:
-    """Write the layers, and what they were trained with."""
-    tensors = {
-        f"{hcp.PREFIX}{place}.{name}": tensor
-        for place, processor in model.attentions.items()
-        for name, tensor in processor.layer.state_dict().items()
-    }
-    facts: dict[str, str | int | float] = {
-        "method": "hcp", "version": hcp.VERSION, "base": base, "gamma": model.gamma,
-        "mask": model.mask,
-    }  # fmt: skip
-    weights.save(path, tensors, facts, torch.float16)
-
-
-def word_pieces(words: Mapping[str, Sequence[int]]) -> Callable[[Sequence[int]], list[str | None]]:
-    """A spelling for the compact ids of `tokens.WordTokenizer`: a word of one id is itself, the
-    first of several has its letters and the last its end.
+def show_prior(
+    tokenizer: Tokenizer,
+    pieces: Pieces,
+    texts: Sequence[str],
+    above: Tensor,
+    decode: Callable[[Tensor], Tensor],
+    cells: tuple[int, int],
+) -> Callable[[PriorDenoiser, Path], None]:
+    """A `preview` for the loop: below the pictures `above` [N,3,8h,8w] a row of the same seed and
+    N texts without the prior, and a row with it. `cells`: (h, w).
     """
-    spelled: dict[int, str] = {}
-    for word, ids in words.items():
-        for k, number in enumerate(ids):
-            if number != UNKNOWN:
-                spelled.setdefault(number, word * (k == 0) + END * (k == len(ids) - 1))
-    return partial(_spell, spelled)
+    ids = tokenizer([""] * len(texts) + list(texts))
+
+    def show(model: PriorDenoiser, prefix: Path) -> None:
+        device = next(model.parameters()).device
+        rows, named = [above], human_of(pieces, ids.to(device))
+        with torch.no_grad():
+            context = model.text_encoder(ids.to(device)).last_hidden_state
+            for human in (named & False, named):
+                with model.attending(human):
+                    latents = sampler.denoise(model.unet, context, cells)
+                rows.append(decode(latents).cpu())
+        sampler.save_sheet(torch.cat(rows), prefix.with_suffix(".png"), columns=len(texts))
+
+    return show
 
 
-def _spell(spelled: Mapping[int, str], ids: Sequence[int]) -> list[str | None]:
-    return [spelled.get(number) for number in ids]
+def read_table(path: Path) -> dict[str, list[float]]:
+    """Weights of the alignment from a JSON file of a list each for hcp.DOWN, hcp.MID and hcp.UP;
+    ValueError, naming the file, if it is another.
+    """
+    stages = (hcp.DOWN, hcp.MID, hcp.UP)
+    try:
+        table = json.loads(path.read_text("utf-8"))
+        if not isinstance(table, dict) or not set(table) <= set(stages):
+            raise ValueError(f"it must be an object of the lists {', '.join(stages)}")
+        for stage in stages:
+            hcp.stage_weight(table, stage, torch.zeros(()))
+            if not all(math.isfinite(weight) for weight in table[stage]):
+                raise ValueError(f"the numbers for '{stage}' must be finite")
+    except (OSError, TypeError, ValueError) as wrong:
+        raise ValueError(f"{path}: expected the weights of stages over t/T: {wrong}") from wrong
+    return table
+
+
+def check_captions(captions: Sequence[str], base: Base) -> None:
+    """ValueError if no caption has a word for people or what they do, which is all that the prior
+    learns from; a warning if some have none.
+    """
+    lacking = int((~human_of(base.pieces, base.tokenizer(captions)).any(1)).sum())
+    if lacking == len(captions):
+        raise ValueError("no caption has a word for people or what they do, such as woman or yoga.")
+    if lacking:
+        log.warning("%d captions have no word for people and teach nothing.", lacking)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dev.py train hcp", description=__doc__)
+    parser.add_argument("--pictures", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--checkpoint", type=Path, default=sampler.CHECKPOINT, help="mini or SD1.5")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures")
+    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--tasks", type=Path, help="MediaPipe's .task files, if it brings none")
+    parser.add_argument(
+        "--encoder", type=Path,
+        help="a ResNet-50's .safetensors file, whose features of the pose images the attention is "
+        "aligned with; without it, the pose images themselves",
+    )  # fmt: skip
+    parser.add_argument("--start", type=Path, help="a prior to go on from")
+    parser.add_argument(
+        "--table", type=Path,
+        help="a .json file of the alignment's weights from t = 0 to t = T: "
+        '{"input": [...], "middle": [...], "output": [...]}',
+    )  # fmt: skip
+    parser.add_argument(
+        "--mask", default=hcp.KEYS, choices=hcp.MASKS,
+        help="how words that name nobody are left out, see Apply Human Prior",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gamma", type=float, default=0.0, help=f"the ordinary map's share; {hcp.GAMMA} is usual "
+        f"with --mask {hcp.BEFORE} or {hcp.AFTER}",
+    )  # fmt: skip
+    parser.add_argument("--hidden", type=int, default=hcp.HIDDEN, help="width of the layers")
+    parser.add_argument("--alpha", type=float, default=ALPHA, help="how much the alignment counts")
+    parser.add_argument("--size", type=int, help="of the pictures; the checkpoint's own")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`train hcp`: a human-centric prior for a checkpoint, from a folder of photographs."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    schedule = Schedule(chosen.steps, chosen.batch, chosen.lr, precision=chosen.precision)
+    torch.manual_seed(schedule.seed)
+    try:
+        base, model, loss = _networks(chosen)
+        folders = [str(chosen.tasks)] if chosen.tasks else []
+        size = chosen.size or base.size
+        found = collect_people(chosen.pictures, size, task_folders=folders)
+        check_captions([person.caption for person in found], base)
+    except ValueError as wrong:
+        parser.error(str(wrong))
+    show = _show_people(found[:SHOWN], base)
+    begun = copy.deepcopy(layers_of(model).state_dict())
+    data = PersonPictures(found, base)
+    try:
+        train_prior(model, data, loss, schedule, chosen.work, preview=show)
+    except KeyboardInterrupt:
+        keep_learnt(model, begun, chosen.out, base.name)
+        raise
+    save_prior(model, chosen.out, base.name)
+
+
+def _networks(chosen: argparse.Namespace) -> tuple[Base, PriorDenoiser, PriorLoss]:
+    """As the arguments ask; ValueError for what they can not mean."""
+    if not 0 <= chosen.gamma <= 1:
+        raise ValueError(f"--gamma is a share from 0 to 1, but it is {chosen.gamma}.")
+    table = read_table(chosen.table) if chosen.table else hcp.cosine_table()
+    features = resnet50(chosen.encoder) if chosen.encoder else drawn
+    base = open_base(chosen.checkpoint)
+    how = {"hidden": chosen.hidden, "gamma": chosen.gamma, "mask": chosen.mask}
+    model = PriorDenoiser(base.unet, base.text_encoder, **how)
+    if chosen.start:
+        load_prior(model, chosen.start)
+    denoising = DenoisingLoss(base.tokenizer, forget=0.0)
+    return base, model, PriorLoss(denoising, base.pieces, features, chosen.alpha, table)
+
+
+def _show_people(
+    people: Sequence[PersonPicture], base: Base
+) -> Callable[[PriorDenoiser, Path], None]:
+    above = torch.stack([person.rgb for person in people]) / 255
+    texts = [person.caption for person in people]
+    cells = (above.shape[2] // LATENT_STRIDE, above.shape[3] // LATENT_STRIDE)
+    return show_prior(base.tokenizer, base.pieces, texts, above, base.decode, cells)
+
+
+def keep_learnt(model: PriorDenoiser, begun: Mapping[str, Tensor], out: Path, base: str) -> None:
+    """Write an interrupted training's prior, unless its layers are still as they had begun: then a
+    file that is there is the better one.
+    """
+    learnt = layers_of(model).state_dict()
+    if all(torch.equal(tensor.cpu(), begun[name]) for name, tensor in learnt.items()):
+        return
+    save_prior(model, out, base)
+    log.warning("What was learnt so far is in %s.", out)

@@ -105,7 +105,8 @@ def fit(
     `loss(model, batch, generator)` is the mean loss of one batch; it takes all its noise from
     `generator` (CPU).
     `out` receives checkpoints, loss.json, loss.png and whatever `preview(model, path prefix)`
-    writes. Run again with the same `out` to go on from the last checkpoint; Ctrl-C saves one first.
+    writes. Run again with the same `out` to go on from the last checkpoint; Ctrl-C saves one first,
+    and it too leaves the average in place.
     """
     accelerator = Accelerator(mixed_precision=schedule.precision)
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -162,6 +163,7 @@ def fit(
     except KeyboardInterrupt:
         history += [float(v) for v in pending]
         _save(accelerator, out, step, history)
+        ema.copy_to(trainable)
         log.warning("Stopped at step %d; run again with the same folder %s to go on.", step, out)
         raise
     _save(accelerator, out, step, history)

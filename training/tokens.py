@@ -10,11 +10,13 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..models.human_tokens import END
 from ..models.mini import TEXT
 
 BOS, EOS, UNKNOWN = 0, 1, 2  # compact ids
@@ -97,3 +99,19 @@ class WordTokenizer:
         """Captions -> long tensor [B, length]."""
         texts = [texts] if isinstance(texts, str) else texts
         return torch.tensor([self.encode(text) for text in texts])
+
+
+def word_pieces(words: Mapping[str, Sequence[int]]) -> Callable[[Sequence[int]], list[str | None]]:
+    """A spelling, as CLIP's vocabulary has it, for the compact ids of `WordTokenizer.words`: a word
+    of one id is itself, the first of several has its letters and the last its end.
+    """
+    spelled: dict[int, str] = {}
+    for word, ids in words.items():
+        for k, number in enumerate(ids):
+            if number != UNKNOWN:
+                spelled.setdefault(number, word * (k == 0) + END * (k == len(ids) - 1))
+    return partial(_spell, spelled)
+
+
+def _spell(spelled: Mapping[int, str], ids: Sequence[int]) -> list[str | None]:
+    return [spelled.get(number) for number in ids]

@@ -88,6 +88,12 @@ def test_the_text_encoder_and_its_tokenizer(networks, base):
         close(base.text_encoder(ids).last_hidden_state, networks[1](ids)[0])
 
 
+def test_its_tokens_as_pieces(base):
+    pieces = base.pieces(base.tokenizer(["a cross-legged man"])[0].tolist())
+    words = ["a</w>", "cross</w>", "-</w>", "legged</w>", "man</w>"]
+    assert pieces == [None, *words, *[None] * 71]
+
+
 def test_the_autoencoder(networks, base):
     pictures = torch.rand(1, 3, 64, 48)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from vitruvian.nodes import compose as people
 from vitruvian.nodes import hcp as ours
 from vitruvian.training import convert, preview
 from vitruvian.training import hcp as training
-from vitruvian.training.tokens import WordTokenizer
+from vitruvian.training.tokens import WordTokenizer, word_pieces
 
 import nodes as core
 
@@ -94,9 +94,12 @@ def explicit(unet, prior, human, gamma, mask):
 
         def forward(x, context=None, *_, own=attention, layer=prior.layers[place], **__):
             q, k, v = own.to_q(x), own.to_k(context), own.to_v(context)
+            learnt = layer(context, k)
+            if mask == hcp.KEYS:
+                learnt = learnt * human[:, None] + k * ~human[:, None]
             both = hcp.combined_map(
                 hcp.attention_map(q, k, own.heads),
-                hcp.human_map(q, layer(context, k), human[None], own.heads, mask),
+                hcp.human_map(q, learnt, human[None], own.heads, mask),
                 gamma,
             )
             return own.to_out(hcp.read(both, v))
@@ -105,7 +108,7 @@ def explicit(unet, prior, human, gamma, mask):
     return unet
 
 
-@pytest.mark.parametrize("mask", [hcp.BEFORE, hcp.AFTER])
+@pytest.mark.parametrize("mask", hcp.MASKS)
 def test_equals_explicit_maps_for_every_family(family, random_text, mask):
     model, seen = family[0], []
     positive, negative = mark(random_text(model, 1), 2, 5), random_text(model, 2)
@@ -156,16 +159,17 @@ def test_sizes_batches_and_samplers_repeat(loaded, how):
     assert torch.equal(first, sample(made.clone(), mark(words, 2), mark(words), **how))
 
 
-def test_two_positives_have_their_own_words_and_long_texts_repeat_nothing(loaded):
+@pytest.mark.parametrize("mask", hcp.MASKS)
+def test_two_positives_have_their_own_words_and_long_texts_repeat_nothing(loaded, mask):
     model, prior, seen = loaded[0], random_prior(loaded[0]), []
     encode = core.CLIPTextEncode().encode
     short, long = encode(loaded[1], "a man")[0], encode(loaded[1], "a woman, " * 40)[0]
     one, two, negative = mark(short, 2), mark(long, 2, 80), mark(short)
-    made = spying(apply(model, prior), seen)
+    made = spying(apply(model, prior, mask_tokens=mask), seen)
     sample(made, [*one, *two], negative, steps=1)
     alone: list = []
     for some in (one, two):
-        sample(spying(apply(model, prior), alone), some, negative, steps=1)
+        sample(spying(apply(model, prior, mask_tokens=mask), alone), some, negative, steps=1)
     together, apart = positives(seen), positives(alone)
     assert len(together) == len(apart) == 2
     for expected in apart:
@@ -384,7 +388,7 @@ def test_what_does_not_fit_is_said(loaded, family, tmp_path):
         host.load(file)
 
 
-@pytest.mark.parametrize("mask", [hcp.BEFORE, hcp.AFTER])
+@pytest.mark.parametrize("mask", hcp.MASKS)
 def test_the_same_numbers_in_trainer_and_host(loaded, tmp_path, mask):
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     torch.manual_seed(5)
@@ -400,7 +404,7 @@ def test_the_same_numbers_in_trainer_and_host(loaded, tmp_path, mask):
     made = apply(loaded[0], prior, gamma=-1.0, mask_tokens=ours.AS_TRAINED)
     sample(spying(made, seen), conditioning, mark(conditioning), steps=1, size=(13, 9))
     ids = tokenizer([text])
-    human = training.human_of(training.word_pieces(tokenizer.words), ids)
+    human = training.human_of(word_pieces(tokenizer.words), ids)
     assert torch.equal(human[0], conditioning[0][1][host.HUMAN])
     (x, sigma, found), = [
         (x[None], sigma[None], out[None])

@@ -1,6 +1,8 @@
 """The set-up that dev.py does, without doing it."""
 
+import os
 import shutil
+import subprocess
 import sys
 from collections import namedtuple
 
@@ -54,6 +56,20 @@ def test_a_layer_sees_the_packages_below(cache, installs):
     above = dev._environment("above", ["host"], 0, below=below)
     (link,) = above.parent.parent.rglob("*.pth")
     assert str(below.parent.parent / "lib") in link.read_text()
+
+
+def test_the_environments_interpreter_takes_the_process_over(tmp_path):
+    """A parent that waits would kill it soon after Ctrl-C, and with it what a trainer saves."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho $$ $VITRUVIAN_INSIDE "$@"\n')
+    python.chmod(0o755)
+    code = "import sys; from pathlib import Path; import dev; dev.again_inside(Path(sys.argv[1]))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, python], cwd=dev.ROOT, stdout=subprocess.PIPE, text=True,
+        env={k: v for k, v in os.environ.items() if k != "VITRUVIAN_INSIDE"},
+    )  # fmt: skip
+    said = child.communicate()[0].split()
+    assert said == [str(child.pid), "1", str(dev.ROOT / "dev.py"), str(python)]
 
 
 def test_too_little_disk_is_said_before_anything_is_made(cache, installs, monkeypatch):

@@ -28,24 +28,33 @@ def slow_human_map(q, k, human, mask):
             part = slice(h * width, (h + 1) * width)
             for i in range(N):
                 scores = [float(q[b, i, part] @ k[b, j, part]) / math.sqrt(width) for j in range(T)]
-                who = [j for j in range(T) if human[b, j]]
+                who = [j for j in range(T) if human[b, j] or mask == hcp.KEYS]
                 total = sum(math.exp(scores[j]) for j in (who if mask == hcp.BEFORE else range(T)))
                 for j in who:
                     made[b, h, i, j] = math.exp(scores[j]) / total
     return made
 
 
-@pytest.mark.parametrize("mask", [hcp.BEFORE, hcp.AFTER])
+@pytest.mark.parametrize("mask", hcp.MASKS)
 def test_the_human_map_is_what_the_formula_says(case, mask):
     q, _, k_h, _, human = case
     made = hcp.human_map(q, k_h, human, HEADS, mask)
     torch.testing.assert_close(made, slow_human_map(q, k_h, human, mask), atol=1e-6, rtol=1e-5)
-    assert (made.movedim(-1, 1)[~human] == 0).all()
+    assert (made.movedim(-1, 1)[~human] == 0).all() == (mask != hcp.KEYS)
     sums = made.sum(-1)
-    assert torch.allclose(sums, torch.ones(())) if mask == hcp.BEFORE else (sums < 1).all()
+    assert (sums < 1).all() if mask == hcp.AFTER else torch.allclose(sums, torch.ones(()))
 
 
-@pytest.mark.parametrize("mask", [hcp.BEFORE, hcp.AFTER])
+def test_masked_keys_are_learnt_at_human_tokens_only_and_begin_as_the_ordinary_map(case):
+    q, k, k_h, _, human = case
+    keys = hcp.human_keys(k_h, k, human, hcp.KEYS)
+    assert torch.equal(keys[human], k_h[human]) and torch.equal(keys[~human], k[~human])
+    assert torch.equal(hcp.human_keys(k_h, k, human, hcp.AFTER), k_h)
+    began = hcp.human_map(q, hcp.human_keys(k, k, human, hcp.KEYS), human, HEADS, hcp.KEYS)
+    assert torch.equal(began, hcp.attention_map(q, k, HEADS))
+
+
+@pytest.mark.parametrize("mask", hcp.MASKS)
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9, 1.0])
 def test_two_attentions_equal_the_combined_map(case, mask, gamma):
     q, k, k_h, v, human = case

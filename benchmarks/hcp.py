@@ -1,0 +1,226 @@
+"""Bodies from text alone: the human-centric prior against what else one can train on the same data.
+
+On unseen prompts of the mini world that each name an action, through the host's own nodes, the same
+seed for all:
+  base      the checkpoint as it is
+  hcp       with the human-centric prior
+  lora      with a low-rank change of its attention, as many numbers and steps, the same data
+  finetune  all of its UNet trained on, as many steps, the same data
+`train mini prior` and `train mini rivals` make them; a rival without a file is left out.
+  <x>_anatomy  share of pictures whose body has every limb once and of human proportions
+  <x>_action   share whose pose is the action's that the prompt names
+  <x>_fd       Frechet distance of the pose network's features to true pictures'
+  <x>_drift    mean difference to the base's picture outside the bodies
+  cost         sampling time with the prior over that without, taken in turns
+`ceiling`: the instruments on the true pictures after a round trip through the VAE.
+Ablations are read on the first of the prompts, with the base's and the prior's own figures there:
+settings of the same prior, and priors trained otherwise (`train mini ablations`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..mini import bodies, posenet
+from ..mini.captions import scene_caption
+from ..mini.recipes import ABLATED, FINETUNED, LORA, PRIOR, PRIOR_RIVALS
+from ..mini.renderer import render
+from ..mini.world import FULL, sample_scenes
+from ..models import attention_maps as attention_maps_of
+from ..models.mini import PICTURE_SIZE
+from ..training import convert, preview
+from . import host
+from .mini import RESULTS, UNSEEN
+
+SHOWN = 6
+MOMENT = 0.3  # share of the sampling at which maps are shown
+PEOPLE = ("woman", "man", "body")
+STRENGTHS = (0.5, 1.5, 2.0)
+
+Paint = Callable[[str, int], Tensor]  # a prompt and a seed -> [1,3,H,W]
+
+
+def run(quick: bool) -> dict[str, float]:
+    """The numbers of benchmarks/results/hcp.json; also writes hcp.png beside it: a row per prompt,
+    from left to right base, lora, hcp, and the base's and hcp's maps of the named action.
+    """
+    count, few, known = (8, 2, 200) if quick else (500, 100, 1000)
+    loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
+    scenes = sample_scenes(count, UNSEEN + 300, framing=FULL, people=1)
+    prompts = [scene_caption(scenes, i) for i in range(count)]
+    made, seconds = _in_turns(_rivals(loaded), prompts)
+    made["ceiling"] = _round_trip(render(scenes).rgb)
+    judge = Judge(scenes.people.action, made["base"], known)
+    numbers: dict[str, float] = {"prompts": count, "ablation_prompts": few}
+    for name, pictures in made.items():
+        numbers |= judge.of(name, pictures)
+    numbers["cost"] = seconds["hcp"] / seconds["base"]
+    some = {name: made[name][:few] for name in ("base", "hcp")}
+    for name, paint in _ablations(loaded).items():
+        some[name] = torch.cat([paint(prompt, i) for i, prompt in enumerate(prompts[:few])])
+    for name, pictures in some.items():
+        numbers |= judge.of(f"ablation_{name}", pictures)
+    _show(loaded, made, prompts)
+    return numbers
+
+
+class Judge:
+    """Compares the first pictures of a set with as many true bodies and with the base's."""
+
+    def __init__(self, actions: Tensor, base: Tensor, known: int) -> None:
+        self.net, self.actions, self.base = posenet.load_posenet(), actions, base
+        self.base_read = bodies.read(self.net, base)
+        true = sample_scenes(known, UNSEEN + 301, framing=FULL, people=1)
+        drawn = render(true)
+        self.fidelity = bodies.read(self.net, drawn.rgb).features
+        read = bodies.read(self.net, _round_trip(drawn.rgb))
+        self.true = bodies.Bodies(read, bodies.shape_of(drawn.body[..., :2]), true.people.action)
+
+    def of(self, name: str, pictures: Tensor) -> dict[str, float]:
+        """The figures of pictures [B,3,H,W] of the first B prompts."""
+        read, count = bodies.read(self.net, pictures), len(pictures)
+        named = bodies.name_actions(read.joints, self.true) == self.actions[:count]
+        before = self.base_read.joints[:count]
+        return {
+            f"{name}_anatomy": float(bodies.whole(read, self.true).float().mean()),
+            f"{name}_action": float(named.float().mean()),
+            f"{name}_fd": bodies.frechet(read.features, self.fidelity),
+            f"{name}_drift": bodies.drift(pictures, self.base[:count], read.joints, before),
+        }
+
+
+def _rivals(loaded: host.Loaded) -> dict[str, Paint]:
+    import comfy.sd
+
+    painters = {
+        "base": _plain(loaded, loaded.model),
+        "hcp": _with_prior(loaded, PRIOR),
+    }
+    with torch.inference_mode():
+        if LORA.is_file():
+            changed, _ = comfy.sd.load_lora_for_models(loaded.model, None, load_file(LORA), 1.0, 0)
+            painters["lora"] = _plain(loaded, changed)
+        if FINETUNED.is_file():
+            other = comfy.sd.load_checkpoint_guess_config(str(FINETUNED), output_vae=False)[0]
+            painters["finetune"] = _plain(loaded, other)
+    return painters
+
+
+def _ablations(loaded: host.Loaded) -> dict[str, Paint]:
+    """The prior with other settings, and priors trained in other ways."""
+    ways = {f"strength_{value:g}": _with_prior(loaded, PRIOR, value) for value in STRENGTHS}
+    for name in ABLATED:
+        file = PRIOR_RIVALS / f"{name}.safetensors"
+        if file.is_file():
+            ways[name] = _with_prior(loaded, file)
+    return ways
+
+
+def _plain(loaded: host.Loaded, model: Any) -> Paint:
+    def paint(prompt: str, seed: int) -> Tensor:
+        return _sample(loaded, model, host.text(loaded, prompt), seed)
+
+    return paint
+
+
+def _with_prior(loaded: host.Loaded, file: Path, strength: float = 1.0) -> Paint:
+    model = _patched(loaded, file, strength)
+
+    def paint(prompt: str, seed: int) -> Tensor:
+        return _sample(loaded, model, _marked(loaded, prompt), seed)
+
+    return paint
+
+
+def _patched(loaded: host.Loaded, file: Path, strength: float = 1.0) -> Any:
+    from ..host import hcp as prior
+
+    with torch.inference_mode():
+        own = prior.load(file)
+        stages = dict.fromkeys(prior.STAGES, strength)
+        return prior.apply(
+            loaded.model, own, prior.Settings(own.gamma, own.mask, stages, 0.0, 1.0)
+        )
+
+
+def _marked(loaded: host.Loaded, prompt: str) -> Any:
+    """The prompt as Human-Centric Prompt encodes it."""
+    from ..host import hcp as prior
+
+    with torch.inference_mode():
+        return prior.encode(loaded.clip, prompt, (), ())[0]
+
+
+def _sample(loaded: host.Loaded, model: Any, positive: Any, seed: int) -> Tensor:
+    negative = host.text(loaded, "")
+    return host.decode(
+        loaded, host.sample(model, positive, negative, host.empty(PICTURE_SIZE), seed)
+    )
+
+
+def _in_turns(
+    painters: Mapping[str, Paint], prompts: Sequence[str]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """All pictures by every painter, prompt after prompt, and the seconds each took in all."""
+    made: dict[str, list[Tensor]] = {name: [] for name in painters}
+    seconds = dict.fromkeys(painters, 0.0)
+    for paint in painters.values():
+        paint(prompts[0], 0)  # the first run loads and warms up
+    for i, prompt in enumerate(tqdm(prompts, desc="paint")):
+        for name, paint in painters.items():
+            start = time.perf_counter()
+            made[name].append(paint(prompt, i))
+            seconds[name] += time.perf_counter() - start
+    return {name: torch.cat(pictures) for name, pictures in made.items()}, seconds
+
+
+def _round_trip(pictures: Tensor) -> Tensor:
+    """Pictures after the autoencoder, which all generated ones have passed."""
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    with torch.no_grad():
+        return torch.cat(
+            [preview.decode(whole, preview.encode(whole, some)) for some in pictures.split(32)]
+        )
+
+
+def _show(loaded: host.Loaded, made: Mapping[str, Tensor], prompts: Sequence[str]) -> None:
+    """The sheet of the first prompts."""
+    columns = [made[name] for name in ("base", "lora", "hcp") if name in made]
+    rows = []
+    for i in range(min(SHOWN, len(prompts))):
+        rows += [column[i] for column in columns]
+        rows += _maps(loaded, prompts[i], made["hcp"][i], i)
+    RESULTS.mkdir(exist_ok=True)
+    preview.save_sheet(torch.stack(rows), RESULTS / "hcp.png", columns=len(columns) + 2)
+
+
+def _maps(loaded: host.Loaded, prompt: str, picture: Tensor, seed: int) -> list[Tensor]:
+    """The finest maps of the named action over the prior's picture, without the prior and with it,
+    alike bright.
+    """
+    from ..host import attention_maps
+    from ..host import hcp as prior
+
+    positive = _marked(loaded, prompt)
+    words = attention_maps_of.marked(
+        positive[0][1][prior.WORDS], positive[0][1][prior.HUMAN].tolist()
+    )
+    columns = [tokens for word, tokens in words.items() if word not in PEOPLE]
+    latent = loaded.vae.encode(picture.movedim(0, -1)[None])
+    (look,) = attention_maps.look(
+        _patched(loaded, PRIOR), positive, latent, (MOMENT,), seed, columns[:1], lambda _: None
+    )
+    assert look.with_priors is not None
+    both = [attention_maps_of.average(maps.values()) for maps in (look.without, look.with_priors)]
+    finest = [next(iter(grids.values()))[0] for grids in both]
+    most = max(float(seen.max()) for seen in finest)
+    ground = picture.movedim(0, -1)
+    return [attention_maps_of.overlay(seen, most, ground).movedim(-1, 0) for seen in finest]
