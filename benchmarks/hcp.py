@@ -52,7 +52,7 @@ def run(quick: bool) -> dict[str, float]:
     """The numbers of benchmarks/results/hcp.json; also writes hcp.png beside it: a row per prompt,
     from left to right base, lora, hcp, and the base's and hcp's maps of the named action.
     """
-    count, few, known = (8, 2, 200) if quick else (500, 100, 1000)
+    count, few, known = (8, 2, 200) if quick else (500, 60, 1000)
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
     scenes = sample_scenes(count, UNSEEN + 300, framing=FULL, people=1)
     prompts = [scene_caption(scenes, i) for i in range(count)]
@@ -202,6 +202,7 @@ def _show(loaded: host.Loaded, made: Mapping[str, Tensor], prompts: Sequence[str
     preview.save_sheet(torch.stack(rows), RESULTS / "hcp.png", columns=len(columns) + 2)
 
 
+@torch.inference_mode()
 def _maps(loaded: host.Loaded, prompt: str, picture: Tensor, seed: int) -> list[Tensor]:
     """The finest maps of the named action over the prior's picture, without the prior and with it,
     alike bright.

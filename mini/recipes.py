@@ -69,7 +69,7 @@ HAND_SCHEDULE = Schedule(steps=3000, batch=24, lr=1e-3, warmup=50, save_every=40
 POSE_SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=50, save_every=250)
 OUTPAINT_SCHEDULE = Schedule(steps=300, batch=16, lr=3e-4, warmup=50, save_every=200)
 PRIOR_SCHEDULE = Schedule(steps=600, batch=24, lr=3e-3, warmup=30, save_every=300)
-ABLATION_SCHEDULE = Schedule(steps=200, batch=24, lr=3e-3, warmup=30, save_every=300)
+ABLATION_SCHEDULE = Schedule(steps=150, batch=24, lr=3e-3, warmup=30, save_every=300)
 HANDNET_SCHEDULE = Schedule(steps=3000, batch=32, lr=2e-3, warmup=50, save_every=250)
 SCHEDULES = {
     "vae": VAE_SCHEDULE,

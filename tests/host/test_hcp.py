@@ -388,6 +388,26 @@ def test_what_does_not_fit_is_said(loaded, family, tmp_path):
         host.load(file)
 
 
+def test_beside_a_controlnet(loaded):
+    """Against the explicit maps in the same host with the same ControlNet."""
+    model, clip, vae, net = loaded
+    prior = random_prior(model)
+    positive = ours.VitruvianHumanPrompt.execute(clip, "a man waving", "", "").result[0]
+    hint = torch.rand(1, 8 * CELLS, 8 * CELLS, 3, generator=torch.Generator().manual_seed(4))
+    apply_net = core.ControlNetApplyAdvanced().apply_controlnet
+    positive, negative = apply_net(positive, positive, net, hint, 1.0, 0.0, 1.0, vae=vae)
+    made = sample(apply(model, prior), positive, negative, cfg=1.0)
+    reference = model.clone()
+    unet = explicit(
+        model.model.diffusion_model, prior, positive[0][1][host.HUMAN], 0.6, hcp.BEFORE
+    )
+    reference.add_object_patch("diffusion_model", unet)
+    torch.testing.assert_close(
+        made, sample(reference, positive, negative, cfg=1.0), atol=1e-4, rtol=1e-4
+    )
+    assert not torch.equal(made, sample(model, positive, negative, cfg=1.0))
+
+
 @pytest.mark.parametrize("mask", hcp.MASKS)
 def test_the_same_numbers_in_trainer_and_host(loaded, tmp_path, mask):
     whole = convert.load_checkpoint(preview.CHECKPOINT)
