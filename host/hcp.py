@@ -291,7 +291,7 @@ def _patches(prior: Prior, settings: Settings, slot: str) -> tuple[Callable, Cal
             if human is not None and kind == POSITIVE:
                 x, context, value = (each[rows] for each in kept)
                 at = Attended(attention, x, context, value, extra["n_heads"])
-                part = part + local * (_of_humans(at, own, human, settings.mask) - part)
+                part = torch.lerp(part, _of_humans(at, own, human, settings.mask), local)
                 if record is not None:
                     record(place, k, local, _map(at, own, human, settings.mask))
             parts.append(part)
@@ -344,7 +344,7 @@ def _whole_text(at: Attended, human: Human, mask: str) -> tuple[Tensor, Tensor, 
     append to them: where other tokens count, they are marked alike, or not at all.
     """
     count, there = len(human.marks), at.context.shape[1]
-    if mask != hcp.KEYS:
+    if mask != hcp.KEYS or there == count:
         return human.marks, at.context[:, :count], at.value[:, :count]
     if there % count == 0:
         return human.marks.repeat(there // count), at.context, at.value
