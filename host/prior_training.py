@@ -74,9 +74,11 @@ def train(
     on_step: Callable[[float, hcp.Prior], None],
 ) -> hcp.Prior:  # fmt: skip
     """Train a prior beside the MODEL, which stays as it is. `on_step` is told each step's loss and
-    the prior so far. ValueError if nothing in the texts is human-centric, or `start` does not fit.
+    the prior so far. Pictures whose texts name nobody teach nothing and are left out; ValueError if
+    that is all, or `start` does not fit.
     """
-    if not any(entry[1].get(hcp.HUMAN, torch.tensor(False)).any() for entry in lessons.texts):
+    lessons = _that_teach(lessons)
+    if not lessons.texts:
         raise ValueError(
             "no text names a person, an action or a pose: encode the texts with Human-Centric "
             "Prompt, whose 'words' shows what it found."
@@ -97,6 +99,16 @@ def train(
     for layer in prior.layers.values():
         layer.eval().requires_grad_(False).cpu()
     return prior
+
+
+def _that_teach(lessons: Lessons) -> Lessons:
+    """Those whose texts have human-centric words."""
+    named = [
+        k for k, (_, entry) in enumerate(lessons.texts)
+        if hcp.HUMAN in entry and entry[hcp.HUMAN].any()
+    ]  # fmt: skip
+    texts = [lessons.texts[k] for k in named]
+    return Lessons(lessons.latents[named], texts, [level[named] for level in lessons.levels])
 
 
 def _own_tensor(value: Tensor) -> Tensor:

@@ -133,6 +133,14 @@ def test_alignment_brings_the_maps_to_the_pose(loaded):
     assert away(3e-2) < 0.95 * away(1e-12)
 
 
+def test_a_picture_whose_text_names_nobody_is_left_out(loaded):
+    mixed, _ = train(loaded, prompts=("a man waving", "a red tree"), steps=3)
+    only = {"samples": latents(2)[0]["samples"][:1]}
+    alone, _ = train(loaded, prompts=("a man waving",), pictures=[only], steps=3)
+    for place, layer in alone.layers.items():
+        assert torch.equal(mixed.layers[place].net[2].weight, layer.net[2].weight)
+
+
 def test_goes_on_from_a_prior_and_a_saved_file_is_the_same(loaded, folder):
     prior, _ = train(loaded)
     again, _ = train(loaded, start=[prior], steps=1, learning_rate=1e-9)
