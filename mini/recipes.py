@@ -481,7 +481,7 @@ class PriorRecipe(NamedTuple):
 
     mask: str = KEYS
     gamma: float = 0.0
-    alpha: float = 0.0  # the alignment made actions less clear here
+    alpha: float = 0.0  # whether the alignment helps is not decided: see `bench hcp`
     table: Mapping[str, Sequence[float]] = cosine_table()
     hidden: int = 96
 
