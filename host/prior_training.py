@@ -6,8 +6,7 @@ that of `training/hcp.py`, the objective its denoising without what is made for 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,8 +83,9 @@ def train(
             "Prompt, whose 'words' shows what it found."
         )
     with torch.inference_mode(False), torch.enable_grad():
-        torch.manual_seed(course.seed)
-        prior = begin(model, course, start)
+        with torch.random.fork_rng(devices=[]):  # other nodes' randomness stays as it is
+            torch.default_generator.manual_seed(course.seed)
+            prior = begin(model, course, start)
         whole = hcp.Settings(course.gamma, course.mask, dict.fromkeys(hcp.STAGES, 1.0), 0.0, 1.0)
         patched = hcp.apply(_own(model), prior, whole)
         latents = comfy.sample.fix_empty_latent_channels(patched, _own_tensor(lessons.latents))
@@ -142,7 +142,7 @@ def _steps(
         guider = denoise.inner_model
         texts = guider.conds["positive"]
         for _ in range(course.steps):
-            total = 0.0
+            total = x.new_zeros(())
             for i in torch.randint(len(texts), (course.batch,), generator=g).tolist():
                 guider.conds["positive"] = [texts[i]]
                 own = [level[i : i + 1] for level in levels]
@@ -150,21 +150,19 @@ def _steps(
                     loss = _loss(denoise, texts[i], denoise.latent_image[i, None], own, course,
                                  extra_args, g)  # fmt: skip
                 (loss / course.batch).backward()
-                total += float(loss.detach()) / course.batch
+                total += loss.detach() / course.batch
             torch.nn.utils.clip_grad_norm_(trained, CLIP)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            on_step(total, prior)
+            on_step(float(total), prior)  # the step's one reading
         return x
 
     return loop
 
 
-@contextmanager
-def _precision(model: Any, device: torch.device) -> Iterator[None]:
+def _precision(model: Any, device: torch.device) -> torch.autocast:
     """Half precision where the model has it, but with the range that gradients need."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=model.get_dtype() != torch.float32):
-        yield
+    return torch.autocast(device.type, torch.bfloat16, enabled=model.get_dtype() != torch.float32)
 
 
 def _loss(

@@ -547,10 +547,9 @@ def mini_rivals(work: Path, schedule: Schedule = PRIOR_SCHEDULE) -> None:
     of the UNet's attention of as many numbers, and the whole UNet.
     """
     whole, data, tokenizer = _prompted(work)
-    names = LORA_NAMES
-    low_rank.add_low_rank(whole.unet, _equal_rank(whole.unet), names)
-    model = Denoiser(whole.unet, whole.text_encoder.requires_grad_(False))
     torch.manual_seed(schedule.seed)
+    low_rank.add_low_rank(whole.unet, _equal_rank(whole.unet), LORA_NAMES)
+    model = Denoiser(whole.unet, whole.text_encoder.requires_grad_(False))
     fit(model, DenoisingLoss(tokenizer), data, schedule, work / "lora", collate=list)
     tensors, facts = low_rank.low_rank_tensors(whole.unet), {"method": "lora", "base": "mini"}
     weights.save(LORA, tensors, {**facts, "version": 1}, torch.float16)

@@ -11,9 +11,9 @@ from ..host import attention_maps as host
 from ..host import hcp
 from ..models import attention_maps
 from ..models.human_tokens import Word
-from .inputs import speaking_for
+from .hcp import CATEGORY
+from .inputs import read_phrases, speaking_for
 
-CATEGORY = "Vitruvian/anatomy"
 PIXELS = 8  # per latent cell
 MAPS, WITHOUT, WITH = "attention", "without prior", "with prior"
 
@@ -105,8 +105,7 @@ def _choose(positive: Any, words: str) -> dict[str, tuple[int, ...]]:
         )
     entry = positive[0][1]
     prompt: tuple[Word, ...] = entry[hcp.WORDS]
-    asked = [phrase.strip() for phrase in words.replace("\n", ",").split(",") if phrase.strip()]
-    found = {phrase: attention_maps.find(phrase, prompt) for phrase in asked}
+    found = {phrase: attention_maps.find(phrase, prompt) for phrase in read_phrases(words)}
     missing = ", ".join(f"'{phrase}'" for phrase, positions in found.items() if not positions)
     if missing:
         raise ValueError(f"{missing}: not in the prompt, whose words are {_listed(prompt)}.")

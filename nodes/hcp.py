@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..host import hcp as host
 from ..models import hcp
-from .inputs import check_order, speaking_for
+from .inputs import check_order, read_phrases, speaking_for
 
 Prior = io.Custom("VITRUVIAN_HCP")
 CATEGORY = "Vitruvian/anatomy"
@@ -78,14 +78,10 @@ class VitruvianHumanPrompt(io.ComfyNode):
                 "Human-Centric Prompt: the checkpoint holds no text encoder. Connect 'clip' from a "
                 "node that loads one."
             )
-        encoded, words = host.encode(clip, text, _phrases(add), _phrases(remove))
+        encoded, words = host.encode(clip, text, read_phrases(add), read_phrases(remove))
         shown = ", ".join(words)
         told = shown or "No word for a person, an action or a pose was found: add some in 'add'."
         return io.NodeOutput(encoded, shown, ui=ui.PreviewText(told))
-
-
-def _phrases(text: str) -> list[str]:
-    return [phrase.strip() for phrase in text.replace("\n", ",").split(",") if phrase.strip()]
 
 
 class VitruvianApplyHumanPrior(io.ComfyNode):

@@ -66,6 +66,11 @@ def size_inputs() -> list[io.Input]:
     ]
 
 
+def read_phrases(text: str) -> list[str]:
+    """What is separated by commas or lines."""
+    return [phrase.strip() for phrase in text.replace("\n", ",").split(",") if phrase.strip()]
+
+
 def check_order(start: float, end: float) -> None:
     """Of shares of the sampling."""
     if end <= start:
