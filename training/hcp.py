@@ -175,8 +175,8 @@ def _parser() -> argparse.ArgumentParser:
         help="how words that name nobody are left out, see Apply Human Prior",
     )  # fmt: skip
     parser.add_argument(
-        "--gamma", type=float, default=0.0, help=f"the ordinary map's share; {hcp.GAMMA} is usual "
-        f"with --mask {hcp.BEFORE} or {hcp.AFTER}",
+        "--gamma", type=float, help="the ordinary map's share; without it, 0 with "
+        f"--mask {hcp.KEYS}, whose training starts at the base anyway, and {hcp.GAMMA} otherwise",
     )  # fmt: skip
     parser.add_argument("--hidden", type=int, default=hcp.HIDDEN, help="width of the layers")
     parser.add_argument("--alpha", type=float, default=ALPHA, help="how much the alignment counts")
@@ -215,12 +215,15 @@ def main(arguments: Sequence[str]) -> None:
 
 def _networks(chosen: argparse.Namespace) -> tuple[Base, PriorDenoiser, PriorLoss]:
     """As the arguments ask; ValueError for what they can not mean."""
-    if not 0 <= chosen.gamma <= 1:
-        raise ValueError(f"--gamma is a share from 0 to 1, but it is {chosen.gamma}.")
+    gamma = chosen.gamma
+    if gamma is None:
+        gamma = 0.0 if chosen.mask == hcp.KEYS else hcp.GAMMA
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"--gamma is a share from 0 to 1, but it is {gamma}.")
     table = read_table(chosen.table) if chosen.table else hcp.cosine_table()
     features = resnet50(chosen.encoder) if chosen.encoder else drawn
     base = open_base(chosen.checkpoint)
-    how = {"hidden": chosen.hidden, "gamma": chosen.gamma, "mask": chosen.mask}
+    how = {"hidden": chosen.hidden, "gamma": gamma, "mask": chosen.mask}
     model = PriorDenoiser(base.unet, base.text_encoder, **how)
     if chosen.start:
         load_prior(model, chosen.start)

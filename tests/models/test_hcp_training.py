@@ -154,14 +154,14 @@ def read(file):
 def test_the_trainer_writes_a_prior_and_goes_on_from_it(train, tmp_path, caplog, capsys):
     first = train("first", "--gamma", "0.8", "--lr", "0.01")
     begun, facts = read(first)
-    assert facts["gamma"] == "0.8" and facts["mask"] == hcp.BEFORE
+    assert facts["gamma"] == "0.8" and facts["mask"] == hcp.KEYS
     assert any(t.any() for key, t in begun.items() if key.endswith("net.2.weight"))
     assert (tmp_path / "first" / "final.png").is_file()
     assert (tmp_path / "first" / "loss.png").is_file()
     with caplog.at_level(logging.WARNING):
         gone_on, _ = read(train("second", "--start", str(first), "--lr", "0"))
     assert all(torch.equal(begun[key], gone_on[key]) for key in begun)
-    assert "first.safetensors was trained with gamma 0.8 and goes on with 0.9" in caplog.text
+    assert "first.safetensors was trained with gamma 0.8 and goes on with 0.0" in caplog.text
     with pytest.raises(SystemExit):
         train("third", "--start", str(first), "--hidden", "3")
     said = capsys.readouterr().err
