@@ -4,18 +4,19 @@ from pathlib import Path
 
 import folder_paths
 
-from .mini_family import register_family
+from . import mini_family, structure
 
 PACK = Path(__file__).resolve().parent.parent
 MINI_WEIGHTS = PACK / "mini" / "weights"
 
 
 def register() -> None:
-    """Register model folders and the mini family. Calling it again changes nothing."""
+    """Register model folders and the families. Calling it again changes nothing."""
     _add_folder("vitruvian", Path(folder_paths.models_dir) / "vitruvian", {".safetensors"})
     for name in ("checkpoints", "controlnet", "loras", "vitruvian"):
         _add_folder(name, MINI_WEIGHTS / name)
-    register_family()
+    mini_family.register_family()
+    structure.register_family()
 
 
 def _add_folder(name: str, path: Path, extensions: set[str] | None = None) -> None:

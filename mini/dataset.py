@@ -16,11 +16,13 @@ from torch.utils.data import Dataset
 
 from ..models.pose import People as Skeletons
 from ..models.pose import draw_people
+from ..models.structure import depth_picture, normal_picture
 from .captions import person_caption, scene_caption
 from .renderer import Render, render
 from .world import Scenes, sample_scenes
 
 SHARD = 256  # scenes
+FARTHEST = 0.35  # of a body in depth pictures, which are black where nobody is
 
 
 def skeletons(scene: int, scenes: Scenes, shown: Render, *, hands: bool = True) -> Skeletons:
@@ -44,6 +46,11 @@ def draw_hint(scene: int, scenes: Scenes, shown: Render, *, hands: bool = True) 
     """The picture [3,H,W] in 0..1 that a pose ControlNet reads for one scene."""
     people = skeletons(scene, scenes, shown, hands=hands)
     return draw_people(people, people.width, people.height).permute(2, 0, 1)
+
+
+def structure_pictures(shown: Render) -> tuple[Tensor, Tensor]:
+    """Depth and normal pictures [B,3,H,W] in 0..1 of what was rendered: near is white, x right."""
+    return depth_picture(shown.depth, floor=FARTHEST), normal_picture(shown.normal)
 
 
 def _to_bytes(pictures: Tensor) -> np.ndarray:
@@ -71,10 +78,13 @@ def _write_shard(folder: Path, shard: int, seed: int, draw: dict) -> None:
         }
         for i in range(SHARD)
     ]
+    depth, normal = structure_pictures(shown)
     arrays = {
         "rgb": _to_bytes(shown.rgb),
         "hint": _to_bytes(torch.stack(hints)),
         "parsing": shown.parsing.byte().numpy(),
+        "depth": _to_bytes(depth[:, 0]),
+        "normal": _to_bytes(normal),
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}-{shard:05d}.part.npy", array)
@@ -102,8 +112,9 @@ def write_world(
 
 
 class WorldDataset(Dataset):
-    """Scenes of a folder made by `write_world`: {"rgb", "hint" uint8 [3,H,W], "parsing" uint8
-    [H,W], "captions": {full, brief, people, bodies, hands}}; of the pictures only those named.
+    """Scenes of a folder made by `write_world`: {"rgb", "hint", "normal" uint8 [3,H,W], "parsing",
+    "depth" uint8 [H,W], "captions": {full, brief, people, bodies, hands}}; of the pictures only
+    those named.
     """
 
     def __init__(self, folder: Path, *, names: tuple[str, ...] = ("rgb", "hint")) -> None:

@@ -196,18 +196,21 @@ def encode_world(
     shift: float = 0.0,
     names: tuple[str, ...] = ("hint",),
     keep: Callable[[dict], object] = lambda caption: True,
+    of: str = "rgb",
 ) -> Encoded:
-    """Encode every picture of `world` once; what the encoder gave is kept in `out`, one file for
-    each autoencoder. Without `scale` and `shift`, those of the VAE's checkpoint, they are this
-    world's own. `names`: what else of the world the data gives. `keep`: which scenes, by caption.
+    """Encode every picture `of` this kind in `world` once; what the encoder gave is kept in `out`,
+    one file for each autoencoder. Without `scale` and `shift`, those of the VAE's checkpoint, they
+    are this world's own. `names`: what else of the world the data gives. `keep`: which scenes, by
+    caption.
     """
-    pictures, seen = WorldDataset(world, names=("rgb",)), WorldDataset(world, names=names)
+    pictures, seen = WorldDataset(world, names=(of,)), WorldDataset(world, names=names)
     rows = [i for i, caption in enumerate(pictures.captions) if keep(caption)]
-    file = out / f"latents-{world.name}-{len(rows)}-{_fingerprint(autoencoder)}.npy"
+    kind = "latents" if of == "rgb" else f"latents-{of}"
+    file = out / f"{kind}-{world.name}-{len(rows)}-{_fingerprint(autoencoder)}.npy"
     if not file.is_file():
         out.mkdir(parents=True, exist_ok=True)
         part = out / "latents.part.npy"
-        np.save(part, _encode(autoencoder, Subset(pictures, rows)).half().numpy())
+        np.save(part, _encode(autoencoder, Subset(pictures, rows), of).half().numpy())
         part.replace(file)
     latents = torch.from_numpy(np.load(file)).float()
     if scale is None:
@@ -225,15 +228,21 @@ def _fingerprint(module: torch.nn.Module) -> str:
 
 
 @torch.no_grad()
-def _encode(autoencoder: AutoencoderTiny, pictures: Dataset, batch: int = 16) -> Tensor:
-    """Raw latents [N,4,h,w]; the error of bf16 is far below the autoencoder's own."""
+def _encode(
+    autoencoder: AutoencoderTiny, pictures: Dataset, of: str = "rgb", batch: int = 16
+) -> Tensor:
+    """Raw latents [N,4,h,w] of pictures [3,H,W] or [H,W]; the error of bf16 is far below the
+    autoencoder's own.
+    """
     autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 3 x faster
     device = next(autoencoder.parameters()).device
     found = []
     count = len(pictures)  # type: ignore[arg-type]
     for start in tqdm(range(0, count, batch), desc="encode", mininterval=5):
         rows = range(start, min(start + batch, count))
-        x = torch.stack([pictures[i]["rgb"] for i in rows]).to(device).float() / 127.5 - 1
+        some = torch.stack([pictures[i][of] for i in rows])
+        some = some if some.dim() == 4 else some[:, None].expand(-1, 3, -1, -1)
+        x = some.to(device).float() / 127.5 - 1
         x = x.contiguous(memory_format=torch.channels_last)
         with _fastest(device):
             found.append(autoencoder.encode(x).latents.float().cpu())

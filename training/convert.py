@@ -39,6 +39,8 @@ _FIXED = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "class_embedding.linear_1": "label_emb.0.0",
+    "class_embedding.linear_2": "label_emb.0.2",
     "add_embedding.linear_1": "label_emb.0.0",
     "add_embedding.linear_2": "label_emb.0.2",
     "mid_block.resnets.0": "middle_block.0",
@@ -121,19 +123,19 @@ def text_names(keys: Iterable[str]) -> dict[str, str]:
 
 def unet_to_ldm(unet: nn.Module) -> Tensors:
     """A UNet2DConditionModel's weights, with the prefix they have in a checkpoint."""
-    return _named(unet, unet_names, UNET)
+    return named(unet, unet_names, UNET)
 
 
 def controlnet_to_ldm(controlnet: nn.Module) -> Tensors:
     """A ControlNetModel's weights, as ControlNet files have them."""
-    return _named(controlnet, unet_names, "")
+    return named(controlnet, unet_names, "")
 
 
 def vae_to_ldm(vae: nn.Module, latent_scale: float, latent_shift: float) -> Tensors:
     """An AutoencoderTiny's weights and its latents' normalisation, with a checkpoint's prefix."""
     scale = mini.HOST_LATENT_SCALE / latent_scale
     return {
-        **_named(vae, vae_names, VAE),
+        **named(vae, vae_names, VAE),
         VAE + "vae_scale": torch.tensor(scale),
         VAE + "vae_shift": torch.tensor(-latent_shift / scale),
     }
@@ -142,24 +144,24 @@ def vae_to_ldm(vae: nn.Module, latent_scale: float, latent_shift: float) -> Tens
 def text_to_ldm(text_encoder: nn.Module, token_ids: Sequence[int]) -> Tensors:
     """A CLIPTextModel's weights and the CLIP ids of its rows, with a checkpoint's prefix."""
     return {
-        **_named(text_encoder, text_names, TEXT),
+        **named(text_encoder, text_names, TEXT),
         TOKEN_IDS: torch.tensor(token_ids, dtype=torch.int32),
     }
 
 
 def unet_from_ldm(unet: Module, tensors: Mapping[str, Tensor]) -> Module:
     """Fill a UNet2DConditionModel from a checkpoint's tensors."""
-    return _filled(unet, tensors, unet_names, UNET)
+    return filled(unet, tensors, unet_names, UNET)
 
 
 def controlnet_from_ldm(controlnet: Module, tensors: Mapping[str, Tensor]) -> Module:
     """Fill a ControlNetModel from a ControlNet file's tensors."""
-    return _filled(controlnet, tensors, unet_names, "")
+    return filled(controlnet, tensors, unet_names, "")
 
 
 def text_from_ldm(text_encoder: Module, tensors: Mapping[str, Tensor]) -> Module:
     """Fill a CLIPTextModel from a checkpoint's tensors."""
-    return _filled(text_encoder, tensors, text_names, TEXT)
+    return filled(text_encoder, tensors, text_names, TEXT)
 
 
 def save_checkpoint(
@@ -214,7 +216,7 @@ def _checkpoint(tensors: Tensors) -> Checkpoint:
     return Checkpoint(
         unet=unet_from_ldm(networks.build_unet(), tensors).eval(),
         text_encoder=text_from_ldm(text_encoder, tensors).eval(),
-        vae=_filled(networks.build_vae(), tensors, vae_names, VAE).eval(),
+        vae=filled(networks.build_vae(), tensors, vae_names, VAE).eval(),
         token_ids=token_ids,
         latent_scale=mini.HOST_LATENT_SCALE / scale,
         latent_shift=-shift * scale,
@@ -249,13 +251,14 @@ def _rename(key: str, places: Mapping[str, str]) -> str:
     raise KeyError(f"no LDM name is known for '{key}'")
 
 
-def _named(module: nn.Module, names: Names, prefix: str) -> Tensors:
+def named(module: nn.Module, names: Names, prefix: str) -> Tensors:
+    """A module's tensors, by prefix and the names that `names` gives their keys."""
     tensors = module.state_dict()
     return {prefix + name: tensors[key] for key, name in names(tensors).items()}
 
 
-def _filled(module: Module, tensors: Mapping[str, Tensor], names: Names, prefix: str) -> Module:
-    """Fill `module`; every one of its tensors must be there in its shape."""
+def filled(module: Module, tensors: Mapping[str, Tensor], names: Names, prefix: str) -> Module:
+    """Fill `module`; ValueError unless every one of its tensors is there in its shape."""
     empty = module.state_dict()
     full = {}
     for key, name in names(empty).items():
