@@ -8,7 +8,7 @@ async def comfy_entrypoint():
     from comfy_api.latest import ComfyExtension
 
     from .host.registration import register
-    from .nodes import attention, compose, hands, hcp, pose, training
+    from .nodes import attention, compose, hands, hcp, pose, structure, training
 
     register()
 
@@ -16,7 +16,7 @@ async def comfy_entrypoint():
         async def get_node_list(self):
             return [
                 *pose.NODES, *compose.NODES, *hands.NODES, *hcp.NODES, *attention.NODES,
-                *training.NODES,
+                *training.NODES, *structure.NODES,
             ]  # fmt: skip
 
     return Vitruvian()

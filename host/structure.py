@@ -125,7 +125,8 @@ class StructureUNet(UNetModel):
             branch(block[0], partial(after_branches if k else after_trunk, width))
             for layer in block[1:]:
                 branch(layer)
-        self.out = Apart(self.out)  # type: ignore[assignment]
+        own: Any = self
+        own.out = Apart(own.out)
 
 
 class StructureLatent(comfy.latent_formats.SD15):
@@ -140,7 +141,8 @@ class StructureLatent(comfy.latent_formats.SD15):
             self.latent_rgb_factors_reshape = side_by_side
         else:  # this host can only show the first
             rest = [[0.0] * 3] * (CHANNELS - LATENT_CHANNELS)
-            self.latent_rgb_factors = [*self.latent_rgb_factors, *rest]
+            own: Any = comfy.latent_formats.SD15().latent_rgb_factors
+            self.latent_rgb_factors = [*own, *rest]
 
 
 def side_by_side(latent: Tensor) -> Tensor:
@@ -187,7 +189,7 @@ class StructureModel(comfy.model_base.BaseModel):
 class VitruvianStructure(comfy.supported_models_base.BASE):
     """Found by its size condition; heads and precision are those of the base it was made of."""
 
-    unet_config = {"adm_in_channels": structure.SIZE_WIDTH}
+    unet_config: dict[str, Any] = {"adm_in_channels": structure.SIZE_WIDTH}
     required_keys = {f"{{}}{EXPERT}{MODALITIES[1]}.input_blocks.0.0.weight": None}
     unet_extra_config: dict[str, Any] = {}
     latent_format = StructureLatent
@@ -326,3 +328,38 @@ def pose_latent(vae: Any, picture: Tensor) -> Tensor:
 
 def with_conditions(conditioning: Any, added: Mapping[str, Any]) -> Any:
     return [[text, {**entry, **added}] for text, entry in conditioning]
+
+
+def depth_pictures(pictures: Tensor, given: str, wanted: str, stretch: bool) -> Tensor:
+    """Depth IMAGEs [B, H, W, C] in another convention; `stretch`: over the whole range of each."""
+    near = structure.depth_of(_first(pictures), given)
+    if stretch:
+        return _last(structure.depth_picture(near, wanted))
+    white = 1 - near if wanted == structure.METRIC else near
+    return white[..., None].expand(-1, -1, -1, 3)
+
+
+def normal_pictures(pictures: Tensor, given: str, wanted: str) -> Tensor:
+    """Normal IMAGEs [B, H, W, C] in another convention, of unit length."""
+    return _last(structure.normal_picture(structure.normal_of(_first(pictures), given), wanted))
+
+
+def relight(
+    pictures: Tensor, normals: Tensor, convention: str, light: Tensor, ambient: float
+) -> Tensor:
+    """IMAGEs [B, H, W, C] under another lamp; a single normal picture serves for all."""
+    rgb, normal = _first(pictures), _first(normals)
+    normal = comfy.utils.common_upscale(
+        normal, rgb.shape[-1], rgb.shape[-2], "bilinear", "disabled"
+    )
+    normal = comfy.utils.repeat_to_batch_size(structure.normal_of(normal, convention), len(rgb))
+    return _last(structure.relight(rgb, normal, light, ambient))
+
+
+def _first(pictures: Tensor) -> Tensor:
+    """IMAGE -> channels first, only the colours."""
+    return pictures[..., :3].movedim(-1, 1)
+
+
+def _last(pictures: Tensor) -> Tensor:
+    return pictures.movedim(1, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +15,10 @@ from ..models.mini import PICTURE_SIZE
 from ..training import convert, preview, structure, vae
 from ..training.loop import Schedule
 from ..training.tokens import WordTokenizer
+from . import surfaces
 from .captions import scene_caption
 from .dataset import WorldDataset, draw_hint, structure_pictures, write_world
-from .recipes import LatentDataset, encode_world
+from .encoded import LatentDataset, encode_world, pass_autoencoder
 from .renderer import render
 from .world import FULL, sample_scenes
 
@@ -28,6 +29,8 @@ JOINT = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_structure.safetensors"
 RIVALS = preview.WEIGHTS / "rivals"  # what `bench structure` compares it with
 VAE_SCHEDULE = Schedule(steps=500, batch=12, lr=5e-4, warmup=20, save_every=100, weight_decay=0.0)
 KINDS = ("rgb", "depth", "normal", "rgb", "hint", "normal")  # of pictures, as often
+SURFACES_SCHEDULE = Schedule(steps=700, batch=16, lr=2e-3, warmup=50, save_every=200)
+PASSED = 768  # of the surface network's scenes, those that passed the autoencoder
 SCHEDULE = Schedule(steps=1500, batch=24, lr=5e-4, warmup=50, save_every=250)
 ABLATION_SCHEDULE = Schedule(steps=250, batch=24, lr=5e-4, warmup=30, save_every=250)
 
@@ -84,6 +87,18 @@ def mini_maps_vae(work: Path, schedule: Schedule = VAE_SCHEDULE) -> None:
     convert.save_checkpoint(preview.CHECKPOINT, *whole)
 
 
+def mini_surfaces(work: Path, schedule: Schedule = SURFACES_SCHEDULE) -> None:
+    """Train the instrument that measures depth and normals."""
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    world = write_bodies(work)
+    passed = {
+        kind: pass_autoencoder(whole.vae, world, PASSED, work / "latents", kind)
+        for kind in surfaces.KINDS
+    }
+    data = surfaces.SurfacePictures(world, passed)
+    surfaces.save_surfacenet(surfaces.train_surfacenet(data, schedule, work / "surfacenet"))
+
+
 class JointDataset(Dataset):
     """Encoded worlds as StructureLoss takes them; all have the same scenes."""
 
@@ -110,9 +125,11 @@ def whole_picture() -> Tensor:
 def joint_data(whole: convert.Checkpoint, work: Path) -> JointDataset:
     """The world of whole bodies, written and encoded where that is not done yet."""
     world = write_bodies(work)
-    known: Any = (whole.vae, world, work / "latents", whole.latent_scale, whole.latent_shift)
     rgb, *others, hint = (
-        encode_world(*known, names=(), of=kind).data for kind in ("rgb", "depth", "normal", "hint")
+        encode_world(
+            whole.vae, world, work / "latents", whole.latent_scale, whole.latent_shift, (), of=kind
+        ).data
+        for kind in ("rgb", "depth", "normal", "hint")
     )
     pose = torch.from_numpy(hint.latents).float() - nobody(whole)
     return JointDataset(rgb, others, pose)

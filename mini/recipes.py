@@ -7,7 +7,6 @@ stands at the last step.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,8 +18,7 @@ import torch
 from diffusers import AutoencoderTiny, ControlNetModel
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from torch.utils.data import ConcatDataset, Dataset, Subset
-from tqdm import tqdm
+from torch.utils.data import ConcatDataset, Dataset
 
 from ..models import weights
 from ..models.hand_generator import STRIDE, heat_maps
@@ -42,9 +40,10 @@ from ..training import (
 from ..training.denoise import Denoiser, DenoisingLoss
 from ..training.loop import Schedule, fit, native_precision
 from ..training.tokens import WordTokenizer, word_pieces
-from . import evaluate, posenet
+from . import evaluate, joint, posenet
 from .captions import scene_caption
 from .dataset import WorldDataset, draw_hint, write_world
+from .encoded import LatentDataset, encode_world, pass_autoencoder
 from .figure import LEFT_HAND, RIGHT_HAND
 from .renderer import render
 from .world import FULL, HAND, UPPER, sample_scenes
@@ -83,9 +82,16 @@ SCHEDULES = {
     "rivals": PRIOR_SCHEDULE,
     "ablations": ABLATION_SCHEDULE,
     "controlnet": CONTROL_SCHEDULE,
+    "maps-vae": joint.VAE_SCHEDULE,
+    "surfacenet": joint.SURFACES_SCHEDULE,
+    "joint": joint.SCHEDULE,
+    "joint-ablations": joint.ABLATION_SCHEDULE,
 }
 STEPS = tuple(SCHEDULES)
-WHOLE = ("vae", "base", "further", "posenet", "handnet", "hands")  # the committed weights
+WHOLE = (  # the committed weights
+    "vae", "base", "further", "maps-vae", "posenet", "handnet", "hands", "prior", "surfacenet",
+    "joint",
+)  # fmt: skip
 SAMPLES_SHOWN = 8
 HAND_GENERATOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_hands.safetensors"
 PRIOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_prior.safetensors"
@@ -96,19 +102,6 @@ LORA_NAMES = r".*attn[12]\.to_(q|k|v|out\.0)"
 FINETUNE_LR = 3e-4
 OUTPAINTER = preview.POSE_CONTROLNET.with_name("vitruvian_mini_outpainter.safetensors")
 WORTH_COMPILING = 1_000  # steps: compiling takes minutes and saves a quarter of each step
-
-
-class LatentDataset(Dataset):
-    """A world already encoded: {"latent" [4,h,w] normalised, "hint", "captions"}."""
-
-    def __init__(self, world: Dataset, latents: np.ndarray) -> None:
-        self.world, self.latents = world, latents
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def __getitem__(self, i: int) -> dict:
-        return {**self.world[i], "latent": torch.from_numpy(self.latents[i].astype(np.float32))}
 
 
 class SinglePeople(Dataset):
@@ -178,105 +171,6 @@ def in_sight(item: dict, side: int) -> bool:
     x, y = points[:, :2].long().unbind(1)
     own = item["parsing"][y, x] == (RIGHT_HAND, LEFT_HAND)[side]
     return bool(own.float().mean() >= 0.5)
-
-
-class Encoded(NamedTuple):
-    """Latents z = (encoder output - shift) * scale, of mean 0 and variance 1 over the world."""
-
-    data: LatentDataset
-    scale: float
-    shift: float
-
-
-def encode_world(
-    autoencoder: AutoencoderTiny,
-    world: Path,
-    out: Path,
-    scale: float | None = None,
-    shift: float = 0.0,
-    names: tuple[str, ...] = ("hint",),
-    keep: Callable[[dict], object] = lambda caption: True,
-    of: str = "rgb",
-) -> Encoded:
-    """Encode every picture `of` this kind in `world` once; what the encoder gave is kept in `out`,
-    one file for each autoencoder. Without `scale` and `shift`, those of the VAE's checkpoint, they
-    are this world's own. `names`: what else of the world the data gives. `keep`: which scenes, by
-    caption.
-    """
-    pictures, seen = WorldDataset(world, names=(of,)), WorldDataset(world, names=names)
-    rows = [i for i, caption in enumerate(pictures.captions) if keep(caption)]
-    kind = "latents" if of == "rgb" else f"latents-{of}"
-    file = out / f"{kind}-{world.name}-{len(rows)}-{_fingerprint(autoencoder)}.npy"
-    if not file.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        part = out / "latents.part.npy"
-        np.save(part, _encode(autoencoder, Subset(pictures, rows), of).half().numpy())
-        part.replace(file)
-    latents = torch.from_numpy(np.load(file)).float()
-    if scale is None:
-        shift, scale = float(latents.mean()), 1 / float(latents.std())
-    z = ((latents - shift) * scale).half().numpy()
-    return Encoded(LatentDataset(Subset(seen, rows), z), scale, shift)
-
-
-def _fingerprint(module: torch.nn.Module) -> str:
-    """Tells networks apart by their weights."""
-    weights = hashlib.sha256()
-    for p in module.parameters():
-        weights.update(p.detach().cpu().contiguous().numpy().tobytes())
-    return weights.hexdigest()[:8]
-
-
-@torch.no_grad()
-def _encode(
-    autoencoder: AutoencoderTiny, pictures: Dataset, of: str = "rgb", batch: int = 16
-) -> Tensor:
-    """Raw latents [N,4,h,w] of pictures [3,H,W] or [H,W]; the error of bf16 is far below the
-    autoencoder's own.
-    """
-    autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 3 x faster
-    device = next(autoencoder.parameters()).device
-    found = []
-    count = len(pictures)  # type: ignore[arg-type]
-    for start in tqdm(range(0, count, batch), desc="encode", mininterval=5):
-        rows = range(start, min(start + batch, count))
-        some = torch.stack([pictures[i][of] for i in rows])
-        some = some if some.dim() == 4 else some[:, None].expand(-1, 3, -1, -1)
-        x = some.to(device).float() / 127.5 - 1
-        x = x.contiguous(memory_format=torch.channels_last)
-        with _fastest(device):
-            found.append(autoencoder.encode(x).latents.float().cpu())
-    return torch.cat(found)
-
-
-def _fastest(device: torch.device) -> torch.autocast:
-    """bf16, unless that is the processor's slowest."""
-    native = device.type != "cpu" or native_precision() == "bf16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
-
-
-def pass_autoencoder(
-    autoencoder: AutoencoderTiny, world: Path, count: int, out: Path
-) -> np.ndarray:
-    """The first `count` pictures of `world` encoded and decoded once, uint8 [N,3,H,W]; kept in
-    `out`.
-    """
-    file = out / f"passed-{world.name}-{count}-{_fingerprint(autoencoder)}.npy"
-    if not file.is_file():
-        pictures = Subset(WorldDataset(world, names=("rgb",)), range(count))
-        latents = _encode(autoencoder, pictures)
-        part = out / "passed.part.npy"
-        np.save(part, torch.cat([_decode(autoencoder, z) for z in latents.split(16)]).numpy())
-        part.replace(file)
-    return np.load(file)
-
-
-@torch.no_grad()
-def _decode(autoencoder: AutoencoderTiny, latents: Tensor) -> Tensor:
-    device = next(autoencoder.parameters()).device
-    with _fastest(device):
-        x = autoencoder.decode(latents.to(device)).sample.float().cpu()
-    return ((x / 2 + 0.5) * 255).round().clamp(0, 255).byte()
 
 
 def show_samples(whole: convert.Checkpoint) -> Callable[[Denoiser, Path], None]:
@@ -625,7 +519,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for world and checkpoints")
     parser.add_argument("--scenes", type=int, default=SCENES, help="scenes of the training world")
     parser.add_argument("--steps", type=int, help="length of the one named step")
-    parser.add_argument("--start", type=Path, help="hands: a hand generator to go on from")
+    parser.add_argument("--start", type=Path, help="hands, joint: weights to go on from")
     parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
     chosen = parser.parse_args(arguments)
     steps = chosen.step or WHOLE
@@ -661,6 +555,14 @@ def main(arguments: Sequence[str]) -> None:
         mini_ablations(chosen.work, plan("ablations"))
     if "controlnet" in steps:
         mini_controlnet(world, chosen.work, plan("controlnet"))
+    if "maps-vae" in steps:
+        joint.mini_maps_vae(chosen.work, plan("maps-vae"))
+    if "surfacenet" in steps:
+        joint.mini_surfaces(chosen.work, plan("surfacenet"))
+    if "joint" in steps:
+        joint.mini_joint(chosen.work, plan("joint"), chosen.start)
+    if "joint-ablations" in steps:
+        joint.mini_joint_ablations(chosen.work, plan("joint-ablations"))
     if "posenet" in steps:
         mini_posenet(chosen.work, plan("posenet"))
     if "handnet" in steps:

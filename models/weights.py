@@ -10,6 +10,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 PREFIX = "vitruvian."  # of our keys in the metadata
+SCALE = ".scale"  # after the name of a tensor in 8 bits, what its rows are multiplied with
 
 
 def load(
@@ -28,7 +29,7 @@ def load(
         with safe_open(path, framework="pt") as file:
             metadata = _ours(file.metadata() or {})
             _check(path, metadata, method, version, base)
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata
+            return _widened({key: file.get_tensor(key) for key in file.keys()}), metadata
     except SafetensorError as broken:
         raise ValueError(
             f"{path}: expected a whole .safetensors file, found one that can not be read "
@@ -44,11 +45,17 @@ def save(
 ) -> None:
     """Write `tensors`, floating ones but scalars as `dtype`; `metadata`: method, version, base.
 
+    As int8, those of two and more axes take 8 bits and a scale for each row, others float16; `load`
+    gives all of them as float16.
+
     The file appears at once or not at all: a failure leaves what was there. Raises ValueError for
     numbers that are not finite in `dtype` and OSError, naming the file, when it can not be written.
     """
     path = Path(path)
-    stored = {key: _stored(key, tensor, dtype) for key, tensor in tensors.items()}
+    narrow = torch.float16 if dtype == torch.int8 else dtype
+    stored = {key: _stored(key, tensor, narrow) for key, tensor in tensors.items()}
+    if dtype == torch.int8:
+        stored = _narrowed(stored)
     facts = {PREFIX + key: str(value) for key, value in metadata.items()}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -92,3 +99,29 @@ def _stored(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
         if not torch.isfinite(tensor).all():
             raise ValueError(f"'{key}' holds numbers that are not finite in {tensor.dtype}.")
     return tensor.contiguous()
+
+
+def _narrowed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels [N, ...] as int8 with a scale [N, 1, ...] each; the largest of a row is
+    127.
+    """
+    found = {}
+    for key, tensor in tensors.items():
+        if tensor.dim() < 2 or not tensor.is_floating_point():
+            found[key] = tensor
+            continue
+        rows = tensor.float()
+        scale = rows.abs().amax(tuple(range(1, rows.dim())), keepdim=True).clamp(min=1e-5) / 127
+        found[key] = (rows / scale).round().to(torch.int8)
+        found[key + SCALE] = scale
+    return found
+
+
+def _widened(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The other way round, float16."""
+    wide = {key: tensor for key, tensor in tensors.items() if not key.endswith(SCALE)}
+    for key in tensors:
+        if key.endswith(SCALE):
+            name = key.removesuffix(SCALE)
+            wide[name] = (tensors[name] * tensors[key]).half()
+    return wide

@@ -32,7 +32,7 @@ class JointUNet(nn.Module):
     def __init__(
         self, unet: UNet2DConditionModel, experts: int, fusion: str = structure.MEAN
     ) -> None:
-        """`unet` takes 8 channels and has a size condition; its copies become the other branches."""
+        """`unet` takes 8 channels and a size condition; its copies become the other branches."""
         super().__init__()
         self.inputs, self.outputs = input_places(unet), output_places(unet)
         self.names = convert.unet_names(unet.state_dict())
@@ -56,7 +56,7 @@ class JointUNet(nn.Module):
         trunk: Any = self.unets[0]
         steps = t.unbind(1) if t.dim() == 2 else (t,) * 3
         times = [self._time(trunk, step, sizes, x) for step in steps]
-        h = [torch.cat((own, pose), 1) for own in x.chunk(3, 1)]
+        h: Any = [torch.cat((own, pose), 1) for own in x.chunk(3, 1)]
         skips: list[Any] = []
         for i, place in enumerate(self.inputs):
             if i <= self.experts:
@@ -100,7 +100,7 @@ class JointUNet(nn.Module):
             found |= convert.named(unet, self._named, branch)
         mark = convert.UNET + structure.FUSE + self.fusion
         if self.mix is not None:
-            found[mark + ".weight"] = self.mix.weight
+            found[mark + ".weight"] = self.mix.get_parameter("weight")
         elif self.fusion != structure.MEAN:
             found[mark] = torch.zeros(0)
         return found
@@ -187,7 +187,5 @@ def _drop(unet: nn.Module, names: Iterable[str]) -> None:
 
 def _width(unet: nn.Module, place: Place) -> int:
     """Channels that a place gives."""
-    found = [
-        m.out_channels for m in unet.get_submodule(place[0]).modules() if hasattr(m, "out_channels")
-    ]
-    return int(found[0])
+    every: Any = unet.get_submodule(place[0]).modules()
+    return next(m.out_channels for m in every if hasattr(m, "out_channels"))

@@ -125,8 +125,8 @@ def save_structure(
     tensors = unet.tensors()
     if epsilon:
         tensors[UNET + structure.EPSILON_MARK] = torch.zeros(0)
-    facts = {"method": "structure", "version": structure.VERSION, "base": base}
-    weights.save(path, tensors, facts, dtype)
+    facts = {"method": "structure", "base": base}
+    weights.save(path, tensors, {**facts, "version": structure.VERSION}, dtype)
 
 
 def load_structure(like: nn.Module, path: Path, base: str) -> JointUNet:
