@@ -163,6 +163,12 @@ class StructureModel(comfy.model_base.BaseModel):
                 f"The structure model samples latents of {CHANNELS} channels, this one has "
                 f"{channels}: take it from Empty Structure Latent or Join Structure."
             )
+        text, known = kwargs.get("cross_attn"), self.model_config.unet_config["context_dim"]
+        if text is not None and text.shape[-1] != known:
+            raise ValueError(
+                f"The structure model reads texts of {known} numbers a word, this prompt has "
+                f"{text.shape[-1]}: take 'clip' from the checkpoint that the model was made of."
+            )
         if kwargs.get("control") is not None:
             raise ValueError(
                 "A ControlNet can not be applied to the structure model: give it the pose with "

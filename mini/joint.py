@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..models.mini import PICTURE_SIZE
-from ..training import convert, preview, structure, vae
+from ..training import convert, preview, refiner, structure, vae
+from ..training.denoise import Denoiser, DenoisingLoss
 from ..training.loop import Schedule
 from ..training.tokens import WordTokenizer
 from . import surfaces
@@ -22,7 +23,7 @@ from .encoded import LatentDataset, encode_world, pass_autoencoder
 from .renderer import render
 from .world import FULL, sample_scenes
 
-SCENES, SEED = 5_120, 70_000
+SCENES, SEED = 2_560, 70_000
 ALONE_OR_TWO = (0.7, 0.3, 0.0, 0.0)
 SHOWN, SHOWN_SEED = 8, 900_000
 JOINT = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_structure.safetensors"
@@ -33,6 +34,11 @@ SURFACES_SCHEDULE = Schedule(steps=700, batch=16, lr=2e-3, warmup=50, save_every
 PASSED = 768  # of the surface network's scenes, those that passed the autoencoder
 SCHEDULE = Schedule(steps=1500, batch=24, lr=5e-4, warmup=50, save_every=250)
 ABLATION_SCHEDULE = Schedule(steps=250, batch=24, lr=5e-4, warmup=30, save_every=250)
+
+
+REFINER = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_refiner.safetensors"
+NO_DROPOUT = RIVALS / "refiner_no_dropout.safetensors"
+REFINER_SCHEDULE = Schedule(steps=400, batch=16, lr=4e-4, warmup=30, save_every=200)
 
 
 class Recipe(NamedTuple):
@@ -180,6 +186,62 @@ def train(
     show = show_joint(whole, tokenizer, recipe.epsilon)
     structure.train_structure(model, data, loss, schedule, out, preview=show)
     structure.save_structure(unet, file, "mini", epsilon=recipe.epsilon)
+
+
+class RefinerDataset(Dataset):
+    """Pictures with pose, depth and normals as RefinerLoss takes them."""
+
+    def __init__(self, data: LatentDataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int) -> dict:
+        item = self.data[i]
+        depth = item["depth"].expand(3, -1, -1)
+        return {**item, "hint": torch.cat((item["hint"], depth, item["normal"]))}
+
+
+def mini_refiner(
+    work: Path, schedule: Schedule = REFINER_SCHEDULE, drop: float = refiner.DROP,
+    file: Path = REFINER,
+) -> None:  # fmt: skip
+    """Train the refiner, which begins as the committed pose ControlNet, on true maps."""
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    known = whole.latent_scale, whole.latent_shift
+    kinds = ("hint", "depth", "normal")
+    world = encode_world(whole.vae, write_bodies(work), work / "latents", *known, kinds).data
+    data = RefinerDataset(world)
+    tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
+    torch.manual_seed(schedule.seed)
+    hinted = refiner.start_refiner(convert.load_controlnet(preview.POSE_CONTROLNET))
+    model = Denoiser(whole.unet, whole.text_encoder, hinted)
+    loss = refiner.RefinerLoss(DenoisingLoss(tokenizer), drop, drop_text=0.1)
+    out = work / file.stem
+    refiner.train_refiner(model, data, loss, schedule, out, preview=show_refiner(whole, tokenizer))
+    refiner.save_refiner(hinted, file, "mini")
+
+
+def mini_refiner_ablations(work: Path, schedule: Schedule = REFINER_SCHEDULE) -> None:
+    """Train it once more, as many steps, with every condition always there."""
+    mini_refiner(work, schedule, 0.0, NO_DROPOUT)
+
+
+def show_refiner(
+    whole: convert.Checkpoint, tokenizer: WordTokenizer
+) -> Callable[[Denoiser, Path], None]:
+    """A `preview` for the loop: unseen scenes, and what is made of their maps, all and each."""
+    scenes = sample_scenes(SHOWN, SHOWN_SEED, framing=FULL, people_share=ALONE_OR_TWO)
+    truth = render(scenes)
+    poses = torch.stack([draw_hint(i, scenes, truth) for i in range(SHOWN)])
+    hints = torch.cat((poses, *structure_pictures(truth)), 1)
+    texts = [scene_caption(scenes, i) for i in range(SHOWN)]
+
+    def decode(latents: Tensor) -> Tensor:
+        return preview.decode(whole, latents)
+
+    return refiner.show_refiner(tokenizer, texts, hints, decode, truth.rgb)
 
 
 def show_joint(

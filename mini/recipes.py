@@ -86,11 +86,13 @@ SCHEDULES = {
     "surfacenet": joint.SURFACES_SCHEDULE,
     "joint": joint.SCHEDULE,
     "joint-ablations": joint.ABLATION_SCHEDULE,
+    "refiner": joint.REFINER_SCHEDULE,
+    "refiner-ablations": joint.REFINER_SCHEDULE,
 }
 STEPS = tuple(SCHEDULES)
 WHOLE = (  # the committed weights
     "vae", "base", "further", "maps-vae", "posenet", "handnet", "hands", "prior", "surfacenet",
-    "joint",
+    "joint", "refiner",
 )  # fmt: skip
 SAMPLES_SHOWN = 8
 HAND_GENERATOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_hands.safetensors"
@@ -563,6 +565,10 @@ def main(arguments: Sequence[str]) -> None:
         joint.mini_joint(chosen.work, plan("joint"), chosen.start)
     if "joint-ablations" in steps:
         joint.mini_joint_ablations(chosen.work, plan("joint-ablations"))
+    if "refiner" in steps:
+        joint.mini_refiner(chosen.work, plan("refiner"))
+    if "refiner-ablations" in steps:
+        joint.mini_refiner_ablations(chosen.work, plan("refiner-ablations"))
     if "posenet" in steps:
         mini_posenet(chosen.work, plan("posenet"))
     if "handnet" in steps:

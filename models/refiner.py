@@ -1,6 +1,6 @@
-"""HyperHuman's structure-guided refiner (Liu et al. 2023, arXiv 2310.08579, section 3.3): a ControlNet
-with a hint embedder of its own for each of pose, depth and normals, whose embeddings are summed
-before the trainable copy of the encoder. The base stays frozen.
+"""HyperHuman's structure-guided refiner (Liu et al. 2023, arXiv 2310.08579, section 3.3): a
+ControlNet with a hint embedder of its own for each of pose, depth and normals, whose embeddings are
+summed before the trainable copy of the encoder. The base stays frozen.
 
 The paper's words on an embedder would halve the picture once too often for what they are added to;
 as the channels in its table are those of a ControlNet's hint encoder, an embedder is that here.

@@ -121,21 +121,21 @@ class VitruvianStructurePose(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The checkpoint's."),
                 io.Image.Input("pose", tooltip="A pose picture, for example from Draw Pose."),
                 io.Int.Input(
-                    "original_width", optional=True, advanced=True, tooltip="How wide the picture "
+                    "original_width", optional=True, tooltip="How wide the picture "
                     "would have been before it was made smaller: larger means finer. 0: as it is.",
                     **side,
                 ),
                 io.Int.Input(
-                    "original_height", optional=True, advanced=True,
+                    "original_height", optional=True,
                     tooltip="And how high. 0: as it is.", **side,
                 ),
                 io.Int.Input(
-                    "crop_left", optional=True, advanced=True,
+                    "crop_left", optional=True,
                     tooltip="How much would have been cut off on the left; 0 shows people whole.",
                     **side,
                 ),
                 io.Int.Input(
-                    "crop_top", optional=True, advanced=True,
+                    "crop_top", optional=True,
                     tooltip="How much would have been cut off at the top.", **side,
                 ),
             ],

@@ -5,8 +5,8 @@ images, which lie beside them or are drawn from the people that MediaPipe finds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ..models import detect, pose
 from ..models.mini import LATENT_STRIDE
+from ..models.structure_data import POSE, beside
 from .bases import Base
 from .hand_pictures import read_upright
 
@@ -47,16 +48,8 @@ def collect_people(
     same proportions; without them the caption is CAPTION and MediaPipe finds the people. Pictures
     that are left out are named in a warning. ValueError if none is left.
     """
-    if size < LATENT_STRIDE or size % LATENT_STRIDE:
-        raise ValueError(f"the pictures' size is {size}: it must be a multiple of {LATENT_STRIDE}.")
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder: give one with photographs of people.")
-    files = [file for file in sorted(folder.iterdir()) if _is_picture(file)]
-    with ExitStack() as stack:
-        landmarker = None
-        if not all(_pose_image(file).is_file() for file in files):
-            opened = detect.open_landmarker(task_folders, hands=False)
-            landmarker = stack.enter_context(opened)
+    files = pictures_in(folder, size)
+    with landmarker_for(files, task_folders) as landmarker:
         tried = [_person_in(file, size, landmarker) for file in tqdm(files, desc="find people")]
     found = [person for person in tried if person]
     if not found:
@@ -64,24 +57,62 @@ def collect_people(
             f"{folder}: nobody was found in {len(files)} pictures. Take photographs of people, in "
             ".jpg, .png or .webp, or put a pose image name.pose.png beside name.jpg."
         )
-    if lacking := sum(not person.caption for person in found):
+    captions = fill_captions([person.caption for person in found])
+    return [person._replace(caption=own) for person, own in zip(found, captions, strict=True)]
+
+
+def pictures_in(folder: Path, size: int, maps: Sequence[str] = (POSE,)) -> list[Path]:
+    """The pictures in a folder by name, without hidden ones and files `name.MAP.png`; ValueError if
+    there is no such folder, or no picture can be `size` pixels wide.
+    """
+    if size < LATENT_STRIDE or size % LATENT_STRIDE:
+        raise ValueError(f"the pictures' size is {size}: it must be a multiple of {LATENT_STRIDE}.")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: give one with photographs of people.")
+    endings = tuple(f".{name}" for name in maps)
+    known = Image.registered_extensions()
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in known
+        and not file.name.startswith(".")
+        and not file.stem.endswith(endings)
+    ]
+
+
+@contextmanager
+def landmarker_for(
+    files: Sequence[Path], task_folders: Sequence[str] = ()
+) -> Iterator[detect.Landmarker | None]:
+    """What finds people, unless every picture has a pose image; ValueError if it is missing."""
+    if all(pose_image(file).is_file() for file in files):
+        yield None
+        return
+    with detect.open_landmarker(task_folders, hands=False) as landmarker:
+        yield landmarker
+
+
+def fill_captions(captions: Sequence[str]) -> list[str]:
+    """CAPTION in the place of those that are empty, and a warning if any is."""
+    if lacking := sum(not caption for caption in captions):
         log.warning(
             "%d of %d pictures have no caption (name.txt beside name.jpg) and get '%s'; words for "
             "what people do are learnt from captions only.",
             lacking,
-            len(found),
+            len(captions),
             CAPTION,
         )
-    return [person._replace(caption=person.caption or CAPTION) for person in found]
+    return [caption or CAPTION for caption in captions]
 
 
-def _is_picture(file: Path) -> bool:
-    known = file.suffix.lower() in Image.registered_extensions()
-    return known and not file.name.startswith(".") and not file.stem.endswith(".pose")
+def pose_image(file: Path) -> Path:
+    return beside(file, POSE)
 
 
-def _pose_image(file: Path) -> Path:
-    return file.with_name(f"{file.stem}.pose.png")
+def read_caption(file: Path) -> str:
+    """What is written beside a picture, "" without a file."""
+    text = file.with_suffix(".txt")
+    return text.read_text("utf-8-sig").strip() if text.is_file() else ""
 
 
 def _person_in(file: Path, size: int, landmarker: detect.Landmarker | None) -> PersonPicture | None:
@@ -90,20 +121,20 @@ def _person_in(file: Path, size: int, landmarker: detect.Landmarker | None) -> P
     """
     try:
         rgb = read_upright(file, "RGB")
-        beside, text = _pose_image(file), file.with_suffix(".txt")
-        drawn = read_upright(beside, "RGB") if beside.is_file() else None
-        caption = text.read_text("utf-8-sig").strip() if text.is_file() else ""
+        given = pose_image(file)
+        drawn = read_upright(given, "RGB") if given.is_file() else None
+        caption = read_caption(file)
     except UNREADABLE as trouble:
         log.warning("%s can not be read: %s", file.name, trouble)
         return None
     if drawn is not None:
-        if not _alike(rgb, drawn):
-            log.warning("%s and %s differ in proportions; left out.", file.name, beside.name)
+        if not alike(rgb, drawn):
+            log.warning("%s and %s differ in proportions; left out.", file.name, given.name)
             return None
         return PersonPicture(_cut(rgb, size), _cut(drawn, size), [], caption)
     assert landmarker is not None
     people = detect.detect_people(landmarker, rgb, hands=False)
-    people = _inside(pose.covering(people, size, size))
+    people = inside(pose.covering(people, size, size))
     if not pose.count(people):
         log.warning("%s: nobody was found, and it has no pose image; it is left out.", file.name)
         return None
@@ -111,13 +142,13 @@ def _person_in(file: Path, size: int, landmarker: detect.Landmarker | None) -> P
     return PersonPicture(_cut(rgb, size), _cut(drawn, size), people.body.tolist(), caption)
 
 
-def _alike(picture: Tensor, other: Tensor) -> bool:
+def alike(picture: Tensor, other: Tensor) -> bool:
     """Whether two pictures [H,W,C] have the same proportions, but for rounding."""
     (h, w), (height, width) = picture.shape[:2], other.shape[:2]
     return abs(w * height / (h * width) - 1) < UNLIKE
 
 
-def _inside(people: pose.People) -> pose.People:
+def inside(people: pose.People) -> pose.People:
     """Those of whom the canvas shows a point."""
     x, y, known = people.body.unbind(-1)
     shown = (known > 0) & (x >= 0) & (y >= 0) & (x < people.width) & (y < people.height)

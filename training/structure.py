@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import argparse
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..models import structure, weights
 from ..models.mini import LATENT_CHANNELS
+from .bases import Base, open_base
 from .convert import UNET, unet_to_ldm
 from .denoise import attention_kernel, nearness
 from .joint_unet import JointUNet, joint_unet
-from .loop import Schedule, fit
+from .loop import Schedule, fit, native_precision
 from .networks import build_scheduler
-from .preview import save_sheet
+from .preview import CHECKPOINT, save_sheet
+from .structure_pictures import (
+    Conventions,
+    StructurePicture,
+    StructurePictures,
+    collect_structure,
+)
 
 CHANNELS = len(structure.MODALITIES) * LATENT_CHANNELS
+SHOWN = 6  # pictures on a validation picture
+log = logging.getLogger(__name__)
 
 
 class JointDenoiser(nn.Module):
@@ -200,3 +212,150 @@ def show_structure(
         save_sheet(torch.cat((above, *rows)), prefix.with_suffix(".png"), columns=len(texts))
 
     return show
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dev.py train structure", description=__doc__)
+    parser.add_argument(
+        "--pictures", type=Path, required=True,
+        help="folder of photographs with depth and normals beside them, see Save Structure Data",
+    )  # fmt: skip
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="mini or SD1.5")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures")
+    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--tasks", type=Path, help="MediaPipe's .task files, if it brings none")
+    parser.add_argument("--start", type=Path, help="a joint network to go on from")
+    parser.add_argument(
+        "--fusion", choices=structure.FUSIONS, help="how the three meet in the shared layers; "
+        f"without it, that of --start or {structure.MEAN}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--experts", type=int, help="skips within a branch; without it, those of --start or all of "
+        "the first level",
+    )  # fmt: skip
+    parser.add_argument(
+        "--epsilon", action="store_true",
+        help="predict the noise on the checkpoint's own schedule, not the velocity on one without "
+        "signal at its end",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drop-text", type=float, default=StructureLoss.drop_text, help="share of empty captions"
+    )
+    parser.add_argument(
+        "--drop-pose", type=float, default=StructureLoss.drop_pose, help="share of poses left out"
+    )
+    parser.add_argument(
+        "--depth", default=structure.MIDAS, choices=structure.DEPTHS, help="what the depths mean"
+    )
+    parser.add_argument(
+        "--normal", default=structure.RIGHT_UP, choices=structure.NORMALS,
+        help="what red means in the normals; OpenGL: x right, BAE: x left",
+    )  # fmt: skip
+    parser.add_argument("--size", type=int, help="of the pictures; the checkpoint's own")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=1e-5)
+    parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
+    parser.add_argument(
+        "--gradient-checkpointing", action="store_true", help="less memory, more time"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`train structure`: a joint network of a checkpoint, from photographs and their maps."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    schedule = Schedule(chosen.steps, chosen.batch, chosen.lr, precision=chosen.precision)
+    torch.manual_seed(schedule.seed)
+    try:
+        _check_shares(chosen)
+        base = open_base(chosen.checkpoint)
+        unet = _begin(chosen, base)
+        folders = [str(chosen.tasks)] if chosen.tasks else []
+        conventions = Conventions(chosen.depth, chosen.normal)
+        size = chosen.size or base.size
+        found = collect_structure(chosen.pictures, size, conventions, task_folders=folders)
+    except ValueError as wrong:
+        parser.error(str(wrong))
+    unet.checkpointing = chosen.gradient_checkpointing
+    data, begun = StructurePictures(found, base), _ends(unet)
+    loss = StructureLoss(
+        base.tokenizer, chosen.drop_text, chosen.drop_pose, epsilon=chosen.epsilon
+    )
+    show = _show_pictures(found[:SHOWN], data.poses[:SHOWN], base, chosen.epsilon)
+    model = JointDenoiser(unet, base.text_encoder)
+    try:
+        train_structure(model, data, loss, schedule, chosen.work, preview=show)
+    except KeyboardInterrupt:
+        keep_learnt(unet, begun, chosen.out, base.name, epsilon=chosen.epsilon)
+        raise
+    save_structure(unet, chosen.out, base.name, epsilon=chosen.epsilon)
+
+
+def _check_shares(chosen: argparse.Namespace) -> None:
+    for name, share in (("--drop-text", chosen.drop_text), ("--drop-pose", chosen.drop_pose)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is a share from 0 to 1, but it is {share}.")
+
+
+def _begin(chosen: argparse.Namespace, base: Base) -> JointUNet:
+    """The network that training goes on from; ValueError for what the arguments can not mean."""
+    if chosen.start is None:
+        try:
+            return start_joint(base.unet, chosen.experts, chosen.fusion or structure.MEAN)
+        except ValueError as wrong:
+            raise ValueError(f"{chosen.checkpoint}: {wrong}.") from wrong
+    unet = load_structure(base.unet, chosen.start, base.name)
+    for option, own, asked in (
+        ("--fusion", unet.fusion, chosen.fusion), ("--experts", unet.experts, chosen.experts)
+    ):  # fmt: skip
+        if asked not in (None, own):
+            raise ValueError(
+                f"{chosen.start} has {option} {own} and can not go on with {asked}: leave out "
+                f"{option}, or leave out --start for a new network."
+            )
+    if predicts_noise(chosen.start) != chosen.epsilon:
+        predicted, fix = ("velocity", "leave out") if chosen.epsilon else ("noise", "add")
+        raise ValueError(f"{chosen.start} predicts the {predicted}: {fix} --epsilon.")
+    return unet
+
+
+def predicts_noise(path: Path) -> bool:
+    """Whether a joint network's file was saved with `epsilon`."""
+    with safe_open(path, framework="pt") as file:
+        return UNET + structure.EPSILON_MARK in file.keys()
+
+
+def _show_pictures(
+    pictures: Sequence[StructurePicture], poses: Tensor, base: Base, epsilon: bool
+) -> Callable[[JointDenoiser, Path], None]:
+    names = (*structure.MODALITIES, "pose")
+    rows = [torch.stack([getattr(picture, name) for picture in pictures]) for name in names]
+    texts = [picture.caption for picture in pictures]
+    sizes = torch.tensor([picture.size for picture in pictures])
+    above = torch.cat(rows) / 255
+    return show_structure(
+        base.tokenizer, texts, poses, sizes, base.decode, above, epsilon=epsilon
+    )
+
+
+def _ends(unet: JointUNet) -> dict[str, Tensor]:
+    """A copy of every branch's last layer, which each step changes."""
+    return {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in unet.named_parameters()
+        if ".conv_out." in name
+    }
+
+
+def keep_learnt(
+    unet: JointUNet, begun: Mapping[str, Tensor], out: Path, base: str, *, epsilon: bool = False
+) -> None:
+    """Write an interrupted training's network, unless its ends are still as they had begun: then a
+    file that is there is the better one.
+    """
+    if all(torch.equal(tensor, begun[name]) for name, tensor in _ends(unet).items()):
+        return
+    save_structure(unet, out, base, epsilon=epsilon)
+    log.warning("What was learnt so far is in %s.", out)

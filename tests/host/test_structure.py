@@ -8,6 +8,8 @@ from vitruvian.models import structure
 from vitruvian.training import convert, preview
 from vitruvian.training import structure as training
 
+import nodes as core
+
 register()
 CELLS = 8
 
@@ -65,3 +67,278 @@ def test_the_host_gives_what_diffusers_gives(mini, tmp_path, how, size):
     expected = joint(x, t, text, pose, sizes)
     found = predict(host.load(written(joint, tmp_path)), x, t, text, pose, sizes)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def model(mini, tmp_path):
+    """MODEL of a random joint network."""
+    return host.load(written(random_joint(mini), tmp_path))
+
+
+@pytest.fixture(scope="module")
+def loaded(mini_weights):
+    with torch.inference_mode():
+        return core.CheckpointLoaderSimple().load_checkpoint("vitruvian_mini.safetensors")[:3]
+
+
+def text(width=192, seed=3):
+    g = torch.Generator().manual_seed(seed)
+    return [[torch.randn(1, 77, width, generator=g), {}]]
+
+
+def sample(model, positive=None, negative=None, *, cfg=3.0, steps=2, batch=1, size=None, **how):
+    latent = how.get("latent") or {"samples": torch.zeros(batch, 12, *(size or (CELLS, CELLS)))}
+    return core.common_ksampler(
+        model, 7, steps, cfg, how.get("sampler", "euler"), how.get("scheduler", "normal"),
+        positive or text(), negative or text(seed=4), latent, denoise=how.get("denoise", 1.0),
+    )[0]["samples"]  # fmt: skip
+
+
+def pose(batch=1, size=(CELLS, CELLS), seed=5):
+    return torch.randn(batch, 4, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_three_copies_are_the_base(mini, loaded, tmp_path):
+    joint = host.load(written(training.start_joint(mini), tmp_path))
+    x, t, words, given, sizes = inputs()
+    base = loaded[0].model.diffusion_model(x[:, :4], t, words)
+    for part in predict(joint, x[:, :4].repeat(1, 3, 1, 1), t, words, given, sizes).chunk(3, 1):
+        torch.testing.assert_close(part, base, atol=1e-5, rtol=1e-4)
+
+
+def test_without_fusion_the_picture_is_the_base_whatever_the_others_are(mini, loaded, tmp_path):
+    joint = host.load(written(training.start_joint(mini, fusion=structure.OFF), tmp_path))
+    x, t, words, given, sizes = inputs()
+    base = loaded[0].model.diffusion_model(x[:, :4], t, words)
+    found = predict(joint, x, t, words, given, sizes)
+    torch.testing.assert_close(found[:, :4], base, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found[:, 4:8], base, atol=1e-2)
+
+
+def test_from_a_checkpoint_every_picture_is_the_bases(loaded):
+    path = preview.CHECKPOINT
+    joint, base = host.from_checkpoint(path, structure.MEAN, True), loaded[0]
+    words = text()
+    empty = {"samples": torch.zeros(1, 4, CELLS, CELLS)}
+    noise = torch.randn(1, 4, CELLS, CELLS, generator=torch.Generator().manual_seed(1))
+    import comfy.sample
+
+    def run(model, noise, latent):
+        return comfy.sample.sample(
+            model, noise, 3, 2.0, "euler", "normal", words, text(seed=4), latent, seed=1
+        )
+
+    expected = run(base, noise, empty["samples"])
+    found = run(joint, noise.repeat(1, 3, 1, 1), empty["samples"].repeat(1, 3, 1, 1))
+    for part in found.chunk(3, 1):
+        torch.testing.assert_close(part, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_velocity_on_the_rescaled_schedule_or_noise_on_the_bases(mini, tmp_path):
+    joint = random_joint(mini)
+    v, e = (host.load(written(joint, tmp_path, epsilon=flag)) for flag in (False, True))
+    assert float(v.model.model_sampling.sigma_max) > 1000 > float(e.model.model_sampling.sigma_max)
+    x, sigma = torch.randn(1, 12, CELLS, CELLS), torch.tensor([2.0])
+    out, signal = torch.randn_like(x), 1 / (1 + sigma**2).sqrt()
+    clean = structure.clean_of(x * signal, out, signal, sigma * signal)
+    found = v.model.model_sampling.calculate_denoised(sigma, out, x)
+    torch.testing.assert_close(found, clean, atol=1e-5, rtol=1e-4)
+    found = e.model.model_sampling.calculate_denoised(sigma, out, x)
+    torch.testing.assert_close(found, x - sigma * out, atol=1e-5, rtol=1e-4)
+
+
+def test_no_pose_is_a_black_picture(model, loaded):
+    vae = loaded[2]
+    black = host.pose_latent(vae, torch.zeros(1, 8 * CELLS, 8 * CELLS, 3))
+    assert not black.any()
+    posed = [host.with_conditions(some, {host.POSE: black}) for some in (text(), text(seed=4))]
+    assert torch.equal(sample(model, *posed), sample(model))
+
+
+def posed(seed=5, size=(CELLS, CELLS), **more):
+    added = {host.POSE: pose(seed=seed, size=size), **more}
+    return [host.with_conditions(some, added) for some in (text(), text(seed=4))]
+
+
+def test_pose_and_size_change_the_picture_and_its_maps(model):
+    parts = [sample(model, *given) for given in (posed(), posed(seed=6), posed(width=2000))]
+    for one, other in ((0, 1), (0, 2)):
+        for a, b in zip(parts[one].chunk(3, 1), parts[other].chunk(3, 1), strict=True):
+            assert not torch.allclose(a, b, atol=1e-3)
+
+
+def test_the_pose_of_another_size_is_fitted(model):
+    found = sample(model, *posed(size=(5, 6)), size=(9, 13), batch=2)
+    assert found.shape == (2, 12, 9, 13) and found.isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "dpmpp_sde", "uni_pc", "lcm", "heun"])
+def test_any_sampler_repeats(model, sampler):
+    found = sample(model, *posed(), sampler=sampler, scheduler="sgm_uniform")
+    assert found.isfinite().all()
+    assert torch.equal(found, sample(model, *posed(), sampler=sampler, scheduler="sgm_uniform"))
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_chunks_one_by_one_give_the_same(model, monkeypatch, cfg):
+    whole = sample(model, *posed(), cfg=cfg, batch=2)
+    monkeypatch.setattr(model.model, "memory_required", lambda *_, **__: 1e18)
+    split = sample(model, *posed(), cfg=cfg, batch=2)
+    torch.testing.assert_close(split, whole, atol=5e-3, rtol=5e-3)  # of a sigma of thousands
+
+
+def test_an_area_sees_its_part_of_the_pose(model):
+    (entry,) = posed()[0]
+    area = [entry[0], {**entry[1], "area": (4, 8, 4, 0), "strength": 1.0}]
+    seen = []
+
+    def spy(executor, x, t, c_concat=None, *args, **kwargs):
+        seen.append(c_concat)
+        return executor(x, t, c_concat, *args, **kwargs)
+
+    from comfy.patcher_extension import WrappersMP
+
+    spied = model.clone()
+    spied.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "spy", spy)
+    sample(spied, [area], posed()[1], steps=1, cfg=1.0)
+    expected = model.model.process_latent_in(pose()[:, :, 4:8])
+    torch.testing.assert_close(seen[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16])
+def test_narrow_weights_and_little_memory(model, mini, tmp_path, dtype):
+    """Weights in 8 bits cast layer by layer, and a model that is only partly loaded."""
+    import comfy.sd
+    from vitruvian.models import weights
+
+    tensors, _ = weights.load(written(random_joint(mini), tmp_path), method="structure")
+    narrow = comfy.sd.load_diffusion_model_state_dict(tensors, {"dtype": dtype})
+    found = sample(narrow, *posed())
+    error = (found - sample(model, *posed())).norm() / found.norm()
+    assert found.isfinite().all() and error < 0.5
+
+
+def test_a_change_by_name_reaches_trunk_and_picture(model, loaded):
+    """As a LoRA of the base does."""
+    import comfy.lora
+
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    base = comfy.lora.model_lora_keys_unet(loaded[0].model, {})
+    missing = {key for key in base if key not in keys}
+    outermost = ("input_blocks.0.0", "input_blocks_0_0", "conv_in", "out.", "out_", "conv_")
+    inner = {key for key in missing if not any(part in key for part in outermost)}
+    assert not inner
+    key = keys["lora_unet_input_blocks_1_0_in_layers_2"]
+    weight = model.model.state_dict()[key]
+    changed = model.clone()
+    patched = changed.add_patches({key: ("diff", (torch.ones_like(weight),))}, 0.1)
+    assert patched and not torch.allclose(sample(changed), sample(model), atol=1e-3)
+
+
+def test_what_the_host_saves_it_loads_again(model):
+    import comfy.sd
+
+    stored = model.model.model_config.process_unet_state_dict_for_saving(
+        dict(model.model.diffusion_model.state_dict())
+    )
+    again = comfy.sd.load_diffusion_model_state_dict({k: v.clone() for k, v in stored.items()})
+    assert torch.equal(sample(again), sample(model))
+
+
+def test_over_an_existing_picture_and_inside_a_mask(model):
+    given = {"samples": torch.randn(1, 12, CELLS, CELLS)}
+    found = sample(model, *posed(), latent=given, denoise=0.4)
+    assert not torch.equal(found, given["samples"])
+    mask = torch.zeros(1, 8 * CELLS, 8 * CELLS)
+    mask[..., : 4 * CELLS] = 1
+    found = sample(model, *posed(), latent={**given, "noise_mask": mask})
+    torch.testing.assert_close(found[..., 4:], given["samples"][..., 4:])
+    for part, own in zip(found.chunk(3, 1), given["samples"].chunk(3, 1), strict=True):
+        assert not torch.allclose(part[..., :4], own[..., :4], atol=1e-2)
+
+
+def test_preview_shows_all_three():
+    latent = host.StructureLatent()
+    if latent.latent_rgb_factors_reshape is None:
+        assert len(latent.latent_rgb_factors) == 12
+        return
+    import latent_preview
+
+    show = latent_preview.Latent2RGBPreviewer(
+        latent.latent_rgb_factors, None, latent.latent_rgb_factors_reshape
+    )
+    assert show.decode_latent_to_preview(torch.randn(1, 12, 6, 5)).size == (15, 6)
+
+
+def test_split_and_join_are_inverse():
+    whole = {"samples": torch.randn(2, 12, 4, 5), "noise_mask": torch.ones(1, 4, 5)}
+    rgb, depth, normal = host.split(whole)
+    again = host.join({"rgb": rgb, "depth": depth, "normal": normal})
+    assert torch.equal(again["samples"], whole["samples"]) and "noise_mask" in again
+
+
+def test_wrong_latents_are_said():
+    with pytest.raises(ValueError, match="expected 12 channels"):
+        host.split({"samples": torch.zeros(1, 4, 8, 8)})
+    with pytest.raises(ValueError, match="'depth' has the shape"):
+        host.join({"rgb": {"samples": torch.zeros(1, 4, 8, 8)},
+                   "depth": {"samples": torch.zeros(1, 4, 8, 9)}})  # fmt: skip
+
+
+def test_wrong_uses_are_said(model):
+    filled = {"samples": torch.ones(1, 4, CELLS, CELLS)}
+    with pytest.raises(ValueError, match="Empty Structure Latent"):
+        sample(model, latent=filled)
+    with pytest.raises(ValueError, match="texts of 192 numbers a word, this prompt has 768"):
+        sample(model, text(768), text(768))
+    controlled = host.with_conditions(text(), {"control": object()})
+    with pytest.raises((ValueError, AttributeError)):
+        sample(model, controlled)
+
+
+def test_a_wrong_file_is_said(tmp_path):
+    from vitruvian.models import weights
+
+    path = tmp_path / "other.safetensors"
+    weights.save(path, {"a": torch.zeros(1)}, {"method": "hcp", "version": 1, "base": "mini"})
+    with pytest.raises(ValueError, match=r"other\.safetensors.*'structure', found 'hcp'"):
+        host.load(path)
+
+
+def test_an_inpainting_checkpoint_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "inpaint.safetensors"
+    save_file({f"{host.PREFIX}input_blocks.0.0.weight": torch.zeros(64, 9, 3, 3)}, path)
+    with pytest.raises(ValueError, match=r"inpaint\.safetensors: .*4 channels"):
+        host.from_checkpoint(path, structure.MEAN, True)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 13)])
+def test_the_real_architectures(family, size):
+    """Random weights of the shape of SD1.5 and SD2, narrow: three copies are the base."""
+    import comfy.ops
+
+    base = family[0].model
+    if base.model_config.unet_config["context_dim"] not in (48, 64) or base.adm_channels:
+        pytest.skip("SDXL's has a size condition of its own: it is refined, not made threefold")
+    unet = base.diffusion_model
+    joint = structure.with_experts(unet.state_dict())
+    config = {**base.model_config.unet_config, "in_channels": 8, "num_classes": "sequential",
+              "adm_in_channels": structure.SIZE_WIDTH}  # fmt: skip
+    experts = structure.experts_of(list(joint))
+    threefold = host.StructureUNet(
+        **config, experts=experts, fusion=structure.MEAN, operations=comfy.ops.disable_weight_init
+    ).eval()
+    missing = threefold.load_state_dict(
+        {host.module_name(key, experts): tensor for key, tensor in joint.items()}
+    )
+    assert not missing.missing_keys and not missing.unexpected_keys and experts == 3
+    g = torch.Generator().manual_seed(1)
+    x, given = torch.randn(2, 4, *size, generator=g), torch.randn(2, 4, *size, generator=g)
+    words = torch.randn(2, 77, config["context_dim"], generator=g)
+    t, sizes = torch.tensor([5.0, 900.0]), torch.tensor([[8, 9, 1, 0]] * 2)
+    y = structure.size_embedding(sizes)
+    found = threefold(torch.cat((x, x, x, given), 1), t, words, y=y)
+    for part in found.chunk(3, 1):
+        torch.testing.assert_close(part, unet(x, t, words), atol=1e-4, rtol=1e-3)
