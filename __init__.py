@@ -8,7 +8,17 @@ async def comfy_entrypoint():
     from comfy_api.latest import ComfyExtension
 
     from .host.registration import register
-    from .nodes import attention, compose, hands, hcp, pose, structure, training
+    from .nodes import (
+        attention,
+        compose,
+        hands,
+        hcp,
+        pose,
+        refiner,
+        structure,
+        structure_data,
+        training,
+    )  # fmt: skip
 
     register()
 
@@ -16,7 +26,7 @@ async def comfy_entrypoint():
         async def get_node_list(self):
             return [
                 *pose.NODES, *compose.NODES, *hands.NODES, *hcp.NODES, *attention.NODES,
-                *training.NODES, *structure.NODES,
+                *training.NODES, *structure.NODES, *refiner.NODES, *structure_data.NODES,
             ]  # fmt: skip
 
     return Vitruvian()

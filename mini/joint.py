@@ -31,7 +31,7 @@ RIVALS = preview.WEIGHTS / "rivals"  # what `bench structure` compares it with
 VAE_SCHEDULE = Schedule(steps=500, batch=12, lr=5e-4, warmup=20, save_every=100, weight_decay=0.0)
 KINDS = ("rgb", "depth", "normal", "rgb", "hint", "normal")  # of pictures, as often
 SURFACES_SCHEDULE = Schedule(steps=700, batch=16, lr=2e-3, warmup=50, save_every=200)
-PASSED = 768  # of the surface network's scenes, those that passed the autoencoder
+PASSED = 320  # of the surface network's scenes, those that passed the autoencoder
 SCHEDULE = Schedule(steps=1500, batch=24, lr=5e-4, warmup=50, save_every=250)
 ABLATION_SCHEDULE = Schedule(steps=250, batch=24, lr=5e-4, warmup=30, save_every=250)
 

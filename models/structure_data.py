@@ -70,7 +70,8 @@ def write(folder: Path, number: int, one: Annotated) -> Path:
     for what, pixels in ((DEPTH, one.depth), (NORMAL, one.normal), (POSE, one.pose)):
         _write_picture(beside(picture, what), pixels)
     if one.caption:
-        _write_whole(picture.with_suffix(".txt"), lambda part: part.write_text(one.caption, "utf-8"))
+        text = picture.with_suffix(".txt")
+        _write_whole(text, lambda part: part.write_text(one.caption, "utf-8"))
     _write_picture(picture, one.rgb)
     return picture
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,9 @@ class JointDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor, pose: Tensor, sizes: Tensor) -> Tensor:
         """As JointUNet, with token ids [B,77] instead of their context."""
-        with attention_kernel(x.device):
+        # checkpoints are computed again after this call, with the kernel that is usual then
+        again = self.unet.checkpointing and self.training
+        with nullcontext() if again else attention_kernel(x.device):
             context = self.text_encoder(ids).last_hidden_state
             return self.unet(x, t, context, pose, sizes)
 

@@ -137,15 +137,18 @@ def _picture_in(
             named = file.name, beside(file, what).name
             log.warning("%s and %s differ in proportions; left out.", *named)
             return None
-    cut = cut_out(*rgb.shape[:2], size, number)
+    height, width = rgb.shape[:2]
+    cut = cut_out(height, width, size, number)
     drawn, bodies = _posed(cut, rgb, maps.get(POSE), landmarker)
     if drawn is None:
         log.warning("%s: nobody was found, and it has no pose image; left out.", file.name)
         return None
     depth = our_depth(cut.of(maps[DEPTH]), conventions.depth)[:, None].expand(-1, 3, -1, -1)
     normal = our_normal(cut.of(maps[NORMAL]), conventions.normal)
-    cuts = (_bytes(picture) for picture in (cut.of(rgb), depth, normal, drawn))
-    return StructurePicture(*cuts, bodies, caption, (*rgb.shape[:2], cut.top, cut.left))
+    return StructurePicture(
+        _bytes(cut.of(rgb)), _bytes(depth), _bytes(normal), _bytes(drawn), bodies, caption,
+        (height, width, cut.top, cut.left),
+    )  # fmt: skip
 
 
 def _posed(

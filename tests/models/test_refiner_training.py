@@ -143,6 +143,10 @@ def test_training_begins_as_the_file_does(controlnet, tmp_path):
         save_file(tensors, path)
         found = residuals(ours.begin_refiner(path, unet, BASE), x, t, context, hint)
         assert all(torch.equal(a, b) for a, b in zip(own, found, strict=True))
+    path = tmp_path / "narrow.safetensors"
+    convert.save_controlnet(path, controlnet, torch.int8)
+    found = residuals(ours.begin_refiner(path, unet, BASE), x, t, context, hint)
+    assert all(torch.allclose(a, b, atol=0.05) for a, b in zip(own, found, strict=True))
     path = tmp_path / "refiner.safetensors"
     ours.save_refiner(randomised(controlnet), path, BASE, torch.float32)
     expected = residuals(randomised(controlnet), x, t, context, hint)
@@ -281,7 +285,12 @@ def test_training_from_a_folder(mini_weights, folder, tmp_path, quick):
     assert facts["version"] == "1" and not all(refiner.is_plain(name) for name in tensors)
     with Image.open(tmp_path / "work" / "final.png") as sheet:
         assert sheet.size == (64, 8 * 64)
-    assert train(folder, tmp_path, "--start", str(out), "--keep", "normal", "--steps", "3") == out
+    again = tmp_path / "again"
+    train(folder, again, "--start", str(out), "--keep", "normal")
+    later, _ = weights.load(again / "refiner.safetensors", method="refiner")
+    changed = {name.split(".")[1] for name in later if "input_hint_block." in name
+               and not torch.equal(later[name], tensors[name])}  # fmt: skip
+    assert changed == {"normal"}
 
 
 def test_an_interrupted_training_keeps_what_it_learnt(mini_weights, folder, tmp_path, monkeypatch):
