@@ -10,7 +10,7 @@ which paints from what the joint network gave, or some of it, and once trained w
   <x>_depth_error        mean difference of the depth to what the surface network reads in the
                          picture, where both see a body (the refiner: of the depth it was given)
   <x>_normal_error       mean angle in degrees between the normals and what it reads there
-  <x>_depth_normal_agreement  mean cosine of the normals and those of the depth's slope
+  <x>_depth_normal_agreement  correlation of the normals' tilt with that of the depth's slope
   <x>_silhouette_iou     of what it takes for the body in picture, depth and normals, in pairs
   cost, cost_separate    sampling time over the base's, and over three runs of the base
 `fd_joint` and `fd_rgb_only` are of as many steps and the same size; `joint` is the one that ships.
@@ -149,17 +149,17 @@ def overlap(one: Tensor, other: Tensor) -> float:
 
 
 def agreement(depth: Tensor, normal: Tensor, there: Tensor) -> float:
-    """Mean cosine of normal pictures and of the normals of depth pictures [B,3,H,W], at cells
-    `there` [B,h,w] whose neighbours are there too; a depth picture's unit is unknown, so the one
-    that fits best counts.
+    """Mean correlation of the tilt (x and y) in normal pictures with that of the slope of depth
+    pictures [B,3,H,W], over cells `there` [B,h,w] whose neighbours are there too; a depth picture's
+    unit is unknown, so the one that fits best counts.
     """
     near, facing = surfaces.coarse(depth).mean(1), structure.normal_of(surfaces.coarse(normal))
-    inner = -torch.nn.functional.max_pool2d(-there.float()[:, None], 3, 1, 1)[:, 0] > 0
-    inside = inner.float().sum((1, 2)).clamp(min=1)
+    inner = -torch.nn.functional.max_pool2d(-there.float()[:, None], 3, 1, 1) > 0
+    tilt = (facing[:, :2] * inner).flatten(1)
     fits = []
     for slope in SLOPES.tolist():
-        found = structure.normals_from_depth(near, slope)
-        fits.append((cosine_similarity(found, facing) * inner).sum((1, 2)) / inside)
+        found = (structure.normals_from_depth(near, slope)[:, :2] * inner).flatten(1)
+        fits.append(cosine_similarity(found, tilt))
     return float(torch.stack(fits).amax(0).mean())
 
 

@@ -32,8 +32,8 @@ VAE_SCHEDULE = Schedule(steps=500, batch=12, lr=5e-4, warmup=20, save_every=100,
 KINDS = ("rgb", "depth", "normal", "rgb", "hint", "normal")  # of pictures, as often
 SURFACES_SCHEDULE = Schedule(steps=700, batch=16, lr=2e-3, warmup=50, save_every=200)
 PASSED = 320  # of the surface network's scenes, those that passed the autoencoder
-SCHEDULE = Schedule(steps=1500, batch=24, lr=5e-4, warmup=50, save_every=250)
-ABLATION_SCHEDULE = Schedule(steps=250, batch=24, lr=5e-4, warmup=30, save_every=250)
+SCHEDULE = Schedule(steps=900, batch=24, lr=5e-4, warmup=50, save_every=250)
+ABLATION_SCHEDULE = Schedule(steps=160, batch=24, lr=5e-4, warmup=20, save_every=200)
 
 
 REFINER = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_refiner.safetensors"
@@ -185,7 +185,7 @@ def train(
     )  # fmt: skip
     show = show_joint(whole, tokenizer, recipe.epsilon)
     structure.train_structure(model, data, loss, schedule, out, preview=show)
-    structure.save_structure(unet, file, "mini", epsilon=recipe.epsilon)
+    structure.save_structure(unet, file, "mini", epsilon=recipe.epsilon, dtype=torch.int8)
 
 
 class RefinerDataset(Dataset):
@@ -220,7 +220,7 @@ def mini_refiner(
     loss = refiner.RefinerLoss(DenoisingLoss(tokenizer), drop, drop_text=0.1)
     out = work / file.stem
     refiner.train_refiner(model, data, loss, schedule, out, preview=show_refiner(whole, tokenizer))
-    refiner.save_refiner(hinted, file, "mini")
+    refiner.save_refiner(hinted, file, "mini", torch.int8)
 
 
 def mini_refiner_ablations(work: Path, schedule: Schedule = REFINER_SCHEDULE) -> None:

@@ -18,7 +18,7 @@ from ..models import structure, weights
 from ..models.mini import LATENT_CHANNELS
 from .bases import Base, open_base
 from .convert import UNET, unet_to_ldm
-from .denoise import attention_kernel, nearness
+from .denoise import attention_kernel, in_fastest_format, nearness
 from .joint_unet import JointUNet, joint_unet
 from .loop import Schedule, fit, native_precision
 from .networks import build_scheduler
@@ -41,7 +41,7 @@ class JointDenoiser(nn.Module):
     def __init__(self, unet: JointUNet, text_encoder: nn.Module) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder.requires_grad_(False)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        in_fastest_format(self)
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor, pose: Tensor, sizes: Tensor) -> Tensor:
         """As JointUNet, with token ids [B,77] instead of their context."""

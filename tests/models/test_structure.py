@@ -127,3 +127,81 @@ def test_relit_from_the_side_the_far_side_is_dark():
     normal = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]]).T.view(1, 3, 1, 2)
     lit = structure.relight(rgb, normal, torch.tensor([2.0, 0, 0]), ambient=0.25)
     torch.testing.assert_close(lit[0, 0, 0], torch.tensor([0.8, 0.2]))
+
+
+@pytest.fixture(scope="module")
+def base():
+    """An SD1.5-like UNet's tensors by LDM name, narrow, with two blocks a level."""
+    from vitruvian.models import mini
+    from vitruvian.training import convert, networks
+
+    layout = mini.UNet(32, (1, 2), 2, (True, True), 4, 48, 32)
+    unet = convert.unet_to_ldm(networks.build_unet(layout))
+    return {key.removeprefix(convert.UNET): tensor for key, tensor in unet.items()}
+
+
+def test_branches_are_the_first_level(base):
+    joint = structure.with_experts(base)
+    assert structure.experts_of(list(joint)) == structure.first_level(list(base)) == 3
+    branch = {k.removeprefix("expert.depth.") for k in joint if k.startswith("expert.depth.")}
+    places = {".".join(name.split(".")[:2]) for name in branch if not name.startswith("out.")}
+    assert places == {*(f"input_blocks.{i}" for i in range(4)),
+                      *(f"output_blocks.{i}" for i in range(3, 6))}  # fmt: skip
+    assert {name for name in branch if name.startswith("out.")} == {
+        "out.0.weight", "out.0.bias", "out.2.weight", "out.2.bias"
+    }  # fmt: skip
+
+
+def test_branches_begin_as_copies_that_see_no_pose(base):
+    joint = structure.with_experts(base)
+    for modality in ("depth", "normal"):
+        for name, tensor in joint.items():
+            if name.startswith(f"expert.{modality}."):
+                assert torch.equal(tensor, joint[name.split(".", 2)[2]])
+    first = joint["input_blocks.0.0.weight"]
+    assert torch.equal(first[:, :4], base["input_blocks.0.0.weight"]) and not first[:, 4:].any()
+    assert not joint["label_emb.0.2.weight"].any()
+    untouched = {name for name in base if name != "input_blocks.0.0.weight"}
+    assert all(torch.equal(joint[name], base[name]) for name in untouched)
+
+
+@pytest.mark.parametrize("how", structure.FUSIONS)
+def test_the_fusion_can_be_read_from_the_names(base, how):
+    joint = structure.with_experts(base, 2, how)
+    assert structure.fusion_of(list(joint)) == how and structure.experts_of(list(joint)) == 2
+
+
+@pytest.mark.parametrize("experts", [0, 6])
+def test_impossible_numbers_of_experts_are_said(base, experts):
+    with pytest.raises(ValueError, match=f"1 to 5 skips within a branch, found {experts}"):
+        structure.with_experts(base, experts)
+
+
+def test_learnt_fusion_begins_as_the_mean():
+    features = [torch.randn(2, 5, 3, 4) for _ in range(3)]
+    mix = torch.nn.Conv2d(15, 5, 1, bias=False)
+    mix.weight.data.copy_(structure.mean_kernel(5))
+    with torch.no_grad():
+        found = structure.fuse(features, structure.LEARNT, mix)
+    torch.testing.assert_close(found, structure.fuse(features, structure.MEAN))
+    assert torch.equal(structure.fuse(features, structure.OFF), features[0])
+
+
+def test_sizes_are_embedded_as_sdxl_has_it():
+    sizes = torch.tensor([[512, 640, 0, 96], [1, 2, 3, 4]])
+    found = structure.size_embedding(sizes)
+    assert found.shape == (2, structure.SIZE_WIDTH)
+    reference = torch.empty_like(found)
+    for row in range(2):
+        for number in range(4):
+            for k in range(128):
+                angle = float(sizes[row, number]) * 10_000 ** (-k / 128)
+                reference[row, number * 256 + k] = math.cos(angle)
+                reference[row, number * 256 + 128 + k] = math.sin(angle)
+    torch.testing.assert_close(found, reference, atol=2e-4, rtol=0)
+
+
+def test_a_floor_parts_bodies_from_nothing():
+    depth = torch.tensor([[[1.0, 2.0, -math.inf]]])
+    found = structure.depth_picture(depth, floor=0.4)[0, 0, 0]
+    torch.testing.assert_close(found, torch.tensor([0.4, 1.0, 0.0]))

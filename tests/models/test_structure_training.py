@@ -118,17 +118,17 @@ def test_every_modality_has_a_step_of_its_own_if_wished(tokenizer):
 
 
 def test_poses_and_texts_are_dropped_as_often_as_is_asked(tokenizer):
-    batch = [Structures()[0]] * 600
+    batch = [Structures()[0]] * 3000
     loss = ours.StructureLoss(tokenizer, drop_text=0.3, drop_pose=0.25, brief=0.5)
     _, model = run_loss(loss, batch)
     without = (model.pose == 0).flatten(1).all(1)
-    assert 0.2 < without.float().mean() < 0.3
+    assert 0.22 < without.float().mean() < 0.28
     assert torch.equal(model.pose[~without][0], batch[0]["pose"])
     empty, full, brief = tokenizer(["", FULL, BRIEF])
     shares = [(model.ids == ids).all(1) for ids in (empty, full, brief)]
     found = [float(share.float().mean()) for share in shares]
-    assert found == pytest.approx([0.3, 0.35, 0.35], abs=0.06) and sum(found) == pytest.approx(1)
-    assert 0.03 < (without & shares[0]).float().mean() < 0.13  # independently
+    assert found == pytest.approx([0.3, 0.35, 0.35], abs=0.03) and sum(found) == pytest.approx(1)
+    assert 0.05 < (without & shares[0]).float().mean() < 0.1  # independently
     _, always = run_loss(ours.StructureLoss(tokenizer, drop_pose=1.0, drop_text=0.0), batch[:4])
     assert not always.pose.any() and (always.ids != empty).any(1).all()
 

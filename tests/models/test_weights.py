@@ -103,3 +103,33 @@ def test_numbers_that_are_not_finite_are_not_saved(path, value, dtype):
     with pytest.raises(ValueError, match="'a.weight'"):
         weights.save(path, tensors(value), FACTS, dtype)
     assert path.read_bytes() == before
+
+
+def test_eight_bits_come_back_nearly_alike(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    whole = {
+        "matrix": torch.randn(5, 7, generator=g) * torch.logspace(-3, 1, 5)[:, None],
+        "kernel": torch.randn(4, 3, 2, 2, generator=g),
+        "bias": torch.randn(6, generator=g),
+        "nothing": torch.zeros(3, 3),
+        "mark": torch.zeros(0),
+    }
+    path = tmp_path / "narrow.safetensors"
+    weights.save(path, whole, FACTS, torch.int8)
+    found, _ = weights.load(path, method=FACTS["method"])
+    assert found.keys() == whole.keys()
+    for key, tensor in whole.items():
+        assert found[key].dtype == torch.float16 and found[key].shape == tensor.shape
+        rows = (
+            tensor.abs().amax(tuple(range(1, tensor.dim())), keepdim=True) if key != "mark" else 0
+        )
+        assert ((found[key].float() - tensor).abs() <= rows / 250 + 1e-3 * tensor.abs()).all()
+
+
+def test_eight_bits_are_half_the_size(tmp_path):
+    whole = {"matrix": torch.randn(256, 256)}
+    sizes = []
+    for dtype in (torch.int8, torch.float16):
+        weights.save(tmp_path / "file.safetensors", whole, FACTS, dtype)
+        sizes.append((tmp_path / "file.safetensors").stat().st_size)
+    assert sizes[0] < 0.52 * sizes[1]

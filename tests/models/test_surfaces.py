@@ -1,0 +1,47 @@
+"""The instrument for surfaces and what the benchmark of joint denoising computes with it."""
+
+import pytest
+import torch
+from vitruvian.benchmarks import structure as bench
+from vitruvian.mini import surfaces
+from vitruvian.mini.dataset import structure_pictures
+from vitruvian.mini.renderer import render
+from vitruvian.mini.world import FULL, sample_scenes
+from vitruvian.models import structure
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return render(sample_scenes(4, 77, framing=FULL, people=1))
+
+
+def test_depth_and_normals_of_one_body_agree(truth):
+    depth, normal = structure_pictures(truth)
+    there = surfaces.coarse((depth > 0).float())[:, 0] > 0.5
+    own = bench.agreement(depth, normal, there)
+    others = bench.agreement(depth, normal.roll(1, 0), there)
+    turned = structure.normal_picture(
+        structure.normal_of(normal) * torch.tensor([-1, -1, 1]).view(3, 1, 1)
+    )
+    assert own > 0.6 and own > others + 0.3 and bench.agreement(depth, turned, there) < -0.5
+
+
+def test_overlap_of_silhouettes():
+    one = torch.zeros(2, 4, 4, dtype=torch.bool)
+    one[:, :2] = True
+    other = one.roll(1, 1)
+    assert bench.overlap(one, one) == 1 and bench.overlap(one, ~one) == 0
+    assert bench.overlap(one, other) == pytest.approx(1 / 3)
+
+
+def test_the_instrument_reads_true_pictures(truth, mini_weights):
+    net = surfaces.load_surfacenet()
+    depth, normal = structure_pictures(truth)
+    true = surfaces.coarse((depth[:, :1] > 0).float())[:, 0] > 0.5
+    for pictures in (truth.rgb, depth, normal):
+        assert bench.overlap(surfaces.read(net, pictures).there > 0.5, true) > 0.85
+    seen = surfaces.read(net, truth.rgb)
+    near = surfaces.coarse(depth).mean(1)
+    assert float((seen.depth - near).abs()[true].mean()) < 0.12
+    cosine = torch.cosine_similarity(seen.normal, structure.normal_of(surfaces.coarse(normal)))
+    assert float(cosine[true].mean()) > 0.85
