@@ -195,11 +195,16 @@ class StructureModel(comfy.model_base.BaseModel):
 class VitruvianStructure(comfy.supported_models_base.BASE):
     """Found by its size condition; heads and precision are those of the base it was made of."""
 
-    unet_config: dict[str, Any] = {"adm_in_channels": structure.SIZE_WIDTH}
-    required_keys = {f"{{}}{EXPERT}{MODALITIES[1]}.input_blocks.0.0.weight": None}
     unet_extra_config: dict[str, Any] = {}
     latent_format = StructureLatent
     memory_usage_factor = 2.0  # twice SD1.5's: most of it is needed where the branches are
+
+    @classmethod
+    def matches(cls, unet_config: Any, state_dict: Any = None, *prefix: Any, **more: Any) -> bool:
+        """Older hosts ask without saying before which names the UNet's stand."""
+        mark = f"{EXPERT}{MODALITIES[1]}.input_blocks.0.0.weight"
+        sized = unet_config.get("adm_in_channels") == structure.SIZE_WIDTH
+        return sized and any(key.endswith(mark) for key in state_dict or ())
 
     def __init__(self, unet_config: dict[str, Any]) -> None:
         base = {**unet_config, "adm_in_channels": None}
