@@ -167,7 +167,7 @@ def _paint(loaded: host.Loaded, file: Path, asked: Asked, modalities: int = 3) -
     """What a joint network makes; of `modalities` it was trained for."""
     model, parts = _load(file), []
     for rows in tqdm(_rows(asked), desc=file.stem.removeprefix("structure_")):
-        made = _sample_joint(loaded, model, asked, rows)
+        made = _sample_joint(model, *_posed(loaded, asked, rows), rows.start)
         parts.append([_decode(loaded, latent) for latent in _split(made)])
     rgb, depth, normal = (torch.cat(own) for own in zip(*parts, strict=True))
     return Made(rgb, depth if modalities > 1 else None, normal if modalities > 2 else None)
@@ -192,15 +192,21 @@ def _split(latent: Any) -> Any:
 
 
 @torch.inference_mode()
-def _sample_joint(loaded: host.Loaded, model: Any, asked: Asked, rows: slice) -> Any:
+def _posed(loaded: host.Loaded, asked: Asked, rows: slice) -> tuple[Any, Any]:
+    """The captions and the empty text, with the poses."""
     from ..host import structure as own
 
-    prompts = asked.prompts[rows]
     added = {own.POSE: own.pose_latent(loaded.vae, asked.hints[rows].movedim(1, -1))}
-    conditions = (host.text(loaded, *prompts), host.text(loaded, ""))
-    positive, negative = (own.with_conditions(some, added) for some in conditions)
-    empty = own.empty_latent(PICTURE_SIZE, PICTURE_SIZE, len(prompts), "cpu")
-    return host.sample(model, positive, negative, empty, rows.start)
+    positive, negative = host.text(loaded, *asked.prompts[rows]), host.text(loaded, "")
+    return own.with_conditions(positive, added), own.with_conditions(negative, added)
+
+
+@torch.inference_mode()
+def _sample_joint(model: Any, positive: Any, negative: Any, seed: int) -> Any:
+    from ..host import structure as own
+
+    empty = own.empty_latent(PICTURE_SIZE, PICTURE_SIZE, len(positive[0][0]), "cpu")
+    return host.sample(model, positive, negative, empty, seed)
 
 
 def _decode(loaded: host.Loaded, latent: Any) -> Tensor:
@@ -259,17 +265,18 @@ def _refine(
 def _costs(loaded: host.Loaded, asked: Asked) -> dict[str, float]:
     """Sampling times over the base's, in turns; the first turn warms up."""
     model, rows = _load(joint.JOINT), slice(0, 4)
-    conditions = (host.text(loaded, *asked.prompts[rows]), host.text(loaded, ""))
+    plain = host.text(loaded, *asked.prompts[rows]), host.text(loaded, "")
+    posed = _posed(loaded, asked, rows)
 
     def base() -> None:
-        host.sample(loaded.model, *conditions, host.empty(PICTURE_SIZE, 4), 0)
+        host.sample(loaded.model, *plain, host.empty(PICTURE_SIZE, 4), 0)
 
     def thrice() -> None:
         for _ in structure.MODALITIES:
             base()
 
     runs: dict[str, Callable[[], Any]] = {
-        "joint": lambda: _sample_joint(loaded, model, asked, rows), "base": base, "three": thrice,
+        "joint": lambda: _sample_joint(model, *posed, 0), "base": base, "three": thrice,
     }  # fmt: skip
     seconds = dict.fromkeys(runs, 0.0)
     for turn in range(TURNS + 1):

@@ -37,6 +37,15 @@ def load(
         ) from broken
 
 
+def method_of(path: str | Path) -> str | None:
+    """The method that a file was made for; None for files that are not ours or can not be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get(f"{PREFIX}method")
+    except (OSError, SafetensorError):
+        return None
+
+
 def save(
     path: str | Path,
     tensors: Mapping[str, Tensor],

@@ -21,6 +21,7 @@ from .inputs import (
     read_pose,
     size_inputs,
     speaking_for,
+    weight_files,
 )  # fmt: skip
 
 Generator = io.Custom("VITRUVIAN_HAND_GENERATOR")
@@ -477,7 +478,7 @@ class VitruvianHandGeneratorLoader(io.ComfyNode):
             description="Loads a hand generator from models/vitruvian.",
             inputs=[
                 io.Combo.Input(
-                    "file", options=folder_paths.get_filename_list("vitruvian"),
+                    "file", options=weight_files("hands"),
                     tooltip="A file that was trained for the checkpoint in use.",
                 )
             ],

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..host import hcp as host
 from ..models import hcp
-from .inputs import check_order, read_phrases, speaking_for
+from .inputs import check_order, read_phrases, speaking_for, weight_files
 
 Prior = io.Custom("VITRUVIAN_HCP")
 CATEGORY = "Vitruvian/anatomy"
@@ -26,7 +26,7 @@ class VitruvianHumanPriorLoader(io.ComfyNode):
             description="Loads a human-centric prior from models/vitruvian.",
             inputs=[
                 io.Combo.Input(
-                    "file", options=folder_paths.get_filename_list("vitruvian"),
+                    "file", options=weight_files("hcp"),
                     tooltip="A file that was trained for the checkpoint in use.",
                 )
             ],

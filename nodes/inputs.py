@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import folder_paths
 from comfy_api.latest import io
 
-from ..models import pose
+from ..models import pose, weights
 from ..models.pose import People
 
 PoseKeypoint = io.Custom("POSE_KEYPOINT")
@@ -19,6 +20,14 @@ def speaking_for(node: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from error
+
+
+def weight_files(method: str | None) -> list[str]:
+    """Files in models/vitruvian that were made for this method or do not say for which."""
+    names = folder_paths.get_filename_list("vitruvian")
+    made_for = {name: weights.method_of(folder_paths.get_full_path("vitruvian", name) or name)
+                for name in names}  # fmt: skip
+    return [name for name in names if made_for[name] in (method, None)]
 
 
 def read_pose(keypoints: Any, name: str = "pose") -> list[People]:

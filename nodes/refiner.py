@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..host import refiner as host
 from ..models.refiner import CONDITIONS, DEPTH, NORMAL, POSE
-from .inputs import check_order, speaking_for
+from .inputs import check_order, speaking_for, weight_files
 
 CATEGORY = "Vitruvian/structure"
 
@@ -25,7 +25,7 @@ class VitruvianRefinerLoader(io.ComfyNode):
             "depth and normals together.",
             inputs=[
                 io.Combo.Input(
-                    "file", options=folder_paths.get_filename_list("vitruvian"),
+                    "file", options=weight_files("refiner"),
                     tooltip="A refiner that was trained for the checkpoint in use.",
                 ),
                 io.Combo.Input(

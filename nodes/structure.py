@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..host import structure as host
 from ..models import structure
-from .inputs import speaking_for
+from .inputs import speaking_for, weight_files
 
 CATEGORY = "Vitruvian/structure"
 NOISE, VELOCITY = "noise", "velocity"
@@ -28,7 +28,7 @@ class VitruvianStructureLoader(io.ComfyNode):
             "of.",
             inputs=[
                 io.Combo.Input(
-                    "file", options=folder_paths.get_filename_list("vitruvian"),
+                    "file", options=weight_files("structure"),
                     tooltip="A file that Vitruvian's structure trainer wrote.",
                 )
             ],

@@ -15,7 +15,7 @@ from ..host import hcp as priors
 from ..host import prior_training as host
 from ..models import hcp, loss_curve, pose_features
 from .hcp import CATEGORY, Prior
-from .inputs import speaking_for
+from .inputs import speaking_for, weight_files
 
 DRAWN = "the drawn pose"
 SHOWN_EVERY = 5  # steps, the loss while it trains
@@ -48,7 +48,7 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                 ),
                 Prior.Input("start", optional=True, tooltip="A prior to go on from."),
                 io.Combo.Input(
-                    "encoder", options=[DRAWN, *folder_paths.get_filename_list("vitruvian")],
+                    "encoder", options=[DRAWN, *weight_files(None)],
                     tooltip="What makes features of the pose images: a ResNet-50 as .safetensors "
                     "in models/vitruvian, or the drawing itself.",
                 ),

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..models import detect, pose
 from ..models.mini import LATENT_STRIDE
-from ..models.structure_data import POSE, beside
+from ..models.structure_data import MAPS, POSE, beside
 from .bases import Base
 from .hand_pictures import read_upright
 
@@ -61,15 +61,15 @@ def collect_people(
     return [person._replace(caption=own) for person, own in zip(found, captions, strict=True)]
 
 
-def pictures_in(folder: Path, size: int, maps: Sequence[str] = (POSE,)) -> list[Path]:
-    """The pictures in a folder by name, without hidden ones and files `name.MAP.png`; ValueError if
-    there is no such folder, or no picture can be `size` pixels wide.
+def pictures_in(folder: Path, size: int) -> list[Path]:
+    """The pictures in a folder by name, without hidden ones and maps; ValueError if there is no
+    such folder, or no picture can be `size` pixels wide.
     """
     if size < LATENT_STRIDE or size % LATENT_STRIDE:
         raise ValueError(f"the pictures' size is {size}: it must be a multiple of {LATENT_STRIDE}.")
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give one with photographs of people.")
-    endings = tuple(f".{name}" for name in maps)
+    endings = tuple(f".{name}" for name in MAPS)
     known = Image.registered_extensions()
     return [
         file

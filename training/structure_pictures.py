@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..models import detect, pose
 from ..models.structure import DEPTH, MIDAS, MODALITIES, NORMAL, RIGHT_UP
-from ..models.structure_data import MAPS, POSE, beside, our_depth, our_normal, resized
+from ..models.structure_data import POSE, beside, our_depth, our_normal, resized
 from .bases import Base
 from .hand_pictures import read_upright
 from .person_pictures import (
@@ -91,7 +91,7 @@ def collect_structure(
     left out are named in a warning. ValueError if none is left.
     """
     conventions = conventions or Conventions()
-    files = pictures_in(folder, size, MAPS)
+    files = pictures_in(folder, size)
     whole = [(number, file) for number, file in enumerate(files) if _has_maps(file)]
     with landmarker_for([file for _, file in whole], task_folders) as landmarker:
         tried = [

@@ -342,3 +342,12 @@ def test_the_real_architectures(family, size):
     found = threefold(torch.cat((x, x, x, given), 1), t, words, y=y)
     for part in found.chunk(3, 1):
         torch.testing.assert_close(part, unet(x, t, words), atol=1e-4, rtol=1e-3)
+
+
+def test_loaders_list_their_own_methods_files(mini_weights):
+    from vitruvian.nodes import inputs
+
+    own = {method: inputs.weight_files(method) for method in ("hcp", "hands", "structure", None)}
+    assert "vitruvian_mini_prior.safetensors" in own["hcp"]
+    assert "vitruvian_mini_hands.safetensors" in own["hands"]
+    assert not set(own["hcp"]) & set(own["hands"]) - set(own[None])

@@ -15,9 +15,13 @@ MINI = {
     "control_net_name": "vitruvian_mini_openpose.safetensors",
 }
 
-PICTURES = {"human_prior": 2}  # saved by a workflow, where it is not one
+PICTURES = {  # saved by a workflow, where it is not one
+    "human_prior": 2, "structure_refined": 4, "structure_relight": 4, "structure_swap_pose": 2,
+}  # fmt: skip
+LATENTS = ("EmptyLatentImage", "VitruvianEmptyStructureLatent")
 
 # workflows whose own weights fit no other model, and what they say to another
+OTHER_TEXT = "The structure model reads texts of 192 numbers a word, this prompt has 768"
 OTHER_PRIOR = "Apply Human Prior: vitruvian_mini_prior.* was trained for another model"
 MADE_FOR_MINI = {
     "hand_generator": "Hand Generator: .*of 64 channels, but the model has 320",
@@ -25,6 +29,9 @@ MADE_FOR_MINI = {
     "human_prior_controlnet": OTHER_PRIOR,
     "human_prior_lora": OTHER_PRIOR,
     "human_prior_people": OTHER_PRIOR,
+    "structure_refined": OTHER_TEXT,
+    "structure_relight": OTHER_TEXT,
+    "structure_swap_pose": OTHER_TEXT,
 }
 
 
@@ -60,7 +67,7 @@ def of(workflow, kind):
 
 
 def resize(workflow, side):
-    for latent in each(workflow, "EmptyLatentImage"):
+    for latent in sum((each(workflow, kind) for kind in LATENTS), []):
         latent.update(width=side, height=side)
 
 
@@ -77,11 +84,14 @@ def on_mini_weights(workflow):
 @pytest.mark.parametrize("name", NAMES)
 def test_same_seed_same_picture(server, mini_weights, api, name):
     workflow = on_mini_weights(api(name))
-    latent = each(workflow, "EmptyLatentImage")[0]
+    sizes = {
+        (latent["height"], latent["width"], 3)
+        for latent in sum((each(workflow, kind) for kind in LATENTS), [])
+    }
     first, again = run_afresh(server, workflow), run_afresh(server, workflow)
     assert len(first) == len({picture.tobytes() for picture in first}) == PICTURES.get(name, 1)
     for picture in first:
-        assert picture.shape == (latent["height"], latent["width"], 3)
+        assert picture.shape in sizes
         assert picture.std() > 5, "the picture is one flat colour"
     numpy.testing.assert_array_equal(first, again)
 
