@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..models.mini import PICTURE_SIZE
+from ..models.structure import MEAN, OFF, PAIR
 from ..training import convert, preview, refiner, structure, vae
 from ..training.denoise import Denoiser, DenoisingLoss
 from ..training.loop import Schedule
@@ -48,11 +49,12 @@ class Recipe(NamedTuple):
     epsilon: bool = False
     shared_step: bool = True
     modalities: int = 3
+    fusion: str = MEAN
 
 
 ABLATED = {  # in the order of the paper's table 2, each as many steps
-    "rgb_only": Recipe(modalities=1),
-    "rgb_depth": Recipe(modalities=2),
+    "rgb_only": Recipe(modalities=1, fusion=OFF),
+    "rgb_depth": Recipe(modalities=2, fusion=PAIR),
     "half_blocks": Recipe(experts=1),
     "two_blocks": Recipe(experts=4),
     "default_noise": Recipe(epsilon=True),
@@ -175,7 +177,7 @@ def train(
     tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
     torch.manual_seed(schedule.seed)
     if start is None:
-        unet = structure.start_joint(whole.unet, recipe.experts)
+        unet = structure.start_joint(whole.unet, recipe.experts, recipe.fusion)
     else:
         unet = structure.load_structure(whole.unet, start, "mini")
     model = structure.JointDenoiser(unet, whole.text_encoder)

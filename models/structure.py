@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 from .mini import LATENT_CHANNELS
 
 RGB, DEPTH, NORMAL = MODALITIES = "rgb", "depth", "normal"
-MEAN, SUM, LEARNT, OFF = FUSIONS = "mean", "sum", "learnt", "off"
+MEAN, SUM, LEARNT, PAIR, OFF = FUSIONS = "mean", "sum", "learnt", "pair", "off"
 VERSION = 1  # of our files
 EXPERT, FUSE = "expert.", "expert.fuse."
 EPSILON_MARK = "expert.epsilon"  # there if the network predicts the noise, on the base's schedule
@@ -73,11 +73,10 @@ def fuse(
 ) -> Tensor:
     """Features [B, C, h, w] of all branches, the picture's first -> the trunk's input: the others
     brought to the mean and spread that the picture's have in each channel, then the mean or sum of
-    all, or what `mix` makes of [B, 3 * C, h, w] (LEARNT). OFF: the picture's own.
+    all, or what `mix` makes of [B, 3 * C, h, w] (LEARNT). PAIR: the mean of picture and depth. OFF:
+    the picture's own.
     """
-    rgb, *others = features
-    if how == OFF:
-        return rgb
+    rgb, *others = features[: {PAIR: 2, OFF: 1}.get(how)]
     alike = [rgb, *(_like(other, rgb) for other in others)]
     if how == LEARNT:
         assert mix is not None

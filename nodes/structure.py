@@ -65,7 +65,7 @@ class VitruvianStructureFromCheckpoint(io.ComfyNode):
                     "fusion", options=[*structure.FUSIONS], default=structure.MEAN,
                     tooltip="How the three meet in the shared layers: their mean or sum, depth and "
                     "normals brought to the picture's statistics first; learnt: a layer that "
-                    "starts as the mean; off: the picture's alone.",
+                    "starts as the mean; pair: the mean without normals; off: the picture's alone.",
                 ),
                 io.Combo.Input(
                     "predicts", options=[NOISE, VELOCITY], default=NOISE,

@@ -58,7 +58,7 @@ def inputs(batch=2, size=(CELLS, CELLS), seed=2):
 
 @pytest.mark.parametrize("how", [
     {}, {"experts": 1}, {"experts": 4}, {"fusion": structure.SUM}, {"fusion": structure.LEARNT},
-    {"fusion": structure.OFF},
+    {"fusion": structure.OFF}, {"fusion": structure.PAIR},
 ])  # fmt: skip
 @pytest.mark.parametrize("size", [(8, 8), (9, 13)])
 def test_the_host_gives_what_diffusers_gives(mini, tmp_path, how, size):

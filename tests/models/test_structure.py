@@ -185,6 +185,8 @@ def test_learnt_fusion_begins_as_the_mean():
         found = structure.fuse(features, structure.LEARNT, mix)
     torch.testing.assert_close(found, structure.fuse(features, structure.MEAN))
     assert torch.equal(structure.fuse(features, structure.OFF), features[0])
+    pair = structure.fuse(features, structure.PAIR)
+    torch.testing.assert_close(pair, structure.fuse(features[:2], structure.MEAN))
 
 
 def test_sizes_are_embedded_as_sdxl_has_it():
