@@ -351,3 +351,37 @@ def test_loaders_list_their_own_methods_files(mini_weights):
     assert "vitruvian_mini_prior.safetensors" in own["hcp"]
     assert "vitruvian_mini_hands.safetensors" in own["hands"]
     assert not set(own["hcp"]) & set(own["hands"]) - set(own[None])
+
+
+def test_partly_loaded_it_gives_the_same(model):
+    """As on a GPU with too little memory: some layers are cast only when they are called."""
+    x, t, words, given, sizes = inputs()
+    expected = predict(model, x, t, words, given, sizes)
+    model.load(torch.device("cpu"), lowvram_model_memory=200_000)
+    cast = [m for m in model.model.modules() if getattr(m, "comfy_cast_weights", False)]
+    assert cast, "everything was loaded"
+    torch.testing.assert_close(predict(model, x, t, words, given, sizes), expected)
+    model.unpatch_model()
+
+
+def test_it_can_be_cancelled(model, monkeypatch):
+    import comfy.model_management as memory
+    import comfy.utils
+
+    def as_in_main(*_, **__):
+        memory.throw_exception_if_processing_interrupted()
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", as_in_main)
+
+    def cancel(executor, *args, **kwargs):
+        memory.interrupt_current_processing(True)
+        return executor(*args, **kwargs)
+
+    from comfy.patcher_extension import WrappersMP
+
+    cancelled = model.clone()
+    cancelled.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "cancel", cancel)
+    with pytest.raises(memory.InterruptProcessingException):
+        sample(cancelled, *posed(), steps=4)
+    memory.interrupt_current_processing(False)
+    assert sample(model, *posed()).isfinite().all()
