@@ -74,7 +74,7 @@ def run(quick: bool) -> dict[str, float]:
     """The numbers of benchmarks/results/structure.json; also writes structure.png beside it: a row
     per scene, from left to right picture, depth, normals, relit, refined.
     """
-    count, known = (10, 60) if quick else (150, 600)
+    count, known = (10, 60) if quick else (100, 600)
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
     asked = _asked(count, UNSEEN + 400)
     judge = Judge(asked.truth, known)
