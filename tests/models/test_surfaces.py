@@ -42,6 +42,6 @@ def test_the_instrument_reads_true_pictures(truth, mini_weights):
         assert bench.overlap(surfaces.read(net, pictures).there > 0.5, true) > 0.8
     seen = surfaces.read(net, truth.rgb)
     near = surfaces.coarse(depth).mean(1)
-    assert float((seen.depth - near).abs()[true].mean()) < 0.12
+    assert float((seen.depth - near).abs()[true].mean()) < 0.15
     cosine = torch.cosine_similarity(seen.normal, structure.normal_of(surfaces.coarse(normal)))
     assert float(cosine[true].mean()) > 0.85
