@@ -116,9 +116,10 @@ class StructureUNet(UNetModel):
         blocks[0][0] = Apart(blocks[0][0], with_pose)
         operations = kwargs["operations"]
         how = {"dtype": kwargs.get("dtype"), "device": kwargs.get("device")}
-        width = widths[experts]
-        mix = operations.Conv2d(COUNT * width, width, 1, bias=False, **how)
-        blocks[experts].add_module("fuse", Fuse(fusion, mix if fusion == LEARNT else None))
+        width, mix = widths[experts], None
+        if fusion == LEARNT:
+            mix = operations.Conv2d(COUNT * width, width, 1, bias=False, **how)
+        blocks[experts].add_module("fuse", Fuse(fusion, mix))
         outer: Any = self.output_blocks[len(blocks) - experts :]
         for k, block in enumerate(outer):
             width = block[0].channels - widths[experts - 1 - k]

@@ -35,8 +35,6 @@ SURFACES_SCHEDULE = Schedule(steps=700, batch=16, lr=2e-3, warmup=50, save_every
 PASSED = 320  # of the surface network's scenes, those that passed the autoencoder
 SCHEDULE = Schedule(steps=900, batch=24, lr=5e-4, warmup=50, save_every=250)
 ABLATION_SCHEDULE = Schedule(steps=160, batch=24, lr=5e-4, warmup=20, save_every=200)
-
-
 REFINER = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_refiner.safetensors"
 NO_DROPOUT = RIVALS / "refiner_no_dropout.safetensors"
 REFINER_SCHEDULE = Schedule(steps=400, batch=16, lr=4e-4, warmup=30, save_every=200)
@@ -87,10 +85,10 @@ def mini_maps_vae(work: Path, schedule: Schedule = VAE_SCHEDULE) -> None:
     so the UNet and everything made for it stays as it is.
     """
     whole = convert.load_checkpoint(preview.CHECKPOINT)
-    write_bodies(work)
+    world = write_bodies(work)
     teacher = copy.deepcopy(whole.vae).requires_grad_(False)
     vae.train_vae(
-        whole.vae, Maps(work / "bodies"), vae.VAELoss(teacher=teacher), schedule, work / "maps-vae"
+        whole.vae, Maps(world), vae.VAELoss(teacher=teacher), schedule, work / "maps-vae"
     )
     convert.save_checkpoint(preview.CHECKPOINT, *whole)
 

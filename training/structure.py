@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -61,6 +62,7 @@ def start_joint(
     return joint_unet(unet, {UNET + key: tensor for key, tensor in begun.items()})  # type: ignore[arg-type]
 
 
+@lru_cache
 def noise_schedule(epsilon: bool) -> Tensor:
     """Cumulative alphas [T]: the base's own, or rescaled so that nothing is left at the end."""
     alphas = build_scheduler().alphas_cumprod
