@@ -9,10 +9,13 @@ async def comfy_entrypoint():
 
     from .host.registration import register
     from .nodes import (
+        appearance,
         attention,
         compose,
         hands,
         hcp,
+        memory,
+        parsing,
         pose,
         refiner,
         structure,
@@ -27,6 +30,7 @@ async def comfy_entrypoint():
             return [
                 *pose.NODES, *compose.NODES, *hands.NODES, *hcp.NODES, *attention.NODES,
                 *training.NODES, *structure.NODES, *refiner.NODES, *structure_data.NODES,
+                *parsing.NODES, *memory.NODES, *appearance.NODES,
             ]  # fmt: skip
 
     return Vitruvian()

@@ -13,7 +13,7 @@ MINI_WEIGHTS = PACK / "mini" / "weights"
 def register() -> None:
     """Register model folders and the families. Calling it again changes nothing."""
     _add_folder("vitruvian", Path(folder_paths.models_dir) / "vitruvian", {".safetensors"})
-    for name in ("checkpoints", "controlnet", "loras", "vitruvian"):
+    for name in ("checkpoints", "clip_vision", "controlnet", "loras", "vitruvian"):
         _add_folder(name, MINI_WEIGHTS / name)
     mini_family.register_family()
     structure.register_family()

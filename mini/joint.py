@@ -34,7 +34,7 @@ KINDS = ("rgb", "depth", "normal", "rgb", "hint", "normal")  # of pictures, as o
 SURFACES_SCHEDULE = Schedule(steps=700, batch=16, lr=2e-3, warmup=50, save_every=200)
 PASSED = 320  # of the surface network's scenes, those that passed the autoencoder
 SCHEDULE = Schedule(steps=900, batch=24, lr=5e-4, warmup=50, save_every=250)
-ABLATION_SCHEDULE = Schedule(steps=160, batch=24, lr=5e-4, warmup=20, save_every=200)
+ABLATION_SCHEDULE = Schedule(steps=480, batch=24, lr=5e-4, warmup=20, save_every=200)
 REFINER = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_refiner.safetensors"
 NO_DROPOUT = RIVALS / "refiner_no_dropout.safetensors"
 REFINER_SCHEDULE = Schedule(steps=400, batch=16, lr=4e-4, warmup=30, save_every=200)

@@ -1,0 +1,138 @@
+"""Clothes in free words on a semantic map (inspired by HumanDiffusion)."""
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..host import appearance as host
+from .compose import Instances
+from .inputs import check_order, speaking_for, weight_files
+from .memory import Memory, Parts
+from .parsing import Parsing
+
+Appearance = io.Custom("VITRUVIAN_APPEARANCE")
+CATEGORY = "Vitruvian/appearance"
+
+
+class VitruvianAppearanceLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianAppearanceLoader",
+            display_name="Load Appearance",
+            category=CATEGORY,
+            description="Loads the layers that align parts with their appearance, from "
+            "models/vitruvian.",
+            inputs=[
+                io.Combo.Input(
+                    "file", options=weight_files("appearance"),
+                    tooltip="A file that was trained for the checkpoint in use.",
+                )
+            ],
+            outputs=[Appearance.Output("appearance", tooltip="To Apply Appearance.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        with speaking_for("Load Appearance"):
+            path = folder_paths.get_full_path_or_raise("vitruvian", file)
+            return io.NodeOutput(host.load(Path(path)))
+
+
+class VitruvianApplyAppearance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        share: dict[str, Any] = {"default": 1.0, "min": 0.0, "max": 2.0, "step": 0.05}
+        return io.Schema(
+            node_id="VitruvianApplyAppearance",
+            display_name="Apply Appearance",
+            category=CATEGORY,
+            description="Puts each garment on its own part of a semantic map while the picture is "
+            "sampled. A reconstruction inspired by HumanDiffusion.",
+            inputs=[
+                io.Model.Input("model", tooltip="The checkpoint that the appearance was made for."),
+                Appearance.Input("appearance", tooltip="From Load Appearance."),
+                Parts.Input("parts", tooltip="Of Retrieve Appearance or Appearance from Picture."),
+                Parsing.Input(
+                    "map", tooltip="Where the parts are: one map, or one for each picture of the "
+                    "batch. Any size.",
+                ),
+                io.Float.Input(
+                    "strength", tooltip="Of what the parts look like; 0: left to the prompt. A "
+                    "single part's own strength is written in the words, as (red shoes:0.5).",
+                    **share,
+                ),
+                io.Float.Input(
+                    "map_strength", tooltip="Of the map's shapes; 0: they come from prompt, pose "
+                    "and noise alone.", **share,
+                ),
+                io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01,
+                               tooltip="Share of the sampling when it begins."),
+                io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01,
+                               tooltip="Share of the sampling when it ends."),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Where in the picture; else all. One person's, "
+                    "where several people have a map and an Apply Appearance each.",
+                ),
+            ],
+            outputs=[io.Model.Output("dressed", "model", tooltip="To the sampler.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: Any, appearance: Any, parts: Any, map: torch.Tensor, strength: float,
+        map_strength: float, start: float, end: float, mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Apply Appearance"):
+            check_order(start, end)
+            area = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])[:1].float().cpu()
+            settings = host.Settings(strength, map_strength, start, end, area)
+            return io.NodeOutput(host.apply(model, appearance, parts, map, settings))
+
+
+class VitruvianPartsAsRegions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianPartsAsRegions",
+            display_name="Parts as Regions (training-free)",
+            category=CATEGORY,
+            description="Makes an instance of each part for Compose Instances in its mode couple: "
+            "the part's words and what was retrieved for them, seen from the part's area alone. "
+            "Works on every checkpoint, without trained weights.",
+            inputs=[
+                Parts.Input("parts", tooltip="From Retrieve Appearance."),
+                Parsing.Input("map", tooltip="Where the parts are; its first picture."),
+                io.Clip.Input("clip", tooltip="The checkpoint's."),
+                Memory.Input("memory", tooltip="That the parts came from."),
+                io.Int.Input(
+                    "tokens", default=4, min=0, max=64,
+                    tooltip="Tokens behind the words that show what was retrieved. 0: the words "
+                    "alone.",
+                ),
+                Instances.Input(
+                    "instances", optional=True,
+                    tooltip="Instances before these; they are added behind them.",
+                ),
+            ],
+            outputs=[
+                Instances.Output("chain", "instances", tooltip="To Compose Instances, mode couple.")
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, parts: Any, map: torch.Tensor, clip: Any, memory: Any, tokens: int,
+        instances: tuple = (),
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Parts as Regions"):
+            made = host.as_regions(parts, map, clip, memory, tokens)
+            return io.NodeOutput((*instances, *made))
+
+
+NODES: list[type[io.ComfyNode]] = [
+    VitruvianAppearanceLoader, VitruvianApplyAppearance, VitruvianPartsAsRegions,
+]  # fmt: skip

@@ -1,0 +1,465 @@
+"""What clothes look like, kept in a memory and asked for in words (inspired by HumanDiffusion)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.utils
+import folder_paths
+import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..host import part_features as host
+from ..models import memory as core
+from ..models.parsing import CLASSES, WHOLE_PERSON, part_named
+from ..models.phrases import split_phrases
+from .inputs import read_phrases, speaking_for, weight_files
+from .parsing import Parsing
+
+Memory = io.Custom("VITRUVIAN_MEMORY")
+Parts = io.Custom("VITRUVIAN_PARTS")
+CATEGORY = "Vitruvian/appearance"
+EXTEND, UPDATE = "extend it", "update its slots"
+TO_PROMPT, DRAWN = "left to the prompt", "random from the memory"
+NEAREST = "nearest class"
+NAMES = [CLASSES[part] for part in WHOLE_PERSON]
+
+
+def _vision_input() -> io.Input:
+    return io.ClipVision.Input(
+        "clip_vision", tooltip="CLIP's image encoder. From Load Part Encoder it may bring the text "
+        "projection that SD1.5 checkpoints lack.",
+    )  # fmt: skip
+
+
+def _asking_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "top_k", default=core.TOP_K, min=1, max=64,
+            tooltip="How many slots of the memory are mixed. 1: the nearest alone.",
+        ),
+        io.Float.Input(
+            "temperature", default=core.TEMPERATURE, min=0.001, max=1.0, step=0.001,
+            tooltip="How evenly they are mixed: low, mostly the nearest; high, all alike.",
+        ),
+        io.Float.Input(
+            "blend", default=0.0, min=0.0, max=1.0, step=0.01,
+            tooltip="Share of what was asked with in the result. 0: what the memory answers, 1: "
+            "the words or the photograph themselves.",
+        ),
+    ]  # fmt: skip
+
+
+class VitruvianPartEncoderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianPartEncoderLoader",
+            display_name="Load Part Encoder",
+            category=CATEGORY,
+            description="Loads a CLIP image encoder from models/clip_vision, with the text "
+            "projection if the file holds one.",
+            inputs=[
+                io.Combo.Input(
+                    "file", options=folder_paths.get_filename_list("clip_vision"),
+                    tooltip="The image encoder of the checkpoint's CLIP. For SD1.5 a whole CLIP "
+                    "ViT-L/14 in a .safetensors file.",
+                )
+            ],
+            outputs=[io.ClipVision.Output("clip_vision", tooltip="To Build Memory.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        with speaking_for("Load Part Encoder"):
+            path = folder_paths.get_full_path_or_raise("clip_vision", file)
+            return io.NodeOutput(host.load_vision(Path(path)))
+
+
+class VitruvianBuildMemory(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianBuildMemory",
+            display_name="Build Memory",
+            category=CATEGORY,
+            description="Keeps what the clothes, hair and other parts of pictures look like, class "
+            "by class. Inspired by HumanDiffusion.",
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="Pictures of people: batches or a list."),
+                Parsing.Input("map", tooltip="The semantic map of every picture, in their order."),
+                _vision_input(),
+                io.Int.Input(
+                    "slots", default=512, min=1, max=65536, tooltip="Most slots of a class. With "
+                    "fewer parts in the pictures each has its own.",
+                ),
+                io.Int.Input(
+                    "smallest", default=core.LEAST, min=1, max=1000000,
+                    tooltip="Parts with fewer pixels are left out.",
+                ),
+                Memory.Input("memory", optional=True, tooltip="A memory to go on with."),
+                io.Combo.Input(
+                    "given", options=[EXTEND, UPDATE], default=EXTEND,
+                    tooltip="What becomes of a memory that is connected: the new slots are added "
+                    "to it, or its own move towards the parts they are nearest to (classes that it "
+                    "lacks are added).",
+                ),
+                io.Float.Input(
+                    "momentum", default=core.MOMENTUM, min=0.0, max=1.0, step=0.001,
+                    tooltip="When slots are updated, how much of each stays.",
+                ),
+            ],
+            outputs=[Memory.Output("built", "memory", tooltip="To Retrieve Appearance.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, images: list, map: list, clip_vision: list, slots: list, smallest: list, given: list,
+        momentum: list, memory: list | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Build Memory"):
+            old = memory[0] if memory else None
+            if old is not None:
+                host.check_encoder(old, clip_vision[0])
+            pairs = _pairs(images, map)
+            bar = comfy.utils.ProgressBar(2 * len(pairs))
+            crops = host.look(clip_vision[0], pairs, smallest[0], _first_half(bar))
+            known = [] if old is None or given[0] == EXTEND else old.parts
+            new = host.build(
+                _without(crops, known), slots[0], clip_vision[0], _second_half(bar, len(pairs))
+            )
+            if old is not None:
+                if given[0] == UPDATE:
+                    old = core.update(old, crops.features, crops.parts, momentum[0])
+                new = core.merge(old, new)
+        return io.NodeOutput(new)
+
+
+def _pairs(images: Sequence[Tensor], maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Each picture [H, W, 3] with its map [H, W]."""
+    pictures = [picture[..., :3] for batch in images for picture in batch]
+    labels = [one for batch in maps for one in batch]
+    if len(pictures) != len(labels):
+        raise ValueError(
+            f"there are {len(pictures)} pictures and {len(labels)} semantic maps in 'map': connect "
+            "the map of every picture, in the same order."
+        )
+    for picture, one in zip(pictures, labels, strict=True):
+        if picture.shape[:2] != one.shape:
+            (high, wide), (h, w) = picture.shape[:2], one.shape
+            raise ValueError(
+                f"a picture of {wide} x {high} pixels has a map of {w} x {h}: bring both to one "
+                "size."
+            )
+    return [*zip(pictures, labels, strict=True)]
+
+
+def _without(crops: host.Crops, parts: Sequence[int]) -> host.Crops:
+    kept = ~torch.isin(crops.parts, torch.tensor(parts, dtype=torch.long))
+    return host.Crops(*(field[kept] for field in crops))
+
+
+def _first_half(bar: Any) -> Callable[[], None]:
+    """One step for each picture. The bar alone would not always notice a cancelled run: hosts
+    differ in how often it reports.
+    """
+
+    def on_picture() -> None:
+        throw_exception_if_processing_interrupted()
+        bar.update(1)
+
+    return on_picture
+
+
+def _second_half(bar: Any, half: int) -> Callable[[int, int], None]:
+    def on_step(done: int, total: int) -> None:
+        throw_exception_if_processing_interrupted()
+        bar.update_absolute(half + done * half // total, 2 * half)
+
+    return on_step
+
+
+class VitruvianSaveMemory(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianSaveMemory",
+            display_name="Save Memory",
+            category=CATEGORY,
+            description="Writes a memory to models/vitruvian, for Load Memory. No file is ever "
+            "overwritten.",
+            is_output_node=True,
+            inputs=[
+                Memory.Input("memory", tooltip="From Build Memory or Merge Memories."),
+                io.String.Input("name", default="memory",
+                                tooltip="Name of the file; a number is added to a taken one."),
+            ],
+            outputs=[io.String.Output("file", tooltip="The name that Load Memory shows.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, memory: Any, name: str) -> io.NodeOutput:
+        with speaking_for("Save Memory"):
+            path = _free_path(name, "memory")
+            core.save(path, memory)
+        return io.NodeOutput(path.name, ui=ui.PreviewText(path.name))
+
+
+def _free_path(name: str, otherwise: str) -> Path:
+    """A file in models/vitruvian that is not there yet."""
+    safe = "".join(c if c.isalnum() or c in " -_." else "_" for c in name).strip(" .")
+    folder = Path(folder_paths.get_folder_paths("vitruvian")[0])
+    path, number = folder / f"{safe or otherwise}.safetensors", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{safe or otherwise}_{number}.safetensors"
+    return path
+
+
+class VitruvianMemoryLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianMemoryLoader",
+            display_name="Load Memory",
+            category=CATEGORY,
+            description="Loads a memory of clothes and hair from models/vitruvian.",
+            inputs=[
+                io.Combo.Input(
+                    "file", options=weight_files(core.METHOD),
+                    tooltip="A memory that was made with the image encoder of the checkpoint's "
+                    "CLIP.",
+                )
+            ],
+            outputs=[Memory.Output("memory", tooltip="To Retrieve Appearance.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        with speaking_for("Load Memory"):
+            path = folder_paths.get_full_path_or_raise("vitruvian", file)
+            return io.NodeOutput(core.load(path))
+
+
+class VitruvianMergeMemories(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianMergeMemories",
+            display_name="Merge Memories",
+            category=CATEGORY,
+            description="All slots of two memories in one; equal ones are joined.",
+            inputs=[
+                Memory.Input("first", tooltip="A memory."),
+                Memory.Input("second", tooltip="Another of the same image encoder. The order does "
+                             "not matter."),
+            ],
+            outputs=[Memory.Output("merged", "memory", tooltip="To Retrieve Appearance.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, first: Any, second: Any) -> io.NodeOutput:
+        with speaking_for("Merge Memories"):
+            return io.NodeOutput(core.merge(first, second))
+
+
+class VitruvianShowMemory(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianShowMemory",
+            display_name="Show Memory",
+            category=CATEGORY,
+            description="A picture of all that a memory holds of one class.",
+            is_output_node=True,
+            inputs=[
+                Memory.Input("memory", tooltip="A memory."),
+                io.Combo.Input("part", options=NAMES, tooltip="The class to look at."),
+                io.Int.Input("columns", default=16, min=1, max=256,
+                             tooltip="Slots in a row of the picture."),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "slots", tooltip="Every slot by the picture nearest to it, those that stand "
+                    "for most pictures first.",
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, memory: Any, part: str, columns: int) -> io.NodeOutput:
+        number = CLASSES.index(part)
+        if number not in memory.parts:
+            there = ", ".join(CLASSES[k] for k in memory.parts) or "nothing at all"
+            raise ValueError(
+                f"Show Memory: the memory holds no {part}. It holds {there}: choose one in 'part'."
+            )
+        picture = core.catalogue(memory.banks[number], columns)[None]
+        return io.NodeOutput(picture, ui=ui.PreviewImage(picture, cls=cls))
+
+
+class VitruvianRetrieveParts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianRetrieveParts",
+            display_name="Retrieve Appearance",
+            category=CATEGORY,
+            description="Free words for clothes and hair, each answered from the memory's class "
+            "that it names. Inspired by HumanDiffusion.",
+            inputs=[
+                Memory.Input("memory", tooltip="From Load Memory or Build Memory."),
+                io.Clip.Input("clip", tooltip="The checkpoint's."),
+                io.String.Input(
+                    "text", multiline=True, dynamic_prompts=True,
+                    tooltip="What is worn, in free words: a black T-shirt and denim pants, curly "
+                    "red hair. (words:1.2) makes them stronger.",
+                ),
+                io.String.Input(
+                    "template", default=host.PHRASE,
+                    tooltip="How each phrase goes to the text encoder. For a full-sized CLIP: a "
+                    "photo of {phrase}",
+                ),
+                *_asking_inputs(),
+                io.Combo.Input(
+                    "unknown", options=[TO_PROMPT, NEAREST], default=TO_PROMPT,
+                    tooltip="What becomes of phrases without a known word for something worn: "
+                    "nothing here, or the class of the memory whose name is the most alike.",
+                ),
+                io.Combo.Input(
+                    "unmentioned", options=[TO_PROMPT, DRAWN], default=TO_PROMPT,
+                    tooltip="What becomes of classes of the map that no phrase names: nothing "
+                    "here, or a slot drawn from the memory.",
+                ),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF,
+                             tooltip="Of what is drawn."),
+                Parsing.Input(
+                    "map", optional=True, tooltip="Only classes that occur in it are asked for.",
+                ),
+            ],
+            outputs=[
+                Parts.Output("parts", tooltip="To Apply Appearance."),
+                io.Image.Output("slots", tooltip="What the memory answered to each phrase, and the "
+                                "shares in which that is mixed."),
+                io.String.Output("report", tooltip="Which phrase went to which class."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, memory: Any, clip: Any, text: str, template: str, top_k: int, temperature: float,
+        blend: float, unknown: str, unmentioned: str, seed: int, map: Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Retrieve Appearance"):
+            _check_clip(clip)
+            if unmentioned == DRAWN and map is None:
+                raise ValueError(
+                    f"'unmentioned' is '{DRAWN}', which needs to know what the picture shows: "
+                    "connect the semantic map to 'map'."
+                )
+            asked = host.Asked(
+                template, top_k, temperature, blend, unknown == NEAREST,
+                None if map is None else core.parts_in(map), unmentioned == DRAWN, seed,
+            )  # fmt: skip
+            parts, told = host.retrieve(clip, memory, split_phrases(text, unknown=True), asked)
+        report = "\n".join(told) or "The text names nothing that is worn."
+        picture = core.draw_parts(parts, memory.banks)[None]
+        return io.NodeOutput(parts, picture, report, ui=ui.PreviewText(report))
+
+
+def _check_clip(clip: Any) -> None:
+    if clip is None:
+        raise ValueError(
+            "the checkpoint holds no text encoder. Connect 'clip' from a node that loads one."
+        )
+
+
+class VitruvianPartsFromPicture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianPartsFromPicture",
+            display_name="Appearance from Picture",
+            category=CATEGORY,
+            description="Takes clothes and hair from a photograph. Inspired by HumanDiffusion.",
+            inputs=[
+                io.Image.Input("image", tooltip="The photograph; of several, what they have in "
+                               "common."),
+                Parsing.Input("map", tooltip="Its semantic map."),
+                _vision_input(),
+                io.String.Input(
+                    "parts", default="", tooltip="Classes to take, separated by commas, such as: "
+                    "top, pants, hair. Empty: all in the map.",
+                ),
+                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05,
+                               tooltip="Of these parts when they are applied."),
+                *_asking_inputs(),
+                Memory.Input("memory", optional=True, tooltip="Answers for what it holds; without "
+                             "one the photograph itself counts."),
+            ],
+            outputs=[
+                Parts.Output("taken", "parts", tooltip="To Apply Appearance."),
+                io.Image.Output("slots", tooltip="What the memory answered to each part."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, image: Tensor, map: Tensor, clip_vision: Any, parts: str, strength: float, top_k: int,
+        temperature: float, blend: float, memory: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Appearance from Picture"):
+            if memory is not None:
+                host.check_encoder(memory, clip_vision)
+            wanted = [part_named(name) for name in read_phrases(parts)]
+            crops = host.look(clip_vision, _pairs([image], [map]))
+            _check_there(wanted, crops)
+            asked = host.Asked(top_k=top_k, temperature=temperature, blend=blend)
+            found = host.from_pictures(
+                crops, memory, wanted or crops.parts.tolist(), strength, asked
+            )
+        banks = {} if memory is None else memory.banks
+        return io.NodeOutput(found, core.draw_parts(found, banks)[None])
+
+
+def _check_there(wanted: Sequence[int], crops: host.Crops) -> None:
+    there = sorted(set(crops.parts.tolist()))
+    missing = [CLASSES[part] for part in wanted if part not in there]
+    if missing:
+        raise ValueError(
+            f"the map shows no {missing[0]} of {core.LEAST} pixels or more. It shows "
+            f"{', '.join(CLASSES[part] for part in there)}: choose among these in 'parts'."
+        )
+
+
+class VitruvianMergeParts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianMergeParts",
+            display_name="Merge Appearance",
+            category=CATEGORY,
+            description="Parts of two sources together, for example words for the clothes and a "
+            "photograph for the hair.",
+            inputs=[
+                Parts.Input("first", tooltip="From Retrieve Appearance or Appearance from "
+                            "Picture."),
+                Parts.Input("second", tooltip="More. Where both have a class, this one counts."),
+            ],
+            outputs=[Parts.Output("parts", tooltip="To Apply Appearance.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, first: Any, second: Any) -> io.NodeOutput:
+        with speaking_for("Merge Appearance"):
+            return io.NodeOutput(core.merge_parts(first, second))
+
+
+NODES: list[type[io.ComfyNode]] = [
+    VitruvianPartEncoderLoader, VitruvianBuildMemory, VitruvianSaveMemory, VitruvianMemoryLoader,
+    VitruvianMergeMemories, VitruvianShowMemory, VitruvianRetrieveParts, VitruvianPartsFromPicture,
+    VitruvianMergeParts,
+]  # fmt: skip

@@ -1,0 +1,337 @@
+"""The alignment of parts on the host: against a changed copy of the UNet, beside other patches,
+and misuse.
+"""
+
+import copy
+
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from vitruvian.host import appearance as host
+from vitruvian.host.registration import register
+from vitruvian.models import parsing
+from vitruvian.models.appearance import Alignment, Sizes, Worn
+from vitruvian.models.memory import Memory, Part
+from vitruvian.nodes import appearance as ours
+from vitruvian.training import convert, preview
+from vitruvian.training.appearance_unet import AppearanceDenoiser, start_alignment
+
+import nodes as core
+
+register()
+CELLS = 8
+WHOLE = {"strength": 1.0, "map_strength": 1.0, "start": 0.0, "end": 1.0}
+SIZES = Sizes(features=10, width=16, tokens=2, heads=2, hidden=6)
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def loaded(mini_weights):
+    with torch.inference_mode():
+        return core.CheckpointLoaderSimple().load_checkpoint("vitruvian_mini.safetensors")[:3]
+
+
+def trained(alignment, seed=3):
+    g = torch.Generator().manual_seed(seed)
+    for p in alignment.parameters():
+        p.data = torch.randn(p.shape, generator=g) / max(1, p[0].numel()) ** 0.5
+    return host.Appearance(alignment.requires_grad_(False).eval(), "random")
+
+
+def random_appearance(model, seed=3):
+    """A layer before the first and the last output block and one between."""
+    unet = model.model.diffusion_model
+    last = len(unet.output_blocks) - 1
+    places = {0, last // 2, last}
+    return trained(
+        Alignment({k: host.channels_before(unet, k) for k in sorted(places)}, SIZES), seed
+    )
+
+
+def parts_of(*classes, width=10, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    made = []
+    for part in classes:
+        feature = torch.nn.functional.normalize(torch.randn(width, generator=g), dim=0)
+        none = torch.zeros(0)
+        made.append(Part(part, parsing.CLASSES[part], 1.0, feature, feature, none.long(), none))
+    return tuple(made)
+
+
+DRESSED = parts_of(parsing.TOP, parsing.PANTS)
+
+
+def a_map(batch=1, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(24, (batch, 40, 56), generator=g).byte()
+
+
+def apply(model, appearance, parts=DRESSED, labels=None, **changes):
+    labels = a_map() if labels is None else labels
+    (made,) = ours.VitruvianApplyAppearance.execute(
+        model, appearance, parts, labels, **{**WHOLE, **changes}
+    ).result
+    return made
+
+
+def encode(clip, text):
+    return core.CLIPTextEncode().encode(clip, text)[0]
+
+
+def sample(model, positive, negative, *, cfg=4.0, steps=2, batch=1, size=(CELLS, CELLS), **how):
+    latent = {"samples": torch.zeros(batch, 4, *size)}
+    return core.common_ksampler(
+        model, 7, steps, cfg, how.get("sampler", "euler"), "normal", positive, negative, latent
+    )[0]["samples"]
+
+
+def spying(model, seen):
+    def spy(executor, x, t, *args, **kwargs):
+        out = executor(x, t, *args, **kwargs)
+        seen.append((x, t, out, args[3]["cond_or_uncond"]))
+        return out
+
+    model = model.clone()
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "spy", spy)
+    return model
+
+
+def with_layers(unet, appearance, worn):
+    """A copy of the UNet whose output blocks get changed input."""
+    unet, alignment = copy.deepcopy(unet), appearance.alignment
+    tokens = alignment.tokens(worn.features, worn.known)
+    for place, channels in alignment.channels.items():
+        layer = alignment.at(place)
+
+        def before(block, inputs, layer=layer, channels=channels):
+            h, skip = inputs[0][:, :channels], inputs[0][:, channels:]
+            added = layer(h, layer.align(tokens, worn, tuple(h.shape[-2:])))
+            return torch.cat((h + added, skip), 1), *inputs[1:]
+
+        unet.output_blocks[place][0].register_forward_pre_hook(before)
+    return unet
+
+
+def test_equals_a_changed_unet_for_every_family(family, random_text):
+    model, seen = family[0], []
+    positive, negative = random_text(model, 1), random_text(model, 2)
+    appearance, base, labels = random_appearance(model), model.model, a_map()
+    sample(spying(apply(model, appearance), seen), positive, negative, steps=1)
+    changed = with_layers(
+        base.diffusion_model, appearance, host.worn_of(DRESSED, labels, SIZES.features)
+    )
+    rows = [row for *parts, kinds in seen for row in zip(*parts, kinds, strict=True)]
+    assert sorted(kind for *_, kind in rows) == [0, 1]
+    sampling = base.model_sampling
+    for x, sigma, denoised, kind in rows:
+        x, sigma = x[None], sigma[None]
+        text, entry = (positive, negative)[kind][0]
+        unet = changed if kind == 0 else base.diffusion_model
+        noise = unet(
+            sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), text,
+            y=base.encode_adm(device="cpu", **entry),
+        )  # fmt: skip
+        expected = sampling.calculate_denoised(sigma, noise, x)
+        assert float((denoised - expected[0]).norm() / (x - expected).norm()) < 1e-4
+
+
+def test_nothing_to_do_is_the_base_bit_for_bit(loaded):
+    model, appearance = loaded[0], random_appearance(loaded[0])
+    positive, negative = encode(loaded[1], "a man"), encode(loaded[1], "")
+    plain = sample(model, positive, negative)
+    for parts, changes in (
+        (DRESSED, {"strength": 0.0, "map_strength": 0.0}),
+        ((), {"map_strength": 0.0}),
+        (DRESSED, {"start": 0.3, "end": 0.4}),  # between the two steps
+        (DRESSED, {"mask": torch.zeros(1, 64, 64)}),
+    ):
+        assert torch.equal(sample(apply(model, appearance, parts, **changes), positive, negative),
+                           plain)  # fmt: skip
+    untrained = host.Appearance(start_alignment_of(model), "untrained")
+    assert torch.equal(sample(apply(model, untrained), positive, negative), plain)
+    assert not torch.allclose(sample(apply(model, appearance), positive, negative), plain,
+                              atol=1e-2)  # fmt: skip
+    assert torch.equal(sample(model, positive, negative), plain)  # the model itself is as it was
+
+
+def start_alignment_of(model):
+    unet = model.model.diffusion_model
+    return Alignment({0: host.channels_before(unet, 0)}, SIZES).requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize("how", [
+    {"cfg": 1.0}, {"batch": 2}, {"size": (7, 11)}, {"sampler": "dpmpp_2m_sde"},
+])
+def test_sizes_batches_and_samplers_repeat(loaded, how):
+    made = apply(loaded[0], random_appearance(loaded[0]))
+    positive, negative = encode(loaded[1], "a man"), encode(loaded[1], "")
+    first = sample(made, positive, negative, **how)
+    assert first.isfinite().all()
+    assert torch.equal(first, sample(made.clone(), positive, negative, **how))
+
+
+def test_each_picture_of_a_batch_has_its_own_map(loaded):
+    """Same noise in both rows: what differs is the map."""
+    model, appearance = loaded[0], random_appearance(loaded[0])
+    positive, negative = encode(loaded[1], "a man"), encode(loaded[1], "")
+    maps = torch.cat((a_map(seed=0), a_map(seed=1)))
+
+    def of(labels):
+        seen: list = []
+        noise = torch.randn(1, 4, CELLS, CELLS, generator=torch.Generator().manual_seed(1))
+        latent = {"samples": noise.repeat(2, 1, 1, 1), "batch_index": [0, 0]}
+        made = spying(apply(model, appearance, labels=labels), seen)
+        core.common_ksampler(made, 7, 1, 4.0, "euler", "normal", positive, negative, latent)
+        (out,) = [
+            out[k * 2 : k * 2 + 2] for *_, out, kinds in seen for k, kind in enumerate(kinds)
+            if kind == 0
+        ]  # fmt: skip
+        return out
+
+    both, first, second = of(maps), of(maps[:1]), of(maps[1:])
+    torch.testing.assert_close(both[0], first[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(both[1], second[1], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("kinds", [(0, 1), (1, 0), (0,), (1,), (1, 0, 0)])
+def test_only_positive_rows_change_whatever_their_order(loaded, kinds):
+    model, appearance = loaded[0], random_appearance(loaded[0])
+    (patch,) = apply(model, appearance).model_options["transformer_options"]["patches"][
+        "output_block_patch"
+    ]
+    place = next(iter(appearance.alignment.channels))
+    channels = appearance.alignment.channels[place]
+    h = torch.randn(2, channels, 4, 4).repeat(len(kinds), 1, 1, 1)
+    slot = patch.__closure__[[*patch.__code__.co_freevars].index("slot")].cell_contents
+    options = {
+        slot: host.Plan((8, 8), 1.0, 0.0, {}), "block": ("output", place),
+        "cond_or_uncond": list(kinds),
+    }  # fmt: skip
+    skip = torch.randn(1)
+    changed, same = patch(h, skip, options)
+    assert same is skip
+    rows = (changed - h).view(len(kinds), -1).abs().amax(1)
+    assert [bool(row) for row in rows] == [kind == 0 for kind in kinds]
+    assert torch.equal(patch(h, skip, {**options, "block": ("output", 1)})[0], h)
+
+
+def test_a_mask_says_where(loaded):
+    model, appearance = loaded[0], random_appearance(loaded[0])
+    place = max(appearance.alignment.channels)
+    only = Alignment({place: appearance.alignment.channels[place]}, SIZES)
+    left = torch.zeros(1, 64, 64)
+    left[..., :32] = 1
+
+    def heard(model):
+        found = []
+
+        def listen(h, skip, options):
+            if options["block"] == ("output", place):
+                found.append(h[options["cond_or_uncond"].index(0)])
+            return h, skip
+
+        model = model.clone()
+        model.set_model_output_block_patch(listen)
+        sample(model, encode(loaded[1], "a man"), encode(loaded[1], ""), steps=1)
+        return found[0]
+
+    alone = trained(only)
+    plain, whole = heard(model), heard(apply(model, alone))
+    part = heard(apply(model, alone, mask=left))
+    half = plain.shape[-1] // 2
+    assert torch.equal(part[..., half:], plain[..., half:])
+    torch.testing.assert_close(part[..., :half], whole[..., :half])
+    assert not torch.allclose(whole[..., half:], plain[..., half:], atol=1e-3)
+
+
+def test_two_people_and_another_packs_patch_chain(loaded):
+    model = loaded[0]
+    positive, negative = encode(loaded[1], "a man"), encode(loaded[1], "")
+    one, other = random_appearance(model, 3), random_appearance(model, 4)
+
+    def foreign(model):
+        model = model.clone()
+        model.set_model_output_block_patch(lambda h, skip, options: (h * 1.1, skip))
+        return model
+
+    made = [
+        sample(m, positive, negative)
+        for m in (
+            apply(model, one), apply(model, other), apply(apply(model, one), other),
+            foreign(apply(model, one)), apply(foreign(model), one),
+        )
+    ]  # fmt: skip
+    assert all(x.isfinite().all() for x in made)
+    for a in range(5):
+        for b in range(a):
+            assert not torch.allclose(made[a], made[b], atol=1e-3)
+
+
+def test_trainer_and_host_make_the_same_noise(loaded):
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    appearance = trained(start_alignment(whole.unet, SIZES))
+    model, seen = loaded[0], []
+    sample(spying(apply(model, appearance), seen), encode(loaded[1], "a man"),
+           encode(loaded[1], ""), steps=1)  # fmt: skip
+    ((x, sigma, denoised),) = [
+        (x[k : k + 1], t[k : k + 1], out[k : k + 1]) for x, t, out, kinds in seen
+        for k, kind in enumerate(kinds) if kind == 0
+    ]  # fmt: skip
+    sampling = model.model.model_sampling
+    trainer = AppearanceDenoiser(whole.unet, whole.text_encoder, appearance.alignment)
+    worn = host.worn_of(DRESSED, a_map(), SIZES.features)
+    text = encode(loaded[1], "a man")[0][0]
+    with trainer.wearing(Worn(*worn), x.shape[2:]):
+        noise = trainer.denoiser.unet(
+            sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), text
+        ).sample
+    expected = sampling.calculate_denoised(sigma, noise, x)
+    assert float((denoised - expected).norm() / (x - expected).norm()) < 1e-4
+
+
+def test_misuse_says_what_to_do(loaded):
+    model, appearance = loaded[0], random_appearance(loaded[0])
+    positive, negative = encode(loaded[1], "a man"), encode(loaded[1], "")
+    with pytest.raises(ValueError, match="Apply Appearance: .* features, random was trained with"):
+        apply(model, appearance, parts_of(parsing.TOP, width=7))
+    with pytest.raises(ValueError, match="Apply Appearance: random was trained for another model"):
+        apply(model, trained(Alignment({0: 32}, SIZES)))
+    with pytest.raises(ValueError, match="no such block"):
+        apply(model, trained(Alignment({99: 32}, SIZES)))
+    with pytest.raises(ValueError, match="'end' .* must be greater"):
+        apply(model, appearance, start=0.5, end=0.5)
+    made = apply(model, appearance, labels=a_map(3))
+    with pytest.raises(ValueError, match="the map has 3 pictures, the latent 2"):
+        sample(made, positive, negative, batch=2)
+    area = core.ConditioningSetArea().append(positive, 32, 32, 0, 0, 1.0)[0]
+    with pytest.raises(ValueError, match="Apply Appearance: .* area"):
+        sample(apply(model, appearance), area, negative)
+
+
+def test_parts_as_regions_show_words_and_what_was_retrieved(loaded):
+    clip, labels = loaded[1], torch.zeros(1, 16, 16, dtype=torch.uint8)
+    labels[:, 4:8, 4:12] = parsing.TOP
+    g = torch.Generator().manual_seed(0)
+    memory = Memory({}, "none", torch.randn(10, 192, generator=g))
+
+    def of(tokens, parts=DRESSED):
+        return ours.VitruvianPartsAsRegions.execute(parts, labels, clip, memory, tokens).result[0]
+
+    (plain,), (shown,) = of(0), of(3)  # the map shows no trousers
+    assert torch.equal(plain.mask, (labels[0] == parsing.TOP).float()) and plain.person == 0
+    words, retrieved = plain.conditioning[0][0], shown.conditioning[0][0]
+    assert torch.equal(words, encode(clip, "top")[0][0])
+    differing = (words != retrieved).any(-1)[0].nonzero()[:, 0].tolist()
+    assert differing == [3, 4, 5]  # behind begin, word and end
+    token = retrieved[0, 3]
+    back = torch.nn.functional.normalize(memory.projection @ token, dim=0)
+    torch.testing.assert_close(back, DRESSED[0].feature, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(token.norm(), words[0, 2].norm())
+    with pytest.raises(ValueError, match="Parts as Regions: none of the parts is on the map"):
+        of(3, parts_of(parsing.BAG))

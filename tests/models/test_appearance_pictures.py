@@ -1,0 +1,273 @@
+"""A folder of photographs with semantic maps as the alignment of parts learns it."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+from transformers import CLIPVisionConfig
+from vitruvian.mini.appearance import map_of
+from vitruvian.mini.renderer import render
+from vitruvian.mini.world import FULL, sample_scenes
+from vitruvian.models import memory, parsing
+from vitruvian.training import bases, preview
+from vitruvian.training.appearance_pictures import (
+    DressedPictures,
+    collect_dressed,
+    cut_around,
+    memory_of,
+    plain,
+    read_map,
+    scaled,
+)
+from vitruvian.training.part_encoder import save_encoder, start_encoder
+from vitruvian.training.person_pictures import CAPTION
+from vitruvian.training.vision_files import open_vision
+
+SIZE, SIDE, PHOTO = 64, 24, 96
+CAPTIONED = "a woman wearing a red top and blue trousers, standing, in a park"
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Pictures [3,3,H,W] and their maps."""
+    drawn = sample_scenes(3, 91, framing=FULL, people=1)
+    truth = render(drawn, PHOTO)
+    return truth.rgb, map_of(drawn, truth)
+
+
+@pytest.fixture(scope="module")
+def vision(tmp_path_factory):
+    torch.manual_seed(2)
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        image_size=SIDE, patch_size=8, projection_dim=12, hidden_act="quick_gelu",
+    )  # fmt: skip
+    file = tmp_path_factory.mktemp("vision") / "tiny.safetensors"
+    save_encoder(start_encoder(config, 192), file, "mini")
+    return open_vision(file)
+
+
+def save(rgb, file):
+    """[3,H,W] in 0..1"""
+    Image.fromarray((rgb.movedim(0, -1) * 255).round().byte().contiguous().numpy()).save(file)
+
+
+def save_map(labels, file):
+    Image.fromarray(labels.numpy()).save(file)
+
+
+@pytest.fixture
+def folder(scenes, tmp_path):
+    """Three pictures with maps beside them, one with a caption."""
+    for i, (rgb, labels) in enumerate(zip(*scenes, strict=True)):
+        save(rgb, tmp_path / f"{i}.png")
+        save_map(labels, tmp_path / f"{i}.map.png")
+    (tmp_path / "1.txt").write_text(CAPTIONED)
+    return tmp_path
+
+
+def test_numbers_and_colours_are_read_alike(scenes, tmp_path):
+    labels = scenes[1][0].clone()
+    labels[0, :24] = torch.arange(24)
+    grey = labels.numpy()
+    coloured = parsing.PALETTE[labels.long()].numpy()
+    other = Image.fromarray(grey).convert("P")
+    other.putpalette(np.random.default_rng(0).integers(0, 255, 768).tolist())
+    light = Image.fromarray(grey).convert("P")
+    light.putpalette([level for k in range(256) for level in (k * 10 % 256,) * 3])
+    ours = Image.fromarray(23 - grey).convert("P")  # the colours count, whatever their order
+    ours.putpalette(parsing.PALETTE.flip(0).flatten().tolist())
+    kinds = {
+        "grey": Image.fromarray(grey), "rgb_grey": Image.fromarray(np.stack([grey] * 3, -1)),
+        "deep": Image.fromarray(grey.astype(np.uint16)), "coloured": Image.fromarray(coloured),
+        "clear": Image.fromarray(coloured).convert("RGBA"), "other": other, "light": light,
+        "ours": ours, "few": Image.fromarray(coloured).convert("P", palette=Image.Palette.ADAPTIVE),
+    }  # fmt: skip
+    for name, picture in kinds.items():
+        picture.save(tmp_path / f"{name}.png")
+        found = read_map(tmp_path / f"{name}.png")
+        assert found.dtype == torch.uint8 and torch.equal(found, labels), name
+
+
+def test_maps_that_mean_nothing_are_named(tmp_path):
+    mask = Image.fromarray(np.eye(9, dtype=np.uint8) * 255)
+    noise = np.random.default_rng(1).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    for name, picture, message in (
+        ("mask", mask, "grey levels up to 255, and parts have numbers from 0 to 23"),
+        ("bits", mask.convert("1"), "grey levels up to 255"),
+        ("noise", Image.fromarray(noise), "pixels have a colour that is more than 30 levels"),
+    ):
+        picture.save(tmp_path / f"{name}.png")
+        with pytest.raises(ValueError, match=rf"{name}\.png.* {message}"):
+            read_map(tmp_path / f"{name}.png")
+
+
+def same(one, other):
+    for a, b in zip(one, other, strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+
+
+def test_maps_lie_beside_or_in_a_folder_of_their_own(folder, scenes, vision, tmp_path):
+    beside = collect_dressed(folder, SIZE, vision)
+    assert [picture.caption for picture in beside] == [CAPTION, CAPTIONED, CAPTION]
+    assert len({tuple(picture.parts.tolist()) for picture in beside}) > 1
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    save(parsing.colour_picture(scenes[1][:1])[0].movedim(-1, 0), maps / "0.png")
+    save_map(scenes[1][1], maps / "1_segm.png")
+    save_map(scenes[1][2], maps / "2.map.png")
+    same(collect_dressed(folder, SIZE, vision, maps), beside)
+    same(collect_dressed(folder, SIZE, vision, folder), beside)  # not the pictures themselves
+
+
+def test_the_picture_and_its_map_are_cut_alike(scenes, vision, tmp_path):
+    rgb, labels = scenes[0][0], scenes[1][0]
+    tall = torch.cat((torch.full((3, 40, PHOTO), 0.5), rgb), 1)
+    save(tall, tmp_path / "a.png")
+    save_map(torch.cat((torch.zeros(40, PHOTO).byte(), labels)), tmp_path / "a.map.png")
+    (picture,) = collect_dressed(tmp_path, PHOTO, vision)
+    assert picture.rgb.shape == (3, PHOTO, PHOTO) and picture.labels.shape == (PHOTO, PHOTO)
+    assert picture.rgb.dtype == picture.labels.dtype == torch.uint8
+    places = [
+        top for top in range(41)
+        if torch.equal((tall[:, top : top + PHOTO] * 255).round().byte(), picture.rgb)
+    ]  # fmt: skip
+    assert len(places) == 1
+    whole = torch.cat((torch.zeros(40, PHOTO).byte(), labels))
+    assert torch.equal(picture.labels, whole[places[0] : places[0] + PHOTO])
+    (small,) = collect_dressed(tmp_path, SIZE, vision)
+    assert torch.isin(small.labels, labels).all()
+
+
+def test_the_square_lies_where_a_part_is():
+    labels = torch.zeros(60, 240, dtype=torch.uint8)
+    labels[20:50, 180:200] = parsing.TOP
+    cuts = [cut_around(labels, 32, number) for number in range(60)]
+    assert cut_around(labels, 32, 7) == cuts[7]
+    assert {cut[:3] for cut in cuts} == {(32, 128, 0)}
+    lefts = {cut.left for cut in cuts}
+    assert min(lefts) >= 80 and max(lefts) <= 91 and len(lefts) > 4  # middle in 96..107
+    edge = torch.zeros(240, 60, dtype=torch.uint8)
+    edge[:3] = parsing.HAIR
+    assert cut_around(edge, 32, 1)[2:4] == (0, 0)
+    assert cut_around(edge.flip(0), 32, 1)[2:4] == (96, 0)
+    assert cut_around(labels[:20, 170:190] + 1, 64, 1)[:4] == (64, 64, 0, 0)  # small ones grow
+
+
+def test_parts_are_those_of_the_whole_photograph(folder, scenes, vision):
+    found = collect_dressed(folder, SIZE, vision)
+    for picture, rgb, labels in zip(found, *scenes, strict=True):
+        shown = (rgb.movedim(0, -1) * 255).round() / 255
+        parts = memory.crop_parts(shown, labels, SIDE)
+        crops = torch.stack([crop for _, crop in parts])
+        assert picture.parts.tolist() == [part for part, _ in parts]
+        seen = (crops * 255).round() / 255
+        torch.testing.assert_close(picture.features, vision(seen.movedim(-1, 1)))
+        assert torch.equal(picture.thumbnails, memory.thumbnails(crops))
+
+
+def test_coarser_maps_serve_as_well(folder, scenes, vision):
+    exact = collect_dressed(folder, SIZE, vision)
+    for i, labels in enumerate(scenes[1]):
+        save_map(scaled(labels, PHOTO // 2, PHOTO // 2), folder / f"{i}.map.png")
+    coarse = collect_dressed(folder, SIZE, vision)
+    for one, other in zip(exact, coarse, strict=True):
+        assert (one.labels == other.labels).float().mean() > 0.9
+
+
+def test_what_is_left_out_is_named(folder, scenes, vision, caplog):
+    rgb, labels = scenes[0][0], scenes[1][0]
+    for name in ("bare", "empty", "turned", "bad", "strange"):
+        save(rgb, folder / f"{name}.png")
+    save_map(torch.zeros_like(labels), folder / "empty.map.png")
+    save_map(labels[: PHOTO // 2].contiguous(), folder / "turned.map.png")
+    (folder / "bad.map.png").write_bytes(b"no picture")
+    save_map(labels + 100, folder / "strange.map.png")
+    with caplog.at_level(logging.WARNING):
+        assert len(collect_dressed(folder, SIZE, vision)) == 3
+    for message in (
+        "bare.png has no bare.map.png beside it", "empty.map.png shows no part of 24 pixels",
+        "turned.png and turned.map.png differ in proportions",
+        "bad.png or its map bad.map.png can not be read",
+        "strange.map.png has grey levels up to 1",
+    ):  # fmt: skip
+        assert message in caplog.text
+    assert len(caplog.records) == 5
+
+
+def test_folders_that_can_not_be(folder, vision, tmp_path):
+    with pytest.raises(ValueError, match="nowhere is no folder"):
+        collect_dressed(tmp_path / "nowhere", SIZE, vision)
+    with pytest.raises(ValueError, match="maps is no folder: give the one with"):
+        collect_dressed(folder, SIZE, vision, tmp_path / "maps")
+    with pytest.raises(ValueError, match="must be a multiple of 8"):
+        collect_dressed(folder, 100, vision)
+    (tmp_path / "maps").mkdir()
+    with pytest.raises(ValueError, match="none of 3 pictures can be learnt from. Put the semantic"):
+        collect_dressed(folder, SIZE, vision, tmp_path / "maps")
+
+
+def test_a_new_memory_holds_all_parts(folder, vision):
+    found = collect_dressed(folder, SIZE, vision)
+    kept = memory_of(found, vision, 2)
+    assert kept.encoder == vision.name and torch.equal(kept.projection, vision.text_projection)
+    for part, bank in kept.banks.items():
+        assert len(bank) <= 2
+        assert bank.counts.sum() == sum(part in picture.parts for picture in found)
+    assert kept.parts == sorted({part for picture in found for part in picture.parts.tolist()})
+
+
+def test_items_are_what_the_loss_takes(folder, vision, mini_weights):
+    base, found = bases.open_base(preview.CHECKPOINT), collect_dressed(folder, SIZE, vision)
+    whole = memory_of(found, vision, 2)
+    kept = memory.Memory(
+        {part: bank for part, bank in whole.banks.items() if part != parsing.TOP}, whole.encoder
+    )
+    data = DressedPictures(found, base, kept)
+    assert len(data) == 3
+    for picture, item in zip(found, (data[i] for i in range(3)), strict=True):
+        torch.testing.assert_close(
+            item["latent"], base.encode(picture.rgb[None] / 255)[0], atol=1e-5, rtol=1e-5
+        )
+        assert item["labels"] is picture.labels
+        known = item["known"].nonzero().flatten().tolist()
+        assert known == [part for part in picture.parts.tolist() if part != parsing.TOP]
+        for name in ("features", "refreshed"):
+            assert item[name].shape == (24, 12) and not item[name][~item["known"]].any()
+        for part in known:
+            feature = picture.features[picture.parts == part]
+            assert torch.equal(item["features"][part], feature[0])
+            expected = memory.refresh(kept.banks[part], feature).features[0]
+            torch.testing.assert_close(item["refreshed"][part], expected)
+    captions = data[1]["captions"]
+    assert captions["full"] == CAPTIONED and captions["bodies"] == []
+    assert captions["brief"] == plain(CAPTIONED)
+    with pytest.raises(ValueError, match="the memory holds tie, and the pictures show top"):
+        DressedPictures(
+            [picture._replace(
+                parts=torch.tensor([parsing.TOP]), features=picture.features[:1]
+            ) for picture in found],
+            base, memory.Memory({parsing.TIE: kept.banks[kept.parts[0]]}, kept.encoder),
+        )  # fmt: skip
+
+
+def test_pictures_larger_than_their_squares_are_smoothed(scenes, vision, tmp_path):
+    rgb, labels = scenes[0][0], scenes[1][0]
+    save(rgb, tmp_path / "a.png")
+    save_map(labels, tmp_path / "a.map.png")
+    (picture,) = collect_dressed(tmp_path, SIZE, vision)
+    close = interpolate(rgb[None], (SIZE, SIZE), mode="bilinear", antialias=True)[0]
+    assert (picture.rgb / 255 - close).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(("caption", "without"), [
+    ("a man doing yoga in a park", "a man doing yoga in a park"), ("blue jeans", CAPTION),
+])  # fmt: skip
+def test_captions_lose_what_is_worn(caption, without):
+    assert plain(caption) == without
+    told = plain(CAPTIONED)
+    assert "standing" in told and "park" in told and "top" not in told and "blue" not in told
