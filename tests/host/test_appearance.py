@@ -3,16 +3,21 @@ and misuse.
 """
 
 import copy
+from pathlib import Path
 
+import folder_paths
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from vitruvian.host import appearance as host
+from vitruvian.host import hcp
 from vitruvian.host.registration import register
-from vitruvian.models import parsing
+from vitruvian.models import parsing, pose
 from vitruvian.models.appearance import Alignment, Sizes, Worn
+from vitruvian.models.compose import Instance
 from vitruvian.models.memory import Memory, Part
 from vitruvian.nodes import appearance as ours
+from vitruvian.nodes import compose as people
 from vitruvian.training import convert, preview
 from vitruvian.training.appearance_unet import AppearanceDenoiser, start_alignment
 
@@ -271,6 +276,53 @@ def test_two_people_and_another_packs_patch_chain(loaded):
     for a in range(5):
         for b in range(a):
             assert not torch.allclose(made[a], made[b], atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["exact", "layers", "couple"])
+def test_one_composed_person_is_that_person_alone(loaded, mode):
+    model, clip, _ = loaded
+    net = core.ControlNetLoader().load_controlnet("vitruvian_mini_openpose.safetensors")[0]
+    appearance, negative = random_appearance(model), encode(clip, "")
+    words, scene = encode(clip, "a man waving"), encode(clip, "a park")
+    flat = [32.0, 32.0, 1.0] * 18
+    frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
+    hint = pose.draw_people(pose.read_poses(frames)[0], 64, 64)[None]
+    plain = core.ControlNetApplyAdvanced().apply_controlnet(
+        words, negative, net, hint, 1.0, 0.0, 1.0
+    )
+    settings = (mode, 1.0, 0.5, 0.06, 0.0, 1.0, people.MEAN, False)
+    made = []
+    for order in (0, 1):
+        start = apply(model, appearance) if order == 0 else model
+        composed, *conds = people.VitruvianComposeInstances.execute(
+            start, scene, negative, (Instance(words, 1),), frames, net, *settings
+        ).result
+        made.append(sample(composed if order == 0 else apply(composed, appearance), *conds))
+    torch.testing.assert_close(made[0], made[1], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(made[0], sample(model, *plain), atol=1e-2)
+    if mode != "couple":  # whose one pass also sees the scene's own prompt
+        expected = sample(apply(model, appearance), *plain)
+        torch.testing.assert_close(made[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_human_prior_stays_at_work_beside_it(loaded):
+    model, clip, _ = loaded
+    file = folder_paths.get_full_path("vitruvian", "vitruvian_mini_prior.safetensors")
+    prior = hcp.load(Path(file))
+    strengths = {stage: 1.0 for stage in hcp.STAGES}
+    settings = hcp.Settings(0.5, prior.mask, strengths, 0.0, 1.0)
+    positive, _ = hcp.encode(clip, "a man waving", (), ())
+    negative, appearance = encode(clip, ""), random_appearance(model)
+    both = [
+        sample(m, positive, negative)
+        for m in (
+            apply(hcp.apply(model, prior, settings), appearance),
+            hcp.apply(apply(model, appearance), prior, settings),
+        )
+    ]
+    assert torch.equal(*both)
+    for one in (apply(model, appearance), hcp.apply(model, prior, settings)):
+        assert not torch.allclose(both[0], sample(one, positive, negative), atol=1e-3)
 
 
 def test_trainer_and_host_make_the_same_noise(loaded):
