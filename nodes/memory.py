@@ -90,7 +90,10 @@ class VitruvianBuildMemory(io.ComfyNode):
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of people: batches or a list."),
-                Parsing.Input("map", tooltip="The semantic map of every picture, in their order."),
+                Parsing.Input(
+                    "map", tooltip="The semantic map of every picture, in their order, or one for "
+                    "all.",
+                ),
                 _vision_input(),
                 io.Int.Input(
                     "slots", default=512, min=1, max=65536, tooltip="Most slots of a class. With "
@@ -139,9 +142,10 @@ class VitruvianBuildMemory(io.ComfyNode):
 
 
 def _pairs(images: Sequence[Tensor], maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Each picture [H, W, 3] with its map [H, W]."""
+    """Each picture [H, W, 3] with its map [H, W]; a single map is every picture's."""
     pictures = [picture[..., :3] for batch in images for picture in batch]
     labels = [one for batch in maps for one in batch]
+    labels = labels * len(pictures) if len(labels) == 1 else labels
     if len(pictures) != len(labels):
         raise ValueError(
             f"there are {len(pictures)} pictures and {len(labels)} semantic maps in 'map': connect "

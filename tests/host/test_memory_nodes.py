@@ -259,6 +259,14 @@ def test_building_shows_its_progress_and_can_be_cancelled(vision, monkeypatch):
         build(vision, pairs=(pictures, maps))
 
 
+def test_one_map_serves_all_pictures(vision):
+    pictures, maps = dressed(1)
+    once, each = (build(vision, pairs=(pictures, m)) for m in (maps[:1], maps[:1].repeat(4, 1, 1)))
+    assert once.parts == each.parts
+    for part in once.parts:
+        assert torch.equal(once.banks[part].features, each.banks[part].features)
+
+
 def test_what_does_not_fit_is_said_when_building(vision, tmp_path):
     pictures, maps = dressed(1)
     for pairs, told in (
