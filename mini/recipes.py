@@ -40,7 +40,7 @@ from ..training import (
 from ..training.denoise import Denoiser, DenoisingLoss
 from ..training.loop import Schedule, fit, native_precision
 from ..training.tokens import WordTokenizer, word_pieces
-from . import evaluate, joint, posenet
+from . import appearance, clothes, evaluate, joint, posenet
 from .captions import scene_caption
 from .dataset import WorldDataset, draw_hint, write_world
 from .encoded import LatentDataset, encode_world, pass_autoencoder
@@ -88,11 +88,16 @@ SCHEDULES = {
     "joint-ablations": joint.ABLATION_SCHEDULE,
     "refiner": joint.REFINER_SCHEDULE,
     "refiner-ablations": joint.REFINER_SCHEDULE,
+    "clothnet": clothes.SCHEDULE,
+    "encoder": appearance.ENCODER_SCHEDULE,
+    "memory": appearance.ENCODER_SCHEDULE,  # its crops are clustered, not trained
+    "appearance": appearance.SCHEDULE,
+    "appearance-ablations": appearance.SCHEDULE,
 }
 STEPS = tuple(SCHEDULES)
 WHOLE = (  # the committed weights
     "vae", "base", "further", "maps-vae", "posenet", "handnet", "hands", "prior", "surfacenet",
-    "joint", "refiner",
+    "joint", "refiner", "clothnet", "encoder", "memory", "appearance",
 )  # fmt: skip
 SAMPLES_SHOWN = 8
 HAND_GENERATOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_hands.safetensors"
@@ -569,6 +574,16 @@ def main(arguments: Sequence[str]) -> None:
         joint.mini_refiner(chosen.work, plan("refiner"))
     if "refiner-ablations" in steps:
         joint.mini_refiner_ablations(chosen.work, plan("refiner-ablations"))
+    if "clothnet" in steps:
+        clothes.mini_clothes(chosen.work, plan("clothnet"))
+    if "encoder" in steps:
+        appearance.mini_encoder(chosen.work, plan("encoder"))
+    if "memory" in steps:
+        appearance.mini_memory(chosen.work)
+    if "appearance" in steps:
+        appearance.mini_appearance(chosen.work, plan("appearance"))
+    if "appearance-ablations" in steps:
+        appearance.mini_appearance_ablations(chosen.work, plan("appearance-ablations"))
     if "posenet" in steps:
         mini_posenet(chosen.work, plan("posenet"))
     if "handnet" in steps:

@@ -1,0 +1,140 @@
+"""The instrument for clothes and what the benchmark of appearance computes with it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from vitruvian.benchmarks import appearance as bench
+from vitruvian.mini import appearance, clothes, evaluate
+from vitruvian.mini.captions import person_caption
+from vitruvian.mini.figure import TOP
+from vitruvian.mini.renderer import render
+from vitruvian.mini.world import COLOURS, FULL, PATTERNS, sample_scenes
+from vitruvian.models import parsing
+from vitruvian.training import convert, preview
+
+RED, BLUE, GREEN = ([*COLOURS].index(name) for name in ("red", "blue", "green"))
+TRUE = clothes.Reading(0, "top", RED, 1, RED, 1, (BLUE, GREEN))
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return sample_scenes(24, 3_000_000, framing=FULL, people=1)
+
+
+@pytest.fixture(scope="module")
+def truth(scenes):
+    return render(scenes)
+
+
+@pytest.fixture(scope="module")
+def net(mini_weights):
+    return clothes.load_clothnet()
+
+
+@pytest.fixture(scope="module")
+def found(net, scenes, truth):
+    """What is read in the true pictures after the autoencoder."""
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    pictures = preview.decode(whole, preview.encode(whole, truth.rgb))
+    return clothes.read_clothes(net, pictures, scenes, truth)
+
+
+def share(hits):
+    return sum(hits) / len(hits)
+
+
+def test_colours_and_patterns_of_true_pictures_are_read(found):
+    assert share([r.colour == r.named_colour for r in found]) > 0.9
+    woven = [r for r in found if r.garment in clothes.PATTERNED]
+    assert share([r.pattern == r.named_pattern for r in woven]) > 0.7
+    assert share([bench.right(r) for r in found]) > 0.75
+
+
+def test_readings_carry_what_is_named(found, scenes):
+    people = scenes.people
+    (top,) = (r for r in found if (r.person, r.garment) == (0, "top"))
+    assert (top.named_colour, top.named_pattern) == (int(people.top[0]), int(people.top_pattern[0]))
+    worn = [int(people.bottom[0]), int(people.shoes[0]), int(people.hat[0])]
+    assert top.others == tuple(colour for colour in worn if colour >= 0)
+    assert {r.person for r in found if r.garment == "hat"} <= set(
+        (people.hat >= 0).nonzero()[:, 0].tolist()
+    )
+
+
+def test_a_garment_of_another_colour_is_read_as_wrong(net, scenes, truth):
+    people = scenes.people
+    colours = torch.where(people.bottom == people.top, people.shoes, people.bottom)
+    swapped = render(replace(scenes, people=replace(people, top=colours))).rgb
+    tops = [
+        r
+        for r in clothes.read_clothes(net, swapped, scenes, truth)
+        if r.garment == "top" and colours[r.person] != people.top[r.person]
+    ]
+    assert share([not bench.right(r) for r in tops]) > 0.9
+    assert share([bench.leaks(r) for r in tops]) > 0.9
+
+
+def test_a_garment_of_another_pattern_is_read_as_wrong(net, scenes, truth):
+    people = scenes.people
+    patterns = (people.top_pattern == 0).long()  # striped where it was plain, else plain
+    woven = render(replace(scenes, people=replace(people, top_pattern=patterns))).rgb
+    tops = [r for r in clothes.read_clothes(net, woven, scenes, truth) if r.garment == "top"]
+    assert share([not bench.right(r) for r in tops]) > 0.9
+    assert not any(bench.leaks(r) for r in tops if r.colour == r.named_colour)
+
+
+def test_people_together_are_read_apart(net):
+    scenes = sample_scenes(8, 3_000_001, framing=FULL, people=2)
+    truth = render(scenes)
+    found = clothes.read_clothes(net, truth.rgb, scenes, truth)
+    assert {r.person for r in found} == set(range(16))
+    assert share([r.colour == r.named_colour for r in found]) > 0.9
+
+
+def test_hardly_visible_garments_are_left_out(net, scenes, truth):
+    gone = torch.where(truth.parsing == TOP, 0, truth.parsing)
+    assert (gone == evaluate.GARMENTS["shoes"]).sum() > 0
+    found = clothes.read_clothes(net, truth.rgb, scenes, replace(truth, parsing=gone))
+    assert {r.garment for r in found} == {"bottom", "shoes", "hat"}
+    nothing = replace(truth, parsing=torch.zeros_like(gone))
+    assert clothes.read_clothes(net, truth.rgb, scenes, nothing) == []
+
+
+def test_garments_are_cut_out_whole_and_never_enlarged():
+    picture, mask = torch.rand(3, 192, 192), torch.zeros(192, 192, dtype=torch.bool)
+    mask[0:30, 170:192] = True  # in the corner: half the square lies outside
+    small = clothes.cut(picture, mask)
+    assert small.shape == (4, clothes.SIDE, clothes.SIDE)
+    there = small[3] == 1
+    assert there.sum() == mask.sum() and torch.equal(small[:3, there], picture[:, mask])
+    mask[:, 0:192] = True
+    large = clothes.cut(picture, mask)
+    assert large.shape == small.shape
+    assert float(large[3].sum()) / clothes.SIDE**2 == pytest.approx((192 / 196) ** 2, abs=0.01)
+
+
+def test_what_is_right_and_what_leaks():
+    assert bench.right(TRUE) and not bench.leaks(TRUE)
+    assert not bench.right(TRUE._replace(pattern=2))
+    assert bench.right(TRUE._replace(garment="shoes", pattern=2))
+    assert bench.leaks(TRUE._replace(colour=BLUE))
+    assert not bench.leaks(TRUE._replace(colour=[*COLOURS].index("pink")))
+    assert not bench.leaks(TRUE._replace(others=(RED,)))
+
+
+@pytest.mark.parametrize("people", [1, 2])
+def test_scenes_of_the_benchmark_are_held_out(people):
+    scenes = bench._new_scenes(3, 4_000_000, people)
+    assert len(scenes) == 3 and len(scenes.people) == 3 * people
+    for k in range(3 * people):
+        looks = appearance.looks_of(person_caption(scenes, k))
+        bottom = parsing.SKIRT if parsing.SKIRT in looks else parsing.PANTS
+        assert appearance.held_out(looks[parsing.TOP]) and appearance.held_out(looks[bottom])
+
+
+@pytest.mark.parametrize("number", range(30))
+def test_new_tops_are_held_out_and_of_another_colour(number):
+    colour, pattern = bench.new_top(BLUE, number)
+    assert colour != BLUE
+    assert ([*COLOURS][colour], PATTERNS[pattern], "top") in appearance.HELD
