@@ -18,6 +18,7 @@ Of each:
   <x>_leak        share of another colour that is named for something else in the picture
   <x>_pck         share of joints that the pose network finds where they belong
   cost            sampling time with appearance over the base's, in turns
+`alone_bare`, `alone_appearance_bare`: base and appearance from prompts that name no clothes.
 `edit_...`: the top of a true picture painted anew from words, inside its own mask grown a little:
 `part_acc` of the new top, `outside_psnr` of what is not the top; `base_edit_...` from the prompt
 alone. `ceiling`: the instruments on true pictures after a round trip through the autoencoder.
@@ -56,7 +57,7 @@ TOKENS = 4  # of a region that show what was retrieved
 GROWN = 8  # pixels around a top that are painted anew with it
 PITCH, THUMBNAILS = 48, 4  # of retrieved slots on the sheet: pixels, rows and columns
 DEARER = 1.15  # what appearance may cost
-BLEND, STRENGTH, MAP_STRENGTH = 0.5, 1.0, 0.5  # the best on 24 other scenes
+BLEND, END = 0.5, 0.5  # of the memory, and share of the sampling: best on 24 other scenes
 
 
 class Asked(NamedTuple):
@@ -97,14 +98,15 @@ def run(quick: bool) -> dict[str, float]:
     the first parts, base, region, training_free, appearance; and appearance_edit.png: before, mask,
     after.
     """
-    count, edits = (6, 4) if quick else (50, 32)
+    count, edits = (6, 4) if quick else (50, 24)
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
     given = Given(loaded, memory.load(appearance.MEMORY))
     ways = _ways(given, quick)
     numbers: dict[str, float] = {"pictures": count}
     for people, prefix in ((2, ""), (1, "alone_")):
         asked = _asked(_new_scenes(count, UNSEEN + 500, people))
-        made, seconds = _in_turns(given, ways, asked)
+        own = ways if people > 1 or quick else ways | _bare(given)
+        made, seconds = _in_turns(given, own, asked)
         made["ceiling"] = _round_trip(asked.truth.rgb)
         judge = Judge(asked)
         for name, pictures in made.items():
@@ -226,6 +228,22 @@ def _ways(given: Given, quick: bool) -> dict[str, Way]:
     return ways
 
 
+def _bare(given: Given) -> dict[str, Way]:
+    """From prompts of one person that say nothing of what is worn, without and with appearance all
+    the time.
+    """
+
+    def silent(way: Way) -> Way:
+        def made(asked: Asked, i: int) -> Sampling:
+            prompts = [appearance.bare(prompt) for prompt in asked.prompts]
+            return way(asked._replace(prompts=prompts), i)
+
+        return made
+
+    applied = _applied(given, appearance.APPEARANCE, end=1.0)
+    return {"bare": silent(partial(_base, given)), "appearance_bare": silent(applied)}
+
+
 def _base(given: Given, asked: Asked, i: int) -> Sampling:
     loaded, hint = given.loaded, draw_hint(i, asked.scenes, asked.truth)
     conds = host.text(loaded, asked.prompts[i]), host.text(loaded, "")
@@ -272,7 +290,7 @@ def _composed(given: Given, asked: Asked, i: int, parts: Sequence[compose.Instan
     ).result)  # fmt: skip
 
 
-def _applied(given: Given, file: Path, blend: float = BLEND) -> Way:
+def _applied(given: Given, file: Path, blend: float = BLEND, end: float = END) -> Way:
     """With the layers of a file, which may lie where the host does not look. Each person of several
     has an Apply Appearance of their own, around their own body.
     """
@@ -288,8 +306,8 @@ def _applied(given: Given, file: Path, blend: float = BLEND) -> Way:
         for k in people:
             parts, own = _retrieved(given, asked.looks[k], blend), asked.maps[k : k + 1]
             (model,) = VitruvianApplyAppearance.execute(
-                made.model, layers, parts, own, strength=STRENGTH, map_strength=MAP_STRENGTH,
-                start=0.0, end=1.0, mask=_around(asked, k) if len(people) > 1 else None,
+                made.model, layers, parts, own, strength=1.0, map_strength=1.0, start=0.0,
+                end=end, mask=_around(asked, k) if len(people) > 1 else None,
             ).result  # fmt: skip
             made = made._replace(model=model)
         return made

@@ -53,7 +53,7 @@ def run(quick: bool) -> dict[str, float]:
     """The numbers of benchmarks/results/hcp.json; also writes hcp.png beside it: a row per prompt,
     from left to right base, lora, hcp, and the base's and hcp's maps of the named action.
     """
-    count, few, known = (8, 1, 200) if quick else (500, 5, 1000)
+    count, few, known = (8, 1, 200) if quick else (500, 20, 1000)
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
     scenes = sample_scenes(count, UNSEEN + 300, framing=FULL, people=1)
     prompts = [scene_caption(scenes, i) for i in range(count)]
