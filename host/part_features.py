@@ -143,15 +143,15 @@ def encode_crops(clip_vision: Any, crops: Tensor, batch: int = BATCH) -> Tensor:
 
 def look(
     clip_vision: Any, pictures: Iterable[tuple[Tensor, Tensor]], least: int = core.LEAST,
-    on_step: Callable[[], None] | None = None,
+    shrink: int = 0, on_step: Callable[[], None] | None = None,
 ) -> Crops:  # fmt: skip
-    """All parts of pictures [H, W, 3] with labels [H, W]; `on_step` after each picture. ValueError
-    if there are none.
+    """All parts of pictures [H, W, 3] with labels [H, W], less `shrink` pixels of their borders;
+    `on_step` after each picture. ValueError if there are none.
     """
     encoder_name(clip_vision)
     features, parts, thumbnails = list[Tensor](), list[int](), list[Tensor]()
     for picture, labels in pictures:
-        cut = core.crop_parts(picture, labels, crop_size(clip_vision), least)
+        cut = core.crop_parts(picture, labels, crop_size(clip_vision), least, shrink)
         if cut:
             crops = torch.stack([crop for _, crop in cut])
             features.append(encode_crops(clip_vision, crops))

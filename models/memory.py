@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from . import weights
-from .parsing import BACKGROUND, CLASSES
+from .parsing import BACKGROUND, CLASSES, part_mask
 
 METHOD, VERSION = "memory", 1  # of the file
 THUMBNAIL = 40  # pixels, of the picture that stands for a slot
@@ -115,13 +115,20 @@ def encoder_name(tensors: Mapping[str, Tensor]) -> str:
 
 
 def crop_parts(
-    picture: Tensor, labels: Tensor, size: int, least: int = LEAST
+    picture: Tensor, labels: Tensor, size: int, least: int = LEAST, shrink: int = 0
 ) -> list[tuple[int, Tensor]]:
     """Every class but the background that has `least` pixels or more, with its pixels on grey
-    ground [size, size, 3].
+    ground [size, size, 3]; without its outermost `shrink` pixels, unless fewer than `least` remain.
     """
-    there = parts_in(labels[None], max(1, least))
-    return [(part, _crop(picture, labels == part, size)) for part in sorted(there)]
+    least = max(1, least)
+    there = sorted(parts_in(labels[None], least))
+    return [(part, _crop(picture, _core(labels, part, least, shrink), size)) for part in there]
+
+
+def _core(labels: Tensor, part: int, least: int, shrink: int) -> Tensor:
+    """bool [H, W]. What a coarse map has too much is at its border."""
+    core = part_mask(labels[None], [part], -shrink)[0] > 0
+    return core if core.sum() >= least else labels == part
 
 
 def _crop(picture: Tensor, mask: Tensor, size: int) -> Tensor:

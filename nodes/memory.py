@@ -78,6 +78,14 @@ class VitruvianPartEncoderLoader(io.ComfyNode):
             return io.NodeOutput(host.load_vision(Path(path)))
 
 
+def _shrink_input() -> io.Input:
+    return io.Int.Input(
+        "shrink", default=0, min=0, max=64,
+        tooltip="So many pixels of each part's border are not looked at: for coarse maps, such as "
+        "those of a pose, in whose parts some background lies.",
+    )  # fmt: skip
+
+
 class VitruvianBuildMemory(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -114,6 +122,7 @@ class VitruvianBuildMemory(io.ComfyNode):
                     "momentum", default=core.MOMENTUM, min=0.0, max=1.0, step=0.001,
                     tooltip="When slots are updated, how much of each stays.",
                 ),
+                _shrink_input(),
             ],
             outputs=[Memory.Output("built", "memory", tooltip="To Retrieve Appearance.")],
         )  # fmt: skip
@@ -121,7 +130,7 @@ class VitruvianBuildMemory(io.ComfyNode):
     @classmethod
     def execute(
         cls, images: list, map: list, clip_vision: list, slots: list, smallest: list, given: list,
-        momentum: list, memory: list | None = None,
+        momentum: list, shrink: list, memory: list | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         with speaking_for("Build Memory"):
             old = memory[0] if memory else None
@@ -129,7 +138,7 @@ class VitruvianBuildMemory(io.ComfyNode):
                 host.check_encoder(old, clip_vision[0])
             pairs = _pairs(images, map)
             bar = comfy.utils.ProgressBar(2 * len(pairs))
-            crops = host.look(clip_vision[0], pairs, smallest[0], _first_half(bar))
+            crops = host.look(clip_vision[0], pairs, smallest[0], shrink[0], _first_half(bar))
             known = [] if old is None or given[0] == EXTEND else old.parts
             new = host.build(
                 _without(crops, known), slots[0], clip_vision[0], _second_half(bar, len(pairs))
@@ -403,6 +412,7 @@ class VitruvianPartsFromPicture(io.ComfyNode):
                 *_asking_inputs(),
                 Memory.Input("memory", optional=True, tooltip="Answers for what it holds; without "
                              "one the photograph itself counts."),
+                _shrink_input(),
             ],
             outputs=[
                 Parts.Output("taken", "parts", tooltip="To Apply Appearance."),
@@ -414,12 +424,13 @@ class VitruvianPartsFromPicture(io.ComfyNode):
     def execute(
         cls, image: Tensor, map: Tensor, clip_vision: Any, parts: str, strength: float, top_k: int,
         temperature: float, blend: float, memory: Any = None,
+        shrink: int = 0,
     ) -> io.NodeOutput:  # fmt: skip
         with speaking_for("Appearance from Picture"):
             if memory is not None:
                 host.check_encoder(memory, clip_vision)
             wanted = [part_named(name) for name in read_phrases(parts)]
-            crops = host.look(clip_vision, _pairs([image], [map]))
+            crops = host.look(clip_vision, _pairs([image], [map]), shrink=shrink)
             _check_there(wanted, crops)
             asked = host.Asked(top_k=top_k, temperature=temperature, blend=blend)
             found = host.from_pictures(

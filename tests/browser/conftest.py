@@ -29,5 +29,7 @@ def page(server, tmp_path_factory):
         page = context.new_page()
         page.goto(server.url)
         page.wait_for_function("window.app?.graph && window.LiteGraph", timeout=120_000)
+        # the front end opens its own first workflow late, over what a hasty test has opened
+        page.wait_for_function("app.graph._nodes.length > 0", timeout=120_000)
         yield page
         context.close()

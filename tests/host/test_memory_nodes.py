@@ -84,8 +84,8 @@ def dressed(seed, count=4, size=48):
 
 def build(vision, seed=1, memory=None, **changes):
     pictures, maps = changes.pop("pairs", None) or dressed(seed)
-    given = {"slots": 8, "smallest": 24, "given": ours.EXTEND, "momentum": 0.9, **changes}
-    listed = {name: [value] for name, value in given.items()}
+    given = {"slots": 8, "smallest": 24, "given": ours.EXTEND, "momentum": 0.9, "shrink": 0}
+    listed = {name: [value] for name, value in {**given, **changes}.items()}
     more = {} if memory is None else {"memory": [memory]}
     return ours.VitruvianBuildMemory.execute([pictures], [maps], [vision], **listed, **more)[0]
 
@@ -202,6 +202,7 @@ def test_a_memory_holds_the_parts_of_the_pictures(vision):
 def test_lists_of_sizes_and_orders_give_the_same_memory(vision):
     small, large = dressed(1), dressed(2, size=64)
     many = {"slots": [3], "smallest": [24], "given": [ours.EXTEND], "momentum": [0.9]}
+    many |= {"shrink": [0]}
     run = ours.VitruvianBuildMemory.execute
     (one,) = run([small[0], large[0]], [small[1], large[1]], [vision], **many).result
     (two,) = run([large[0], small[0]], [large[1], small[1]], [vision], **many).result
@@ -471,6 +472,11 @@ def test_clothes_are_taken_from_a_photograph(vision):
     expected = core.refresh(memory.banks[TOP], feature[None], 2, 0.05)
     torch.testing.assert_close(parts[0].feature, expected.features[0], atol=1e-5, rtol=1e-4)
     assert torch.equal(drawn[0], core.draw_parts(parts, memory.banks))
+    (inner,), _ = take(pictures, maps, vision, "top", 0.7, 4, 0.05, 0.0, shrink=2).result
+    crop = dict(core.crop_parts(pictures[0], maps[0], SIZE, shrink=2))[TOP]
+    assert not torch.allclose(inner.feature, feature, atol=1e-5)
+    feature = host.encode_crops(vision, crop[None])[0]
+    torch.testing.assert_close(inner.feature, feature, atol=1e-5, rtol=1e-4)
     words, _ = take(pictures, maps, vision, "pants", 1.0, 2, 0.05, 0.0).result
     (both,) = ours.VitruvianMergeParts.execute(parts, words).result
     assert both == (parts[0], words[0], parts[2])

@@ -64,6 +64,24 @@ def test_a_shrunk_crop_keeps_its_mean():
     assert (crop - 0.5).abs().max() < 0.06
 
 
+def test_the_border_of_a_coarse_part_is_not_looked_at():
+    """A red shirt with two pixels of the blue behind it; shoes too thin to lose any."""
+    picture, labels = torch.rand(40, 40, 3), torch.zeros(40, 40, dtype=torch.uint8)
+    picture[3:27, 8:32] = torch.tensor([0.0, 0.0, 1.0])
+    picture[5:25, 10:30] = torch.tensor([1.0, 0.0, 0.0])
+    picture[34:37, 10:30] = torch.tensor([0.0, 1.0, 0.0])
+    labels[3:27, 8:32], labels[34:37, 10:30] = TOP, FOOTWEAR
+    crops = dict(core.crop_parts(picture, labels, 40, shrink=3))
+    blue, red, green = (
+        sum(int((crop == torch.tensor(colour)).all(-1).sum()) for crop in crops.values())
+        for colour in ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    )
+    assert blue == 0 and red > 100 and green > 100
+    whole = dict(core.crop_parts(picture, labels, 40))
+    assert (whole[TOP] == torch.tensor([0.0, 0.0, 1.0])).all(-1).any()
+    assert torch.equal(crops[FOOTWEAR], whole[FOOTWEAR])
+
+
 def test_which_parts_a_map_shows():
     labels = torch.zeros(2, 8, 8, dtype=torch.uint8)
     labels[0, :2], labels[1, :1, :4] = TOP, HAIR
