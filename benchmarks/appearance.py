@@ -93,9 +93,9 @@ Way = Callable[[Asked, int], Sampling]  # of one of the scenes
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/appearance.json. Also writes appearance.png beside it (and
-    alone_appearance.png, of one person each), a row per scene: truth, map, the slots retrieved for
-    the first parts, base, region, training_free, appearance; and appearance_edit.png: before, mask,
+    """The numbers of benchmarks/results/appearance.json. Also writes appearance.jpg beside it (and
+    alone_appearance.jpg, of one person each), a row per scene: truth, map, the slots retrieved for
+    the first parts, base, region, training_free, appearance; and appearance_edit.jpg: before, mask,
     after.
     """
     count, edits = (6, 4) if quick else (50, 24)
@@ -380,7 +380,7 @@ def _edited(
         numbers[f"{prefix}_outside_psnr"] = _psnr(after, before, tops == 0)
     rows = torch.stack((before, masks.expand_as(before), after), 1)[:SHOWN]
     RESULTS.mkdir(exist_ok=True)
-    preview.save_sheet(rows.flatten(0, 1), RESULTS / "appearance_edit.png", columns=3)
+    preview.save_sheet(rows.flatten(0, 1), RESULTS / "appearance_edit.jpg", columns=3)
     return numbers
 
 
@@ -444,7 +444,7 @@ def _show(given: Given, asked: Asked, made: Mapping[str, Tensor], prefix: str) -
     painted = [made[name] for name in ("base", "region", "training_free", "appearance")]
     columns = [asked.truth.rgb[:SHOWN], maps, torch.stack(slots), *(p[:SHOWN] for p in painted)]
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{prefix}appearance.png"
+    file = RESULTS / f"{prefix}appearance.jpg"
     preview.save_sheet(torch.stack(columns, 1).flatten(0, 1), file, columns=len(columns))
 
 

@@ -76,7 +76,7 @@ def _with_people(loaded: host.Loaded, people: int, count: int) -> dict[str, floa
             numbers[f"{name}_cost_{people}"] = seconds[name] / seconds["plain"]
     rows = torch.stack([truth.rgb, *(made[name] for name in (*MODES, *RIVALS))], 1)[:SHOWN]
     RESULTS.mkdir(exist_ok=True)
-    preview.save_sheet(rows.flatten(0, 1), RESULTS / f"compose-{people}.png", columns=rows.shape[1])
+    preview.save_sheet(rows.flatten(0, 1), RESULTS / f"compose-{people}.jpg", columns=rows.shape[1])
     return numbers
 
 

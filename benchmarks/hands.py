@@ -88,7 +88,7 @@ class Painted(NamedTuple):
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/hands.json; also writes hands.png beside it: a row per
+    """The numbers of benchmarks/results/hands.json; also writes hands.jpg beside it: a row per
     scene, from left to right the pose, the hands, the mask, how the border gives way, the result,
     one_stage and the truth.
     """
@@ -416,4 +416,4 @@ def _show(made: dict[str, list[Painted]], scenes: Scenes, truth: Render) -> None
         rows += [made["one_stage"][i].pasted[0], truth.rgb[i].movedim(0, -1)]
     RESULTS.mkdir(exist_ok=True)
     sheet = torch.stack(rows).movedim(-1, 1)
-    preview.save_sheet(sheet, RESULTS / "hands.png", columns=6 + STEPS_SHOWN)
+    preview.save_sheet(sheet, RESULTS / "hands.jpg", columns=6 + STEPS_SHOWN)

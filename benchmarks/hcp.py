@@ -50,7 +50,7 @@ Paint = Callable[[Sequence[str], int], Tensor]  # B prompts and a seed -> [B,3,H
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/hcp.json; also writes hcp.png beside it: a row per prompt,
+    """The numbers of benchmarks/results/hcp.json; also writes hcp.jpg beside it: a row per prompt,
     from left to right base, lora, hcp, and the base's and hcp's maps of the named action.
     """
     count, few, known = (8, 1, 200) if quick else (500, 20, 1000)
@@ -222,7 +222,7 @@ def _show(loaded: host.Loaded, made: Mapping[str, Tensor], prompts: Sequence[str
         rows += [column[i] for column in columns]
         rows += _maps(loaded, prompts[i], made["hcp"][i], i)
     RESULTS.mkdir(exist_ok=True)
-    preview.save_sheet(torch.stack(rows), RESULTS / "hcp.png", columns=len(columns) + 2)
+    preview.save_sheet(torch.stack(rows), RESULTS / "hcp.jpg", columns=len(columns) + 2)
 
 
 @torch.inference_mode()

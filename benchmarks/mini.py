@@ -79,4 +79,4 @@ def save_contact_sheet(loaded: host.Loaded) -> None:
         loaded, [scene_caption(scenes, i) for i in range(SHEET)], hints, PICTURE_SIZE
     )
     RESULTS.mkdir(exist_ok=True)
-    preview.save_sheet(torch.stack((hints, made), 1).flatten(0, 1), RESULTS / "mini.png", columns=8)
+    preview.save_sheet(torch.stack((hints, made), 1).flatten(0, 1), RESULTS / "mini.jpg", columns=8)

@@ -71,7 +71,7 @@ class Made(NamedTuple):
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/structure.json; also writes structure.png beside it: a row
+    """The numbers of benchmarks/results/structure.json; also writes structure.jpg beside it: a row
     per scene, from left to right picture, depth, normals, relit, refined.
     """
     count, known = (10, 60) if quick else (100, 600)
@@ -298,4 +298,4 @@ def _show(made: Made, refined: Mapping[str, Made]) -> None:
     columns.append(refined["refined"].rgb)
     rows = torch.stack([column[:SHOWN] for column in columns], 1).flatten(0, 1)
     RESULTS.mkdir(exist_ok=True)
-    preview.save_sheet(rows, RESULTS / "structure.png", columns=len(columns))
+    preview.save_sheet(rows, RESULTS / "structure.jpg", columns=len(columns))

@@ -19,6 +19,7 @@ from .networks import build_scheduler
 from .tokens import WordTokenizer
 
 WEIGHTS = Path(__file__).parent.parent / "mini" / "weights"
+QUALITY = 90  # of a sheet that is a JPEG
 CHECKPOINT = WEIGHTS / "checkpoints" / "vitruvian_mini.safetensors"
 POSE_CONTROLNET = WEIGHTS / "controlnet" / "vitruvian_mini_openpose.safetensors"
 PROMPT = (
@@ -106,12 +107,12 @@ def denoise(
 
 
 def save_sheet(pictures: Tensor, path: Path, *, columns: int) -> None:
-    """Pictures [B,3,H,W] in 0..1 side by side, `columns` a row, as PNG."""
+    """Pictures [B,3,H,W] in 0..1 side by side, `columns` a row, as PNG or JPEG."""
     rows = -(-len(pictures) // columns)
     blank = torch.zeros(rows * columns - len(pictures), *pictures.shape[1:])
     grid = torch.cat((pictures.cpu(), blank)).unflatten(0, (rows, columns))
     sheet = grid.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    Image.fromarray((sheet * 255).round().clamp(0, 255).byte().numpy()).save(path)
+    Image.fromarray((sheet * 255).round().clamp(0, 255).byte().numpy()).save(path, quality=QUALITY)
 
 
 @torch.no_grad()
