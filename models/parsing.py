@@ -296,7 +296,7 @@ def map_from_pose(people: People, outfit: Outfit, width: int, height: int) -> Te
 
 def strokes(person: People, outfit: Outfit, tall: float) -> Iterator[Stroke]:
     """The parts of one person of this standing height, from behind to the front."""
-    at = _points(pose._with_hips(person.body[0]), tall)
+    at = _points(pose.with_hips(person.body[0]), tall)
     hands = [_points(hand[0], tall) for hand in (person.right_hand, person.left_hand)]
     feet = _points(person.foot[0], tall)
     sides = _far_first(at)

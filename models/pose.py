@@ -466,7 +466,7 @@ def everybody(masks: Tensor) -> Tensor:
 
 def _capsules(person: People) -> list[tuple[Tensor, Tensor, float]]:
     """(end, end, half thickness as a share of the height) of every visible limb of one person."""
-    body = _with_hips(person.body[0])
+    body = with_hips(person.body[0])
     limbs = [limb for limb in LIMBS if limb not in HEAD]
     groups = [(body, HEAD, "head"), (body, TORSO, "torso"), (body, limbs, "limb")]
     groups += [(hand[0], BONES, "hand") for hand in (person.left_hand, person.right_hand)]
@@ -492,7 +492,7 @@ def _with_feet(body: Tensor) -> Tensor:
     return torch.cat((body, ends))
 
 
-def _with_hips(body: Tensor) -> Tensor:
+def with_hips(body: Tensor) -> Tensor:
     """The body with hips guessed where both are missing, so that a half figure keeps its chest."""
     if (body[[R_HIP, L_HIP], 2] > 0).any() or not (body[[R_SHOULDER, L_SHOULDER], 2] > 0).all():
         return body

@@ -60,14 +60,6 @@ def noise_of(noisy: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return sigma * noisy + alpha * v
 
 
-def joint_loss(found: Tensor, wanted: Tensor) -> Tensor:
-    """Sum over the modalities of the mean square error, [B], of velocities [B, 3 * C, h, w]
-    (equation 4: no weights).
-    """
-    error = (found - wanted).square().unflatten(1, (len(MODALITIES), -1))
-    return error.mean((2, 3, 4)).sum(1)
-
-
 def fuse(
     features: Sequence[Tensor], how: str = MEAN, mix: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:

@@ -17,6 +17,7 @@ from ..models.parsing import CLASSES, WHOLE_PERSON, part_named
 from ..models.phrases import split_phrases
 from .inputs import read_phrases, speaking_for, weight_files
 from .parsing import Parsing
+from .saving import free_path
 
 Memory = io.Custom("VITRUVIAN_MEMORY")
 Parts = io.Custom("VITRUVIAN_PARTS")
@@ -216,20 +217,9 @@ class VitruvianSaveMemory(io.ComfyNode):
     @classmethod
     def execute(cls, memory: Any, name: str) -> io.NodeOutput:
         with speaking_for("Save Memory"):
-            path = _free_path(name, "memory")
+            path = free_path(name, "memory")
             core.save(path, memory)
         return io.NodeOutput(path.name, ui=ui.PreviewText(path.name))
-
-
-def _free_path(name: str, otherwise: str) -> Path:
-    """A file in models/vitruvian that is not there yet."""
-    safe = "".join(c if c.isalnum() or c in " -_." else "_" for c in name).strip(" .")
-    folder = Path(folder_paths.get_folder_paths("vitruvian")[0])
-    path, number = folder / f"{safe or otherwise}.safetensors", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{safe or otherwise}_{number}.safetensors"
-    return path
 
 
 class VitruvianMemoryLoader(io.ComfyNode):

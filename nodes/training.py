@@ -16,6 +16,7 @@ from ..host import prior_training as host
 from ..models import hcp, loss_curve, pose_features
 from .hcp import CATEGORY, Prior
 from .inputs import speaking_for, weight_files
+from .saving import free_path
 
 DRAWN = "the drawn pose"
 SHOWN_EVERY = 5  # steps, the loss while it trains
@@ -187,13 +188,7 @@ def _preview(losses: list[float], steps: int) -> Curve:
 
 def _save(prior: priors.Prior, name: str, model: Any) -> str:
     """The name of the file that was written."""
-    safe = "".join(c if c.isalnum() or c in " -_." else "_" for c in name).strip(" .")
-    folder = Path(folder_paths.get_folder_paths("vitruvian")[0])
-    path, number = folder / f"{safe or 'human_prior'}.safetensors", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{safe or 'human_prior'}_{number}.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
+    path = free_path(name, "human_prior")
     host.save(prior, path, host.base_of(model))
     return path.name
 

@@ -5,10 +5,9 @@ base: a reconstruction of pictures from their own parts' features, as the memory
 from __future__ import annotations
 
 import argparse
-import copy
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,14 +23,13 @@ from .appearance_pictures import DressedPictures, collect_dressed, memory_of
 from .appearance_unet import AppearanceDenoiser, load_alignment, save_alignment, start_alignment
 from .bases import Base, Tokenizer, open_base
 from .denoise import DenoisingLoss
-from .loop import Schedule, fit, native_precision
+from .loop import Schedule, fit, keeping_learnt, native_precision
 from .vision_files import Vision, open_vision
 
 FORGOTTEN = 0.3  # share of parts about which nothing is told, so that the prompt keeps its say
 OWN = 0.5  # largest share of a part's own feature beside the memory's
 SLOTS = 512  # of each class in a new memory, as Build Memory has it
 SHOWN = 6  # pictures on a validation picture
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -165,16 +163,13 @@ def main(arguments: Sequence[str]) -> None:
         data = _dressed(chosen, base, vision)
     except (OSError, ValueError) as wrong:
         parser.error(str(wrong))
-    begun = copy.deepcopy(alignment.state_dict())
     model = AppearanceDenoiser(base.unet, base.text_encoder, alignment)
     loss = AppearanceLoss(DenoisingLoss(base.tokenizer, drop=0.2, brief=0.4, forget=0.0))
     show = _show_dressed(data, base)
-    try:
+    save = partial(save_alignment, alignment, chosen.out, base.name)
+    with keeping_learnt(alignment.state_dict, save, chosen.out):
         train_appearance(model, data, loss, schedule, chosen.work, preview=show)
-    except KeyboardInterrupt:
-        keep_learnt(alignment, begun, chosen.out, base.name)
-        raise
-    save_alignment(alignment, chosen.out, base.name)
+    save()
 
 
 def _begin(start: Path | None, base: Base, vision: Vision) -> Alignment:
@@ -230,14 +225,3 @@ def _show_dressed(data: DressedPictures, base: Base) -> Callable[[AppearanceDeno
     above = torch.cat((pictures, maps.movedim(-1, 1)))
     items = [data[i] for i in range(len(shown))]
     return show_appearance(base.tokenizer, items, above, base.decode)
-
-
-def keep_learnt(alignment: Alignment, begun: Mapping[str, Tensor], out: Path, base: str) -> None:
-    """Write an interrupted training's layers, unless they are still as they had begun: then a file
-    that is there is the better one.
-    """
-    learnt = alignment.state_dict()
-    if all(torch.equal(tensor.cpu(), begun[name]) for name, tensor in learnt.items()):
-        return
-    save_alignment(alignment, out, base)
-    log.warning("What was learnt so far is in %s.", out)

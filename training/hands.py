@@ -21,7 +21,7 @@ from ..models import weights
 from ..models.hand_generator import VERSION, HandGenerator, Hint, mask_loss
 from . import preview as sampler
 from .bases import open_base
-from .denoise import DenoisingLoss, attention_kernel
+from .denoise import DenoisingLoss, attention_kernel, in_fastest_format
 from .hand_pictures import HandPictures, collect_hands
 from .loop import Schedule, fit, native_precision
 from .low_rank import add_low_rank, low_rank_tensors, set_low_rank
@@ -41,7 +41,7 @@ class HandDenoiser(nn.Module):
         text_encoder.requires_grad_(False)
         self.unet, self.text_encoder = unet, text_encoder
         self.generator = HandGenerator(len(unet.get_parameter("conv_in.bias")))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        in_fastest_format(self)
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor, heat: Tensor) -> tuple[Tensor, Tensor]:
         """Noisy latents [B,4,h,w], steps [B], token ids [B,77], heat maps [B,12,4h,4w] -> predicted

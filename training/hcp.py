@@ -5,12 +5,12 @@ cross-attention are trained, by the denoising objective and by alignment with po
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from . import preview as sampler
 from .bases import Base, Pieces, Tokenizer, open_base
 from .denoise import DenoisingLoss
 from .human_prior import PriorDenoiser, layers_of, load_prior, save_prior
-from .loop import Schedule, fit, native_precision
+from .loop import Schedule, fit, keeping_learnt, native_precision
 from .networks import build_scheduler
 from .person_pictures import PersonPicture, PersonPictures, collect_people
 
@@ -203,14 +203,11 @@ def main(arguments: Sequence[str]) -> None:
     except ValueError as wrong:
         parser.error(str(wrong))
     show = _show_people(found[:SHOWN], base)
-    begun = copy.deepcopy(layers_of(model).state_dict())
     data = PersonPictures(found, base)
-    try:
+    save = partial(save_prior, model, chosen.out, base.name)
+    with keeping_learnt(layers_of(model).state_dict, save, chosen.out):
         train_prior(model, data, loss, schedule, chosen.work, preview=show)
-    except KeyboardInterrupt:
-        keep_learnt(model, begun, chosen.out, base.name)
-        raise
-    save_prior(model, chosen.out, base.name)
+    save()
 
 
 def _networks(chosen: argparse.Namespace) -> tuple[Base, PriorDenoiser, PriorLoss]:
@@ -238,14 +235,3 @@ def _show_people(
     texts = [person.caption for person in people]
     cells = (above.shape[2] // LATENT_STRIDE, above.shape[3] // LATENT_STRIDE)
     return show_prior(base.tokenizer, base.pieces, texts, above, base.decode, cells)
-
-
-def keep_learnt(model: PriorDenoiser, begun: Mapping[str, Tensor], out: Path, base: str) -> None:
-    """Write an interrupted training's prior, unless its layers are still as they had begun: then a
-    file that is there is the better one.
-    """
-    learnt = layers_of(model).state_dict()
-    if all(torch.equal(tensor.cpu(), begun[name]) for name, tensor in learnt.items()):
-        return
-    save_prior(model, out, base)
-    log.warning("What was learnt so far is in %s.", out)

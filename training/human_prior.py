@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..models import hcp, weights
 from .convert import unet_names
-from .denoise import attention_kernel
+from .denoise import attention_kernel, in_fastest_format
 
 STAGES = {"input_blocks": hcp.DOWN, "middle_block": hcp.MID, "output_blocks": hcp.UP}
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class PriorDenoiser(nn.Module):
         self.unet, self.text_encoder = unet, text_encoder
         self.gamma, self.mask = gamma, mask
         self.attentions = add_layers(unet, hidden, gamma, mask)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        in_fastest_format(self)
 
     def forward(
         self, x: Tensor, t: Tensor, ids: Tensor, human: Tensor

@@ -8,12 +8,13 @@ because both are drawn from (seed, n) and not from a stream.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -172,6 +173,23 @@ def fit(
     if preview and accelerator.is_main_process:
         preview(model, out / "final")
     return model
+
+
+@contextlib.contextmanager
+def keeping_learnt(
+    learnt: Callable[[], Mapping[str, Tensor]], save: Callable[[], None], out: Path
+) -> Iterator[None]:
+    """A training in here that is interrupted saves what it has learnt, unless that is still as it
+    had begun: then a file that is there is the better one.
+    """
+    begun = {name: tensor.detach().cpu().clone() for name, tensor in learnt().items()}
+    try:
+        yield
+    except KeyboardInterrupt:
+        if any(not torch.equal(tensor.cpu(), begun[name]) for name, tensor in learnt().items()):
+            save()
+            log.warning("What was learnt so far is in %s.", out)
+        raise
 
 
 def _look(

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,12 @@ from . import preview as sampler
 from .bases import Base, open_base
 from .convert import controlnet_from_ldm, controlnet_to_ldm, filled, named, unet_names
 from .denoise import Denoiser, DenoisingLoss
-from .loop import Schedule, fit, native_precision
+from .loop import Schedule, fit, keeping_learnt, native_precision
 from .structure_pictures import Conventions, StructurePictures, collect_structure
 
 DROP = 0.5  # the paper's rate; that each condition is dropped by itself is ours
 EMBEDDING = "controlnet_cond_embedding."  # of diffusers' ControlNet
 SHOWN = 6  # pictures on a validation sheet
-log = logging.getLogger(__name__)
 
 
 def start_refiner(controlnet: ControlNetModel) -> ControlNetModel:
@@ -267,13 +266,11 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(str(wrong))
     data = StructurePictures(found, base)
     loss = RefinerLoss(DenoisingLoss(base.tokenizer, forget=0.0), keep_only=kept, **rates)
-    model, begun = Denoiser(base.unet, base.text_encoder, net), copy.deepcopy(net.state_dict())
-    try:
+    model = Denoiser(base.unet, base.text_encoder, net)
+    save = partial(save_refiner, net, chosen.out, base.name)
+    with keeping_learnt(net.state_dict, save, chosen.out):
         train_refiner(model, data, loss, schedule, chosen.work, preview=_show_first(data, base))
-    except KeyboardInterrupt:
-        keep_learnt(net, begun, chosen.out, base.name)
-        raise
-    save_refiner(net, chosen.out, base.name)
+    save()
 
 
 def read_share(share: float) -> float:
@@ -291,13 +288,3 @@ def _show_first(data: StructurePictures, base: Base) -> Callable[[Denoiser, Path
     texts = [one.caption for one in found]
     hints = torch.cat(kinds[1:], 1)
     return show_refiner(base.tokenizer, texts, hints, base.decode, torch.cat(kinds))
-
-
-def keep_learnt(net: nn.Module, begun: Mapping[str, Tensor], out: Path, base: str) -> None:
-    """Write an interrupted training's refiner, unless it is still as it had begun: then a file that
-    is there is the better one.
-    """
-    if all(torch.equal(tensor.cpu(), begun[name]) for name, tensor in net.state_dict().items()):
-        return
-    save_refiner(net, out, base)
-    log.warning("What was learnt so far is in %s.", out)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from .bases import Base, open_base
 from .convert import UNET, unet_to_ldm
 from .denoise import attention_kernel, in_fastest_format, nearness
 from .joint_unet import JointUNet, joint_unet
-from .loop import Schedule, fit, native_precision
+from .loop import Schedule, fit, keeping_learnt, native_precision
 from .networks import build_scheduler
 from .preview import CHECKPOINT, save_sheet
 from .structure_pictures import (
@@ -33,7 +32,6 @@ from .structure_pictures import (
 
 CHANNELS = len(structure.MODALITIES) * LATENT_CHANNELS
 SHOWN = 6  # pictures on a validation picture
-log = logging.getLogger(__name__)
 
 
 class JointDenoiser(nn.Module):
@@ -284,18 +282,16 @@ def main(arguments: Sequence[str]) -> None:
     except ValueError as wrong:
         parser.error(str(wrong))
     unet.checkpointing = chosen.gradient_checkpointing
-    data, begun = StructurePictures(found, base), _ends(unet)
+    data = StructurePictures(found, base)
     loss = StructureLoss(
         base.tokenizer, chosen.drop_text, chosen.drop_pose, epsilon=chosen.epsilon
     )
     show = _show_pictures(found[:SHOWN], data.poses[:SHOWN], base, chosen.epsilon)
     model = JointDenoiser(unet, base.text_encoder)
-    try:
+    save = partial(save_structure, unet, chosen.out, base.name, epsilon=chosen.epsilon)
+    with keeping_learnt(partial(_ends, unet), save, chosen.out):
         train_structure(model, data, loss, schedule, chosen.work, preview=show)
-    except KeyboardInterrupt:
-        keep_learnt(unet, begun, chosen.out, base.name, epsilon=chosen.epsilon)
-        raise
-    save_structure(unet, chosen.out, base.name, epsilon=chosen.epsilon)
+    save()
 
 
 def _check_shares(chosen: argparse.Namespace) -> None:
@@ -346,21 +342,9 @@ def _show_pictures(
 
 
 def _ends(unet: JointUNet) -> dict[str, Tensor]:
-    """A copy of every branch's last layer, which each step changes."""
+    """Every branch's last layer, which each step changes."""
     return {
-        name: parameter.detach().cpu().clone()
+        name: parameter
         for name, parameter in unet.named_parameters()
         if ".conv_out." in name
     }
-
-
-def keep_learnt(
-    unet: JointUNet, begun: Mapping[str, Tensor], out: Path, base: str, *, epsilon: bool = False
-) -> None:
-    """Write an interrupted training's network, unless its ends are still as they had begun: then a
-    file that is there is the better one.
-    """
-    if all(torch.equal(tensor, begun[name]) for name, tensor in _ends(unet).items()):
-        return
-    save_structure(unet, out, base, epsilon=epsilon)
-    log.warning("What was learnt so far is in %s.", out)

@@ -6,6 +6,9 @@ import pytest
 from vitruvian.mini import world
 from vitruvian.models import human_tokens as ours
 
+# a dancer; as escapes, since not every code page has the letters
+RUSSIAN = "\u0442\u0430\u043d\u0446\u043e\u0432\u0449\u0438\u0446\u0430"
+JAPANESE = "\u8e0a\u308a\u5b50"
 PEOPLE = {
     "a woman": ["woman"], "two women": ["women"], "the dancer's": ["dancer's"],
     "three children": ["children"], "a crowd of tourists": ["crowd", "tourists"],
@@ -83,8 +86,8 @@ def test_the_artist_adds_and_removes_words_and_phrases_in_any_letters():
     assert found("chi tai", added=["tai chi"]) == []
     assert found("two men and a man", removed=["two men"]) == ["man"]
     assert found("a man, an iron man", added=["iron man"], removed=["man"]) == ["iron", "man"]
-    assert found("танцовщица на пляже", added=["Танцовщица"]) == ["танцовщица"]
-    assert found("砂浜 の 踊り子", added=["踊り子"]) == ["踊り子"]
+    assert found(f"{RUSSIAN} \u043d\u0430", added=[RUSSIAN.capitalize()]) == [RUSSIAN]
+    assert found(f"\u7802\u6d5c \u306e {JAPANESE}", added=[JAPANESE]) == [JAPANESE]
     assert found("une danseuse élancée", added=["ÉLANCÉE"]) == ["élancée"]
     assert found("anything", added=["", " "], removed=[""]) == []
 

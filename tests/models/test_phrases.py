@@ -82,7 +82,8 @@ TABLE = {
     "tie": ["striped tie", "bow tie", "bowties", "neck-ties", "cravat"],
     None: ["a man", "in a park", "oak tree", "masterpiece, top quality", "on a hill top",
            "ring light", "boxing ring", "dress code", "a stop sign", "glass of water",
-           "short story", "", "!?", "top-down view", "coat of arms", "танцовщица"],
+           "short story", "", "!?", "top-down view", "coat of arms",
+           "\u0442\u0430\u043d\u0446\u043e\u0432\u0449\u0438\u0446\u0430"],  # dancer, in Russian
 }  # fmt: skip
 CASES = [(text, name) for name, texts in TABLE.items() for text in texts]
 

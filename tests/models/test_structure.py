@@ -40,12 +40,6 @@ def test_clean_and_noise_come_back_from_velocity(abar):
         torch.testing.assert_close(v, -clean)
 
 
-def test_the_loss_is_the_sum_of_three():
-    found, wanted = torch.zeros(SHAPE), torch.zeros(SHAPE)
-    wanted[0, :4], wanted[0, 4:8], wanted[1, 8:] = 1, 2, 3
-    torch.testing.assert_close(structure.joint_loss(found, wanted), torch.tensor([5.0, 9.0]))
-
-
 def test_fusion_brings_the_others_to_the_pictures_statistics():
     g = torch.Generator().manual_seed(2)
     rgb = torch.randn(2, 3, 8, 7, generator=g, dtype=torch.float64) * 2 + 1
