@@ -1,0 +1,23 @@
+"""Every example workflow says which models it needs and where they go."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+SHIPPED = sorted((Path(__file__).parents[2] / "workflows").glob("*.json"))
+FOLDERS = ("checkpoints", "controlnet", "loras", "clip_vision", "vitruvian")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_note_names_the_models(path):
+    nodes = json.loads(path.read_text())["nodes"]
+    (note,) = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
+    values = [value for node in nodes for value in node.get("widgets_values") or ()]
+    files = {value for value in values if str(value).endswith(".safetensors")}
+    assert files
+    for file in files:
+        (line,) = [line for line in note.splitlines() if f"`{file}`" in line]
+        assert any(line.endswith(f"`models/{folder}`") for folder in FOLDERS)
+    ours = all(file.startswith("vitruvian_mini") for file in files)
+    assert ("come with Vitruvian" in note.split("**Models.**")[1]) == ours
