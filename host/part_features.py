@@ -300,7 +300,7 @@ def retrieve(
         earlier = chosen.get(phrase.part)
         instead = f", instead of {earlier.phrase}" if earlier else ""
         strength = "" if phrase.strength == 1 else f" ({phrase.strength:g})"
-        told.append(f"{phrase.text} → {CLASSES[phrase.part]}{strength}{instead}")
+        told.append(f"{phrase.text} -> {CLASSES[phrase.part]}{strength}{instead}")
         chosen[phrase.part] = _asked(memory, phrase.part, phrase, query, asked)
     if asked.random:
         for part in sorted((asked.there or frozenset()) & set(memory.parts) - set(chosen)):

@@ -321,7 +321,7 @@ def test_words_are_asked_in_their_class_and_in_the_memorys_space(vision, clip):
     expected = core.refresh(memory.banks[TOP], query[None], 4, 0.05)
     torch.testing.assert_close(parts[0].feature, expected.features[0])
     assert torch.equal(parts[0].slots, expected.slots[0]) and len(parts[0].weights) == 4
-    assert report.count("→") == 2 and "→ top" in report and "→ pants" in report
+    assert report.count("->") == 2 and "-> top" in report and "-> pants" in report
     assert torch.equal(picture[0], core.draw_parts(parts, memory.banks))
     other = ask(memory, clip, "a black T-shirt", template="a photo of {phrase}")[0][0]
     query = text_feature(clip, f"a photo of {other.phrase}", memory.projection)
