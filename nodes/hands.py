@@ -305,7 +305,7 @@ def _expansion_inputs() -> list[io.Input]:
     share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.01}
     return [
         io.Int.Input(
-            "expansion", default=40, min=0, max=512, step=8,
+            "expansion", default=16, min=0, max=512, step=8,
             tooltip="Width of the border at first, in pixels. 0: the plain noise mask.",
         ),
         io.Float.Input(
