@@ -17,6 +17,7 @@ async def comfy_entrypoint():
         memory,
         parsing,
         pose,
+        pose_editor,
         refiner,
         structure,
         structure_data,
@@ -30,7 +31,7 @@ async def comfy_entrypoint():
             return [
                 *pose.NODES, *compose.NODES, *hands.NODES, *hcp.NODES, *attention.NODES,
                 *training.NODES, *structure.NODES, *refiner.NODES, *structure_data.NODES,
-                *parsing.NODES, *memory.NODES, *appearance.NODES,
+                *parsing.NODES, *memory.NODES, *appearance.NODES, *pose_editor.NODES,
             ]  # fmt: skip
 
     return Vitruvian()

@@ -1,0 +1,112 @@
+"""People posed by hand, with a prompt each."""
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..models import pose, pose_editor
+from ..models.pose import People
+from .inputs import PoseKeypoint, speaking_for
+
+CATEGORY = "Vitruvian/pose"
+WIDGET = "VITRUVIAN_POSE_EDITOR"  # as web/pose_editor.js calls it
+MASK_EDGE: dict[str, Any] = {"dilation": 0.03, "feather": 0.01}  # as Person Masks has them
+
+
+class PoseEditor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        side: dict[str, Any] = {"default": 512, "min": 16, "max": pose.LARGEST_CANVAS, "step": 8}
+        return io.Schema(
+            node_id="VitruvianPoseEditor",
+            display_name="Pose Editor",
+            category=CATEGORY,
+            description="Poses people by hand, over a photograph if you like, and gives each a "
+            "prompt.",
+            is_output_node=True,  # so that what is connected arrives with every run
+            inputs=[
+                io.Int.Input("width", tooltip="Width of the canvas in pixels.", **side),
+                io.Int.Input(
+                    "height", tooltip="Height of the canvas in pixels. People keep their "
+                    "proportions when it changes.", **side,
+                ),
+                _people_input(),
+                PoseKeypoint.Input(
+                    "pose", optional=True,
+                    tooltip="Fills the editor while nobody has been edited. Later, its button "
+                    "Take the connected pose loads what came with the last run.",
+                ),
+                io.Image.Input(
+                    "background", optional=True,
+                    tooltip="A photograph to pose over: shown behind the canvas after a run.",
+                ),
+            ],
+            outputs=[  # older hosts want output ids that no input has
+                PoseKeypoint.Output("posed", "pose", tooltip="The people, left to right."),
+                io.Image.Output("image", "image", tooltip="Skeletons, for a pose ControlNet."),
+                io.Mask.Output(
+                    "masks", "masks", tooltip="One mask per person, left to right, as Person "
+                    "Masks makes them.",
+                ),
+                io.String.Output(
+                    "prompts", "prompts", tooltip="One line per person, left to right: to "
+                    "'people' of Instances from Text.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, width: int, height: int, people: str, pose: Any = None,
+        background: torch.Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        with speaking_for("Pose Editor"):
+            given = _first_frame(pose)
+            scene = pose_editor.scene(people, given, width, height)
+        return _outputs(scene, {**_arrived_pose(given), **_arrived_photo(background, cls)})
+
+
+def _people_input() -> io.Input:
+    people = io.String.Input(
+        "people",
+        default="",
+        tooltip="The people and their prompts. A prompt left empty counts as "
+        f"'{pose_editor.SOMEBODY}'.",
+    )
+    people.extra_dict["widgetType"] = WIDGET  # a text to the server, the editor to the front end
+    return people
+
+
+def _first_frame(keypoints: Any) -> People | None:
+    """The frame that a connected pose offers to the editor. It may be empty."""
+    if keypoints is None:
+        return None
+    try:
+        return pose.read_poses(keypoints)[0]
+    except ValueError as error:
+        raise ValueError(f"the input 'pose' can not be used: {error}") from None
+
+
+def _outputs(scene: pose_editor.Scene, arrived: dict[str, list]) -> io.NodeOutput:
+    size = scene.people.width, scene.people.height
+    image = pose.draw_people(scene.people, *size)  # the foremost last
+    numbered = pose_editor.left_to_right(scene)
+    masks = pose.person_masks(numbered.people, *size, **MASK_EDGE)
+    frame = pose.write_frame(numbered.people)
+    return io.NodeOutput([frame], image[None], masks, "\n".join(numbered.prompts), ui=arrived)
+
+
+def _arrived_pose(given: People | None) -> dict[str, list]:
+    """For the widget: the connected pose as it came with this run."""
+    return {} if given is None else {"vitruvian_pose": [pose.write_frame(given)]}
+
+
+def _arrived_photo(background: torch.Tensor | None, cls: type[io.ComfyNode]) -> dict[str, list]:
+    """For the widget: the connected photograph as a file of the host's temporary folder."""
+    if background is None:
+        return {}
+    return {"vitruvian_background": ui.PreviewImage(background[:1], cls=cls).as_dict()["images"]}
+
+
+NODES: list[type[io.ComfyNode]] = [PoseEditor]

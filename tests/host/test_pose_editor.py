@@ -1,0 +1,128 @@
+"""The Pose Editor node from its saved state, as it runs without a browser."""
+
+import json
+from pathlib import Path
+
+import folder_paths
+import pytest
+import torch
+from vitruvian.models import pose, pose_editor
+from vitruvian.nodes.compose import VitruvianInstancesFromText
+from vitruvian.nodes.pose import PersonMasks
+from vitruvian.nodes.pose_editor import PoseEditor
+
+LIBRARY = {frame["name"]: frame for frame in json.loads(pose_editor.LIBRARY.read_text())}
+
+
+def moved(name, dx, prompt):
+    """A person of the library, dx to the right on the 1000 pixels of its canvas."""
+    (person,) = LIBRARY[name]["people"]
+    parts = {}
+    for key, points in person.items():
+        values = torch.tensor(points, dtype=torch.float32).reshape(-1, 3)
+        parts[key] = (values + torch.tensor([dx, 0, 0])).flatten().tolist()
+    return {"prompt": prompt, **parts}
+
+
+# edited in another order than they stand in
+STATE = json.dumps(
+    {
+        "canvas_width": 1000,
+        "canvas_height": 1000,
+        "people": [moved("waving", 250, "a woman in red"), moved("standing", -250, "")],
+    }
+)
+
+
+def run(people=STATE, width=160, height=160, **optional):
+    with torch.inference_mode():
+        return PoseEditor.execute(width=width, height=height, people=people, **optional)
+
+
+def test_the_saved_state_is_enough():
+    frames, image, masks, prompts = run().result
+    assert prompts == "a person\na woman in red"
+    (frame,) = frames
+    people = pose.read_frame(frame)
+    assert (people.width, people.height) == (160, 160)
+    assert pose.left_to_right(people) == [0, 1]
+    assert image.shape == (1, 160, 160, 3) and 0 < image.mean() < 1
+    assert masks.shape == (2, 160, 160)
+    centres = [mask.sum(0).argmax().item() for mask in masks]
+    assert centres[0] < 80 < centres[1]
+
+
+def test_masks_are_those_of_person_masks():
+    frames, _, masks, _ = run(height=128).result
+    with torch.inference_mode():
+        defaults = {"dilation": 0.03, "feather": 0.01, "min_confidence": 0.3}
+        each, _ = PersonMasks.execute(pose=frames, width=0, height=0, **defaults).result
+    torch.testing.assert_close(masks, each)
+
+
+def test_prompts_reach_the_right_person():
+    class Clip:
+        tokenize = staticmethod(str)
+
+        @staticmethod
+        def encode_from_tokens_scheduled(text):
+            return [[text, {}]]
+
+    *_, prompts = run().result
+    chain, = VitruvianInstancesFromText.execute(
+        clip=Clip(), people=prompts, setting="in a park", quality=""
+    ).result
+    told = {instance.person: instance.conditioning[0][0] for instance in chain}
+    assert told == {1: "a person in a park", 2: "a woman in red in a park"}
+
+
+def test_the_one_in_front_is_drawn_last():
+    state = json.loads(STATE)
+    state["people"] = [moved("arms out", 0, "a"), moved("arms raised", 0, "b")]
+    _, one, *_ = run(json.dumps(state)).result
+    state["people"].reverse()
+    _, other, *_ = run(json.dumps(state)).result
+    assert not torch.equal(one, other)
+
+
+def test_an_unused_editor_runs():
+    _, image, masks, prompts = run("", 96, 64).result
+    assert image.shape == (1, 64, 96, 3) and masks.shape == (1, 64, 96) and prompts == "a person"
+    assert run("").ui == {}
+
+
+def test_a_connected_pose():
+    given = [LIBRARY["sitting"]]
+    frames, _, _, prompts = run("", pose=given).result
+    assert prompts == "a person"
+    assert frames[0]["people"][0]["pose_keypoints_2d"][1] == pytest.approx(
+        LIBRARY["sitting"]["people"][0]["pose_keypoints_2d"][1] * 0.16
+    )
+    edited = run(pose=given)
+    assert edited.result[3] == "a person\na woman in red", "what was edited stays"
+    (offered,) = edited.ui["vitruvian_pose"]
+    assert offered["canvas_width"] == 1000 and len(offered["people"]) == 1
+
+
+def test_a_background_goes_to_the_widget_alone():
+    photo = torch.rand(2, 40, 60, 3)
+    with_photo = run(background=photo)
+    torch.testing.assert_close(with_photo.result[1], run().result[1])
+    (file,) = with_photo.ui["vitruvian_background"]
+    assert file["type"] == "temp"
+    assert (Path(folder_paths.get_temp_directory()) / file["subfolder"] / file["filename"]).exists()
+
+
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ({"people": "{"}, "Pose Editor: the input 'people' is not JSON"),
+        ({"people": '{"people": 3}'}, "Pose Editor: the input 'people' can not be used"),
+        ({"pose": "text"}, "Pose Editor: the input 'pose' can not be used: a pose is a list"),
+        ({"people": "", "pose": [{"canvas_width": 9, "canvas_height": 9, "people": []}]},
+         "Pose Editor: nobody is there: add a person in the editor, or connect"),
+    ],
+)  # fmt: skip
+def test_bad_inputs_are_refused(inputs, message):
+    with pytest.raises(ValueError, match=message):
+        run(**inputs)

@@ -1,0 +1,115 @@
+"""The pose editor's state: what is read, whose prompt is whose, what is refused."""
+
+import json
+
+import pytest
+import torch
+from vitruvian.models import pose, pose_editor
+
+
+def person(x, prompt=None, **parts):
+    """A person of two points, 100 pixels tall, in the middle of whose points is x."""
+    points = [x - 10, 50.0, 1.0, x + 10, 150.0, 1.0, *[0.0] * 48]
+    return {"pose_keypoints_2d": points, **parts, **({} if prompt is None else {"prompt": prompt})}
+
+
+def state(*people, width=400, height=200):
+    return json.dumps({"canvas_width": width, "canvas_height": height, "people": people})
+
+
+def prompts(text, width=400, height=200):
+    return pose_editor.left_to_right(pose_editor.scene(text, None, width, height)).prompts
+
+
+def test_prompts_follow_the_people_from_left_to_right():
+    text = state(person(300, "right"), person(100, "left"), person(200, "middle"))
+    assert prompts(text) == ("left", "middle", "right")
+    people = pose_editor.left_to_right(pose_editor.scene(text, None, 400, 200)).people
+    assert pose.left_to_right(people) == [0, 1, 2]
+    assert people.body[:, 0, 0].tolist() == [90, 190, 290]
+
+
+def test_editing_order_is_kept_for_who_is_in_front():
+    text = state(person(300, "behind"), person(100, "in front"))
+    assert pose_editor.scene(text, None, 400, 200).prompts == ("behind", "in front")
+
+
+@pytest.mark.parametrize("empty", [None, "", "  \n "])
+def test_an_empty_prompt_holds_its_line(empty):
+    text = state(person(100, empty), person(200, "a man"))
+    assert prompts(text) == (pose_editor.SOMEBODY, "a man")
+
+
+def test_a_prompt_is_one_line():
+    assert prompts(state(person(100, "a man\n in a\u2028 hat\r\n"))) == ("a man in a hat",)
+
+
+def test_people_without_a_known_point_are_left_out_with_their_prompts():
+    nobody = {"prompt": "nobody", "pose_keypoints_2d": [5.0, 5.0, 0.0] * 18}
+    assert prompts(state(nobody, person(100, "a man"))) == ("a man",)
+
+
+def test_people_keep_their_proportions_on_another_canvas():
+    text = state(person(100), width=200, height=200)
+    people = pose_editor.scene(text, None, 800, 400).people
+    assert (people.width, people.height) == (800, 400)
+    assert people.body[0, :2].tolist() == [[380, 100, 1], [420, 300, 1]]
+    assert not people.body[0, 2:].any(), "missing points stay at zero"
+
+
+def test_an_unused_editor_has_one_standing_person():
+    scene = pose_editor.scene("", None, 512, 512)
+    assert scene.prompts == (pose_editor.SOMEBODY,)
+    assert (scene.people.body[0, :, 2] > 0).all()
+    assert 300 < pose.figure_heights(scene.people)[0] < 512
+
+
+def test_a_given_pose_fills_an_editor_without_people():
+    given = pose.read_frame(json.loads(state(person(50), person(150), width=200)))
+    for text in ("", state()):
+        scene = pose_editor.scene(text, given, 400, 400)
+        assert scene.prompts == (pose_editor.SOMEBODY,) * 2
+        assert scene.people.body[:, 0, 0].tolist() == [80, 280]
+    assert pose_editor.scene(state(person(100)), given, 400, 200).prompts == (pose_editor.SOMEBODY,)
+
+
+def test_nobody_is_an_error_that_says_what_to_do():
+    nobody = pose.no_people(64, 64)
+    for text, given in ((state(), None), ("", nobody), (state(), nobody)):
+        with pytest.raises(ValueError, match="nobody is there: add a person .* connect a 'pose'"):
+            pose_editor.scene(text, given, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "the input 'people' is not JSON"),
+        ("[" * 100_000, "the input 'people' is not JSON"),
+        ("3", "'people' can not be used: a frame is an object .*undo the change, or clear"),
+        ("{}", "'people' must be a list of persons"),
+        (json.dumps({"people": []}), "'canvas_width' must be the picture's size"),
+        (state(7), "person 1 must be an object"),
+        (state({"pose_keypoints_2d": [1, 2]}), "which is not three per point"),
+        (state(person(100, prompt=7)), "a 'prompt' must be text, but it is 7"),
+    ],
+)
+def test_a_bad_state_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        pose_editor.read_state(text)
+
+
+def test_the_library():
+    frames = json.loads(pose_editor.LIBRARY.read_text())
+    names = [frame["name"] for frame in frames]
+    assert names[0] == "standing" and len(set(names)) == len(names) >= 8
+    for frame in frames:
+        people = pose.read_frame(frame)
+        assert pose.count(people) == 1
+        tall = pose.figure_heights(people).item()
+        assert 750 < tall < 1000, f"{frame['name']} is of another size than the others"
+        known = torch.cat([part[0, part[0, :, 2] > 0] for part in people[:5]])
+        assert known[:, :2].min() >= 0 and known[:, :2].max() <= 1000
+        hands = torch.cat([people.left_hand, people.right_hand])
+        assert (hands[..., 2] > 0).all()
+        wrists = people.body[0, [pose.L_WRIST, pose.R_WRIST], :2]
+        assert torch.equal(hands[:, 0, :2], wrists)
