@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import socket
@@ -550,30 +551,22 @@ def _workflow(name: str) -> dict:
     return workflow
 
 
-def batch(options: argparse.Namespace) -> int:
-    """Run saved workflows one after another; a failure does not stop the rest."""
-    files = [
-        file
-        for path in map(Path, options.files)
-        for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])
-    ]
-    if not files:
-        raise Trouble(f"There are no .json files in {', '.join(options.files)}.")
+def batch(options: argparse.Namespace, rest: list[str]) -> int:
+    """Run saved workflows, over a table if one is given (batch/README.md has its options)."""
+    if "--resume" in rest and "--out" not in rest:
+        raise Trouble("Name the folder of the batch that is to go on: --out FOLDER.")
     host = find_host(options.host)
     python, base = host_environment(host), base_directory()
     copy_pictures(base)
-    failures = 0
-    with Server(python, host, base, *device_options(python)) as server:
-        for number, file in enumerate(files, 1):
-            print(f"{number}/{len(files)} {file}", flush=True)
-            try:
-                results = [str(picture) for picture in server.run(_workflow(str(file)))]
-            except Trouble as trouble:
-                failures += 1
-                results = [f"FAILED: {trouble}"]
-            print("\n".join(f"  {result}" for result in results), flush=True)
-    print(f"{len(files) - failures} done, {failures} failed; pictures lie in {base / 'output'}")
-    return 1 if failures else 0
+    line = ["--base-directory", str(base), "--disable-api-nodes", *device_options(python)]
+    out = base / "batches" / time.strftime("%Y%m%d-%H%M%S")
+    command = [str(python), "-m", "vitruvian_batch", "--comfyui", str(host)]
+    command += ["--python", str(python), f"--host-options={shlex.join(line)}"]
+    command += ["--out", str(out), *rest]
+    paths = [str(ROOT / "batch"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    sys.stdout.flush()
+    os.execv(command[0], command)  # in this process's place: Ctrl-C is the runner's
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -671,8 +664,9 @@ def main() -> int:
 
     def command(function: Any, needs_host: bool = True) -> argparse.ArgumentParser:
         made = commands.add_parser(
-            function.__name__, help=function.__doc__, allow_abbrev=False
-        )
+            function.__name__, help=function.__doc__, allow_abbrev=False,
+            add_help=function is not batch,  # which has a command line of its own
+        )  # fmt: skip
         made.set_defaults(function=function)
         if needs_host:
             made.add_argument("--host", metavar="VERSION", help=f"ComfyUI's tag ({HOST_VERSION})")
@@ -689,8 +683,7 @@ def main() -> int:
     made.add_argument("--json", metavar="FILE", required=True)
     made = command(serve)
     made.add_argument("--port", type=int, default=8188)
-    made = command(batch)
-    made.add_argument("files", nargs="+", metavar="FOLDER|FILE")
+    command(batch)
     made = command(train, needs_host=False)
     made.add_argument("name")
     made.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -698,8 +691,8 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped too
     options, rest = parser.parse_known_args()
-    if options.function is test:
-        return test(options, rest)
+    if options.function in (batch, test):
+        return options.function(options, rest)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     return options.function(options)

@@ -1,0 +1,316 @@
+"""The command `vitruvian-batch`."""
+
+import argparse
+import contextlib
+import functools
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from . import __version__, jobs, table, workflow
+from .host import Host
+from .jobs import Job
+from .manifest import Manifest
+from .run import Run, Worker
+from .started import Started
+from .table import Row
+from .trouble import DiskFull, HostGone, RowFailed, Wrong
+
+HERE = "http://127.0.0.1:8188"
+SHOWN = 20  # rows of --dry-run
+DONE, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+EXAMPLES = """examples:
+  vitruvian-batch person.json --table people.csv
+  vitruvian-batch person.json --table people.csv --host http://one:8188 --host http://two:8188
+  vitruvian-batch person.json --table people.csv --comfyui ~/ComfyUI --resume
+
+A table's columns are called title.input, after the node's title in ComfyUI: "What to paint.text".
+The column seed means all seeds. A file of this machine goes to the host; photos/*.png makes a row
+for every file. The same command with --resume goes on after anything.
+
+ends with 0 if all rows are done, 1 if some failed, 2 if the command or the table is wrong (then
+nothing was run), 130 after Ctrl-C."""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        "vitruvian-batch",
+        description="Run a saved ComfyUI workflow over a table.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("workflows", nargs="+", metavar="WORKFLOW", type=Path,
+        help="a saved workflow, or a folder of them")  # fmt: skip
+    add("--table", metavar="FILE", type=Path, help="CSV or JSON lines; without it, one run of each")
+    add("--seed", metavar="N", type=int,
+        help="the first picture's seed, one more for each next; columns go before it")  # fmt: skip
+    add("--out", metavar="FOLDER", type=Path,
+        help="where pictures go (NAME-pictures, after the table or workflow)")  # fmt: skip
+    add("--manifest", metavar="FILE", type=Path, help="the diary (manifest.jsonl in --out)")
+    add("--resume", action="store_true", help="go on with a batch: what is done is left out")
+    add("--dry-run", action="store_true", help="check everything, show the rows, run nothing")
+    add("--retries", metavar="N", type=int, default=3,
+        help="tries for a row whose host went away (%(default)s)")  # fmt: skip
+    add("--timeout", metavar="S", type=float, default=300,
+        help="seconds to wait for a host that is away or starting (%(default)s)")  # fmt: skip
+    add("--version", action="version", version=__version__)
+    hosts = made.add_argument_group("hosts")
+    add = hosts.add_argument
+    add("--host", metavar="URL", action="append", default=[],
+        help=f"a running ComfyUI; give it again for more ({HERE})")  # fmt: skip
+    add("--comfyui", metavar="FOLDER", type=Path, help="start the ComfyUI in this folder instead")
+    add("--hosts", metavar="N", type=int, help="how many of them, one for each graphics card")
+    add("--python", metavar="FILE", type=Path, help="its Python, if not found beside it")
+    add("--host-options", metavar="TEXT", default="", type=shlex.split,
+        help="more of its command line: --host-options='--lowvram'")  # fmt: skip
+    add("--ray", metavar="ADDRESS", nargs="?", const="local",
+        help="hosts on a Ray cluster, or on Ray on this machine alone")  # fmt: skip
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        return _main(options)
+    except Wrong as wrong:
+        sys.stderr.write(f"{wrong}\n")
+        return WRONG
+    except DiskFull as full:
+        sys.stderr.write(f"{full}\n")
+        return SOME_FAILED
+    except BrokenPipeError:  # nobody reads any more: the terminal was closed
+        return SOME_FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _main(options: argparse.Namespace) -> int:
+    files = _files(options.workflows)
+    contents = [(file, workflow.read(file)) for file in files]
+    rows = table.read(options.table) if options.table else None
+    _check_numbers(options)
+    named = options.table or options.workflows[0]
+    out = options.out or Path(f"{named.stem}-pictures")
+    workers = _workers(options, out)
+    try:
+        info = _start(workers, options, any(workflow.is_ui(content) for _, content in contents))
+        planned = _plan(options, contents, rows, info)
+        if options.dry_run:
+            return _show(planned)
+        manifest = Manifest(options.manifest or out / "manifest.jsonl", out, options.resume)
+        try:
+            return _run(options, planned, workers, manifest, out)
+        finally:
+            manifest.close()
+    finally:
+        _close(workers, options)
+
+
+def _files(given: list[Path]) -> list[Path]:
+    files = []
+    for path in given:
+        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not found:
+            raise Wrong(f"There are no .json files in {path}.")
+        files += found
+    return files
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    if options.comfyui and options.host:
+        raise Wrong("Give --host for a ComfyUI that runs, or --comfyui to start one: not both.")
+    if options.hosts is not None and (options.hosts < 1 or not options.comfyui):
+        raise Wrong("--hosts is the number of ComfyUIs to start: it needs --comfyui FOLDER.")
+    if options.retries < 0 or options.timeout <= 0:
+        raise Wrong("--retries must be 0 or more, and --timeout more than 0 seconds.")
+
+
+def _plan(
+    options: argparse.Namespace,
+    contents: list[tuple[Path, dict[str, Any]]],
+    rows: list[Row] | None,
+    info: dict[str, Any],
+) -> list[Job]:
+    flows = [workflow.build(file, content, info) for file, content in contents]
+    folder = options.table.parent if options.table else Path()
+    if rows is None:
+        rows = [Row(1, "the workflow as it is", {})]
+    return jobs.plan(flows, rows, folder, options.seed)
+
+
+# Hosts
+
+
+def _workers(options: argparse.Namespace, out: Path) -> list[Any]:
+    """The hosts of the command line, not started yet."""
+    if options.ray:
+        from . import ray_backend
+
+        ray_backend.connect(options.ray)
+    if options.comfyui:
+        cards = ray_backend.graphics_cards() if options.ray else 0
+        count = options.hosts or cards or 1
+        makes = [_maker(options, out, number, count) for number in range(1, count + 1)]
+    else:
+        cards = 0
+        makes = [functools.partial(Host, url) for url in dict.fromkeys(options.host or [HERE])]
+    if not options.ray:
+        return [make() for make in makes]
+    card = min(cards, 1)
+    ray_backend.check_room(len(makes), card)
+    return [
+        ray_backend.RayWorker(_name_on_ray(make, number), make, card, options.retries)
+        for number, make in enumerate(makes, 1)
+    ]
+
+
+def _maker(options: argparse.Namespace, out: Path, number: int, of: int) -> Callable[[], Host]:
+    """What starts one host. On Ray it may happen on another machine, and Ray names its card."""
+    line = list(options.host_options)
+    work = out / "hosts"
+    if options.ray:
+        work = Path(tempfile.gettempdir()) / "vitruvian-batch"
+    elif of > 1 and "--cpu" not in line:
+        line += ["--cuda-device", str(number - 1)]
+    folder, python, seconds = options.comfyui, options.python, options.timeout
+    return functools.partial(Started, folder, python, line, work, seconds, number, of)
+
+
+def _name_on_ray(make: Any, number: int) -> str:
+    return make.args[0] if make.func is Host else f"ray-{number}"
+
+
+def _start(workers: list[Any], options: argparse.Namespace, needed: bool) -> dict[str, Any]:
+    """Start or greet every host; what nodes they know. A dry run may do without, if it can."""
+    pool = ThreadPoolExecutor(len(workers))
+    try:
+        list(pool.map(lambda worker: worker.start(), workers))
+        return workers[0].info()
+    except (HostGone, RowFailed) as error:
+        raise Wrong(f"The host's list of nodes cannot be read: {error}") from None
+    except Wrong as wrong:
+        if not options.dry_run or needed:
+            raise
+        tqdm.write(f"{wrong}\nWithout a host, only the names and kinds of values are checked.")
+        return {}
+    finally:
+        pool.shutdown(wait=False)  # Ctrl-C does not wait for hosts that come up
+
+
+def _close(workers: list[Any], options: argparse.Namespace) -> None:
+    for worker in workers:
+        worker.close()
+    if options.ray:
+        from . import ray_backend
+
+        ray_backend.disconnect()
+
+
+# Running
+
+
+def _run(
+    options: argparse.Namespace,
+    planned: list[Job],
+    workers: list[Worker],
+    manifest: Manifest,
+    out: Path,
+) -> int:
+    left = manifest.left(planned)
+    ready = len(planned) - len(left)
+    tqdm.write(f"{len(planned)} rows, {ready} done before; pictures go to {out}")
+    with tqdm(total=len(planned), initial=ready, unit="row", dynamic_ncols=True) as bar:
+        run = Run(
+            left, workers, manifest, out, max(3, len(str(len(planned)))), options.retries,
+            options.timeout, functools.partial(_tell, bar),
+        )  # fmt: skip
+        with _stops(run):
+            for thread in run.start():
+                while thread.is_alive():
+                    thread.join(0.2)
+    return _sum_up(run, manifest, planned)
+
+
+class _stops:
+    """The first Ctrl-C lets running rows finish, the second ends at once."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.asked = run, False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._asked)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _asked(self, *_: int | FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        tqdm.write("Finishing the rows that run; Ctrl-C again stops at once.")
+        threading.Thread(target=self.run.stop).start()  # a handler must not wait for a lock
+
+
+def _tell(bar: Any, news: dict[str, Any] | str) -> None:
+    with contextlib.suppress(OSError):  # the batch goes on when nobody reads: a closed terminal
+        _show_news(bar, news)
+
+
+def _show_news(bar: Any, news: dict[str, Any] | str) -> None:
+    if isinstance(news, str):
+        tqdm.write(news)
+        return
+    if news["event"] != "done":
+        word = "tried again" if news["event"] == "again" else "FAILED"
+        tqdm.write(f"{news['row']}: {word}: {news['error']}")
+    if news["event"] != "again":
+        bar.update()
+
+
+def _sum_up(run: Run, manifest: Manifest, planned: list[Job]) -> int:
+    if run.broken:
+        raise run.broken
+    done = sum(job.key in manifest.done for job in planned)
+    missing = len(planned) - done - run.failed
+    said = f"{done} done, {run.failed} failed"
+    if missing:
+        said += f", {missing} not run: the same command with --resume goes on"
+    tqdm.write(f"{said}. Pictures lie in {run.out}, the diary in {manifest.path}")
+    if run.full:
+        raise run.full
+    if run.stopped():
+        return INTERRUPTED
+    return SOME_FAILED if run.failed or missing else DONE
+
+
+def _show(planned: list[Job]) -> int:
+    """What would run."""
+    for job in planned[:SHOWN]:
+        cells = ", ".join(f"{name}={_short(value)}" for name, value in job.cells.items())
+        seeds = ", ".join(map(str, job.seeds())) or "none"
+        tqdm.write(f"{job.number:4}  {job.flow.name}  {job.where}: {cells or '-'}  seeds: {seeds}")
+    if len(planned) > SHOWN:
+        tqdm.write(f"      ... and {len(planned) - SHOWN} more")
+    tqdm.write(f"{len(planned)} rows would run.")
+    return DONE
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,370 @@
+"""A saved workflow: read, brought to the API format, its inputs found by title and filled."""
+
+import copy
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autograph.convert import (
+    flatten_subgraphs,
+    get_widget_input_names,
+    workflow_to_api_format_with_errors,
+)
+
+from .trouble import Wrong
+
+Nodes = dict[str, dict[str, Any]]
+SEEDS = ("seed", "noise_seed")
+CONTROLS = ("fixed", "increment", "decrement", "randomize")  # the front end's, beside a seed
+NOTES = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")  # the front end's own nodes
+ASLEEP = (2, 4)  # modes of a node that is muted or bypassed
+WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
+SAVE_AGAIN = "Open it in ComfyUI and save it with Workflow > Export (API)."
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """The nodes as POST /prompt takes them. `ui` is what the front end opens, where it is known;
+    `kinds` is what the host says of the nodes' classes, as far as a host was asked.
+    """
+
+    name: str
+    nodes: Nodes
+    ui: dict[str, Any] | None = None
+    kinds: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """An input of a node that holds a value."""
+
+    node: str
+    input: str
+
+
+# Reading
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a workflow file of either format."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Wrong(f"The workflow {path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise Wrong(f"{path} is not JSON: {error}.") from None
+    if not is_ui(content) and not _is_api(content):
+        raise Wrong(f"{path} is not a workflow of ComfyUI. {SAVE_AGAIN}")
+    return content
+
+
+def is_ui(content: Any) -> bool:
+    """True for what Workflow > Save writes."""
+    return isinstance(content, dict) and isinstance(content.get("nodes"), list)
+
+
+def _is_api(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(node, dict) and "class_type" in node for node in content.values())
+    )
+
+
+def build(path: Path, content: dict[str, Any], info: dict[str, Any]) -> Workflow:
+    """The workflow of a file. info: the host's /object_info, which the UI format needs."""
+    nodes = _convert(path, content, info) if is_ui(content) else content
+    used = {node["class_type"] for node in nodes.values()}
+    kinds = {kind: info[kind] for kind in used if kind in info}
+    return Workflow(path.stem, nodes, content if is_ui(content) else None, kinds)
+
+
+# From the UI format to the API format
+
+
+def _convert(path: Path, ui: dict[str, Any], info: dict[str, Any]) -> Nodes:
+    """The nodes that the front end would export; the widgets' order is comfyui-autograph's part."""
+    flat = flatten_subgraphs(ui)
+    for node in flat["nodes"]:
+        values = node.get("widgets_values")
+        if isinstance(values, list):
+            node["widgets_values"] = [values[n] for n in _own(node["type"], values, info)]
+    made = workflow_to_api_format_with_errors(flat, _with_own_values(flat, info), True)
+    kinds = {str(node["id"]): node["type"] for node in flat["nodes"]}
+    used = {node["type"] for node in flat["nodes"] if node.get("mode", 0) not in ASLEEP}
+    missing = sorted(used - info.keys() - set(NOTES))
+    if missing:
+        raise Wrong(
+            f"{path}: the host has no node {', '.join(missing)}. Install the pack that brings it."
+        )
+    problems = [
+        problem.message
+        for problem in (*made.errors, *made.warnings)
+        if kinds.get(str(problem.node_id)) not in NOTES
+    ]
+    if problems or not made.data:
+        said = "; ".join(problems) or "no node is left"
+        raise Wrong(f"{path} could not be converted ({said}). {SAVE_AGAIN}")
+    titles = {str(node["id"]): node.get("title") for node in flat["nodes"]}
+    for name, node in made.data.items():
+        shown = info.get(node["class_type"], {}).get("display_name")
+        node["_meta"] = {"title": titles.get(name) or shown or node["class_type"]}
+        node["inputs"] = {
+            key: value
+            for key, value in node["inputs"].items()
+            if not is_link(value) or value[0] in made.data  # nodes that are muted drop out
+        }
+    return made.data
+
+
+def _own(kind: str, values: list[Any], info: dict[str, Any]) -> list[int]:
+    """Where a node's own values stand among its widgets' values: the word that the front end puts
+    beside a seed, 'fixed', could pass for a text.
+    """
+    controlled = any(
+        options.get("control_after_generate") or name in SEEDS
+        for name, _, options in _inputs(info.get(kind, {}))
+    )
+    return [
+        n
+        for n, value in enumerate(values)
+        if not (controlled and n and value in CONTROLS and type(values[n - 1]) in (int, float))
+    ]
+
+
+def _with_own_values(flat: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """/object_info of the nodes in use, in which a file that the host lacks is a choice too: it is
+    the host that says what is missing, and a column may name another file.
+    """
+    known: dict[str, Any] = {}
+    for node in flat["nodes"]:
+        kind = node["type"]
+        if kind not in info:
+            continue
+        known.setdefault(kind, copy.deepcopy(info[kind]))
+        values = node.get("widgets_values")
+        own = [value for value in values or () if isinstance(value, str)]
+        for _, spec_type, options in _inputs(known[kind]):
+            choices = spec_type if isinstance(spec_type, list) else options.get("options")
+            if isinstance(choices, list):
+                choices.extend(value for value in own if value not in choices)
+    return known
+
+
+def fill_ui(flow: Workflow, filled: dict[Target, Any]) -> dict[str, Any] | None:
+    """The UI workflow with these values in its widgets, so that a picture opens as it was made.
+
+    Inside subgraphs the widgets stay as they were saved; the picture's API part is always right.
+    """
+    if flow.ui is None:
+        return None
+    ui = copy.deepcopy(flow.ui)
+    for node in ui["nodes"]:
+        changes = {t.input: value for t, value in filled.items() if t.node == str(node["id"])}
+        values = node.get("widgets_values")
+        if changes and isinstance(values, list):
+            places = _places(node["type"], values, flow.nodes[str(node["id"])], flow.kinds)
+            for name in changes.keys() & places.keys():
+                values[places[name]] = changes[name]
+    return ui
+
+
+def _places(
+    kind: str, values: list[Any], node: dict[str, Any], info: dict[str, Any]
+) -> dict[str, int]:
+    """input -> index of its value among the widgets' values, found by the values in their order."""
+    places = {}
+    own = iter(_own(kind, values, info))
+    for name in get_widget_input_names(kind, info, True):
+        value = node["inputs"].get(name)
+        place = next((n for n in own if is_link(value) or values[n] == value), None)
+        if place is not None:
+            places[name] = place
+    return places
+
+
+# Inputs
+
+
+def is_link(value: Any) -> bool:
+    """True for a wire: [node, output]."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+
+
+def _inputs(kind: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
+    """(name, type or list of choices, options) of a class in /object_info."""
+    sections = kind.get("input", {})
+    return [
+        (name, spec[0], spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {})
+        for section in ("required", "optional")
+        for name, spec in (sections.get(section) or {}).items()
+        if isinstance(spec, list) and spec
+    ]
+
+
+def title_of(node: dict[str, Any]) -> str:
+    return (node.get("_meta") or {}).get("title") or node["class_type"]
+
+
+def fill(nodes: Nodes, values: dict[Target, Any]) -> Nodes:
+    """A copy of the nodes with these values."""
+    filled = copy.deepcopy(nodes)
+    for target, value in values.items():
+        filled[target.node]["inputs"][target.input] = value
+    return filled
+
+
+def seeds(nodes: Nodes) -> list[Target]:
+    """Every seed that is a value and not a wire."""
+    return [
+        Target(name, key)
+        for name, node in nodes.items()
+        for key in SEEDS
+        if isinstance(node["inputs"].get(key), (int, float))
+    ]
+
+
+def find(flow: Workflow, column: str) -> Target:
+    """The input that a column `title.input` or `#id.input` names. Wrong says what there is."""
+    parts = column.split(".")
+    splits = [(".".join(parts[:n]), ".".join(parts[n:])) for n in range(1, len(parts))]
+    if not splits:
+        raise Wrong(
+            f"Column '{column}': write it as title.input, for example {_example(flow)}; or seed, "
+            "for all seeds; or begin it with _ for a note of your own."
+        )
+    for title, key in splits:
+        found = _named(flow.nodes, title)
+        if len(found) > 1:
+            ids = " or ".join(f"#{name}.{key}" for name in found)
+            raise Wrong(
+                f"Column '{column}': {len(found)} nodes of {flow.name} are called '{title}'. Give "
+                f"them different titles in ComfyUI, or write {ids}."
+            )
+        if found:
+            return _input(flow, column, found[0], key)
+    titles = sorted({title_of(node) for node in flow.nodes.values()})
+    raise Wrong(
+        f"Column '{column}': no node of {flow.name} is called '{splits[-1][0]}'."
+        f"{_nearest(splits[-1][0], titles)} Its nodes: {', '.join(titles)}."
+    )
+
+
+def _named(nodes: Nodes, title: str) -> list[str]:
+    if title.startswith("#") and title[1:] in nodes:
+        return [title[1:]]
+    by_title = [name for name, node in nodes.items() if title_of(node) == title]
+    return by_title or [name for name, node in nodes.items() if node["class_type"] == title]
+
+
+def _input(flow: Workflow, column: str, name: str, key: str) -> Target:
+    inputs = flow.nodes[name]["inputs"]
+    values = [key for key, value in inputs.items() if not is_link(value)]
+    if key not in inputs:
+        raise Wrong(
+            f"Column '{column}': the node '{title_of(flow.nodes[name])}' has no input '{key}'."
+            f"{_nearest(key, values)} Its values: {', '.join(values) or 'none'}."
+        )
+    if is_link(inputs[key]):
+        source = flow.nodes.get(inputs[key][0])
+        wired = f"'{title_of(source)}'" if source else f"node {inputs[key][0]}"
+        raise Wrong(
+            f"Column '{column}': this input is wired to {wired}. Name an input of that node, or "
+            "take the wire off."
+        )
+    return Target(name, key)
+
+
+def _example(flow: Workflow) -> str:
+    for node in flow.nodes.values():
+        for key, value in node["inputs"].items():
+            if not is_link(value):
+                return f"'{title_of(node)}.{key}'"
+    return "'KSampler.steps'"
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+# Values
+
+
+def spec_of(flow: Workflow, target: Target) -> tuple[Any, dict[str, Any]]:
+    """(type or choices, options) of an input; what the workflow holds says it without a host."""
+    node = flow.nodes[target.node]
+    for name, kind, options in _inputs(flow.kinds.get(node["class_type"], {})):
+        if name == target.input:
+            return options.get("options", kind) if kind == "COMBO" else kind, options
+    value = node["inputs"][target.input]
+    kinds = {bool: "BOOLEAN", int: "INT", float: "FLOAT", str: "STRING"}
+    return kinds.get(type(value), "*"), {}
+
+
+def takes_files(flow: Workflow, target: Target) -> bool:
+    """True if the input names a file of ComfyUI's input folder, which the host can be sent."""
+    kind, options = spec_of(flow, target)
+    if any(name.endswith("_upload") and on for name, on in options.items()):
+        return True
+    loads = "Load" in flow.nodes[target.node]["class_type"]
+    held = str(flow.nodes[target.node]["inputs"][target.input]).split(" [")[0]
+    named = Path(held).suffix != "" and Path(held).suffix not in WEIGHTS
+    return loads and named and (isinstance(kind, list) or not flow.kinds)
+
+
+def fit(value: Any, kind: Any, options: dict[str, Any]) -> Any:
+    """The value as this input takes it. ValueError says in words why it does not fit."""
+    if isinstance(kind, list):
+        return _choice(value, kind)
+    if kind == "BOOLEAN":
+        return _truth(value)
+    if kind in ("INT", "FLOAT"):
+        return _number(value, kind, options)
+    if kind == "STRING" and not isinstance(value, str):
+        return str(value)
+    return value
+
+
+def _choice(value: Any, choices: list[Any]) -> Any:
+    for choice in choices:
+        if value == choice or str(value) == str(choice):
+            return choice
+    if str(value).endswith("]"):  # name.png [output]: a file of another folder, which is not listed
+        return value
+    listed = ", ".join(map(str, choices[:12])) + (", ..." if len(choices) > 12 else "")
+    near = _nearest(str(value), [str(choice) for choice in choices])
+    raise ValueError(f"the host does not offer '{value}'.{near} It offers: {listed or 'nothing'}")
+
+
+def _truth(value: Any) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if str(value).strip().lower() not in words:
+        raise ValueError(f"'{value}' is neither true nor false")
+    return words[str(value).strip().lower()]
+
+
+def _number(value: Any, kind: str, options: dict[str, Any]) -> int | float:
+    word = "a whole number" if kind == "INT" else "a number (write 0.5, with a point)"
+    if isinstance(value, bool):
+        raise ValueError(f"'{value}' is not {word}")
+    try:
+        number: int | float = int(str(value)) if kind == "INT" else float(value)
+    except (TypeError, ValueError):
+        try:
+            number = float(value)  # a spreadsheet's 20.0
+        except (TypeError, ValueError):
+            number = 0.5
+        if kind == "FLOAT" or not float(number).is_integer():
+            raise ValueError(f"'{value}' is not {word}") from None
+        number = int(number)
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(f"'{value}' is not {word}")
+    least, most = options.get("min"), options.get("max")
+    if least is not None and number < least:
+        raise ValueError(f"{value} is below {least}, the least that this input takes")
+    if most is not None and number > most:
+        raise ValueError(f"{value} is above {most}, the most that this input takes")
+    return number

@@ -1,0 +1,331 @@
+"""A batch on real hosts: nothing is lost and nothing is done twice, whatever is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from vitruvian.batch.vitruvian_batch import workflow
+from vitruvian.dev import Server, prepare_base
+
+ROOT = Path(__file__).parents[2]
+HOST = Path(os.environ["COMFYUI_PATH"])
+# the full-size trial is 200, with three kills of each
+ROWS = int(os.environ.get("VITRUVIAN_BATCH_ROWS", 12))
+KILLS = 1 if ROWS < 50 else 3
+
+
+@pytest.fixture
+def flow(tmp_path, api):
+    """A workflow on the mini weights of a fraction of a second: one step of 64 x 64 pixels."""
+    workflow = api("text_to_person")
+    for node in workflow.values():
+        if node["class_type"] == "EmptyLatentImage":
+            node["inputs"].update(width=64, height=64)
+        if node["class_type"] == "KSampler":
+            node["inputs"].update(steps=1)
+        if node["class_type"] == "SaveImage":
+            node["inputs"]["filename_prefix"] = f"{tmp_path.name}/person"
+    path = tmp_path / "person.json"
+    path.write_text(json.dumps(workflow))
+    return path
+
+
+@pytest.fixture
+def table(tmp_path):
+    lines = [f"a person number {n},{1000 + n}" for n in range(1, ROWS + 1)]
+    path = tmp_path / "people.csv"
+    path.write_text("\n".join(["What to paint.text,KSampler.seed", *lines]) + "\n")
+    return path
+
+
+def started(base):
+    """Options for a host of the batch's own."""
+    prepare_base(base)
+    line = f"--cpu --disable-api-nodes --base-directory {base}"
+    return ["--comfyui", HOST, "--python", sys.executable, f"--host-options={line}"]
+
+
+@pytest.fixture
+def begin():
+    """Starts the command in a process of its own; none outlives its test."""
+    processes = []
+
+    def start(*arguments):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "batch"), "OMP_NUM_THREADS": "1"}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "vitruvian_batch", *map(str, arguments)],
+                env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def finish(process, code=0):
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == code, said
+    return said
+
+
+def lines(out):
+    """The whole lines of the manifest so far."""
+    path = out / "manifest.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def until_busy(process, out, done):
+    """Wait until so many rows are done and one more runs."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        events = [line.get("event") for line in lines(out)]
+        if events.count("done") >= done and events[-1] == "queued":
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    pytest.fail("the batch does not go on")
+
+
+def kill(number):
+    os.kill(number, signal.SIGKILL)
+
+
+def host_of(runner):
+    """The process of the ComfyUI that a runner has started: its keeper's child."""
+    (keeper,) = children(runner.pid)
+    (host,) = children(keeper)
+    return host
+
+
+def children(parent):
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True)
+    return [int(number) for number in listed.stdout.split()]
+
+
+def check(out):
+    """Every row has its one picture, of its own seed and prompt, whole, as the manifest says."""
+    pictures = sorted(out.glob("*.png"))
+    assert [path.name for path in pictures] == [
+        f"{n:03}_person.png" for n in range(1, ROWS + 1)
+    ]
+    for n, path in enumerate(pictures, 1):
+        with Image.open(path) as picture:
+            picture.load()
+            made = json.loads(picture.info["prompt"])
+        assert made["5"]["inputs"]["seed"] == 1000 + n
+        assert made["2"]["inputs"]["text"] == f"a person number {n}"
+    done = [line for line in lines(out) if line.get("event") == "done"]
+    assert sorted(line["number"] for line in done) == list(range(1, ROWS + 1))
+    assert len({file["sha256"] for line in done for file in line["files"]}) == ROWS
+
+
+def test_host_and_runner_killed(tmp_path, begin, server, mini_weights, flow, table):
+    out = tmp_path / "out"
+    command = [flow, "--table", table, "--out", out, *started(tmp_path / "base"), "--resume"]
+    step = ROWS // (2 * KILLS + 1)
+    for number in range(KILLS):
+        runner = begin(*command)
+        until_busy(runner, out, 2 * step * number + step)
+        kill(host_of(runner))
+        until_busy(runner, out, 2 * step * number + 2 * step)
+        host = host_of(runner)
+        kill(runner.pid)
+        runner.wait()
+        for _ in range(100):
+            if not Path(f"/proc/{host}").exists():
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("the killed runner's host lives on")
+    said = finish(begin(*command))
+    assert f"{ROWS} done, 0 failed" in said
+    check(out)
+    again = finish(begin(*command[:5], "--host", server.url, "--resume"))
+    assert f"{ROWS} rows, {ROWS} done before" in again
+    check(out)
+
+
+def test_a_row_that_ran_when_the_runner_was_killed_is_taken_over(
+    tmp_path, begin, server, mini_weights, flow, table
+):
+    out = tmp_path / "out"
+    command = [flow, "--table", table, "--out", out, "--host", server.url, "--resume"]
+    for number in range(1, 4):
+        runner = begin(*command)
+        until_busy(runner, out, number * ROWS // 5)
+        kill(runner.pid)
+        runner.wait()
+    finish(begin(*command))
+    check(out)
+    made = list((server.base / "output" / tmp_path.name).glob("*.png"))
+    assert len(made) == ROWS, "the host made a picture twice"
+
+
+def test_two_hosts_share_the_rows_and_one_takes_over_from_the_other(
+    tmp_path, begin, server, mini_weights, flow, table
+):
+    out, base = tmp_path / "out", tmp_path / "base"
+    prepare_base(base)
+    with Server(Path(sys.executable), HOST, base, "--cpu") as second:
+        hosts = ["--host", server.url, "--host", second.url, "--timeout", "1"]
+        runner = begin(flow, "--table", table, "--out", out, *hosts)
+        until_busy(runner, out, ROWS // 3)
+        second.process.kill()
+        said = finish(runner)
+    assert f"{second.url} does not answer. Waiting for it" in said
+    check(out)
+
+
+def test_ui_format_and_files_of_this_machine(tmp_path, begin, server, mini_weights):
+    """The shipped workflow as saved by the front end; photographs go to the host."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for n in (1, 2, 10):
+        Image.new("RGB", (64, 64), (n, n, n)).save(photos / f"{n}.png")
+    ui = ROOT / "workflows" / "photo_to_person.json"
+    flow = json.loads(ui.read_text())
+    kept = {"LoadImage", "SaveImage"}
+    flow["nodes"] = [node for node in flow["nodes"] if node["type"] in kept]
+    load, save = sorted(flow["nodes"], key=lambda node: node["type"])
+    load["outputs"][0]["links"], save["inputs"][0]["link"] = [1], 1
+    flow["links"] = [[1, load["id"], 0, save["id"], 0, "IMAGE"]]
+    load["title"] = "Photograph"
+    path = tmp_path / "copy.json"
+    path.write_text(json.dumps(flow))
+    table = tmp_path / "photos.csv"
+    table.write_text("Photograph.image\nphotos/*.png\n")
+    out = tmp_path / "out"
+    finish(begin(path, "--table", table, "--out", out, "--host", server.url))
+    pictures = sorted(out.glob("*.png"))
+    assert [Image.open(picture).getpixel((0, 0))[0] for picture in pictures] == [1, 2, 10]
+    opened = json.loads(Image.open(pictures[2]).info["workflow"])
+    (loader,) = [node for node in opened["nodes"] if node["type"] == "LoadImage"]
+    assert loader["widgets_values"][0] == "10.png"
+
+
+def test_bad_rows_do_not_stop_the_rest(tmp_path, begin, server, mini_weights, flow):
+    table = tmp_path / "rows.jsonl"
+    rows = [{"KSampler.seed": 1}, {"SaveImage.filename_prefix": "../../out"}, {"KSampler.seed": 2}]
+    table.write_text("\n".join(json.dumps(row) for row in rows))
+    out = tmp_path / "out"
+    said = finish(begin(flow, "--table", table, "--out", out, "--host", server.url), 1)
+    assert "rows.jsonl, row 2 (line 2): FAILED: SaveImage (node 7)" in said
+    assert "2 done, 1 failed" in said
+    assert len(list(out.glob("*.png"))) == 2
+
+
+def test_a_refused_workflow_says_the_hosts_words(tmp_path, begin, server, api):
+    flow = api("text_to_person")
+    flow["1"]["inputs"]["ckpt_name"] = "none.safetensors"
+    path = tmp_path / "none.json"
+    path.write_text(json.dumps(flow))
+    said = finish(begin(path, "--out", tmp_path / "out", "--host", server.url), 1)
+    assert "FAILED: CheckpointLoaderSimple (node 1): Value not in list" in said
+    assert "none.safetensors" in said
+
+
+def test_a_value_that_the_host_does_not_offer_is_told_before_anything_runs(
+    tmp_path, begin, server, mini_weights, flow
+):
+    table = tmp_path / "rows.csv"
+    table.write_text("KSampler.sampler_name,KSampler.cfg\neuler,4\neulr,400\n")
+    out = tmp_path / "out"
+    said = finish(begin(flow, "--table", table, "--out", out, "--host", server.url), 2)
+    assert "row 2 (line 3), column 'KSampler.sampler_name': the host does not offer 'eulr'" in said
+    assert "Did you mean 'euler'?" in said
+    assert "400 is above 100.0" in said
+    assert not out.exists()
+
+
+def test_ctrl_c_finishes_the_row_and_resume_goes_on(
+    tmp_path, begin, server, mini_weights, flow, table
+):
+    out = tmp_path / "out"
+    command = [flow, "--table", table, "--out", out, "--host", server.url, "--resume"]
+    runner = begin(*command)
+    until_busy(runner, out, 2)
+    runner.send_signal(signal.SIGINT)
+    said = finish(runner, 130)
+    assert "Finishing the rows that run" in said
+    assert lines(out)[-1]["event"] == "done"
+    finish(begin(*command))
+    check(out)
+
+
+def test_on_ray(tmp_path, begin, mini_weights, flow, table):
+    pytest.importorskip("ray")
+    out = tmp_path / "out"
+    command = [flow, "--table", table, "--out", out, *started(tmp_path / "base"), "--ray"]
+    runner = begin(*command, "--hosts", "1", "--resume")
+    until_busy(runner, out, ROWS // 3)
+    (host,) = hosts_below(tmp_path / "base")
+    kill(host)
+    until_busy(runner, out, 2 * ROWS // 3)
+    kill(runner.pid)
+    runner.wait()
+    finish(begin(*command, "--resume"))
+    check(out)
+    assert not hosts_below(tmp_path / "base")
+
+
+def hosts_below(base):
+    """The processes of ComfyUIs with this base directory."""
+    listed = subprocess.run(["ps", "-ewwo", "pid=,args="], capture_output=True, text=True).stdout
+    found = [line.split(None, 1) for line in listed.splitlines()]
+    return [
+        int(number)
+        for number, line in found
+        if f"--base-directory {base}" in line and "main.py" in line and "keeper.py" not in line
+        and "vitruvian_batch" not in line
+    ]  # fmt: skip
+
+
+NAMES = sorted(path.name for path in (ROOT / "workflows").glob("*.json"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_ui_format_becomes_the_api_format(host_info, name):
+    """Every shipped workflow, to the same nodes as its own file in the API format."""
+    path = ROOT / "workflows" / name
+    made = workflow.build(path, workflow.read(path), host_info)
+    shipped = workflow.read(ROOT / "workflows" / "api" / name)
+    assert bare(made.nodes) == bare(shipped)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_ui_workflow_in_a_picture_holds_the_rows_values(host_info, name):
+    """Filled at every value and converted again, it is what was run."""
+    path = ROOT / "workflows" / name
+    flow = workflow.build(path, workflow.read(path), host_info)
+    filled = {
+        workflow.Target(node, key): value + 1 if isinstance(value, int) else f"{value} and more"
+        for node, content in flow.nodes.items()
+        for key, value in content["inputs"].items()
+        if type(value) in (int, str)
+    }
+    opened = workflow.fill_ui(flow, filled)
+    again = workflow.build(path, opened, host_info)
+    for target, value in filled.items():
+        assert again.nodes[target.node]["inputs"][target.input] == value
+
+
+def bare(nodes):
+    """Without the titles, which an export fills in differently."""
+    return {name: (node["class_type"], node["inputs"]) for name, node in nodes.items()}
+
+
+@pytest.fixture(scope="module")
+def host_info(server):
+    return server.get("/object_info")
