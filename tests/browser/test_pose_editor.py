@@ -1,10 +1,12 @@
 """The pose editor on the real front end: edited by mouse and keys, saved, loaded, run."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 ROOT = Path(__file__).parents[2]
 ELBOW, WRIST, SHOULDER = 3, 4, 2  # of the right arm, on the picture's left
@@ -107,6 +109,14 @@ class Editor:
         left, top, _, scale = self.fitted()
         return left + scale * x, top + scale * y
 
+    def let_go(self):
+        """A click beside everybody; on a busy machine the node may still move under the first."""
+        for _ in range(3):
+            self.canvas.click(position={"x": 5, "y": 5})
+            with contextlib.suppress(AssertionError):
+                return expect(self.tool("remove")).to_be_disabled(timeout=2_000)
+        pytest.fail("the person stays selected")
+
     def drag(self, start, end):
         mouse = self.page.mouse
         mouse.move(*self.on_screen(*start))
@@ -199,10 +209,9 @@ def test_edit_save_and_load(editor, page, tmp_path):
 
 
 def test_tools_and_keys(editor, page, tmp_path):
-    editor.canvas.click(position={"x": 5, "y": 5})  # beside everybody: lets go
-    assert editor.tool("remove").is_disabled()
+    editor.let_go()
     editor.press("Tab")
-    assert editor.tool("remove").is_enabled()
+    expect(editor.tool("remove")).to_be_enabled()
     editor.press("ArrowRight")
     (one,) = editor.people()
     editor.press("Shift+ArrowRight")
