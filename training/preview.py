@@ -19,7 +19,7 @@ from .networks import build_scheduler
 from .tokens import WordTokenizer
 
 WEIGHTS = Path(__file__).parent.parent / "mini" / "weights"
-QUALITY = 90  # of a sheet that is a JPEG
+QUALITY = 75  # of a sheet that is a JPEG
 CHECKPOINT = WEIGHTS / "checkpoints" / "vitruvian_mini.safetensors"
 POSE_CONTROLNET = WEIGHTS / "controlnet" / "vitruvian_mini_openpose.safetensors"
 PROMPT = (
