@@ -10,28 +10,38 @@ async def comfy_entrypoint():
     from .host.registration import register
     from .nodes import (
         appearance,
-        attention,
         compose,
         hands,
-        hcp,
+        human_attention,
+        human_prior,
+        human_prior_training,
         memory,
-        parsing,
         pose,
         pose_editor,
         refiner,
+        semantic_map,
         structure,
         structure_data,
-        training,
-    )  # fmt: skip
+    )
 
     register()
 
     class Vitruvian(ComfyExtension):
         async def get_node_list(self):
             return [
-                *pose.NODES, *compose.NODES, *hands.NODES, *hcp.NODES, *attention.NODES,
-                *training.NODES, *structure.NODES, *refiner.NODES, *structure_data.NODES,
-                *parsing.NODES, *memory.NODES, *appearance.NODES, *pose_editor.NODES,
-            ]  # fmt: skip
+                *pose.NODES,
+                *compose.NODES,
+                *hands.NODES,
+                *human_prior.NODES,
+                *human_attention.NODES,
+                *human_prior_training.NODES,
+                *structure.NODES,
+                *refiner.NODES,
+                *structure_data.NODES,
+                *semantic_map.NODES,
+                *memory.NODES,
+                *appearance.NODES,
+                *pose_editor.NODES,
+            ]
 
     return Vitruvian()

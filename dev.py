@@ -505,7 +505,7 @@ def _preview(options: argparse.Namespace, trouble: Trouble) -> int:
     out = base_directory() / "output" / "preview.png"
     load_pack()
     try:
-        importlib.import_module("vitruvian.training.preview").preview(photo, out)
+        importlib.import_module("vitruvian.lab.training.preview").preview(photo, out)
     except ValueError as error:
         raise Trouble(f"There is no ComfyUI, and the preview failed: {error}\n{trouble}") from None
     print(f"{out}\nThis was only a preview, made without ComfyUI. {trouble}")
@@ -520,7 +520,7 @@ def sample_photo() -> Path:
 
 def copy_pictures(base: Path) -> None:
     """Put the pictures that the example workflows start from into ComfyUI's input folder."""
-    for picture in (sample_photo(), *(ROOT / "workflows" / "pictures").iterdir()):
+    for picture in (sample_photo(), *(ROOT / "workflows" / "images").iterdir()):
         shutil.copyfile(picture, base / "input" / picture.name)
 
 
@@ -605,7 +605,7 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Run benchmarks/NAME.py and write its numbers as one flat JSON object."""
-    module = _offered("benchmark", options.name, _modules("benchmarks", "run"))
+    module = _offered("benchmark", options.name, _modules("lab/benchmarks", "run"))
     if not (has_packages() and os.environ.get("COMFYUI_PATH")):
         host = find_host(options.host)
         return again_inside(host_environment(host), host)
@@ -625,7 +625,7 @@ def bench(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Run a trainer (mini: all the mini weights); also under `accelerate launch dev.py train`."""
-    trainers = {**_modules("training", "main"), "mini": "mini.recipes"}
+    trainers = {**_modules("lab/training", "main"), "mini": "lab.recipes.mini"}
     module = _offered("trainer", options.name, trainers)
     if not has_packages():
         return again_inside(pins_environment())
@@ -638,7 +638,7 @@ def _modules(room: str, function: str) -> dict[str, str]:
     """name -> module, of the files of a room that have this function."""
     files = sorted((ROOT / room).glob("*.py"))
     offering = [file for file in files if f"\ndef {function}(" in file.read_text()]
-    return {file.stem: f"{room}.{file.stem}" for file in offering}
+    return {file.stem: f"{room.replace('/', '.')}.{file.stem}" for file in offering}
 
 
 def _offered(kind: str, name: str, modules: dict[str, str]) -> str:
@@ -664,9 +664,11 @@ def main() -> int:
 
     def command(function: Any, needs_host: bool = True) -> argparse.ArgumentParser:
         made = commands.add_parser(
-            function.__name__, help=function.__doc__, allow_abbrev=False,
+            function.__name__,
+            help=function.__doc__,
+            allow_abbrev=False,
             add_help=function is not batch,  # which has a command line of its own
-        )  # fmt: skip
+        )
         made.set_defaults(function=function)
         if needs_host:
             made.add_argument("--host", metavar="VERSION", help=f"ComfyUI's tag ({HOST_VERSION})")

@@ -57,9 +57,7 @@ def draw() -> Image.Image:
 
     def figure(body: list[Point], strength: float) -> None:
         def shade(color: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(
-                round(p + strength * (c - p)) for p, c in zip(PAPER, color, strict=True)
-            )
+            return tuple(round(p + strength * (c - p)) for p, c in zip(PAPER, color, strict=True))
 
         pen = ImageDraw.Draw(canvas)
         for color, (a, b) in zip(JOINT_COLORS, LIMBS, strict=False):

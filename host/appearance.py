@@ -18,12 +18,12 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..models import parsing, weights
+from ..models import semantic_map, weights
 from ..models.appearance import VERSION, Aligned, Alignment, Worn, alignment_of
 from ..models.compose import Instance
 from ..models.memory import Memory, Part
 from ..models.mini import TEXT
-from .hcp import POSITIVE, unet_of
+from .human_prior import POSITIVE, unet_of
 from .part_features import text_projection
 
 KEY = "vitruvian_appearance"
@@ -114,7 +114,7 @@ def channels_before(unet: Any, place: int) -> int | None:
 
 def worn_of(parts: Sequence[Part], labels: Tensor, width: int) -> Worn:
     """Of the last part of each class, where there are several."""
-    count = len(parsing.CLASSES)
+    count = len(semantic_map.CLASSES)
     features, known = torch.zeros(1, count, width), torch.zeros(1, count, dtype=torch.bool)
     strength = torch.ones(1, count)
     for part in parts:
@@ -148,9 +148,15 @@ def _make_plan(settings: Settings, slot: str, labels: Tensor) -> Callable:
 
 def _begin_call(slot: str) -> Callable:
     def wrapper(
-        executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None,
+        executor,
+        x,
+        t,
+        c_concat=None,
+        c_crossattn=None,
+        control=None,
+        transformer_options=None,
         **extra,
-    ):  # fmt: skip
+    ):
         options = dict(transformer_options or {})
         plan: Plan | None = options.get(slot)
         if plan is not None and not plan.last <= float(t.max()) <= plan.first:
@@ -214,12 +220,12 @@ def as_regions(
     """
     made = []
     for part in parts:
-        mask = parsing.part_mask(labels[:1], (part.part,))[0]
+        mask = semantic_map.part_mask(labels[:1], (part.part,))[0]
         if mask.any():
             encoded = encode_part(clip, part, memory, tokens)
             made.append(Instance(encoded, 0, mask, weight=max(part.strength, 0.01)))
     if not made:
-        shown = ", ".join(sorted(parsing.CLASSES[int(k)] for k in labels.unique()))
+        shown = ", ".join(sorted(semantic_map.CLASSES[int(k)] for k in labels.unique()))
         raise ValueError(f"none of the parts is on the map, which has {shown}.")
     return tuple(made)
 

@@ -118,9 +118,16 @@ def predict_mask(model: Any, loaded: Loaded, positive: Any, latent: Tensor) -> T
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, listen)
     sigmas = torch.tensor([float(model.get_model_object("model_sampling").sigma_min), 0.0])
     comfy.sample.sample_custom(
-        model, torch.zeros_like(latent), 1.0, comfy.samplers.KSAMPLER(once), sigmas, positive,
-        positive, latent, disable_pbar=True,
-    )  # fmt: skip
+        model,
+        torch.zeros_like(latent),
+        1.0,
+        comfy.samplers.KSAMPLER(once),
+        sigmas,
+        positive,
+        positive,
+        latent,
+        disable_pbar=True,
+    )
     hint = hints(len(latent), *latent.shape[-2:])
     logits = loaded.network.predict_mask(torch.cat(features), hint)
     height, width = (STRIDE * side for side in latent.shape[-2:])

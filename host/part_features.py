@@ -21,8 +21,8 @@ from torch.nn.functional import normalize
 from ..models import memory as core
 from ..models import weights
 from ..models.memory import Memory, Part
-from ..models.parsing import CLASSES
 from ..models.phrases import Phrase
+from ..models.semantic_map import CLASSES
 
 VISION, VERSION = "vision", 1  # method and version of a file of our own
 PROJECTION = "text_projection.weight"  # [D, D_text]
@@ -142,9 +142,12 @@ def encode_crops(clip_vision: Any, crops: Tensor, batch: int = BATCH) -> Tensor:
 
 
 def look(
-    clip_vision: Any, pictures: Iterable[tuple[Tensor, Tensor]], least: int = core.LEAST,
-    shrink: int = 0, on_step: Callable[[], None] | None = None,
-) -> Crops:  # fmt: skip
+    clip_vision: Any,
+    pictures: Iterable[tuple[Tensor, Tensor]],
+    least: int = core.LEAST,
+    shrink: int = 0,
+    on_step: Callable[[], None] | None = None,
+) -> Crops:
     """All parts of pictures [H, W, 3] with labels [H, W], less `shrink` pixels of their borders;
     `on_step` after each picture. ValueError if there are none.
     """
@@ -204,8 +207,10 @@ def encode_phrases(
     if not texts:
         return torch.zeros(0, memory.width)
     if PHRASE not in template:
-        raise ValueError(f"the template '{template}' has no {PHRASE} in it: write it where the "
-                         "words are to stand.")  # fmt: skip
+        raise ValueError(
+            f"the template '{template}' has no {PHRASE} in it: write it where the "
+            "words are to stand."
+        )
     plain = [text.replace("(", r"\(").replace(")", r"\)") for text in texts]
     pooled = torch.cat([_pooled(clip, template.replace(PHRASE, text)) for text in plain])
     if not _projects(clip):

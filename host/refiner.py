@@ -49,9 +49,15 @@ def widen(net: ControlNet, tensors: Mapping[str, Tensor], single: str = NORMAL) 
 
 
 def apply(
-    control_net: Any, positive: Any, negative: Any, pictures: Pictures, strength: float,
-    start: float, end: float, vae: Any = None,
-) -> tuple[Any, Any]:  # fmt: skip
+    control_net: Any,
+    positive: Any,
+    negative: Any,
+    pictures: Pictures,
+    strength: float,
+    start: float,
+    end: float,
+    vae: Any = None,
+) -> tuple[Any, Any]:
     """Both conditionings with the refiner, behind what ControlNets they have.
 
     Pictures are brought to the size of the largest and the length of the longest batch. Raises
@@ -68,9 +74,15 @@ def apply(
 
 
 def stack(
-    nets: Mapping[str, Any], positive: Any, negative: Any, pictures: Pictures,
-    strengths: Mapping[str, float], start: float, end: float, vae: Any = None,
-) -> tuple[Any, Any]:  # fmt: skip
+    nets: Mapping[str, Any],
+    positive: Any,
+    negative: Any,
+    pictures: Pictures,
+    strengths: Mapping[str, float],
+    start: float,
+    end: float,
+    vae: Any = None,
+) -> tuple[Any, Any]:
     """Both conditionings with a ControlNet for each condition, one behind the other, where there
     are net and picture. Raises ValueError if there are nowhere both.
     """
@@ -86,9 +98,7 @@ def stack(
         )
     for condition in both:
         net, picture, strength = nets[condition], pictures[condition], strengths[condition]
-        positive, negative = _stock(
-            positive, negative, net, picture, strength, start, end, vae
-        )  # fmt: skip
+        positive, negative = _stock(positive, negative, net, picture, strength, start, end, vae)
     return positive, negative
 
 
@@ -115,9 +125,15 @@ def _alike(pictures: Pictures) -> dict[str, Tensor]:
 
 
 def _stock(
-    positive: Any, negative: Any, net: Any, picture: Any, strength: float, start: float,
-    end: float, vae: Any,
-) -> tuple[Any, Any]:  # fmt: skip
+    positive: Any,
+    negative: Any,
+    net: Any,
+    picture: Any,
+    strength: float,
+    start: float,
+    end: float,
+    vae: Any,
+) -> tuple[Any, Any]:
     """Apply ControlNet, which passes on pictures of any number of channels."""
     import nodes
 

@@ -7,7 +7,7 @@ import folder_paths
 from . import mini_family, structure
 
 PACK = Path(__file__).resolve().parent.parent
-MINI_WEIGHTS = PACK / "mini" / "weights"
+MINI_WEIGHTS = PACK / "weights"
 
 
 def register() -> None:

@@ -211,8 +211,10 @@ class VitruvianStructure(comfy.supported_models_base.BASE):
         base = {**unet_config, "adm_in_channels": None}
         known = comfy.model_detection.model_config_from_unet_config(base)
         if known is None:
-            raise ValueError("This structure model was made of a checkpoint that ComfyUI does not "
-                             "know: only SD1.5's and SD2's kinds can be used.")  # fmt: skip
+            raise ValueError(
+                "This structure model was made of a checkpoint that ComfyUI does not "
+                "know: only SD1.5's and SD2's kinds can be used."
+            )
         super().__init__(unet_config)
         self.unet_config |= known.unet_extra_config
 

@@ -49,9 +49,13 @@ def check_lengths(images: Tensor, maps: Mapping[str, Tensor]) -> None:
 
 
 def save(
-    folder: Path, images: Tensor, maps: Mapping[str, Tensor], caption: str,
-    depth_convention: str, normal_convention: str,
-) -> list[Path]:  # fmt: skip
+    folder: Path,
+    images: Tensor,
+    maps: Mapping[str, Tensor],
+    caption: str,
+    depth_convention: str,
+    normal_convention: str,
+) -> list[Path]:
     """Write IMAGEs [B,H,W,C] and, for each, those of MAPS in these conventions, resized to it.
     Numbers go on after those that are there; it can be cancelled between pictures.
     """

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import group_norm, scaled_dot_product_attention
 
-from .parsing import CLASSES, shares
+from .semantic_map import CLASSES, shares
 
 VERSION = 1
 GROUPS = 32
@@ -66,9 +66,14 @@ class PartTokens(nn.Module):
         self.into = nn.Linear(sizes.features, width * sizes.tokens)
         self.part = nn.Parameter(0.02 * torch.randn(len(CLASSES), sizes.tokens, width))
         self.attend = nn.TransformerEncoderLayer(
-            width, sizes.heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True,
+            width,
+            sizes.heads,
+            2 * width,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
             norm_first=True,
-        )  # fmt: skip
+        )
         self.norm = nn.LayerNorm(width)
 
     def forward(self, features: Tensor, known: Tensor) -> Tensor:
@@ -91,9 +96,10 @@ class Layer(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Conv2d(width, channels, 1, bias=False)
         self.map = nn.Sequential(
-            nn.Conv2d(len(CLASSES), sizes.hidden, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(len(CLASSES), sizes.hidden, 3, padding=1),
+            nn.SiLU(),
             nn.Conv2d(sizes.hidden, 2 * channels, 3, padding=1),
-        )  # fmt: skip
+        )
         for parameter in (self.out.weight, *self.map[2].parameters()):
             nn.init.zeros_(parameter)
 

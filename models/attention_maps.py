@@ -98,9 +98,11 @@ def masks(moments: Sequence[Grids], height: int, width: int) -> Tensor:
 
 
 def draw_sheets(
-    words: Sequence[str], moments: Sequence[float], looks: Mapping[str, Sequence[Grids]],
+    words: Sequence[str],
+    moments: Sequence[float],
+    looks: Mapping[str, Sequence[Grids]],
     picture: Tensor,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """A sheet for each word, [words, H, W, 3]. `looks`: under the name of each look, such as
     "without prior", its maps at every moment (shares of the sampling). Picture [h, w, 3] in 0..1.
     """
@@ -109,7 +111,8 @@ def draw_sheets(
     return torch.stack(
         [
             _draw_sheet(
-                word, moments,
+                word,
+                moments,
                 {
                     grid: [Row(name, [at[grid][k] for at in seen]) for name, seen in looks.items()]
                     for grid in grids
@@ -118,7 +121,7 @@ def draw_sheets(
             )
             for k, word in enumerate(words)
         ]
-    )  # fmt: skip
+    )
 
 
 def _draw_sheet(

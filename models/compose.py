@@ -191,7 +191,13 @@ def draw_shares(shares: Tensor, skeletons: Tensor) -> Tensor:
             place = (round(columns - 10 * size), round(rows + 10 * size))
             for colour, thick in (((0, 0, 0), 5), ((255, 255, 255), 2)):
                 cv2.putText(
-                    canvas, str(number), place, cv2.FONT_HERSHEY_SIMPLEX, size, colour,
-                    max(1, round(thick * size)), cv2.LINE_AA,
-                )  # fmt: skip
+                    canvas,
+                    str(number),
+                    place,
+                    cv2.FONT_HERSHEY_SIMPLEX,
+                    size,
+                    colour,
+                    max(1, round(thick * size)),
+                    cv2.LINE_AA,
+                )
     return torch.from_numpy(canvas).float() / 255

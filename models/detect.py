@@ -22,9 +22,15 @@ from .pose import People
 BODY = (0, None, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
 FEET = (31, None, 29, 32, None, 30)
 HEAD_AND_SHOULDERS = [
-    pose.NOSE, pose.NECK, pose.R_SHOULDER, pose.L_SHOULDER,
-    pose.R_EYE, pose.L_EYE, pose.R_EAR, pose.L_EAR,
-]  # fmt: skip
+    pose.NOSE,
+    pose.NECK,
+    pose.R_SHOULDER,
+    pose.L_SHOULDER,
+    pose.R_EYE,
+    pose.L_EYE,
+    pose.R_EAR,
+    pose.L_EAR,
+]
 
 LARGEST_SIDE = 2048  # larger pictures are searched at this size; the landmark network sees 256
 POSE_TASKS = tuple(f"pose_landmarker_{kind}.task" for kind in ("full", "heavy", "lite"))

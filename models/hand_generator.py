@@ -76,9 +76,11 @@ class HandGenerator(nn.Module):
         )
         self.finer = nn.Sequential(nn.SiLU(), nn.ConvTranspose2d(MIDDLE, FINE, 4, 2, 1))
         self.finest = nn.Sequential(
-            nn.SiLU(), nn.Conv2d(FINE, FINE, 3, padding=1),
-            nn.SiLU(), nn.ConvTranspose2d(FINE, 1, 4, 2, 1),
-        )  # fmt: skip
+            nn.SiLU(),
+            nn.Conv2d(FINE, FINE, 3, padding=1),
+            nn.SiLU(),
+            nn.ConvTranspose2d(FINE, 1, 4, 2, 1),
+        )
 
     def forward(self, heat: Tensor) -> Hint:
         """Heat maps [B, CHANNELS, 4h, 4w] -> what they give to the UNet and to the mask."""

@@ -270,10 +270,15 @@ def write_box(hand: Hand, square: Square, canvas: tuple[int, int]) -> dict[str, 
     """The square in the form of a BOUNDING_BOX wire, its angle and the picture's size beside."""
     half = square.side / 2
     return {
-        "x": square.x - half, "y": square.y - half, "width": square.side, "height": square.side,
-        "angle": square.angle, "label": f"{hand.side} hand",
-        "canvas_width": canvas[0], "canvas_height": canvas[1],
-    }  # fmt: skip
+        "x": square.x - half,
+        "y": square.y - half,
+        "width": square.side,
+        "height": square.side,
+        "angle": square.angle,
+        "label": f"{hand.side} hand",
+        "canvas_width": canvas[0],
+        "canvas_height": canvas[1],
+    }
 
 
 def read_squares(boxes: Any, width: int, height: int) -> list[list[Square]]:
@@ -287,9 +292,11 @@ def read_squares(boxes: Any, width: int, height: int) -> list[list[Square]]:
         wide = width / box.get("canvas_width", width)
         tall = height / box.get("canvas_height", height)
         return Square(
-            wide * (box["x"] + box["width"] / 2), tall * (box["y"] + box["height"] / 2),
-            max(wide * box["width"], tall * box["height"]), box.get("angle", 0.0),
-        )  # fmt: skip
+            wide * (box["x"] + box["width"] / 2),
+            tall * (box["y"] + box["height"] / 2),
+            max(wide * box["width"], tall * box["height"]),
+            box.get("angle", 0.0),
+        )
 
     try:
         return [[square(box) for box in frame] for frame in frames]
@@ -316,9 +323,7 @@ def place(picture: Tensor, square: Square, width: int, height: int) -> Tensor:
     return found[0].movedim(0, -1) * inside
 
 
-def surroundings(
-    squares: Sequence[Square], pictures: Tensor, width: int, height: int
-) -> Tensor:
+def surroundings(squares: Sequence[Square], pictures: Tensor, width: int, height: int) -> Tensor:
     """A picture [height, width, 3] of what was painted around hands [N, h, w, 3], and beyond their
     squares grey: a border that is preserved for a while, and latent cells on a hand's outline, then
     hold what belongs to the hand.

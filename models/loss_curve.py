@@ -32,8 +32,10 @@ def draw(losses: Sequence[float], steps: int) -> Tensor:
     for end in ((MARGIN, MARGIN), (WIDTH - MARGIN, HEIGHT - MARGIN)):
         cv2.line(canvas, corner, end, INK, 1)
     for text, x, y in (
-        (f"{10**high:.3g}", 4, MARGIN + 5), (f"{10**low:.3g}", 4, HEIGHT - MARGIN + 5),
-        (f"step {len(losses)} of {steps}", MARGIN, HEIGHT - 16), ("loss", MARGIN, MARGIN - 16),
-    ):  # fmt: skip
+        (f"{10**high:.3g}", 4, MARGIN + 5),
+        (f"{10**low:.3g}", 4, HEIGHT - MARGIN + 5),
+        (f"step {len(losses)} of {steps}", MARGIN, HEIGHT - 16),
+        ("loss", MARGIN, MARGIN - 16),
+    ):
         cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
     return torch.from_numpy(canvas).float() / 255

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from . import weights
-from .parsing import BACKGROUND, CLASSES, part_mask
+from .semantic_map import BACKGROUND, CLASSES, part_mask
 
 METHOD, VERSION = "memory", 1  # of the file
 THUMBNAIL = 40  # pixels, of the picture that stands for a slot
@@ -185,9 +185,7 @@ def fill(
     return banks
 
 
-def update(
-    memory: Memory, features: Tensor, parts: Tensor, momentum: float = MOMENTUM
-) -> Memory:
+def update(memory: Memory, features: Tensor, parts: Tensor, momentum: float = MOMENTUM) -> Memory:
     """Every slot that is the nearest to some of the crops moves towards their mean,
     m <- norm(mu m + (1 - mu) mean). The crops' order does not matter; those of classes without
     slots change nothing.
@@ -216,9 +214,12 @@ def merge(a: Memory, b: Memory) -> Memory:
 
 
 def refresh(
-    bank: Bank, queries: Tensor, top_k: int = TOP_K, temperature: float = TEMPERATURE,
+    bank: Bank,
+    queries: Tensor,
+    top_k: int = TOP_K,
+    temperature: float = TEMPERATURE,
     blend: float = 0.0,
-) -> Retrieved:  # fmt: skip
+) -> Retrieved:
     """w = softmax(cosines with the K nearest slots / temperature), r = sum w m, and the refreshed
     feature norm(blend q + (1 - blend) r). ValueError for a bank without slots.
     """
@@ -333,9 +334,10 @@ def _check_same_space(a: Memory, b: Memory) -> None:
             f"{b.width}. Build both with one encoder."
         )
     same = (
-        a.projection is b.projection if a.projection is None or b.projection is None
+        a.projection is b.projection
+        if a.projection is None or b.projection is None
         else torch.equal(a.projection, b.projection)
-    )  # fmt: skip
+    )
     if not same:
         told = [
             "none" if one is None else f"one of {one.shape[0]} x {one.shape[1]} numbers"
@@ -384,9 +386,7 @@ def save(path: str | Path, memory: Memory) -> None:
         tensors[f"bank.{part}.features"] = bank.features
         tensors[f"bank.{part}.counts"] = bank.counts
         tensors[f"bank.{part}.thumbnails"] = bank.thumbnails
-    weights.save(
-        path, tensors, {"method": METHOD, "version": VERSION, "encoder": memory.encoder}
-    )
+    weights.save(path, tensors, {"method": METHOD, "version": VERSION, "encoder": memory.encoder})
 
 
 def load(path: str | Path) -> Memory:
@@ -474,10 +474,12 @@ def stacked(pictures: Sequence[Tensor]) -> Tensor:
     """Pictures [h, w, 3] one below the other, filled up to the widest."""
     width = max(picture.shape[1] for picture in pictures)
     canvas = torch.tensor(PAPER) / 255
-    return torch.cat([
-        torch.cat((picture, canvas.expand(len(picture), width - picture.shape[1], 3)), 1)
-        for picture in pictures
-    ])  # fmt: skip
+    return torch.cat(
+        [
+            torch.cat((picture, canvas.expand(len(picture), width - picture.shape[1], 3)), 1)
+            for picture in pictures
+        ]
+    )
 
 
 def catalogue(bank: Bank, columns: int) -> Tensor:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from .parsing import CLASSES, part_named
+from .semantic_map import CLASSES, part_named
 
 WORDS = Path(__file__).with_name("clothing_words.txt")
 # not parts: names that only sound like garments, how garments look, what garments have on them
@@ -312,5 +312,6 @@ def _phrase(piece: Piece) -> Phrase:
     words = _stripped(piece.words)
     strength = sum(word.strength for word in words) / max(1, len(words))
     text = " ".join(word.text for word in words)
-    return Phrase(f"{piece.lead} {text}" if piece.lead in WITHOUT else text, piece.part,
-                  round(strength, 6))  # fmt: skip
+    return Phrase(
+        f"{piece.lead} {text}" if piece.lead in WITHOUT else text, piece.part, round(strength, 6)
+    )

@@ -18,15 +18,46 @@ import torch
 from torch import Tensor
 
 # body points
-(NOSE, NECK, R_SHOULDER, R_ELBOW, R_WRIST, L_SHOULDER, L_ELBOW, L_WRIST, R_HIP, R_KNEE, R_ANKLE,
- L_HIP, L_KNEE, L_ANKLE, R_EYE, L_EYE, R_EAR, L_EAR) = range(18)  # fmt: skip
+(
+    NOSE,
+    NECK,
+    R_SHOULDER,
+    R_ELBOW,
+    R_WRIST,
+    L_SHOULDER,
+    L_ELBOW,
+    L_WRIST,
+    R_HIP,
+    R_KNEE,
+    R_ANKLE,
+    L_HIP,
+    L_KNEE,
+    L_ANKLE,
+    R_EYE,
+    L_EYE,
+    R_EAR,
+    L_EAR,
+) = range(18)
 
 LIMBS = (
-    (NECK, R_SHOULDER), (NECK, L_SHOULDER), (R_SHOULDER, R_ELBOW), (R_ELBOW, R_WRIST),
-    (L_SHOULDER, L_ELBOW), (L_ELBOW, L_WRIST), (NECK, R_HIP), (R_HIP, R_KNEE), (R_KNEE, R_ANKLE),
-    (NECK, L_HIP), (L_HIP, L_KNEE), (L_KNEE, L_ANKLE), (NECK, NOSE), (NOSE, R_EYE), (R_EYE, R_EAR),
-    (NOSE, L_EYE), (L_EYE, L_EAR),
-)  # fmt: skip
+    (NECK, R_SHOULDER),
+    (NECK, L_SHOULDER),
+    (R_SHOULDER, R_ELBOW),
+    (R_ELBOW, R_WRIST),
+    (L_SHOULDER, L_ELBOW),
+    (L_ELBOW, L_WRIST),
+    (NECK, R_HIP),
+    (R_HIP, R_KNEE),
+    (R_KNEE, R_ANKLE),
+    (NECK, L_HIP),
+    (L_HIP, L_KNEE),
+    (L_KNEE, L_ANKLE),
+    (NECK, NOSE),
+    (NOSE, R_EYE),
+    (R_EYE, R_EAR),
+    (NOSE, L_EYE),
+    (L_EYE, L_EAR),
+)
 BONES = tuple((0 if i % 4 == 1 else i - 1, i) for i in range(1, 21))  # five fingers from the wrist
 
 
@@ -397,18 +428,32 @@ def draw_over(image: Tensor, people: People) -> Tensor:
 
 # Length of a limb as a share of the standing height (Drillis and Contini 1966; head after OpenPose)
 SHARES = {
-    (R_SHOULDER, L_SHOULDER): 0.22, (NECK, R_HIP): 0.29, (NECK, L_HIP): 0.29,
-    (R_SHOULDER, R_ELBOW): 0.186, (L_SHOULDER, L_ELBOW): 0.186,
-    (R_ELBOW, R_WRIST): 0.146, (L_ELBOW, L_WRIST): 0.146,
-    (R_HIP, R_KNEE): 0.245, (L_HIP, L_KNEE): 0.245,
-    (R_KNEE, R_ANKLE): 0.246, (L_KNEE, L_ANKLE): 0.246,
-    (NECK, NOSE): 0.13, (R_EAR, L_EAR): 0.09, (R_EYE, L_EYE): 0.04,
-}  # fmt: skip
+    (R_SHOULDER, L_SHOULDER): 0.22,
+    (NECK, R_HIP): 0.29,
+    (NECK, L_HIP): 0.29,
+    (R_SHOULDER, R_ELBOW): 0.186,
+    (L_SHOULDER, L_ELBOW): 0.186,
+    (R_ELBOW, R_WRIST): 0.146,
+    (L_ELBOW, L_WRIST): 0.146,
+    (R_HIP, R_KNEE): 0.245,
+    (L_HIP, L_KNEE): 0.245,
+    (R_KNEE, R_ANKLE): 0.246,
+    (L_KNEE, L_ANKLE): 0.246,
+    (NECK, NOSE): 0.13,
+    (R_EAR, L_EAR): 0.09,
+    (R_EYE, L_EYE): 0.04,
+}
 HAND_SHARE = 0.108  # wrist to the tip of the middle finger
 TORSO = (
-    (R_SHOULDER, L_SHOULDER), (R_SHOULDER, R_HIP), (L_SHOULDER, L_HIP), (R_HIP, L_HIP),
-    (NECK, R_HIP), (NECK, L_HIP), (R_SHOULDER, L_HIP), (L_SHOULDER, R_HIP),
-)  # fmt: skip
+    (R_SHOULDER, L_SHOULDER),
+    (R_SHOULDER, R_HIP),
+    (L_SHOULDER, L_HIP),
+    (R_HIP, L_HIP),
+    (NECK, R_HIP),
+    (NECK, L_HIP),
+    (R_SHOULDER, L_HIP),
+    (L_SHOULDER, R_HIP),
+)
 HEAD = ((NECK, NOSE), (NOSE, R_EYE), (NOSE, L_EYE), (R_EYE, R_EAR), (L_EYE, L_EAR))
 # half thickness as a share of the standing height
 FEET = ((R_ANKLE, 18), (L_ANKLE, 19))  # the points that _with_feet adds

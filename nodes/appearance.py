@@ -11,7 +11,7 @@ from ..host import appearance as host
 from .compose import Instances
 from .inputs import check_order, speaking_for, weight_files
 from .memory import Memory, Parts
-from .parsing import Parsing
+from .semantic_map import Parsing
 
 Appearance = io.Custom("VITRUVIAN_APPEARANCE")
 CATEGORY = "Vitruvian/appearance"
@@ -28,12 +28,13 @@ class VitruvianAppearanceLoader(io.ComfyNode):
             "models/vitruvian.",
             inputs=[
                 io.Combo.Input(
-                    "file", options=weight_files("appearance"),
+                    "file",
+                    options=weight_files("appearance"),
                     tooltip="A file that was trained for the checkpoint in use.",
                 )
             ],
             outputs=[Appearance.Output("appearance", tooltip="To Apply Appearance.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -57,35 +58,60 @@ class VitruvianApplyAppearance(io.ComfyNode):
                 Appearance.Input("appearance", tooltip="From Load Appearance."),
                 Parts.Input("parts", tooltip="Of Retrieve Appearance or Appearance from Picture."),
                 Parsing.Input(
-                    "map", tooltip="Where the parts are: one map, or one for each picture of the "
+                    "map",
+                    tooltip="Where the parts are: one map, or one for each picture of the "
                     "batch. Any size.",
                 ),
                 io.Float.Input(
-                    "strength", tooltip="Of what the parts look like; 0: left to the prompt. A "
+                    "strength",
+                    tooltip="Of what the parts look like; 0: left to the prompt. A "
                     "single part's own strength is written in the words, as (red shoes:0.5).",
                     **share,
                 ),
                 io.Float.Input(
-                    "map_strength", tooltip="Of the map's shapes; 0: they come from prompt, pose "
-                    "and noise alone.", **share,
+                    "map_strength",
+                    tooltip="Of the map's shapes; 0: they come from prompt, pose and noise alone.",
+                    **share,
                 ),
-                io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling when it begins."),
-                io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling when it ends."),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the sampling when it begins.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the sampling when it ends.",
+                ),
                 io.Mask.Input(
-                    "mask", optional=True, tooltip="Where in the picture; else all. One person's, "
+                    "mask",
+                    optional=True,
+                    tooltip="Where in the picture; else all. One person's, "
                     "where several people have a map and an Apply Appearance each.",
                 ),
             ],
             outputs=[io.Model.Output("dressed", "model", tooltip="To the sampler.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, model: Any, appearance: Any, parts: Any, map: torch.Tensor, strength: float,
-        map_strength: float, start: float, end: float, mask: torch.Tensor | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        model: Any,
+        appearance: Any,
+        parts: Any,
+        map: torch.Tensor,
+        strength: float,
+        map_strength: float,
+        start: float,
+        end: float,
+        mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
         with speaking_for("Apply Appearance"):
             check_order(start, end)
             area = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])[:1].float().cpu()
@@ -109,30 +135,41 @@ class VitruvianPartsAsRegions(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The checkpoint's."),
                 Memory.Input("memory", tooltip="That the parts came from."),
                 io.Int.Input(
-                    "tokens", default=4, min=0, max=64,
+                    "tokens",
+                    default=4,
+                    min=0,
+                    max=64,
                     tooltip="Tokens behind the words that show what was retrieved. 0: the words "
                     "alone.",
                 ),
                 Instances.Input(
-                    "instances", optional=True,
+                    "instances",
+                    optional=True,
                     tooltip="Instances before these; they are added behind them.",
                 ),
             ],
             outputs=[
                 Instances.Output("chain", "instances", tooltip="To Compose Instances, mode couple.")
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, parts: Any, map: torch.Tensor, clip: Any, memory: Any, tokens: int,
+        cls,
+        parts: Any,
+        map: torch.Tensor,
+        clip: Any,
+        memory: Any,
+        tokens: int,
         instances: tuple = (),
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         with speaking_for("Parts as Regions"):
             made = host.as_regions(parts, map, clip, memory, tokens)
             return io.NodeOutput((*instances, *made))
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianAppearanceLoader, VitruvianApplyAppearance, VitruvianPartsAsRegions,
-]  # fmt: skip
+    VitruvianAppearanceLoader,
+    VitruvianApplyAppearance,
+    VitruvianPartsAsRegions,
+]

@@ -36,21 +36,32 @@ class VitruvianInstance(io.ComfyNode):
                     "conditioning", tooltip="The prompt for this person, with the setting in it."
                 ),
                 io.Int.Input(
-                    "person", default=1, min=0, max=99,
+                    "person",
+                    default=1,
+                    min=0,
+                    max=99,
                     tooltip="Number of the person in the pose, 1 is the leftmost. 0: somebody or "
                     "something without a skeleton, placed by the mask alone.",
                 ),
                 io.Int.Input(
-                    "order", default=0, min=-99, max=99,
+                    "order",
+                    default=0,
+                    min=-99,
+                    max=99,
                     tooltip="Who is in front where people overlap: the higher number. With equal "
                     "numbers the smaller person is.",
                 ),
                 io.Float.Input(
-                    "weight", default=1.0, min=0.01, max=10.0, step=0.01,
+                    "weight",
+                    default=1.0,
+                    min=0.01,
+                    max=10.0,
+                    step=0.01,
                     tooltip="Of this person where people meet: above 1 they take more room.",
                 ),
                 io.Mask.Input(
-                    "mask", optional=True,
+                    "mask",
+                    optional=True,
                     tooltip="The person's own area. Without it, the body around the skeleton.",
                 ),
                 _chain_input(),
@@ -58,13 +69,18 @@ class VitruvianInstance(io.ComfyNode):
             outputs=[
                 Instances.Output("chain", "instances", tooltip="All instances up to this one.")
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, conditioning: Any, person: int, order: int, weight: float,
-        mask: torch.Tensor | None = None, instances: tuple[Instance, ...] = (),
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        conditioning: Any,
+        person: int,
+        order: int,
+        weight: float,
+        mask: torch.Tensor | None = None,
+        instances: tuple[Instance, ...] = (),
+    ) -> io.NodeOutput:
         with speaking_for("Instance"):
             _check_conditioning(conditioning)
         area = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
@@ -104,19 +120,24 @@ class VitruvianInstancesFromText(io.ComfyNode):
                     "setting", default="", tooltip="Where they are: goes into every prompt.", **line
                 ),
                 io.String.Input(
-                    "quality", default="best quality",
+                    "quality",
+                    default="best quality",
                     tooltip="Goes to the end of every prompt.",
                 ),
                 _chain_input(),
             ],
             outputs=[Instances.Output("chain", "instances", tooltip="One instance per line.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, clip: Any, people: str, setting: str, quality: str,
+        cls,
+        clip: Any,
+        people: str,
+        setting: str,
+        quality: str,
         instances: tuple[Instance, ...] = (),
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         lines = [line.strip() for line in people.splitlines() if line.strip()]
         if not lines:
             raise ValueError(
@@ -149,7 +170,8 @@ class VitruvianComposeInstances(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5, SD2.x or SDXL."),
                 io.Conditioning.Input(
-                    "positive", tooltip="The prompt of the whole picture: used for the background "
+                    "positive",
+                    tooltip="The prompt of the whole picture: used for the background "
                     "if asked for, and before 'start' and after 'end'.",
                 ),
                 io.Conditioning.Input("negative", tooltip="What the picture must not show."),
@@ -157,41 +179,58 @@ class VitruvianComposeInstances(io.ComfyNode):
                 pose_input(tooltip="Their poses. Each person needs an instance."),
                 io.ControlNet.Input("control_net", tooltip="A pose (OpenPose) ControlNet."),
                 io.Combo.Input(
-                    "mode", options=MODES, default=host.EXACT,
+                    "mode",
+                    options=MODES,
+                    default=host.EXACT,
                     tooltip="exact: the paper's method, one pass per person. layers: people mixed "
                     "after every block, more alike. couple: one pass for all, fastest, with "
                     "prompts kept apart in the cross-attention alone.",
                 ),
                 io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=10.0, step=0.01,
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
                     tooltip="Of the ControlNet. The paper works with 1.5: try it when people "
                     "leave their poses.",
                 ),
                 io.Float.Input(
-                    "harmony", default=0.5,
+                    "harmony",
+                    default=0.5,
                     tooltip="Share of the steps, the last ones, in which people who overlap blend. "
-                    "Before that every place belongs to one person.", **share,
+                    "Before that every place belongs to one person.",
+                    **share,
                 ),
                 io.Float.Input(
-                    "dilation", default=0.06,
+                    "dilation",
+                    default=0.06,
                     tooltip="How far a person's area reaches beyond the body, as a share of their "
-                    "height.", **share,
+                    "height.",
+                    **share,
                 ),
                 io.Float.Input(
-                    "start", default=0.0, tooltip="Share of the sampling before people are "
-                    "composed.", **share,
+                    "start",
+                    default=0.0,
+                    tooltip="Share of the sampling before people are composed.",
+                    **share,
                 ),
                 io.Float.Input(
-                    "end", default=1.0, tooltip="Share of the sampling after which they are no "
-                    "longer.", **share,
+                    "end",
+                    default=1.0,
+                    tooltip="Share of the sampling after which they are no longer.",
+                    **share,
                 ),
                 io.Combo.Input(
-                    "background", options=[MEAN, SCENE], default=MEAN,
+                    "background",
+                    options=[MEAN, SCENE],
+                    default=MEAN,
                     tooltip="What paints the places where nobody is: all people's prompts alike, "
                     "or the positive prompt (one more pass).",
                 ),
                 io.Boolean.Input(
-                    "shared_negative", default=False,
+                    "shared_negative",
+                    default=False,
                     tooltip="One pass for the negative prompt with everybody's skeleton, and not "
                     "one per person as in the paper: a quarter to half of the time less, people "
                     "a little less true to their poses. The mode couple always does so.",
@@ -202,14 +241,26 @@ class VitruvianComposeInstances(io.ComfyNode):
                 io.Conditioning.Output("with_people", "positive", tooltip="To the sampler."),
                 io.Conditioning.Output("without", "negative", tooltip="To the sampler."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, model: Any, positive: Any, negative: Any, instances: tuple[Instance, ...], pose: Any,
-        control_net: Any, mode: str, strength: float, harmony: float, dilation: float,
-        start: float, end: float, background: str, shared_negative: bool,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        instances: tuple[Instance, ...],
+        pose: Any,
+        control_net: Any,
+        mode: str,
+        strength: float,
+        harmony: float,
+        dilation: float,
+        start: float,
+        end: float,
+        background: str,
+        shared_negative: bool,
+    ) -> io.NodeOutput:
         with speaking_for("Compose Instances"):
             check_order(start, end)
             figures = compose.cast(instances, read_pose(pose)[0])
@@ -244,18 +295,23 @@ class VitruvianInstancePreview(io.ComfyNode):
                 pose_input(tooltip="Their poses."),
                 *size_inputs(),
                 io.Float.Input(
-                    "dilation", default=0.06, min=0.0, max=1.0, step=0.01,
+                    "dilation",
+                    default=0.06,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
                     tooltip="As in Compose Instances.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
-                    "image", tooltip="Each person's area in a colour of its own, with their "
+                    "image",
+                    tooltip="Each person's area in a colour of its own, with their "
                     "number and skeleton. Dark: nobody's.",
                 ),
                 io.Mask.Output("masks", tooltip="One mask per person: the places they own."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -273,6 +329,8 @@ class VitruvianInstancePreview(io.ComfyNode):
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianInstance, VitruvianInstancesFromText, VitruvianComposeInstances,
+    VitruvianInstance,
+    VitruvianInstancesFromText,
+    VitruvianComposeInstances,
     VitruvianInstancePreview,
-]  # fmt: skip
+]

@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..host import hand_generator as generator
-from ..host import hands as host
+from ..host import mask_expansion as host
 from ..models import hands, pose
 from ..models.hands import GREY, Hand, Square, read_squares
 from .inputs import (
@@ -22,7 +22,7 @@ from .inputs import (
     size_inputs,
     speaking_for,
     weight_files,
-)  # fmt: skip
+)
 
 Generator = io.Custom("VITRUVIAN_HAND_GENERATOR")
 Squares = io.Custom("BOUNDING_BOX")
@@ -34,16 +34,20 @@ log = logging.getLogger(__name__)
 
 def _which_input() -> io.Input:
     return io.Combo.Input(
-        "hands", options=[BOTH, hands.LEFT, hands.RIGHT], default=BOTH,
+        "hands",
+        options=[BOTH, hands.LEFT, hands.RIGHT],
+        default=BOTH,
         tooltip="Which hands, as the person themselves would say.",
-    )  # fmt: skip
+    )
 
 
 def _nobody_input(otherwise: str) -> io.Input:
     return io.Combo.Input(
-        "if_none", options=[STOP, GO_ON], default=STOP,
+        "if_none",
+        options=[STOP, GO_ON],
+        default=STOP,
         tooltip=f"What to do with a pose without hands. '{GO_ON}': {otherwise}",
-    )  # fmt: skip
+    )
 
 
 def _find(pose_input: Any, which: str, if_none: str, size: tuple[int, int]) -> list[list[Hand]]:
@@ -79,11 +83,19 @@ class VitruvianHandMasks(io.ComfyNode):
                 *size_inputs(),
                 _which_input(),
                 io.Float.Input(
-                    "thickness", default=hands.THICKNESS, min=0.0, max=1.0, step=0.01,
+                    "thickness",
+                    default=hands.THICKNESS,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
                     tooltip="Half the width of a finger, as a share of the hand's size.",
                 ),
                 io.Float.Input(
-                    "wrist", default=0.2, min=0.0, max=2.0, step=0.05,
+                    "wrist",
+                    default=0.2,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
                     tooltip="How far the mask goes on below the wrist, as a share of the hand's "
                     "size.",
                 ),
@@ -94,13 +106,19 @@ class VitruvianHandMasks(io.ComfyNode):
                 io.Mask.Output("union", tooltip="One mask per frame: all its hands."),
                 io.Int.Output("count", tooltip="Number of hands."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, pose: Any, width: int, height: int, hands: str, thickness: float, wrist: float,
+        cls,
+        pose: Any,
+        width: int,
+        height: int,
+        hands: str,
+        thickness: float,
+        wrist: float,
         if_none: str,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         with speaking_for("Hand Masks"):
             size = picture_size(read_pose(pose), width, height)
             found = _find(pose, hands, if_none, size)
@@ -131,15 +149,24 @@ class VitruvianCutHands(io.ComfyNode):
                 pose_input(),
                 _which_input(),
                 io.Int.Input(
-                    "size", default=512, min=64, max=4096, step=8,
+                    "size",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=8,
                     tooltip="Width and height of the pictures.",
                 ),
                 io.Float.Input(
-                    "margin", default=0.35, min=0.0, max=3.0, step=0.05,
+                    "margin",
+                    default=0.35,
+                    min=0.0,
+                    max=3.0,
+                    step=0.05,
                     tooltip="Room around the hand, as a share of its extent.",
                 ),
                 io.Boolean.Input(
-                    "upright", default=False,
+                    "upright",
+                    default=False,
                     tooltip="Turn each square so that the fingers point up.",
                 ),
                 _nobody_input("one blank picture and no boxes: Place Hands then changes nothing."),
@@ -153,13 +180,19 @@ class VitruvianCutHands(io.ComfyNode):
                 Squares.Output("boxes", tooltip="Where the squares lie, for Place Hands."),
                 io.Int.Output("count", tooltip="Number of pictures, for an empty latent's batch."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, pose: Any, hands: str, size: int, margin: float, upright: bool, if_none: str,
+        cls,
+        pose: Any,
+        hands: str,
+        size: int,
+        margin: float,
+        upright: bool,
+        if_none: str,
         image: torch.Tensor | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         with speaking_for("Cut Hands"):
             canvas = picture_size(read_pose(pose), 0, 0)
             if image is not None:
@@ -171,9 +204,13 @@ class VitruvianCutHands(io.ComfyNode):
 
 
 def _cut(
-    found: list[list[Hand]], image: torch.Tensor | None, canvas: tuple[int, int], size: int,
-    margin: float, upright: bool,
-) -> tuple[torch.Tensor, list[dict[str, Any]], list[list[dict[str, Any]]]]:  # fmt: skip
+    found: list[list[Hand]],
+    image: torch.Tensor | None,
+    canvas: tuple[int, int],
+    size: int,
+    margin: float,
+    upright: bool,
+) -> tuple[torch.Tensor, list[dict[str, Any]], list[list[dict[str, Any]]]]:
     sources = [None if image is None else image[min(k, len(image) - 1)] for k in range(len(found))]
     each = [
         hands.cut_hands(some, source, size, margin, upright=upright)
@@ -202,19 +239,25 @@ class VitruvianPlaceHands(io.ComfyNode):
             "painted around them.",
             inputs=[
                 io.Image.Input("hands", tooltip="One picture per hand, in Cut Hands' order."),
-                io.Mask.Input("masks", tooltip="One mask per hand: the hand in its picture, for "
-                              "example from Hand Masks on Cut Hands' poses."),
-                Squares.Input(
-                    "boxes", extra_dict={"forceInput": True}, tooltip="From Cut Hands."
+                io.Mask.Input(
+                    "masks",
+                    tooltip="One mask per hand: the hand in its picture, for "
+                    "example from Hand Masks on Cut Hands' poses.",
                 ),
+                Squares.Input("boxes", extra_dict={"forceInput": True}, tooltip="From Cut Hands."),
                 *_canvas_inputs(),
                 io.Float.Input(
-                    "room", default=0.0, min=0.0, max=5.0, step=0.05,
+                    "room",
+                    default=0.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.05,
                     tooltip="Width of the ring around each hand that is painted anew, as a share "
                     "of its square. 0: everything but the hands.",
                 ),
                 io.Image.Input(
-                    "image", optional=True,
+                    "image",
+                    optional=True,
                     tooltip="The picture the hands are put into; without it they keep what was "
                     "painted around them, and beyond that is grey.",
                 ),
@@ -226,13 +269,19 @@ class VitruvianPlaceHands(io.ComfyNode):
                     "repaint", tooltip="What is to be painted, for Set Latent Noise Mask."
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, hands: torch.Tensor, masks: torch.Tensor, boxes: Any, width: int, height: int,
-        room: float, image: torch.Tensor | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        hands: torch.Tensor,
+        masks: torch.Tensor,
+        boxes: Any,
+        width: int,
+        height: int,
+        room: float,
+        image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
         with speaking_for("Place Hands"):
             if image is not None:
                 width, height = image.shape[2], image.shape[1]
@@ -259,9 +308,13 @@ def _canvas_inputs() -> list[io.Input]:
 
 
 def _place(
-    frames: list[list[Square]], pictures: torch.Tensor, masks: torch.Tensor,
-    image: torch.Tensor | None, size: tuple[int, int], room: float,
-) -> list[torch.Tensor]:  # fmt: skip
+    frames: list[list[Square]],
+    pictures: torch.Tensor,
+    masks: torch.Tensor,
+    image: torch.Tensor | None,
+    size: tuple[int, int],
+    room: float,
+) -> list[torch.Tensor]:
     masks = masks.reshape(-1, *masks.shape[-2:]).float().cpu()
     pictures = pictures[..., :3].float().cpu()
     progress = comfy.utils.ProgressBar(len(frames))
@@ -292,7 +345,7 @@ class VitruvianMaskExpansion(io.ComfyNode):
                 *_expansion_inputs(),
             ],
             outputs=[io.Model.Output("expanding", "model", tooltip="To the sampler.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model: Any, expansion: int, start: float, end: float) -> io.NodeOutput:
@@ -305,17 +358,23 @@ def _expansion_inputs() -> list[io.Input]:
     share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.01}
     return [
         io.Int.Input(
-            "expansion", default=16, min=0, max=512, step=8,
+            "expansion",
+            default=16,
+            min=0,
+            max=512,
+            step=8,
             tooltip="Width of the border at first, in pixels. 0: the plain noise mask.",
         ),
         io.Float.Input(
-            "start", default=0.2, **share,
+            "start",
+            default=0.2,
+            **share,
             tooltip="Share of the sampling after which the border begins to give way.",
         ),
         io.Float.Input(
             "end", default=0.8, **share, tooltip="Share of the sampling when it is gone."
         ),
-    ]  # fmt: skip
+    ]
 
 
 class VitruvianExpansionPreview(io.ComfyNode):
@@ -335,17 +394,23 @@ class VitruvianExpansionPreview(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "strip", tooltip="From the first step to the last: what is painted is white, "
+                    "strip",
+                    tooltip="From the first step to the last: what is painted is white, "
                     "the border orange, what is preserved to the end shows the picture.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, mask: torch.Tensor, expansion: int, start: float, end: float, pictures: int,
+        cls,
+        mask: torch.Tensor,
+        expansion: int,
+        start: float,
+        end: float,
+        pictures: int,
         image: torch.Tensor | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         with speaking_for("Mask Expansion Preview"):
             check_order(start, end)
         first = mask.reshape(-1, *mask.shape[-2:])[0].float().cpu()
@@ -368,22 +433,33 @@ class VitruvianPasteHands(io.ComfyNode):
                 io.Image.Input("hands", tooltip="The picture with the hands, from Place Hands."),
                 io.Mask.Input("mask", tooltip="The hands' places, from Place Hands."),
                 io.Int.Input(
-                    "feather", default=4, min=0, max=256,
+                    "feather",
+                    default=4,
+                    min=0,
+                    max=256,
                     tooltip="Width of the soft edge, in pixels, inwards.",
                 ),
                 io.Float.Input(
-                    "colour_match", default=0.5, min=0.0, max=1.0, step=0.05,
+                    "colour_match",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
                     tooltip="How far the hands' colour along their edge is drawn to the picture's.",
                 ),
             ],
             outputs=[io.Image.Output("pasted", "image", tooltip="The picture with the hands.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, hands: torch.Tensor, mask: torch.Tensor, feather: int,
+        cls,
+        image: torch.Tensor,
+        hands: torch.Tensor,
+        mask: torch.Tensor,
+        feather: int,
         colour_match: float,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         with speaking_for("Paste Hands"):
             mask = mask.reshape(-1, *mask.shape[-2:])
             _check_one_size(image, hands, mask, "image")
@@ -408,12 +484,15 @@ def _paste(
     return torch.stack(
         [
             hands.paste(
-                of(image, k)[..., :3], of(top, k)[..., :3], of(mask, k), feather=feather,
+                of(image, k)[..., :3],
+                of(top, k)[..., :3],
+                of(mask, k),
+                feather=feather,
                 colour=colour,
             )
             for k in range(len(image))
         ]
-    )  # fmt: skip
+    )
 
 
 class VitruvianOutpaintBody(io.ComfyNode):
@@ -436,7 +515,11 @@ class VitruvianOutpaintBody(io.ComfyNode):
                 io.Image.Input("hands", tooltip="The picture with the hands, from Place Hands."),
                 io.Mask.Input("mask", tooltip="The hands' places, from Place Hands."),
                 io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=10.0, step=0.01,
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
                     tooltip="0: the conditioning as it was.",
                 ),
                 io.Float.Input(
@@ -450,21 +533,36 @@ class VitruvianOutpaintBody(io.ComfyNode):
                 io.Conditioning.Output("outpainting", "positive", tooltip="To the sampler."),
                 io.Conditioning.Output("outpainting_negative", "negative", tooltip="Likewise."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, positive: Any, negative: Any, control_net: Any, skeleton: torch.Tensor,
-        hands: torch.Tensor, mask: torch.Tensor, strength: float, start: float, end: float,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        positive: Any,
+        negative: Any,
+        control_net: Any,
+        skeleton: torch.Tensor,
+        hands: torch.Tensor,
+        mask: torch.Tensor,
+        strength: float,
+        start: float,
+        end: float,
+    ) -> io.NodeOutput:
         with speaking_for("Outpaint Body"):
             check_order(start, end)
             mask = mask.reshape(-1, *mask.shape[-2:])
             _check_one_size(skeleton, hands, mask, "skeleton")
             conditionings = host.outpaint_body(
-                positive, negative, control_net, skeleton[..., :3], hands[..., :3], mask, strength,
-                start, end,
-            )  # fmt: skip
+                positive,
+                negative,
+                control_net,
+                skeleton[..., :3],
+                hands[..., :3],
+                mask,
+                strength,
+                start,
+                end,
+            )
         return io.NodeOutput(*conditionings)
 
 
@@ -478,12 +576,13 @@ class VitruvianHandGeneratorLoader(io.ComfyNode):
             description="Loads a hand generator from models/vitruvian.",
             inputs=[
                 io.Combo.Input(
-                    "file", options=weight_files("hands"),
+                    "file",
+                    options=weight_files("hands"),
                     tooltip="A file that was trained for the checkpoint in use.",
                 )
             ],
             outputs=[Generator.Output("generator", tooltip="To Hand Generator.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -506,12 +605,16 @@ class VitruvianHandGenerator(io.ComfyNode):
                 Generator.Input("generator", tooltip="From Load Hand Generator."),
                 pose_input(name="poses", tooltip="One hand per picture, from Cut Hands."),
                 io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=2.0, step=0.05,
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
                     tooltip="0: the model as it was.",
                 ),
             ],
             outputs=[io.Model.Output("painting_hands", "model", tooltip="To the sampler.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model: Any, generator: Any, poses: Any, strength: float) -> io.NodeOutput:
@@ -539,7 +642,7 @@ class VitruvianPredictHandMasks(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="From the sampler."),
             ],
             outputs=[io.Mask.Output("masks", tooltip="One mask per hand, for Place Hands.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -557,7 +660,14 @@ def _predict(model: Any, loaded: Any, positive: Any, latent: torch.Tensor) -> to
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianHandMasks, VitruvianCutHands, VitruvianPlaceHands, VitruvianMaskExpansion,
-    VitruvianExpansionPreview, VitruvianPasteHands, VitruvianOutpaintBody,
-    VitruvianHandGeneratorLoader, VitruvianHandGenerator, VitruvianPredictHandMasks,
-]  # fmt: skip
+    VitruvianHandMasks,
+    VitruvianCutHands,
+    VitruvianPlaceHands,
+    VitruvianMaskExpansion,
+    VitruvianExpansionPreview,
+    VitruvianPasteHands,
+    VitruvianOutpaintBody,
+    VitruvianHandGeneratorLoader,
+    VitruvianHandGenerator,
+    VitruvianPredictHandMasks,
+]

@@ -25,8 +25,10 @@ def speaking_for(node: str) -> Iterator[None]:
 def weight_files(method: str | None) -> list[str]:
     """Files in models/vitruvian that were made for this method or do not say for which."""
     names = folder_paths.get_filename_list("vitruvian")
-    made_for = {name: weights.method_of(folder_paths.get_full_path("vitruvian", name) or name)
-                for name in names}  # fmt: skip
+    made_for = {
+        name: weights.method_of(folder_paths.get_full_path("vitruvian", name) or name)
+        for name in names
+    }
     return [name for name in names if made_for[name] in (method, None)]
 
 

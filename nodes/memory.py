@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..host import part_features as host
 from ..models import memory as core
-from ..models.parsing import CLASSES, WHOLE_PERSON, part_named
 from ..models.phrases import split_phrases
+from ..models.semantic_map import CLASSES, WHOLE_PERSON, part_named
 from .inputs import read_phrases, speaking_for, weight_files
-from .parsing import Parsing
 from .saving import free_path
+from .semantic_map import Parsing
 
 Memory = io.Custom("VITRUVIAN_MEMORY")
 Parts = io.Custom("VITRUVIAN_PARTS")
@@ -30,27 +30,39 @@ NAMES = [CLASSES[part] for part in WHOLE_PERSON]
 
 def _vision_input() -> io.Input:
     return io.ClipVision.Input(
-        "clip_vision", tooltip="CLIP's image encoder. From Load Part Encoder it may bring the text "
+        "clip_vision",
+        tooltip="CLIP's image encoder. From Load Part Encoder it may bring the text "
         "projection that SD1.5 checkpoints lack.",
-    )  # fmt: skip
+    )
 
 
 def _asking_inputs() -> list[io.Input]:
     return [
         io.Int.Input(
-            "top_k", default=core.TOP_K, min=1, max=64,
+            "top_k",
+            default=core.TOP_K,
+            min=1,
+            max=64,
             tooltip="How many slots of the memory are mixed. 1: the nearest alone.",
         ),
         io.Float.Input(
-            "temperature", default=core.TEMPERATURE, min=0.001, max=1.0, step=0.001,
+            "temperature",
+            default=core.TEMPERATURE,
+            min=0.001,
+            max=1.0,
+            step=0.001,
             tooltip="How evenly they are mixed: low, mostly the nearest; high, all alike.",
         ),
         io.Float.Input(
-            "blend", default=0.0, min=0.0, max=1.0, step=0.01,
+            "blend",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
             tooltip="Share of what was asked with in the result. 0: what the memory answers, 1: "
             "the words or the photograph themselves.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 class VitruvianPartEncoderLoader(io.ComfyNode):
@@ -64,13 +76,14 @@ class VitruvianPartEncoderLoader(io.ComfyNode):
             "projection if the file holds one.",
             inputs=[
                 io.Combo.Input(
-                    "file", options=folder_paths.get_filename_list("clip_vision"),
+                    "file",
+                    options=folder_paths.get_filename_list("clip_vision"),
                     tooltip="The image encoder of the checkpoint's CLIP. For SD1.5 a whole CLIP "
                     "ViT-L/14 in a .safetensors file.",
                 )
             ],
             outputs=[io.ClipVision.Output("clip_vision", tooltip="To Build Memory.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -81,10 +94,13 @@ class VitruvianPartEncoderLoader(io.ComfyNode):
 
 def _shrink_input() -> io.Input:
     return io.Int.Input(
-        "shrink", default=0, min=0, max=64,
+        "shrink",
+        default=0,
+        min=0,
+        max=64,
         tooltip="So many pixels of each part's border are not looked at: for coarse maps, such as "
         "those of a pose, in whose parts some background lies.",
-    )  # fmt: skip
+    )
 
 
 class VitruvianBuildMemory(io.ComfyNode):
@@ -100,39 +116,60 @@ class VitruvianBuildMemory(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of people: batches or a list."),
                 Parsing.Input(
-                    "map", tooltip="The semantic map of every picture, in their order, or one for "
-                    "all.",
+                    "map",
+                    tooltip="The semantic map of every picture, in their order, or one for all.",
                 ),
                 _vision_input(),
                 io.Int.Input(
-                    "slots", default=512, min=1, max=65536, tooltip="Most slots of a class. With "
+                    "slots",
+                    default=512,
+                    min=1,
+                    max=65536,
+                    tooltip="Most slots of a class. With "
                     "fewer parts in the pictures each has its own.",
                 ),
                 io.Int.Input(
-                    "smallest", default=core.LEAST, min=1, max=1000000,
+                    "smallest",
+                    default=core.LEAST,
+                    min=1,
+                    max=1000000,
                     tooltip="Parts with fewer pixels are left out.",
                 ),
                 Memory.Input("memory", optional=True, tooltip="A memory to go on with."),
                 io.Combo.Input(
-                    "given", options=[EXTEND, UPDATE], default=EXTEND,
+                    "given",
+                    options=[EXTEND, UPDATE],
+                    default=EXTEND,
                     tooltip="What becomes of a memory that is connected: the new slots are added "
                     "to it, or its own move towards the parts they are nearest to (classes that it "
                     "lacks are added).",
                 ),
                 io.Float.Input(
-                    "momentum", default=core.MOMENTUM, min=0.0, max=1.0, step=0.001,
+                    "momentum",
+                    default=core.MOMENTUM,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
                     tooltip="When slots are updated, how much of each stays.",
                 ),
                 _shrink_input(),
             ],
             outputs=[Memory.Output("built", "memory", tooltip="To Retrieve Appearance.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, images: list, map: list, clip_vision: list, slots: list, smallest: list, given: list,
-        momentum: list, shrink: list, memory: list | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        images: list,
+        map: list,
+        clip_vision: list,
+        slots: list,
+        smallest: list,
+        given: list,
+        momentum: list,
+        shrink: list,
+        memory: list | None = None,
+    ) -> io.NodeOutput:
         with speaking_for("Build Memory"):
             old = memory[0] if memory else None
             if old is not None:
@@ -208,11 +245,14 @@ class VitruvianSaveMemory(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Memory.Input("memory", tooltip="From Build Memory or Merge Memories."),
-                io.String.Input("name", default="memory",
-                                tooltip="Name of the file; a number is added to a taken one."),
+                io.String.Input(
+                    "name",
+                    default="memory",
+                    tooltip="Name of the file; a number is added to a taken one.",
+                ),
             ],
             outputs=[io.String.Output("file", tooltip="The name that Load Memory shows.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, memory: Any, name: str) -> io.NodeOutput:
@@ -232,13 +272,14 @@ class VitruvianMemoryLoader(io.ComfyNode):
             description="Loads a memory of clothes and hair from models/vitruvian.",
             inputs=[
                 io.Combo.Input(
-                    "file", options=weight_files(core.METHOD),
+                    "file",
+                    options=weight_files(core.METHOD),
                     tooltip="A memory that was made with the image encoder of the checkpoint's "
                     "CLIP.",
                 )
             ],
             outputs=[Memory.Output("memory", tooltip="To Retrieve Appearance.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -257,11 +298,13 @@ class VitruvianMergeMemories(io.ComfyNode):
             description="All slots of two memories in one; equal ones are joined.",
             inputs=[
                 Memory.Input("first", tooltip="A memory."),
-                Memory.Input("second", tooltip="Another of the same image encoder. The order does "
-                             "not matter."),
+                Memory.Input(
+                    "second",
+                    tooltip="Another of the same image encoder. The order does not matter.",
+                ),
             ],
             outputs=[Memory.Output("merged", "memory", tooltip="To Retrieve Appearance.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, first: Any, second: Any) -> io.NodeOutput:
@@ -281,16 +324,18 @@ class VitruvianShowMemory(io.ComfyNode):
             inputs=[
                 Memory.Input("memory", tooltip="A memory."),
                 io.Combo.Input("part", options=NAMES, tooltip="The class to look at."),
-                io.Int.Input("columns", default=16, min=1, max=256,
-                             tooltip="Slots in a row of the picture."),
+                io.Int.Input(
+                    "columns", default=16, min=1, max=256, tooltip="Slots in a row of the picture."
+                ),
             ],
             outputs=[
                 io.Image.Output(
-                    "slots", tooltip="Every slot by the picture nearest to it, those that stand "
+                    "slots",
+                    tooltip="Every slot by the picture nearest to it, those that stand "
                     "for most pictures first.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, memory: Any, part: str, columns: int) -> io.NodeOutput:
@@ -317,45 +362,68 @@ class VitruvianRetrieveParts(io.ComfyNode):
                 Memory.Input("memory", tooltip="From Load Memory or Build Memory."),
                 io.Clip.Input("clip", tooltip="The checkpoint's."),
                 io.String.Input(
-                    "text", multiline=True, dynamic_prompts=True,
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
                     tooltip="What is worn, in free words: a black T-shirt and denim pants, curly "
                     "red hair. (words:1.2) makes them stronger.",
                 ),
                 io.String.Input(
-                    "template", default=host.PHRASE,
+                    "template",
+                    default=host.PHRASE,
                     tooltip="How each phrase goes to the text encoder. For a full-sized CLIP: a "
                     "photo of {phrase}",
                 ),
                 *_asking_inputs(),
                 io.Combo.Input(
-                    "unknown", options=[TO_PROMPT, NEAREST], default=TO_PROMPT,
+                    "unknown",
+                    options=[TO_PROMPT, NEAREST],
+                    default=TO_PROMPT,
                     tooltip="What becomes of phrases without a known word for something worn: "
                     "nothing here, or the class of the memory whose name is the most alike.",
                 ),
                 io.Combo.Input(
-                    "unmentioned", options=[TO_PROMPT, DRAWN], default=TO_PROMPT,
+                    "unmentioned",
+                    options=[TO_PROMPT, DRAWN],
+                    default=TO_PROMPT,
                     tooltip="What becomes of classes of the map that no phrase names: nothing "
                     "here, or a slot drawn from the memory.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF,
-                             tooltip="Of what is drawn."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of what is drawn."
+                ),
                 Parsing.Input(
-                    "map", optional=True, tooltip="Only classes that occur in it are asked for.",
+                    "map",
+                    optional=True,
+                    tooltip="Only classes that occur in it are asked for.",
                 ),
             ],
             outputs=[
                 Parts.Output("parts", tooltip="To Apply Appearance."),
-                io.Image.Output("slots", tooltip="What the memory answered to each phrase, and the "
-                                "shares in which that is mixed."),
+                io.Image.Output(
+                    "slots",
+                    tooltip="What the memory answered to each phrase, and the "
+                    "shares in which that is mixed.",
+                ),
                 io.String.Output("report", tooltip="Which phrase went to which class."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, memory: Any, clip: Any, text: str, template: str, top_k: int, temperature: float,
-        blend: float, unknown: str, unmentioned: str, seed: int, map: Tensor | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        memory: Any,
+        clip: Any,
+        text: str,
+        template: str,
+        top_k: int,
+        temperature: float,
+        blend: float,
+        unknown: str,
+        unmentioned: str,
+        seed: int,
+        map: Tensor | None = None,
+    ) -> io.NodeOutput:
         with speaking_for("Retrieve Appearance"):
             _check_clip(clip)
             if unmentioned == DRAWN and map is None:
@@ -364,9 +432,15 @@ class VitruvianRetrieveParts(io.ComfyNode):
                     "connect the semantic map to 'map'."
                 )
             asked = host.Asked(
-                template, top_k, temperature, blend, unknown == NEAREST,
-                None if map is None else core.parts_in(map), unmentioned == DRAWN, seed,
-            )  # fmt: skip
+                template,
+                top_k,
+                temperature,
+                blend,
+                unknown == NEAREST,
+                None if map is None else core.parts_in(map),
+                unmentioned == DRAWN,
+                seed,
+            )
             parts, told = host.retrieve(clip, memory, split_phrases(text, unknown=True), asked)
         report = "\n".join(told) or "The text names nothing that is worn."
         picture = core.draw_parts(parts, memory.banks)[None]
@@ -389,33 +463,53 @@ class VitruvianPartsFromPicture(io.ComfyNode):
             category=CATEGORY,
             description="Takes clothes and hair from a photograph. Inspired by HumanDiffusion.",
             inputs=[
-                io.Image.Input("image", tooltip="The photograph; of several, what they have in "
-                               "common."),
+                io.Image.Input(
+                    "image", tooltip="The photograph; of several, what they have in common."
+                ),
                 Parsing.Input("map", tooltip="Its semantic map."),
                 _vision_input(),
                 io.String.Input(
-                    "parts", default="", tooltip="Classes to take, separated by commas, such as: "
+                    "parts",
+                    default="",
+                    tooltip="Classes to take, separated by commas, such as: "
                     "top, pants, hair. Empty: all in the map.",
                 ),
-                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05,
-                               tooltip="Of these parts when they are applied."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="Of these parts when they are applied.",
+                ),
                 *_asking_inputs(),
-                Memory.Input("memory", optional=True, tooltip="Answers for what it holds; without "
-                             "one the photograph itself counts."),
+                Memory.Input(
+                    "memory",
+                    optional=True,
+                    tooltip="Answers for what it holds; without one the photograph itself counts.",
+                ),
                 _shrink_input(),
             ],
             outputs=[
                 Parts.Output("taken", "parts", tooltip="To Apply Appearance."),
                 io.Image.Output("slots", tooltip="What the memory answered to each part."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, image: Tensor, map: Tensor, clip_vision: Any, parts: str, strength: float, top_k: int,
-        temperature: float, blend: float, memory: Any = None,
+        cls,
+        image: Tensor,
+        map: Tensor,
+        clip_vision: Any,
+        parts: str,
+        strength: float,
+        top_k: int,
+        temperature: float,
+        blend: float,
+        memory: Any = None,
         shrink: int = 0,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         with speaking_for("Appearance from Picture"):
             if memory is not None:
                 host.check_encoder(memory, clip_vision)
@@ -450,12 +544,13 @@ class VitruvianMergeParts(io.ComfyNode):
             description="Parts of two sources together, for example words for the clothes and a "
             "photograph for the hair.",
             inputs=[
-                Parts.Input("first", tooltip="From Retrieve Appearance or Appearance from "
-                            "Picture."),
+                Parts.Input(
+                    "first", tooltip="From Retrieve Appearance or Appearance from Picture."
+                ),
                 Parts.Input("second", tooltip="More. Where both have a class, this one counts."),
             ],
             outputs=[Parts.Output("parts", tooltip="To Apply Appearance.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, first: Any, second: Any) -> io.NodeOutput:
@@ -464,7 +559,13 @@ class VitruvianMergeParts(io.ComfyNode):
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianPartEncoderLoader, VitruvianBuildMemory, VitruvianSaveMemory, VitruvianMemoryLoader,
-    VitruvianMergeMemories, VitruvianShowMemory, VitruvianRetrieveParts, VitruvianPartsFromPicture,
+    VitruvianPartEncoderLoader,
+    VitruvianBuildMemory,
+    VitruvianSaveMemory,
+    VitruvianMemoryLoader,
+    VitruvianMergeMemories,
+    VitruvianShowMemory,
+    VitruvianRetrieveParts,
+    VitruvianPartsFromPicture,
     VitruvianMergeParts,
-]  # fmt: skip
+]

@@ -20,7 +20,7 @@ from .inputs import (
     require_people,
     size_inputs,
     speaking_for,
-)  # fmt: skip
+)
 
 BoundingBox = io.Custom("BOUNDING_BOX")  # an own class in newer hosts only
 CATEGORY = "Vitruvian/pose"
@@ -43,9 +43,7 @@ def _write(frames: list[People]) -> list[dict[str, Any]]:
 
 
 def _confidence_input(tooltip: str) -> io.Input:
-    return io.Float.Input(
-        "min_confidence", default=0.3, min=0, max=1, step=0.01, tooltip=tooltip
-    )
+    return io.Float.Input("min_confidence", default=0.3, min=0, max=1, step=0.01, tooltip=tooltip)
 
 
 class DetectPose(io.ComfyNode):
@@ -59,19 +57,29 @@ class DetectPose(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="Photographs; each becomes one frame."),
                 io.Int.Input(
-                    "max_people", default=4, min=1, max=detect.MOST,
+                    "max_people",
+                    default=4,
+                    min=1,
+                    max=detect.MOST,
                     tooltip="At most so many people per picture, the most prominent first.",
                 ),
-                _confidence_input("Points less visible than this are left out. Higher: only what "
-                                  "can be seen. Lower: also guesses behind things."),
-                io.Boolean.Input("hands", default=True, tooltip="Also find the 21 points of each "
-                                 "hand."),
+                _confidence_input(
+                    "Points less visible than this are left out. Higher: only what "
+                    "can be seen. Lower: also guesses behind things."
+                ),
+                io.Boolean.Input(
+                    "hands", default=True, tooltip="Also find the 21 points of each hand."
+                ),
                 io.Combo.Input(
-                    "if_nobody", options=[STOP, LEAVE_EMPTY], default=STOP,
+                    "if_nobody",
+                    options=[STOP, LEAVE_EMPTY],
+                    default=STOP,
                     tooltip="What to do with a picture in which nobody is found.",
                 ),
                 BoundingBox.Input(
-                    "bounding_boxes", optional=True, extra_dict={"forceInput": True},
+                    "bounding_boxes",
+                    optional=True,
+                    extra_dict={"forceInput": True},
                     tooltip="One box per person, from any detector: for crowds and small people. "
                     "Without it the people are searched for.",
                 ),
@@ -80,13 +88,18 @@ class DetectPose(io.ComfyNode):
                 PoseKeypoint.Output("pose", tooltip="The people, left to right."),
                 io.Int.Output("people", tooltip="Number of people in all pictures together."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, max_people: int, min_confidence: float, hands: bool,
-        if_nobody: str, bounding_boxes: Any = None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        image: torch.Tensor,
+        max_people: int,
+        min_confidence: float,
+        hands: bool,
+        if_nobody: str,
+        bounding_boxes: Any = None,
+    ) -> io.NodeOutput:
         progress = comfy.utils.ProgressBar(len(image))
         folders = folder_paths.get_folder_paths("vitruvian")
         ready = detect.open_landmarker(folders, hands=hands)
@@ -125,13 +138,14 @@ class LoadPose(io.ComfyNode):
             "an example.",
             inputs=[
                 io.Combo.Input(
-                    "file", options=_pose_files(),
+                    "file",
+                    options=_pose_files(),
                     tooltip="A .json file in ComfyUI/input, one marked [output] in "
                     "ComfyUI/output, or one of Vitruvian's, marked [example].",
                 ),
             ],
             outputs=[PoseKeypoint.Output("pose", tooltip="All frames of the file, in pixels.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, file: str) -> bool | str:
@@ -196,14 +210,15 @@ class SavePose(io.ComfyNode):
             inputs=[
                 pose_input(),
                 io.String.Input(
-                    "filename_prefix", default="poses/pose",
+                    "filename_prefix",
+                    default="poses/pose",
                     tooltip="Folder and beginning of the file name; a counter follows. Nothing is "
                     "overwritten.",
                 ),
             ],
             outputs=[],
             is_output_node=True,
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, pose: Any, filename_prefix: str) -> io.NodeOutput:
@@ -235,20 +250,30 @@ class DrawPose(io.ComfyNode):
                 io.Boolean.Input("hands", default=True, tooltip="Draw the hands' bones."),
                 io.Boolean.Input("face", default=True, tooltip="Draw the face's dots."),
                 io.Float.Input(
-                    "line_width", default=0, min=0, max=100, step=0.5,
+                    "line_width",
+                    default=0,
+                    min=0,
+                    max=100,
+                    step=0.5,
                     tooltip="Half width of a limb in pixels. 0: grows with the picture, 4 at 512, "
                     "as ControlNets were trained.",
                 ),
                 _confidence_input("Points less certain than this are not drawn."),
             ],
             outputs=[io.Image.Output("image", tooltip="One picture per frame, on black.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, pose: Any, width: int, height: int, hands: bool, face: bool, line_width: float,
+        cls,
+        pose: Any,
+        width: int,
+        height: int,
+        hands: bool,
+        face: bool,
+        line_width: float,
         min_confidence: float,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         with speaking_for("Draw Pose"):
             frames = _confident(read_pose(pose), min_confidence)
         size = picture_size(frames, width, height)
@@ -278,12 +303,16 @@ class PersonMasks(io.ComfyNode):
                 pose_input(),
                 *size_inputs(),
                 io.Float.Input(
-                    "dilation", default=0.03, **share,
+                    "dilation",
+                    default=0.03,
+                    **share,
                     tooltip="How far the mask reaches beyond the body, as a share of the person's "
                     "standing height.",
                 ),
                 io.Float.Input(
-                    "feather", default=0.01, **share,
+                    "feather",
+                    default=0.01,
+                    **share,
                     tooltip="Softness of the edge (Gaussian), as a share of the person's standing "
                     "height.",
                 ),
@@ -293,13 +322,18 @@ class PersonMasks(io.ComfyNode):
                 io.Mask.Output("masks", tooltip="One mask per person, frame after frame."),
                 io.Mask.Output("union", tooltip="One mask per frame: everybody together."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, pose: Any, width: int, height: int, dilation: float, feather: float,
+        cls,
+        pose: Any,
+        width: int,
+        height: int,
+        dilation: float,
+        feather: float,
         min_confidence: float,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         with speaking_for("Person Masks"):
             frames = _confident(read_pose(pose), min_confidence)
         size = picture_size(frames, width, height)
@@ -329,7 +363,8 @@ class PickPeople(io.ComfyNode):
             inputs=[
                 pose_input(),
                 io.String.Input(
-                    "which", default="1",
+                    "which",
+                    default="1",
                     tooltip="Numbers from the left, the leftmost person is 1: 1, 3 or 2-4.",
                 ),
             ],
@@ -337,7 +372,7 @@ class PickPeople(io.ComfyNode):
                 # older hosts want output ids that no input has
                 PoseKeypoint.Output("picked", "pose", tooltip="The chosen people, as ordered."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, pose: Any, which: str) -> io.NodeOutput:
@@ -386,5 +421,11 @@ class MergePeople(io.ComfyNode):
 
 
 NODES: list[type[io.ComfyNode]] = [
-    DetectPose, LoadPose, SavePose, DrawPose, PersonMasks, PickPeople, MergePeople,
-]  # fmt: skip
+    DetectPose,
+    LoadPose,
+    SavePose,
+    DrawPose,
+    PersonMasks,
+    PickPeople,
+    MergePeople,
+]

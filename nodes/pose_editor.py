@@ -28,17 +28,21 @@ class PoseEditor(io.ComfyNode):
             inputs=[
                 io.Int.Input("width", tooltip="Width of the canvas in pixels.", **side),
                 io.Int.Input(
-                    "height", tooltip="Height of the canvas in pixels. People keep their "
-                    "proportions when it changes.", **side,
+                    "height",
+                    tooltip="Height of the canvas in pixels. People keep their "
+                    "proportions when it changes.",
+                    **side,
                 ),
                 _people_input(),
                 PoseKeypoint.Input(
-                    "pose", optional=True,
+                    "pose",
+                    optional=True,
                     tooltip="Fills the editor while nobody has been edited. Later, its button "
                     "Take the connected pose loads what came with the last run.",
                 ),
                 io.Image.Input(
-                    "background", optional=True,
+                    "background",
+                    optional=True,
                     tooltip="A photograph to pose over: shown behind the canvas after a run.",
                 ),
             ],
@@ -46,21 +50,28 @@ class PoseEditor(io.ComfyNode):
                 PoseKeypoint.Output("posed", "pose", tooltip="The people, left to right."),
                 io.Image.Output("image", "image", tooltip="Skeletons, for a pose ControlNet."),
                 io.Mask.Output(
-                    "masks", "masks", tooltip="One mask per person, left to right, as Person "
-                    "Masks makes them.",
+                    "masks",
+                    "masks",
+                    tooltip="One mask per person, left to right, as Person Masks makes them.",
                 ),
                 io.String.Output(
-                    "prompts", "prompts", tooltip="One line per person, left to right: to "
+                    "prompts",
+                    "prompts",
+                    tooltip="One line per person, left to right: to "
                     "'people' of Instances from Text.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, width: int, height: int, people: str, pose: Any = None,
+        cls,
+        width: int,
+        height: int,
+        people: str,
+        pose: Any = None,
         background: torch.Tensor | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         with speaking_for("Pose Editor"):
             given = _first_frame(pose)
             scene = pose_editor.scene(people, given, width, height)

@@ -25,11 +25,14 @@ class VitruvianRefinerLoader(io.ComfyNode):
             "depth and normals together.",
             inputs=[
                 io.Combo.Input(
-                    "file", options=weight_files("refiner"),
+                    "file",
+                    options=weight_files("refiner"),
                     tooltip="A refiner that was trained for the checkpoint in use.",
                 ),
                 io.Combo.Input(
-                    "single", options=[*CONDITIONS], default=NORMAL,
+                    "single",
+                    options=[*CONDITIONS],
+                    default=NORMAL,
                     tooltip="What the image shows if the ordinary Apply ControlNet is used, which "
                     "has one. Apply Structure Refiner does not ask.",
                 ),
@@ -37,7 +40,7 @@ class VitruvianRefinerLoader(io.ComfyNode):
             outputs=[
                 io.ControlNet.Output("refiner", tooltip="To Apply Structure Refiner."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, file: str, single: str) -> io.NodeOutput:
@@ -59,19 +62,40 @@ class VitruvianApplyRefiner(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="What is to be seen."),
                 io.Conditioning.Input("negative", tooltip="What is not to be seen."),
                 io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=10.0, step=0.01,
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
                     tooltip="0: the conditioning as it was.",
                 ),
-                io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.001,
-                               tooltip="Share of the sampling when it begins."),
-                io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.001,
-                               tooltip="Share of the sampling when it ends."),
-                io.ControlNet.Input("refiner", optional=True,
-                                    tooltip="From Load Structure Refiner."),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Share of the sampling when it begins.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Share of the sampling when it ends.",
+                ),
+                io.ControlNet.Input(
+                    "refiner", optional=True, tooltip="From Load Structure Refiner."
+                ),
                 io.Image.Input(POSE, optional=True, tooltip="The skeleton, from Draw Pose."),
                 io.Image.Input(DEPTH, optional=True, tooltip="A depth map, near is white."),
-                io.Image.Input(NORMAL, optional=True, tooltip="A map of surface normals, with the "
-                               "colours that the refiner or ControlNet learnt."),
+                io.Image.Input(
+                    NORMAL,
+                    optional=True,
+                    tooltip="A map of surface normals, with the "
+                    "colours that the refiner or ControlNet learnt.",
+                ),
                 io.Vae.Input("vae", optional=True, tooltip="For ControlNets that need one."),
                 *(_net_input(condition) for condition in CONDITIONS),
                 *(_share_input(condition) for condition in CONDITIONS),
@@ -80,16 +104,28 @@ class VitruvianApplyRefiner(io.ComfyNode):
                 io.Conditioning.Output("guided", "positive", tooltip="To the sampler."),
                 io.Conditioning.Output("guided_negative", "negative", tooltip="To the sampler."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, positive: Any, negative: Any, strength: float, start: float, end: float,
-        refiner: Any = None, pose: Tensor | None = None, depth: Tensor | None = None,
-        normal: Tensor | None = None, vae: Any = None, pose_control_net: Any = None,
-        depth_control_net: Any = None, normal_control_net: Any = None, pose_strength: float = 1.0,
-        depth_strength: float = 1.0, normal_strength: float = 1.0,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        positive: Any,
+        negative: Any,
+        strength: float,
+        start: float,
+        end: float,
+        refiner: Any = None,
+        pose: Tensor | None = None,
+        depth: Tensor | None = None,
+        normal: Tensor | None = None,
+        vae: Any = None,
+        pose_control_net: Any = None,
+        depth_control_net: Any = None,
+        normal_control_net: Any = None,
+        pose_strength: float = 1.0,
+        depth_strength: float = 1.0,
+        normal_strength: float = 1.0,
+    ) -> io.NodeOutput:
         pictures = {POSE: pose, DEPTH: depth, NORMAL: normal}
         with speaking_for("Apply Structure Refiner"):
             check_order(start, end)
@@ -106,17 +142,23 @@ class VitruvianApplyRefiner(io.ComfyNode):
 
 def _net_input(condition: str) -> io.Input:
     return io.ControlNet.Input(
-        f"{condition}_control_net", optional=True,
+        f"{condition}_control_net",
+        optional=True,
         tooltip=f"Any ControlNet for '{condition}', used when no refiner is connected.",
-    )  # fmt: skip
+    )
 
 
 def _share_input(condition: str) -> io.Input:
     return io.Float.Input(
-        f"{condition}_strength", optional=True, default=1.0, min=0.0, max=2.0, step=0.05,
+        f"{condition}_strength",
+        optional=True,
+        default=1.0,
+        min=0.0,
+        max=2.0,
+        step=0.05,
         tooltip=f"Times the strength: that of {condition}_control_net. A refiner has it from its "
         "training.",
-    )  # fmt: skip
+    )
 
 
 NODES: list[type[io.ComfyNode]] = [VitruvianRefinerLoader, VitruvianApplyRefiner]

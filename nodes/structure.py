@@ -28,7 +28,8 @@ class VitruvianStructureLoader(io.ComfyNode):
             "of.",
             inputs=[
                 io.Combo.Input(
-                    "file", options=weight_files("structure"),
+                    "file",
+                    options=weight_files("structure"),
                     tooltip="A file that Vitruvian's structure trainer wrote.",
                 )
             ],
@@ -37,7 +38,7 @@ class VitruvianStructureLoader(io.ComfyNode):
                     "model", tooltip="To a sampler, with a latent from Empty Structure Latent."
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -58,23 +59,28 @@ class VitruvianStructureFromCheckpoint(io.ComfyNode):
             "it has learnt depth and normals.",
             inputs=[
                 io.Combo.Input(
-                    "checkpoint", options=folder_paths.get_filename_list("checkpoints"),
+                    "checkpoint",
+                    options=folder_paths.get_filename_list("checkpoints"),
                     tooltip="Of the kind of SD1.5 or SD2; no inpainting model.",
                 ),
                 io.Combo.Input(
-                    "fusion", options=[*structure.FUSIONS], default=structure.MEAN,
+                    "fusion",
+                    options=[*structure.FUSIONS],
+                    default=structure.MEAN,
                     tooltip="How the three meet in the shared layers: their mean or sum, depth and "
                     "normals brought to the picture's statistics first; learnt: a layer that "
                     "starts as the mean; pair: the mean without normals; off: the picture's alone.",
                 ),
                 io.Combo.Input(
-                    "predicts", options=[NOISE, VELOCITY], default=NOISE,
+                    "predicts",
+                    options=[NOISE, VELOCITY],
+                    default=NOISE,
                     tooltip="What the checkpoint predicts: noise for SD1.5 and most of SD2, "
                     "velocity for SD2 at 768 pixels.",
                 ),
             ],
             outputs=[io.Model.Output("model", tooltip="To a sampler.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, checkpoint: str, fusion: str, predicts: str) -> io.NodeOutput:
@@ -121,22 +127,29 @@ class VitruvianStructurePose(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The checkpoint's."),
                 io.Image.Input("pose", tooltip="A pose picture, for example from Draw Pose."),
                 io.Int.Input(
-                    "original_width", optional=True, tooltip="How wide the picture "
+                    "original_width",
+                    optional=True,
+                    tooltip="How wide the picture "
                     "would have been before it was made smaller: larger means finer. 0: as it is.",
                     **side,
                 ),
                 io.Int.Input(
-                    "original_height", optional=True,
-                    tooltip="And how high. 0: as it is.", **side,
+                    "original_height",
+                    optional=True,
+                    tooltip="And how high. 0: as it is.",
+                    **side,
                 ),
                 io.Int.Input(
-                    "crop_left", optional=True,
+                    "crop_left",
+                    optional=True,
                     tooltip="How much would have been cut off on the left; 0 shows people whole.",
                     **side,
                 ),
                 io.Int.Input(
-                    "crop_top", optional=True,
-                    tooltip="How much would have been cut off at the top.", **side,
+                    "crop_top",
+                    optional=True,
+                    tooltip="How much would have been cut off at the top.",
+                    **side,
                 ),
             ],
             outputs=[
@@ -145,22 +158,31 @@ class VitruvianStructurePose(io.ComfyNode):
                     "posed_negative", "negative", tooltip="To the sampler's negative."
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, positive: Any, negative: Any, vae: Any, pose: torch.Tensor, original_width: int = 0,
-        original_height: int = 0, crop_left: int = 0, crop_top: int = 0,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        positive: Any,
+        negative: Any,
+        vae: Any,
+        pose: torch.Tensor,
+        original_width: int = 0,
+        original_height: int = 0,
+        crop_left: int = 0,
+        crop_top: int = 0,
+    ) -> io.NodeOutput:
         if vae is None:
             raise ValueError(
                 "Structure Pose: the checkpoint holds no VAE. Connect 'vae' from Load VAE."
             )
         sizes = {"width": original_width, "height": original_height}
         added = {
-            host.POSE: host.pose_latent(vae, pose), "crop_w": crop_left, "crop_h": crop_top,
+            host.POSE: host.pose_latent(vae, pose),
+            "crop_w": crop_left,
+            "crop_h": crop_top,
             **{name: size for name, size in sizes.items() if size},
-        }  # fmt: skip
+        }
         return io.NodeOutput(
             host.with_conditions(positive, added), host.with_conditions(negative, added)
         )
@@ -200,13 +222,14 @@ class VitruvianJoinStructure(io.ComfyNode):
             inputs=[
                 io.Latent.Input("rgb", tooltip="The picture, from VAE Encode."),
                 io.Latent.Input(
-                    "depth", tooltip="Its depth, near is white, from VAE Encode: Structure "
+                    "depth",
+                    tooltip="Its depth, near is white, from VAE Encode: Structure "
                     "Pictures turns another convention round.",
                 ),
                 io.Latent.Input("normal", tooltip="Its normals, x right, from VAE Encode."),
             ],
             outputs=[io.Latent.Output("latent", tooltip="To the sampler.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -229,24 +252,33 @@ class VitruvianStructurePictures(io.ComfyNode):
                 io.Image.Input("depth", tooltip="A depth picture."),
                 io.Image.Input("normal", tooltip="A normal picture."),
                 io.Combo.Input(
-                    "depth_from", options=[*structure.DEPTHS], default=structure.MIDAS,
+                    "depth_from",
+                    options=[*structure.DEPTHS],
+                    default=structure.MIDAS,
                     tooltip="How the depth comes; a structure model's near is white.",
                 ),
                 io.Combo.Input(
-                    "depth_to", options=[*structure.DEPTHS], default=structure.MIDAS,
+                    "depth_to",
+                    options=[*structure.DEPTHS],
+                    default=structure.MIDAS,
                     tooltip="How it leaves; MiDaS and depth ControlNets: near is white.",
                 ),
                 io.Combo.Input(
-                    "normal_from", options=[*structure.NORMALS], default=structure.RIGHT_UP,
+                    "normal_from",
+                    options=[*structure.NORMALS],
+                    default=structure.RIGHT_UP,
                     tooltip="What red means in the normals; a structure model's: right.",
                 ),
                 io.Combo.Input(
-                    "normal_to", options=[*structure.NORMALS], default=structure.BAE,
+                    "normal_to",
+                    options=[*structure.NORMALS],
+                    default=structure.BAE,
                     tooltip="How they leave: x left is BAE, for normal ControlNets; x right is "
                     "OpenGL, for relighting and 3D programs.",
                 ),
                 io.Boolean.Input(
-                    "stretch", default=False,
+                    "stretch",
+                    default=False,
                     tooltip="Spread each depth over the whole range from black to white.",
                 ),
             ],
@@ -256,13 +288,19 @@ class VitruvianStructurePictures(io.ComfyNode):
                     "normals", "normal", tooltip="To a normal ControlNet, Relight, or Save Image."
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, depth: torch.Tensor, normal: torch.Tensor, depth_from: str, depth_to: str,
-        normal_from: str, normal_to: str, stretch: bool,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        depth: torch.Tensor,
+        normal: torch.Tensor,
+        depth_from: str,
+        depth_to: str,
+        normal_from: str,
+        normal_to: str,
+        stretch: bool,
+    ) -> io.NodeOutput:
         return io.NodeOutput(
             host.depth_pictures(depth, depth_from, depth_to, stretch),
             host.normal_pictures(normal, normal_from, normal_to),
@@ -282,7 +320,9 @@ class VitruvianRelight(io.ComfyNode):
                 io.Image.Input("image", tooltip="The picture."),
                 io.Image.Input("normal", tooltip="Its normals."),
                 io.Combo.Input(
-                    "convention", options=[*structure.NORMALS], default=structure.RIGHT_UP,
+                    "convention",
+                    options=[*structure.NORMALS],
+                    default=structure.RIGHT_UP,
                     tooltip="What red means in the normals.",
                 ),
                 io.Float.Input("right", default=0.7, tooltip="How far right the lamp is.", **step),
@@ -291,18 +331,28 @@ class VitruvianRelight(io.ComfyNode):
                     "front", default=0.5, tooltip="How far before the picture the lamp is.", **step
                 ),
                 io.Float.Input(
-                    "ambient", default=0.35, min=0.0, max=1.0, step=0.05,
+                    "ambient",
+                    default=0.35,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
                     tooltip="Light that comes from everywhere. 1: the picture as it was.",
                 ),
             ],
             outputs=[io.Image.Output("relit", "image", tooltip="The picture under the lamp.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, normal: torch.Tensor, convention: str, right: float, up: float,
-        front: float, ambient: float,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        image: torch.Tensor,
+        normal: torch.Tensor,
+        convention: str,
+        right: float,
+        up: float,
+        front: float,
+        ambient: float,
+    ) -> io.NodeOutput:
         with speaking_for("Relight"):
             if not any((right, up, front)):
                 raise ValueError(
@@ -313,7 +363,12 @@ class VitruvianRelight(io.ComfyNode):
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianStructureLoader, VitruvianStructureFromCheckpoint, VitruvianEmptyStructureLatent,
-    VitruvianStructurePose, VitruvianSplitStructure, VitruvianJoinStructure,
-    VitruvianStructurePictures, VitruvianRelight,
-]  # fmt: skip
+    VitruvianStructureLoader,
+    VitruvianStructureFromCheckpoint,
+    VitruvianEmptyStructureLatent,
+    VitruvianStructurePose,
+    VitruvianSplitStructure,
+    VitruvianJoinStructure,
+    VitruvianStructurePictures,
+    VitruvianRelight,
+]

@@ -21,32 +21,44 @@ class VitruvianSaveStructureData(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of people."),
                 io.Image.Input(
-                    "depth", tooltip="The depth of every picture, in the same order, from black to "
+                    "depth",
+                    tooltip="The depth of every picture, in the same order, from black to "
                     "white; not coloured. Resized to the picture.",
                 ),
                 io.Image.Input(
-                    "normal", tooltip="The normals of every picture, in the same order. Resized to "
+                    "normal",
+                    tooltip="The normals of every picture, in the same order. Resized to "
                     "the picture.",
                 ),
                 io.Image.Input(
-                    "pose", tooltip="The pose of every picture, in the same order, from Draw Pose. "
+                    "pose",
+                    tooltip="The pose of every picture, in the same order, from Draw Pose. "
                     "Resized to the picture.",
                 ),
                 io.String.Input(
-                    "caption", multiline=True, default="", tooltip="What the pictures show, for "
+                    "caption",
+                    multiline=True,
+                    default="",
+                    tooltip="What the pictures show, for "
                     "all of them. Empty: write name.txt beside each picture yourself.",
                 ),
                 io.String.Input(
-                    "folder", default="structure_data", tooltip="Name of the folder in ComfyUI's "
+                    "folder",
+                    default="structure_data",
+                    tooltip="Name of the folder in ComfyUI's "
                     "output folder. Numbers go on after the pictures that are there.",
                 ),
                 io.Combo.Input(
-                    "depth_convention", options=[*structure.DEPTHS], default=structure.MIDAS,
+                    "depth_convention",
+                    options=[*structure.DEPTHS],
+                    default=structure.MIDAS,
                     tooltip="How the depth comes in; MiDaS, Depth Anything and MoGe: near is "
                     "white. It is saved so.",
                 ),
                 io.Combo.Input(
-                    "normal_convention", options=[*structure.NORMALS], default=structure.RIGHT_UP,
+                    "normal_convention",
+                    options=[*structure.NORMALS],
+                    default=structure.RIGHT_UP,
                     tooltip="What red means in the normals that come in. x right: OpenGL, as MoGe "
                     "makes them; x left: BAE. They are saved with x right.",
                 ),
@@ -57,13 +69,20 @@ class VitruvianSaveStructureData(io.ComfyNode):
                 )
             ],
             is_output_node=True,
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, images: torch.Tensor, depth: torch.Tensor, normal: torch.Tensor, pose: torch.Tensor,
-        caption: str, folder: str, depth_convention: str, normal_convention: str,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        images: torch.Tensor,
+        depth: torch.Tensor,
+        normal: torch.Tensor,
+        pose: torch.Tensor,
+        caption: str,
+        folder: str,
+        depth_convention: str,
+        normal_convention: str,
+    ) -> io.NodeOutput:
         maps = {"depth": depth, "normal": normal, "pose": pose}
         with speaking_for("Save Structure Data"):
             host.check_lengths(images, maps)

@@ -56,7 +56,7 @@ def server(tmp_path_factory):
     prepare_base(base)
     for photo in ("astronaut.png", "coffee.png"):
         shutil.copy(Path(skimage.__file__).parent / "data" / photo, base / "input")
-    for picture in (ROOT / "workflows" / "pictures").iterdir():
+    for picture in (ROOT / "workflows" / "images").iterdir():
         shutil.copy(picture, base / "input")
     with Server(Path(sys.executable), Path(HOST), base, "--cpu") as running:
         yield running
@@ -72,8 +72,8 @@ def api():
 def mini_weights():
     """Skips what needs the mini weights while they are not there."""
     for file in ("checkpoints/vitruvian_mini", "controlnet/vitruvian_mini_openpose"):
-        if not (ROOT / "mini" / "weights" / f"{file}.safetensors").exists():
-            pytest.skip(f"mini/weights/{file}.safetensors is not there yet")
+        if not (ROOT / "weights" / f"{file}.safetensors").exists():
+            pytest.skip(f"weights/{file}.safetensors is not there yet")
 
 
 def pytest_ignore_collect(collection_path, config):

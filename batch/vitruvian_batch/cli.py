@@ -51,32 +51,70 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("workflows", nargs="+", metavar="WORKFLOW", type=Path,
-        help="a saved workflow, or a folder of them")  # fmt: skip
+    add(
+        "workflows",
+        nargs="+",
+        metavar="WORKFLOW",
+        type=Path,
+        help="a saved workflow, or a folder of them",
+    )
     add("--table", metavar="FILE", type=Path, help="CSV or JSON lines; without it, one run of each")
-    add("--seed", metavar="N", type=int,
-        help="the first picture's seed, one more for each next; columns go before it")  # fmt: skip
-    add("--out", metavar="FOLDER", type=Path,
-        help="where pictures go (NAME-pictures, after the table or workflow)")  # fmt: skip
+    add(
+        "--seed",
+        metavar="N",
+        type=int,
+        help="the first picture's seed, one more for each next; columns go before it",
+    )
+    add(
+        "--out",
+        metavar="FOLDER",
+        type=Path,
+        help="where pictures go (NAME-pictures, after the table or workflow)",
+    )
     add("--manifest", metavar="FILE", type=Path, help="the diary (manifest.jsonl in --out)")
     add("--resume", action="store_true", help="go on with a batch: what is done is left out")
     add("--dry-run", action="store_true", help="check everything, show the rows, run nothing")
-    add("--retries", metavar="N", type=int, default=3,
-        help="tries for a row whose host went away (%(default)s)")  # fmt: skip
-    add("--timeout", metavar="S", type=float, default=300,
-        help="seconds to wait for a host that is away or starting (%(default)s)")  # fmt: skip
+    add(
+        "--retries",
+        metavar="N",
+        type=int,
+        default=3,
+        help="tries for a row whose host went away (%(default)s)",
+    )
+    add(
+        "--timeout",
+        metavar="S",
+        type=float,
+        default=300,
+        help="seconds to wait for a host that is away or starting (%(default)s)",
+    )
     add("--version", action="version", version=__version__)
     hosts = made.add_argument_group("hosts")
     add = hosts.add_argument
-    add("--host", metavar="URL", action="append", default=[],
-        help=f"a running ComfyUI; give it again for more ({HERE})")  # fmt: skip
+    add(
+        "--host",
+        metavar="URL",
+        action="append",
+        default=[],
+        help=f"a running ComfyUI; give it again for more ({HERE})",
+    )
     add("--comfyui", metavar="FOLDER", type=Path, help="start the ComfyUI in this folder instead")
     add("--hosts", metavar="N", type=int, help="how many of them, one for each graphics card")
     add("--python", metavar="FILE", type=Path, help="its Python, if not found beside it")
-    add("--host-options", metavar="TEXT", default="", type=shlex.split,
-        help="more of its command line: --host-options='--lowvram'")  # fmt: skip
-    add("--ray", metavar="ADDRESS", nargs="?", const="local",
-        help="hosts on a Ray cluster, or on Ray on this machine alone")  # fmt: skip
+    add(
+        "--host-options",
+        metavar="TEXT",
+        default="",
+        type=shlex.split,
+        help="more of its command line: --host-options='--lowvram'",
+    )
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        nargs="?",
+        const="local",
+        help="hosts on a Ray cluster, or on Ray on this machine alone",
+    )
     return made
 
 
@@ -233,9 +271,15 @@ def _run(
     tqdm.write(f"{len(planned)} rows, {ready} done before; pictures go to {out}")
     with tqdm(total=len(planned), initial=ready, unit="row", dynamic_ncols=True) as bar:
         run = Run(
-            left, workers, manifest, out, max(3, len(str(len(planned)))), options.retries,
-            options.timeout, functools.partial(_tell, bar),
-        )  # fmt: skip
+            left,
+            workers,
+            manifest,
+            out,
+            max(3, len(str(len(planned)))),
+            options.retries,
+            options.timeout,
+            functools.partial(_tell, bar),
+        )
         with _stops(run):
             for thread in run.start():
                 while thread.is_alive():

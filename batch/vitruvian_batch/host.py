@@ -176,9 +176,7 @@ class Host:
 
     def _ask(self, method: str, path: str, **more: Any) -> requests.Response:
         with _gone(self.url):
-            reply = self.session.request(
-                method, self.url + path, timeout=(CONNECT, ANSWER), **more
-            )
+            reply = self.session.request(method, self.url + path, timeout=(CONNECT, ANSWER), **more)
         if reply.status_code in OVERLOADED:
             raise HostGone(f"{self.url} answered {reply.status_code}: its host is away.")
         if path == "/view" and reply.status_code == 404:

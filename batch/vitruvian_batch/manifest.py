@@ -1,9 +1,9 @@
 """The batch's diary: JSON lines, each on the disk before the next step is taken.
 
-  {"batch": id, ...}                  the first line
-  {"event": "queued", "key", ...}     before a row is handed to a host
-  {"event": "done", ..., "files"}     when all its pictures lie in the folder
-  {"event": "failed", ..., "error"}   when the row failed ("again": it gets another try)
+{"batch": id, ...}                  the first line
+{"event": "queued", "key", ...}     before a row is handed to a host
+{"event": "done", ..., "files"}     when all its pictures lie in the folder
+{"event": "failed", ..., "error"}   when the row failed ("again": it gets another try)
 """
 
 import errno

@@ -203,6 +203,11 @@ class Run:
 def _about(job: Job, worker: Worker, prompt: str, start: float) -> dict[str, Any]:
     """What every line on a job begins with."""
     return {
-        "number": job.number, "row": job.where, "workflow": job.flow.name, "key": job.key,
-        "host": worker.name, "prompt_id": prompt, "start": round(start, 3),
-    }  # fmt: skip
+        "number": job.number,
+        "row": job.where,
+        "workflow": job.flow.name,
+        "key": job.key,
+        "host": worker.name,
+        "prompt_id": prompt,
+        "start": round(start, 3),
+    }

@@ -12,9 +12,14 @@ from .trouble import HostGone, Wrong
 
 KEEPER = Path(__file__).with_name("keeper.py")
 PYTHONS = (
-    ".venv/bin/python", "venv/bin/python", ".venv/Scripts/python.exe", "venv/Scripts/python.exe",
-    "../python_embeded/python.exe", "../.venv/bin/python", "../venv/bin/python",
-)  # fmt: skip
+    ".venv/bin/python",
+    "venv/bin/python",
+    ".venv/Scripts/python.exe",
+    "venv/Scripts/python.exe",
+    "../python_embeded/python.exe",
+    "../.venv/bin/python",
+    "../venv/bin/python",
+)
 
 
 def find_python(folder: Path) -> Path:
@@ -48,10 +53,17 @@ class Started(Host):
         self.seconds, self.log = seconds, work / f"host-{number}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.command = [
-            sys.executable, str(KEEPER), str(python or find_python(folder)),
-            str((folder / "main.py").resolve()), "--port", str(self.port),
-            "--disable-auto-launch", "--database-url", "sqlite:///:memory:", *options,
-        ]  # fmt: skip
+            sys.executable,
+            str(KEEPER),
+            str(python or find_python(folder)),
+            str((folder / "main.py").resolve()),
+            "--port",
+            str(self.port),
+            "--disable-auto-launch",
+            "--database-url",
+            "sqlite:///:memory:",
+            *options,
+        ]
         if of > 1:
             self.command += ["--temp-directory", str((work / f"host-{number}").resolve())]
 
@@ -60,9 +72,12 @@ class Started(Host):
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=log, stderr=log,
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,  # or Ctrl-C would end it before its row
-            )  # fmt: skip
+            )
         deadline = time.monotonic() + self.seconds
         while time.monotonic() < deadline and self.process.poll() is None:
             try:

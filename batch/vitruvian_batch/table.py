@@ -122,6 +122,4 @@ def _files(row: Row, name: str, folder: Path) -> list[str]:
 
 def _as_people_count(name: str) -> list[tuple[int, str]]:
     """2.png before 10.png."""
-    return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)
-    ]
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

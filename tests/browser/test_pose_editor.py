@@ -13,9 +13,13 @@ ELBOW, WRIST, SHOULDER = 3, 4, 2  # of the right arm, on the picture's left
 LEFT_WRIST = 7
 RENDERERS = ("classic", "new")
 NOT_OURS = (
-    "404", "Content Security Policy", "deprecated", "before initialization", "subgraphNavigation",
+    "404",
+    "Content Security Policy",
+    "deprecated",
+    "before initialization",
+    "subgraphNavigation",
     "graph that was never set up",
-)  # fmt: skip
+)
 
 NOTHING = {
     "id": "b7f35c0e-2b4e-4a55-8a50-6d1c3f0e9a11", "version": 0.4, "revision": 0,
@@ -256,8 +260,12 @@ def test_tools_and_keys(editor, page, tmp_path):
 def test_handles(editor):
     editor.use("mirror")
     (before,) = editor.people()
-    points = [before[key][i : i + 2] for key in before if key != "prompt"
-              for i in range(0, len(before[key]), 3)]  # fmt: skip
+    points = [
+        before[key][i : i + 2]
+        for key in before
+        if key != "prompt"
+        for i in range(0, len(before[key]), 3)
+    ]
     xs, ys = zip(*points, strict=True)
     px = 1 / editor.fitted()[2]  # pixels of the canvas in one px of the editor
     left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
@@ -358,8 +366,12 @@ def test_runs_from_the_front_end(editor, page, server, mini_weights, tmp_path):
         sampler.widgets.find(w => w.name === 'steps').value = 3
     }""")
     outputs = run(page, server)
-    (picture,) = [image for output in outputs.values() for image in output.get("images", ())
-                  if image["type"] == "output"]  # fmt: skip
+    (picture,) = [
+        image
+        for output in outputs.values()
+        for image in output.get("images", ())
+        if image["type"] == "output"
+    ]
     assert (server.base / "output" / picture["subfolder"] / picture["filename"]).exists()
     page.screenshot(path=tmp_path / "run.png")
 

@@ -4,9 +4,13 @@ import pytest
 import torch
 
 COMMON = {
-    "image_size": 32, "in_channels": 4, "model_channels": 32, "use_spatial_transformer": True,
-    "legacy": False, "dtype": torch.float32,
-}  # fmt: skip
+    "image_size": 32,
+    "in_channels": 4,
+    "model_channels": 32,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "dtype": torch.float32,
+}
 SD1 = {
     **COMMON, "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "context_dim": 48,
     "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1, "num_heads": 4,
@@ -14,9 +18,12 @@ SD1 = {
 }  # fmt: skip
 SD1_OUT = {"transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]}
 SD2 = {
-    **SD1, "context_dim": 64, "use_linear_in_transformer": True, "num_heads": -1,
+    **SD1,
+    "context_dim": 64,
+    "use_linear_in_transformer": True,
+    "num_heads": -1,
     "num_head_channels": 16,
-}  # fmt: skip
+}
 SDXL = {
     **SD2, "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4], "num_classes": "sequential",
     "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,

@@ -10,16 +10,16 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from vitruvian.host import appearance as host
-from vitruvian.host import hcp
+from vitruvian.host import human_prior
 from vitruvian.host.registration import register
-from vitruvian.models import parsing, pose
+from vitruvian.lab.training import convert, preview
+from vitruvian.lab.training.appearance_unet import AppearanceDenoiser, start_alignment
+from vitruvian.models import pose, semantic_map
 from vitruvian.models.appearance import Alignment, Sizes, Worn
 from vitruvian.models.compose import Instance
 from vitruvian.models.memory import Memory, Part
 from vitruvian.nodes import appearance as ours
 from vitruvian.nodes import compose as people
-from vitruvian.training import convert, preview
-from vitruvian.training.appearance_unet import AppearanceDenoiser, start_alignment
 
 import nodes as core
 
@@ -64,11 +64,13 @@ def parts_of(*classes, width=10, seed=0):
     for part in classes:
         feature = torch.nn.functional.normalize(torch.randn(width, generator=g), dim=0)
         none = torch.zeros(0)
-        made.append(Part(part, parsing.CLASSES[part], 1.0, feature, feature, none.long(), none))
+        made.append(
+            Part(part, semantic_map.CLASSES[part], 1.0, feature, feature, none.long(), none)
+        )
     return tuple(made)
 
 
-DRESSED = parts_of(parsing.TOP, parsing.PANTS)
+DRESSED = parts_of(semantic_map.TOP, semantic_map.PANTS)
 
 
 def a_map(batch=1, seed=0):
@@ -138,9 +140,11 @@ def test_equals_a_changed_unet_for_every_family(family, random_text):
         text, entry = (positive, negative)[kind][0]
         unet = changed if kind == 0 else base.diffusion_model
         noise = unet(
-            sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), text,
+            sampling.calculate_input(sigma, x),
+            sampling.timestep(sigma).float(),
+            text,
             y=base.encode_adm(device="cpu", **entry),
-        )  # fmt: skip
+        )
         expected = sampling.calculate_denoised(sigma, noise, x)
         assert float((denoised - expected[0]).norm() / (x - expected).norm()) < 1e-4
 
@@ -155,12 +159,14 @@ def test_nothing_to_do_is_the_base_bit_for_bit(loaded):
         (DRESSED, {"start": 0.3, "end": 0.4}),  # between the two steps
         (DRESSED, {"mask": torch.zeros(1, 64, 64)}),
     ):
-        assert torch.equal(sample(apply(model, appearance, parts, **changes), positive, negative),
-                           plain)  # fmt: skip
+        assert torch.equal(
+            sample(apply(model, appearance, parts, **changes), positive, negative), plain
+        )
     untrained = host.Appearance(start_alignment_of(model), "untrained")
     assert torch.equal(sample(apply(model, untrained), positive, negative), plain)
-    assert not torch.allclose(sample(apply(model, appearance), positive, negative), plain,
-                              atol=1e-2)  # fmt: skip
+    assert not torch.allclose(
+        sample(apply(model, appearance), positive, negative), plain, atol=1e-2
+    )
     assert torch.equal(sample(model, positive, negative), plain)  # the model itself is as it was
 
 
@@ -169,9 +175,15 @@ def start_alignment_of(model):
     return Alignment({0: host.channels_before(unet, 0)}, SIZES).requires_grad_(False).eval()
 
 
-@pytest.mark.parametrize("how", [
-    {"cfg": 1.0}, {"batch": 2}, {"size": (7, 11)}, {"sampler": "dpmpp_2m_sde"},
-])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"cfg": 1.0},
+        {"batch": 2},
+        {"size": (7, 11)},
+        {"sampler": "dpmpp_2m_sde"},
+    ],
+)
 def test_sizes_batches_and_samplers_repeat(loaded, how):
     made = apply(loaded[0], random_appearance(loaded[0]))
     positive, negative = encode(loaded[1], "a man"), encode(loaded[1], "")
@@ -193,9 +205,11 @@ def test_each_picture_of_a_batch_has_its_own_map(loaded):
         made = spying(apply(model, appearance, labels=labels), seen)
         core.common_ksampler(made, 7, 1, 4.0, "euler", "normal", positive, negative, latent)
         (out,) = [
-            out[k * 2 : k * 2 + 2] for *_, out, kinds in seen for k, kind in enumerate(kinds)
+            out[k * 2 : k * 2 + 2]
+            for *_, out, kinds in seen
+            for k, kind in enumerate(kinds)
             if kind == 0
-        ]  # fmt: skip
+        ]
         return out
 
     both, first, second = of(maps), of(maps[:1]), of(maps[1:])
@@ -215,9 +229,10 @@ def test_only_positive_rows_change_whatever_their_order(loaded, kinds):
     h = torch.randn(2, channels, 4, 4).repeat(len(kinds), 1, 1, 1)
     slot = patch.__closure__[[*patch.__code__.co_freevars].index("slot")].cell_contents
     options = {
-        slot: host.Plan((8, 8), 1.0, 0.0, {}), "block": ("output", place),
+        slot: host.Plan((8, 8), 1.0, 0.0, {}),
+        "block": ("output", place),
         "cond_or_uncond": list(kinds),
-    }  # fmt: skip
+    }
     skip = torch.randn(1)
     changed, same = patch(h, skip, options)
     assert same is skip
@@ -268,10 +283,13 @@ def test_two_people_and_another_packs_patch_chain(loaded):
     made = [
         sample(m, positive, negative)
         for m in (
-            apply(model, one), apply(model, other), apply(apply(model, one), other),
-            foreign(apply(model, one)), apply(foreign(model), one),
+            apply(model, one),
+            apply(model, other),
+            apply(apply(model, one), other),
+            foreign(apply(model, one)),
+            apply(foreign(model), one),
         )
-    ]  # fmt: skip
+    ]
     assert all(x.isfinite().all() for x in made)
     for a in range(5):
         for b in range(a):
@@ -308,20 +326,20 @@ def test_one_composed_person_is_that_person_alone(loaded, mode):
 def test_a_human_prior_stays_at_work_beside_it(loaded):
     model, clip, _ = loaded
     file = folder_paths.get_full_path("vitruvian", "vitruvian_mini_prior.safetensors")
-    prior = hcp.load(Path(file))
-    strengths = {stage: 1.0 for stage in hcp.STAGES}
-    settings = hcp.Settings(0.5, prior.mask, strengths, 0.0, 1.0)
-    positive, _ = hcp.encode(clip, "a man waving", (), ())
+    prior = human_prior.load(Path(file))
+    strengths = {stage: 1.0 for stage in human_prior.STAGES}
+    settings = human_prior.Settings(0.5, prior.mask, strengths, 0.0, 1.0)
+    positive, _ = human_prior.encode(clip, "a man waving", (), ())
     negative, appearance = encode(clip, ""), random_appearance(model)
     both = [
         sample(m, positive, negative)
         for m in (
-            apply(hcp.apply(model, prior, settings), appearance),
-            hcp.apply(apply(model, appearance), prior, settings),
+            apply(human_prior.apply(model, prior, settings), appearance),
+            human_prior.apply(apply(model, appearance), prior, settings),
         )
     ]
     assert torch.equal(*both)
-    for one in (apply(model, appearance), hcp.apply(model, prior, settings)):
+    for one in (apply(model, appearance), human_prior.apply(model, prior, settings)):
         assert not torch.allclose(both[0], sample(one, positive, negative), atol=1e-3)
 
 
@@ -329,12 +347,18 @@ def test_trainer_and_host_make_the_same_noise(loaded):
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     appearance = trained(start_alignment(whole.unet, SIZES))
     model, seen = loaded[0], []
-    sample(spying(apply(model, appearance), seen), encode(loaded[1], "a man"),
-           encode(loaded[1], ""), steps=1)  # fmt: skip
+    sample(
+        spying(apply(model, appearance), seen),
+        encode(loaded[1], "a man"),
+        encode(loaded[1], ""),
+        steps=1,
+    )
     ((x, sigma, denoised),) = [
-        (x[k : k + 1], t[k : k + 1], out[k : k + 1]) for x, t, out, kinds in seen
-        for k, kind in enumerate(kinds) if kind == 0
-    ]  # fmt: skip
+        (x[k : k + 1], t[k : k + 1], out[k : k + 1])
+        for x, t, out, kinds in seen
+        for k, kind in enumerate(kinds)
+        if kind == 0
+    ]
     sampling = model.model.model_sampling
     trainer = AppearanceDenoiser(whole.unet, whole.text_encoder, appearance.alignment)
     worn = host.worn_of(DRESSED, a_map(), SIZES.features)
@@ -351,7 +375,7 @@ def test_misuse_says_what_to_do(loaded):
     model, appearance = loaded[0], random_appearance(loaded[0])
     positive, negative = encode(loaded[1], "a man"), encode(loaded[1], "")
     with pytest.raises(ValueError, match="Apply Appearance: .* features, random was trained with"):
-        apply(model, appearance, parts_of(parsing.TOP, width=7))
+        apply(model, appearance, parts_of(semantic_map.TOP, width=7))
     with pytest.raises(ValueError, match="Apply Appearance: random was trained for another model"):
         apply(model, trained(Alignment({0: 32}, SIZES)))
     with pytest.raises(ValueError, match="no such block"):
@@ -368,7 +392,7 @@ def test_misuse_says_what_to_do(loaded):
 
 def test_parts_as_regions_show_words_and_what_was_retrieved(loaded):
     clip, labels = loaded[1], torch.zeros(1, 16, 16, dtype=torch.uint8)
-    labels[:, 4:8, 4:12] = parsing.TOP
+    labels[:, 4:8, 4:12] = semantic_map.TOP
     g = torch.Generator().manual_seed(0)
     memory = Memory({}, "none", torch.randn(10, 192, generator=g))
 
@@ -376,7 +400,7 @@ def test_parts_as_regions_show_words_and_what_was_retrieved(loaded):
         return ours.VitruvianPartsAsRegions.execute(parts, labels, clip, memory, tokens).result[0]
 
     (plain,), (shown,) = of(0), of(3)  # the map shows no trousers
-    assert torch.equal(plain.mask, (labels[0] == parsing.TOP).float()) and plain.person == 0
+    assert torch.equal(plain.mask, (labels[0] == semantic_map.TOP).float()) and plain.person == 0
     words, retrieved = plain.conditioning[0][0], shown.conditioning[0][0]
     assert torch.equal(words, encode(clip, "top")[0][0])
     differing = (words != retrieved).any(-1)[0].nonzero()[:, 0].tolist()
@@ -386,4 +410,4 @@ def test_parts_as_regions_show_words_and_what_was_retrieved(loaded):
     torch.testing.assert_close(back, DRESSED[0].feature, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(token.norm(), words[0, 2].norm())
     with pytest.raises(ValueError, match="Parts as Regions: none of the parts is on the map"):
-        of(3, parts_of(parsing.BAG))
+        of(3, parts_of(semantic_map.BAG))

@@ -11,14 +11,14 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from vitruvian.host import attention_maps as host
-from vitruvian.host import hcp
+from vitruvian.host import human_attention as host
+from vitruvian.host import human_prior
 from vitruvian.host.registration import register
 from vitruvian.models import attention_maps, compose
-from vitruvian.models import hcp as maths
+from vitruvian.models import human_prior as maths
 from vitruvian.nodes import compose as people
-from vitruvian.nodes.attention import VitruvianAttentionMaps
-from vitruvian.nodes.hcp import VitruvianHumanPrompt
+from vitruvian.nodes.human_attention import VitruvianAttentionMaps
+from vitruvian.nodes.human_prior import VitruvianHumanPrompt
 
 import nodes as core
 
@@ -56,23 +56,25 @@ def random_prior(model, seed=3):
     """A layer beside every cross-attention key."""
     g = torch.Generator().manual_seed(seed)
     layers = {}
-    for place, attention in hcp.cross_attentions(model.model.diffusion_model).items():
+    for place, attention in human_prior.cross_attentions(model.model.diffusion_model).items():
         inner, context = attention.to_k.weight.shape
         layer = maths.PriorLayer(context, inner, 8).requires_grad_(False)
         for p in layer.parameters():
             p.copy_(torch.randn(p.shape, generator=g) / max(1, p[0].numel()) ** 0.5)
         layers[place] = layer
-    return hcp.Prior(layers, 0.6, maths.BEFORE, "random")
+    return human_prior.Prior(layers, 0.6, maths.BEFORE, "random")
 
 
 def apply(model, prior, *, gamma=0.6, mask=maths.BEFORE, start=0.0, end=1.0, area=None):
-    return hcp.apply(model, prior, hcp.Settings(gamma, mask, STRENGTHS, start, end, area))
+    return human_prior.apply(
+        model, prior, human_prior.Settings(gamma, mask, STRENGTHS, start, end, area)
+    )
 
 
 def mark(conditioning):
     human = torch.zeros(conditioning[0][0].shape[1], dtype=torch.bool)
     human[list(HUMAN)] = True
-    return [[text, {**entry, hcp.HUMAN: human}] for text, entry in conditioning]
+    return [[text, {**entry, human_prior.HUMAN: human}] for text, entry in conditioning]
 
 
 def picture(*size, seed=2):
@@ -88,7 +90,7 @@ def explicit(unet, chain, human, seen):
     and leave the combined one in `seen`.
     """
     unet = copy.deepcopy(unet)
-    for place, attention in hcp.cross_attentions(unet).items():
+    for place, attention in human_prior.cross_attentions(unet).items():
 
         def forward(x, context=None, *_, own=attention, place=place, **__):
             q, k, v = own.to_q(x), own.to_k(context), own.to_v(context)
@@ -111,15 +113,19 @@ def expected(model, conditioning, samples, moment, chain=()):
     """Each word's map [words, h * w] at each cross-attention, by the explicit network."""
     base, seen = model.model, {}
     text, entry = conditioning[0]
-    unet = explicit(base.diffusion_model, chain, entry[hcp.HUMAN], seen)
+    unet = explicit(base.diffusion_model, chain, entry[human_prior.HUMAN], seen)
     sampling = base.model_sampling
     sigma = torch.tensor([sampling.percent_to_sigma(moment)])
     noise = torch.randn(samples[:1].shape, generator=torch.Generator().manual_seed(SEED))
     x = base.process_latent_in(samples[:1]) + sigma * noise
     unet(
-        sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), text,
-        y=base.encode_adm(device="cpu", **{k: v for k, v in entry.items() if k != hcp.HUMAN}),
-    )  # fmt: skip
+        sampling.calculate_input(sigma, x),
+        sampling.timestep(sigma).float(),
+        text,
+        y=base.encode_adm(
+            device="cpu", **{k: v for k, v in entry.items() if k != human_prior.HUMAN}
+        ),
+    )
     return {
         place: torch.stack([m.mean(0)[:, list(tokens)].sum(-1) for tokens in COLUMNS])
         for place, m in seen.items()
@@ -273,12 +279,19 @@ def test_what_is_recorded_can_be_learnt_from(family, random_text):
             denoise(x, sigmas[:1].expand(len(x)), **extra_args)
             return x
 
-        made.model_options["transformer_options"][hcp.RECORD] = record
+        made.model_options["transformer_options"][human_prior.RECORD] = record
         text, samples = mark(random_text(model, 1)), picture(8, 8).repeat(2, 1, 1, 1)
         comfy.sample.sample_custom(
-            made, samples, 1.0, comfy.samplers.KSAMPLER(once), torch.tensor([2.0, 0.0]), text, text,
-            samples, disable_pbar=True,
-        )  # fmt: skip
+            made,
+            samples,
+            1.0,
+            comfy.samplers.KSAMPLER(once),
+            torch.tensor([2.0, 0.0]),
+            text,
+            text,
+            samples,
+            disable_pbar=True,
+        )
     assert set(told) == set(prior.layers)
     assert all(learns for _, learns, _ in told.values())
     for (stage, *_), (share, _, sums) in told.items():
@@ -291,8 +304,10 @@ def test_what_is_recorded_can_be_learnt_from(family, random_text):
 def test_composed_people_leave_the_scene_its_maps(loaded, mode):
     """The scene's own stream is the one that is seen; the mode couple has none."""
     model, clip, net = loaded
-    scene, long = (VitruvianHumanPrompt.execute(clip, text, "", "").result[0]
-                   for text in ("a man in a park", "a woman waving, " * 40))  # fmt: skip
+    scene, long = (
+        VitruvianHumanPrompt.execute(clip, text, "", "").result[0]
+        for text in ("a man in a park", "a woman waving, " * 40)
+    )
     assert long[0][0].shape[1] > scene[0][0].shape[1]
     flat = [32.0, 32.0, 1.0] * 18
     frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
@@ -328,7 +343,9 @@ def test_the_node_shows_a_sheet_for_every_word(loaded, prompt):
     sheets, masks = chosen.result
     assert len(sheets) == 3 and masks.shape == (3, 50, 70)
     assert len(chosen.ui.as_dict()["images"]) == 3
-    columns = [attention_maps.find(word, prompt[0][1][hcp.WORDS]) for word in ("park", "man")]
+    columns = [
+        attention_maps.find(word, prompt[0][1][human_prior.WORDS]) for word in ("park", "man")
+    ]
     looks = host.look(made, prompt, picture(8, 12), [0.2, 0.9], SEED, columns, lambda count: None)
     wanted = attention_maps.masks(
         [attention_maps.average(each.with_priors.values()) for each in looks], 50, 70

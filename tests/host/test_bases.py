@@ -10,7 +10,7 @@ from comfy import clip_model, ops, sd1_clip
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from safetensors.torch import save_file
-from vitruvian.training import bases
+from vitruvian.lab.training import bases
 
 UNET = {
     "image_size": 32, "in_channels": 4, "model_channels": 32, "num_res_blocks": [2, 2, 2, 2],
@@ -50,9 +50,10 @@ def networks():
 def checkpoint(networks, tmp_path_factory):
     unet, clip, vae = networks
     parts = {
-        "model.diffusion_model.": unet, "cond_stage_model.transformer.text_model.": clip.text_model,
+        "model.diffusion_model.": unet,
+        "cond_stage_model.transformer.text_model.": clip.text_model,
         "first_stage_model.": vae,
-    }  # fmt: skip
+    }
     path = tmp_path_factory.mktemp("sd15") / "narrow.safetensors"
     save_file(
         {prefix + k: t for prefix, part in parts.items() for k, t in part.state_dict().items()},

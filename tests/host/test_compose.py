@@ -32,10 +32,25 @@ def inference():
 def figure(x, tall=0.8, y=0.1):
     """A standing person: 18 points on a 128 x 128 canvas, flat."""
     shape = [
-        (0, 0.08), (0, 0.2), (-0.1, 0.2), (-0.13, 0.36), (-0.13, 0.5), (0.1, 0.2), (0.13, 0.36),
-        (0.13, 0.5), (-0.06, 0.52), (-0.06, 0.75), (-0.06, 1), (0.06, 0.52), (0.06, 0.75),
-        (0.06, 1), (-0.02, 0.06), (0.02, 0.06), (-0.05, 0.07), (0.05, 0.07),
-    ]  # fmt: skip
+        (0, 0.08),
+        (0, 0.2),
+        (-0.1, 0.2),
+        (-0.13, 0.36),
+        (-0.13, 0.5),
+        (0.1, 0.2),
+        (0.13, 0.36),
+        (0.13, 0.5),
+        (-0.06, 0.52),
+        (-0.06, 0.75),
+        (-0.06, 1),
+        (0.06, 0.52),
+        (0.06, 0.75),
+        (0.06, 1),
+        (-0.02, 0.06),
+        (0.02, 0.06),
+        (-0.05, 0.07),
+        (0.05, 0.07),
+    ]
     points = [(x + tall * a * 0.7, y + tall * b, 1.0) for a, b in shape]
     return {"pose_keypoints_2d": [v for a, b, c in points for v in (a * SIZE, b * SIZE, c)]}
 
@@ -62,9 +77,14 @@ def composed(loaded, instances, keypoints, **changes):
     model, _, _, controlnet = loaded
     positive, negative = text(loaded, "two people, in a park"), text(loaded, "")
     return ours.VitruvianComposeInstances.execute(
-        model, changes.pop("positive", positive), changes.pop("negative", negative), instances,
-        keypoints, controlnet, **{**SETTINGS, **changes},
-    ).result  # fmt: skip
+        model,
+        changes.pop("positive", positive),
+        changes.pop("negative", negative),
+        instances,
+        keypoints,
+        controlnet,
+        **{**SETTINGS, **changes},
+    ).result
 
 
 def sample(model, positive, negative, *, steps=2, cfg=4.0, sampler="euler", batch=1, size=SIZE):

@@ -92,10 +92,21 @@ def test_equals_a_slow_loop_over_people(family, random_text, mode):
     prompts, negative = [random_text(model, k) for k in (1, 2)], random_text(model, 3)
     instances = tuple(compose.Instance(p, k) for k, p in enumerate(prompts, 1))
     composed, *conditionings = ours.VitruvianComposeInstances.execute(
-        model, random_text(model, 4), negative, instances, keypoints(), controlnet, mode=mode,
-        strength=1.0, harmony=0.0, dilation=0.06, start=0.0, end=1.0, background=ours.MEAN,
+        model,
+        random_text(model, 4),
+        negative,
+        instances,
+        keypoints(),
+        controlnet,
+        mode=mode,
+        strength=1.0,
+        harmony=0.0,
+        dilation=0.06,
+        start=0.0,
+        end=1.0,
+        background=ours.MEAN,
         shared_negative=False,
-    ).result  # fmt: skip
+    ).result
     seen = []
 
     def spy(executor, x, t, *args, **kwargs):
@@ -120,18 +131,27 @@ def test_equals_a_slow_loop_over_people(family, random_text, mode):
         0: [p[0] for p in prompts],  # cond_or_uncond calls positive 0
         1: [negative[0]] * 2,
     }
-    chunks = [(*chunk, kind) for x, t, out, kinds in seen
-              for *chunk, kind in zip(x, t, out, kinds, strict=True)]  # fmt: skip
+    chunks = [
+        (*chunk, kind)
+        for x, t, out, kinds in seen
+        for *chunk, kind in zip(x, t, out, kinds, strict=True)
+    ]
     assert sorted(kind for *_, kind in chunks) == [0, 1]
     for x, sigma, denoised, kind in chunks:
         x, sigma = x[None], sigma[None]
         texts = [text for text, _ in given[kind]]
         vectors = [base.encode_adm(device="cpu", **entry) for _, entry in given[kind]]
         predicted = slow(
-            mode, base.diffusion_model, controlnet.control_model,
-            sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), texts, vectors,
-            hints, shares,
-        )  # fmt: skip
+            mode,
+            base.diffusion_model,
+            controlnet.control_model,
+            sampling.calculate_input(sigma, x),
+            sampling.timestep(sigma).float(),
+            texts,
+            vectors,
+            hints,
+            shares,
+        )
         expected = sampling.calculate_denoised(sigma, predicted, x)
         error = (denoised - expected[0]).norm() / (x - expected).norm()
         assert float(error) < 1e-4
@@ -144,10 +164,21 @@ def test_couple_feels_every_text_and_pooled_text(family, random_text):
     def sample(prompts):
         instances = tuple(compose.Instance(p, k) for k, p in enumerate(prompts, 1))
         made = ours.VitruvianComposeInstances.execute(
-            model, random_text(model, 4), negative, instances, keypoints(), controlnet,
-            mode="couple", strength=1.0, harmony=0.0, dilation=0.06, start=0.0, end=1.0,
-            background=ours.SCENE, shared_negative=True,
-        ).result  # fmt: skip
+            model,
+            random_text(model, 4),
+            negative,
+            instances,
+            keypoints(),
+            controlnet,
+            mode="couple",
+            strength=1.0,
+            harmony=0.0,
+            dilation=0.06,
+            start=0.0,
+            end=1.0,
+            background=ours.SCENE,
+            shared_negative=True,
+        ).result
         latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
         return core.common_ksampler(made[0], 3, 1, 1.0, "euler", "normal", *made[1:], latent)[0][
             "samples"
@@ -167,7 +198,18 @@ def test_an_unknown_architecture_is_refused(family, random_text):
     text = random_text(model, 1)
     with pytest.raises(ValueError, match="Linear.*not a UNet"):
         ours.VitruvianComposeInstances.execute(
-            other, text, text, (compose.Instance(text, 1), compose.Instance(text, 2)), keypoints(),
-            controlnet, mode="exact", strength=1.0, harmony=0.5, dilation=0.06, start=0.0, end=1.0,
-            background=ours.MEAN, shared_negative=True,
-        )  # fmt: skip
+            other,
+            text,
+            text,
+            (compose.Instance(text, 1), compose.Instance(text, 2)),
+            keypoints(),
+            controlnet,
+            mode="exact",
+            strength=1.0,
+            harmony=0.5,
+            dilation=0.06,
+            start=0.0,
+            end=1.0,
+            background=ours.MEAN,
+            shared_negative=True,
+        )

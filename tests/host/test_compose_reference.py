@@ -36,9 +36,7 @@ def networks():
     )
 
 
-def epsilon(
-    networks, mode, x, shares, contexts, hints, strength=1.5, sigma=SIGMA, negative=None
-):  # fmt: skip
+def epsilon(networks, mode, x, shares, contexts, hints, strength=1.5, sigma=SIGMA, negative=None):
     """What the network predicts for x [B,4,h,w] as it sees it, one chunk, given shares."""
     model, controlnet = networks
     people = len(contexts)
@@ -46,29 +44,46 @@ def epsilon(
         people=tuple([c[None], {}] for c in contexts),
         masks=lambda width, height: torch.ones(people, height, width),
         hint=lambda person, width, height: hints[person],
-        order=(0,) * people, mode=mode, harmony=0.0, scene=False, shared_negative=False,
-        start=0.0, end=1.0,
-    )  # fmt: skip
+        order=(0,) * people,
+        mode=mode,
+        harmony=0.0,
+        scene=False,
+        shared_negative=False,
+        start=0.0,
+        end=1.0,
+    )
     control = host.ComposedControl(controlnet, composition, strength)
     control.pre_run(model.model, model.model.model_sampling.percent_to_sigma)
     plan = host.Plan(
-        composition, ("one",) * people, tuple(c[None] for c in contexts), (None,) * people, control,
+        composition,
+        ("one",) * people,
+        tuple(c[None] for c in contexts),
+        (None,) * people,
+        control,
         {"one": host.PEOPLE if negative is None else host.NEGATIVE},
-        shares, shares, -1.0, 1e9, -1.0,
-    )  # fmt: skip
+        shares,
+        shares,
+        -1.0,
+        1e9,
+        -1.0,
+    )
     composed = host.compose_model(model, composition)
     wrappers = composed.get_all_wrappers(WrappersMP.APPLY_MODEL)
     options = {
-        host.KEY: plan, "uuids": ["one"], "cond_or_uncond": [0],
+        host.KEY: plan,
+        "uuids": ["one"],
+        "cond_or_uncond": [0],
         "wrappers": {WrappersMP.APPLY_MODEL: {host.KEY: wrappers}},
-    }  # fmt: skip
+    }
     noisy = x * (1 + sigma**2) ** 0.5
     with torch.inference_mode():
         t = torch.full((len(x),), sigma)
         denoised = model.model.apply_model(
-            noisy, t, c_crossattn=contexts[:1] if negative is None else negative,
+            noisy,
+            t,
+            c_crossattn=contexts[:1] if negative is None else negative,
             transformer_options=options,
-        )  # fmt: skip
+        )
     return (noisy - denoised) / sigma
 
 
@@ -80,18 +95,27 @@ def distance(found, expected):
 @pytest.mark.parametrize("strength, suffix", [(1.5, ""), (1.0, ".s1")])
 def test_three_people(networks, numbers, mode, name, strength, suffix):
     found = epsilon(
-        networks, mode, numbers["in.x"], numbers["in.mask"], numbers["in.context_f16"].float(),
-        numbers["in.hint_u8"].movedim(1, -1) / 255, strength,
-    )  # fmt: skip
+        networks,
+        mode,
+        numbers["in.x"],
+        numbers["in.mask"],
+        numbers["in.context_f16"].float(),
+        numbers["in.hint_u8"].movedim(1, -1) / 255,
+        strength,
+    )
     assert distance(found, numbers[f"out.{name}{suffix}"]) < 1e-4
 
 
 @pytest.mark.parametrize("mode, name", [("exact", "h_control"), ("layers", "h_all")])
 def test_one_person_alone(networks, numbers, mode, name):
     found = epsilon(
-        networks, mode, numbers["in.x"], torch.ones(1, 1, 1, 16, 24),
-        numbers["in.context_f16"][:1].float(), numbers["in.hint_u8"][:1].movedim(1, -1) / 255,
-    )  # fmt: skip
+        networks,
+        mode,
+        numbers["in.x"],
+        torch.ones(1, 1, 1, 16, 24),
+        numbers["in.context_f16"][:1].float(),
+        numbers["in.hint_u8"][:1].movedim(1, -1) / 255,
+    )
     assert distance(found, numbers[f"out.{name}.n1"]) < 1e-4
 
 
@@ -99,10 +123,13 @@ def test_one_person_alone(networks, numbers, mode, name):
 def test_two_pictures_with_masks_of_their_own(networks, numbers, mode, name):
     for image, people in enumerate(([0, 1], [2, 0])):
         found = epsilon(
-            networks, mode, numbers["b2.x"][image : image + 1],
-            numbers["b2.mask"][:, image : image + 1], numbers["in.context_f16"][people].float(),
+            networks,
+            mode,
+            numbers["b2.x"][image : image + 1],
+            numbers["b2.mask"][:, image : image + 1],
+            numbers["in.context_f16"][people].float(),
             numbers["in.hint_u8"][people].movedim(1, -1) / 255,
-        )  # fmt: skip
+        )
         assert distance(found, numbers[f"b2.{name}"][image : image + 1]) < 1e-4
 
 
@@ -111,13 +138,15 @@ def test_a_trajectory(networks, numbers, step):
     alpha = float(numbers["traj.alphas_cumprod_f64"][step])
     shares = numbers["norm.hard" if step < 2 else "norm.harmony"]
     given = (
-        numbers["traj.x"][step], shares, numbers["in.context_f16"].float(),
-        numbers["in.hint_u8"].movedim(1, -1) / 255, 1.5, ((1 - alpha) / alpha) ** 0.5,
-    )  # fmt: skip
+        numbers["traj.x"][step],
+        shares,
+        numbers["in.context_f16"].float(),
+        numbers["in.hint_u8"].movedim(1, -1) / 255,
+        1.5,
+        ((1 - alpha) / alpha) ** 0.5,
+    )
     positive = epsilon(networks, "exact", *given)
-    negative = epsilon(
-        networks, "exact", *given, negative=numbers["in.neg_context_f16"].float()
-    )  # fmt: skip
+    negative = epsilon(networks, "exact", *given, negative=numbers["in.neg_context_f16"].float())
     assert distance(positive, numbers["traj.e_cond"][step]) < 1e-4
     assert distance(negative, numbers["traj.e_uncond"][step]) < 1e-4
 

@@ -7,10 +7,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from vitruvian.host import hand_generator as host
 from vitruvian.host.registration import register
+from vitruvian.lab.training import convert, hands, preview
 from vitruvian.models import pose, weights
 from vitruvian.models.hand_generator import HandGenerator, Loaded, heat_maps
 from vitruvian.nodes import hands as ours
-from vitruvian.training import convert, hands, preview
 
 import nodes as core
 
@@ -44,10 +44,13 @@ def frames():
     people = []
     for side in ("left", "right"):
         points = torch.cat((torch.rand(21, 2, generator=g) * SIZE, torch.ones(21, 1)), 1)
-        people.append({
-            "people": [{f"hand_{side}_keypoints_2d": points.flatten().tolist()}],
-            "canvas_width": SIZE, "canvas_height": SIZE,
-        })  # fmt: skip
+        people.append(
+            {
+                "people": [{f"hand_{side}_keypoints_2d": points.flatten().tolist()}],
+                "canvas_width": SIZE,
+                "canvas_height": SIZE,
+            }
+        )
     return people
 
 
@@ -99,7 +102,7 @@ def test_strength_0_is_the_model_as_it_was_and_masks_have_the_pictures_size(load
         def sample(model):
             return core.common_ksampler(
                 model, 1, 2, 4.0, "euler", "normal", words, nothing, latent
-            )[0]  # fmt: skip
+            )[0]
 
         (model,) = ours.VitruvianHandGenerator.execute(loaded[0], generator, frames(), 1.0).result
         (off,) = ours.VitruvianHandGenerator.execute(loaded[0], generator, frames(), 0.0).result
@@ -177,9 +180,11 @@ def test_equals_a_changed_network_for_every_family(family, random_text):
                 lambda _, __, h, kind=kind: h + hint if kind == 0 else h
             )
             noise = slow(
-                sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), text,
+                sampling.calculate_input(sigma, x),
+                sampling.timestep(sigma).float(),
+                text,
                 y=base.encode_adm(device="cpu", **entry),
-            )  # fmt: skip
+            )
             hook.remove()
             expected = sampling.calculate_denoised(sigma, noise, x)
             error = (denoised - expected[0]).norm() / (x - expected).norm()

@@ -3,7 +3,7 @@
 import comfy_extras.nodes_differential_diffusion as differential
 import pytest
 import torch
-from vitruvian.host import hands as host
+from vitruvian.host import mask_expansion as host
 from vitruvian.host.registration import register
 from vitruvian.models import pose
 from vitruvian.nodes import hands as ours
@@ -48,8 +48,15 @@ def sample(loaded, model, latent, sampler="euler", steps=4, **more):
 
 
 SAMPLERS = [
-    "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_sde", "uni_pc", "lcm", "dpm_adaptive", "heun",
-]  # fmt: skip
+    "euler",
+    "euler_ancestral",
+    "dpmpp_2m",
+    "dpmpp_sde",
+    "uni_pc",
+    "lcm",
+    "dpm_adaptive",
+    "heun",
+]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -65,8 +72,9 @@ def test_what_is_preserved_comes_back_exactly(loaded, sampler):
 def test_no_expansion_is_the_plain_noise_mask_bit_for_bit(loaded, sampler):
     latent, _ = preserved()
     plain = sample(loaded, loaded[0], latent, sampler)
-    assert torch.equal(sample(loaded, host.expand_mask(loaded[0], 0, 0.2, 0.8), latent, sampler),
-                       plain)  # fmt: skip
+    assert torch.equal(
+        sample(loaded, host.expand_mask(loaded[0], 0, 0.2, 0.8), latent, sampler), plain
+    )
     assert not torch.equal(
         sample(loaded, host.expand_mask(loaded[0], 3.0, 0.2, 0.8), latent, sampler), plain
     )
@@ -135,13 +143,18 @@ def waving(width=256, height=256):
     body = [(0.0, 0.0, 0.0)] * 18
     body[pose.R_WRIST] = (100.0, 122.0, 1.0)
     body[pose.L_WRIST] = (200.0, 122.0, 1.0)
-    return [{
-        "people": [{
-            "pose_keypoints_2d": [v for point in body for v in point],
-            "hand_right_keypoints_2d": [v for x, y in hand for v in (x, y, 1.0)],
-        }],
-        "canvas_width": width, "canvas_height": height,
-    }]  # fmt: skip
+    return [
+        {
+            "people": [
+                {
+                    "pose_keypoints_2d": [v for point in body for v in point],
+                    "hand_right_keypoints_2d": [v for x, y in hand for v in (x, y, 1.0)],
+                }
+            ],
+            "canvas_width": width,
+            "canvas_height": height,
+        }
+    ]
 
 
 def without_hands():
@@ -164,8 +177,10 @@ def test_cut_mask_place_and_paste_give_the_picture_back():
         images, masks, boxes, 0, 0, 0.1, picture
     ).result
     assert placed.shape == picture.shape and where.sum() > 200 and repaint.sum() > 200
-    assert torch.equal(placed[0][(where[0] == 0) & (repaint[0] == 0)],
-                       picture[0][(where[0] == 0) & (repaint[0] == 0)])  # fmt: skip
+    assert torch.equal(
+        placed[0][(where[0] == 0) & (repaint[0] == 0)],
+        picture[0][(where[0] == 0) & (repaint[0] == 0)],
+    )
     assert float((placed - picture).abs().mean()) < 0.02
     (pasted,) = ours.VitruvianPasteHands.execute(
         torch.zeros_like(picture), placed, where, 0, 0.0
@@ -195,9 +210,12 @@ def test_a_picture_without_hands_passes_through():
         images, masks, boxes, 0, 0, 0.0, picture
     ).result
     assert torch.equal(placed, picture) and where.sum() == repaint.sum() == 0
-    assert ours.VitruvianHandMasks.execute(
-        without_hands(), 0, 0, "both", 0.11, 0.2, ours.GO_ON
-    ).result[2] == 0  # fmt: skip
+    assert (
+        ours.VitruvianHandMasks.execute(
+            without_hands(), 0, 0, "both", 0.11, 0.2, ours.GO_ON
+        ).result[2]
+        == 0
+    )
 
 
 def test_nodes_say_what_to_mend():

@@ -5,21 +5,29 @@ import copy
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from vitruvian.host import hcp as host
+from vitruvian.host import human_prior as host
 from vitruvian.host.registration import register
-from vitruvian.models import compose, hcp, pose, weights
+from vitruvian.lab.training import convert, preview
+from vitruvian.lab.training import human_prior as training
+from vitruvian.lab.training.tokens import WordTokenizer, word_pieces
+from vitruvian.models import compose, human_prior, pose, weights
 from vitruvian.nodes import compose as people
-from vitruvian.nodes import hcp as ours
-from vitruvian.training import convert, preview
-from vitruvian.training import hcp as training
-from vitruvian.training.tokens import WordTokenizer, word_pieces
+from vitruvian.nodes import human_prior as ours
 
 import nodes as core
 
 register()
 CELLS = 8
-WHOLE = {"strength": 1.0, "gamma": 0.6, "mask_tokens": hcp.BEFORE, "start": 0.0, "end": 1.0,
-         "down": 1.0, "middle": 1.0, "up": 1.0}  # fmt: skip
+WHOLE = {
+    "strength": 1.0,
+    "gamma": 0.6,
+    "mask_tokens": human_prior.BEFORE,
+    "start": 0.0,
+    "end": 1.0,
+    "down": 1.0,
+    "middle": 1.0,
+    "up": 1.0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +52,11 @@ def random_prior(model, seed=3):
     layers = {}
     for place, attention in host.cross_attentions(model.model.diffusion_model).items():
         inner, context = attention.to_k.weight.shape
-        layer = hcp.PriorLayer(context, inner, 8).requires_grad_(False)
+        layer = human_prior.PriorLayer(context, inner, 8).requires_grad_(False)
         for p in layer.parameters():
             p.copy_(torch.randn(p.shape, generator=g) / max(1, p[0].numel()) ** 0.5)
         layers[place] = layer
-    return host.Prior(layers, 0.6, hcp.BEFORE, "random")
+    return host.Prior(layers, 0.6, human_prior.BEFORE, "random")
 
 
 def mark(conditioning, *positions):
@@ -82,9 +90,7 @@ def spying(model, seen):
 
 def positives(seen):
     """What the model made of positive chunks."""
-    return [
-        out for *_, outs, kinds in seen for out, k in zip(outs, kinds, strict=True) if k == 0
-    ]
+    return [out for *_, outs, kinds in seen for out, k in zip(outs, kinds, strict=True) if k == 0]
 
 
 def explicit(unet, prior, human, gamma, mask):
@@ -95,27 +101,25 @@ def explicit(unet, prior, human, gamma, mask):
         def forward(x, context=None, *_, own=attention, layer=prior.layers[place], **__):
             q, k, v = own.to_q(x), own.to_k(context), own.to_v(context)
             learnt = layer(context, k)
-            if mask == hcp.KEYS:
+            if mask == human_prior.KEYS:
                 learnt = learnt * human[:, None] + k * ~human[:, None]
-            both = hcp.combined_map(
-                hcp.attention_map(q, k, own.heads),
-                hcp.human_map(q, learnt, human[None], own.heads, mask),
+            both = human_prior.combined_map(
+                human_prior.attention_map(q, k, own.heads),
+                human_prior.human_map(q, learnt, human[None], own.heads, mask),
                 gamma,
             )
-            return own.to_out(hcp.read(both, v))
+            return own.to_out(human_prior.read(both, v))
 
         attention.forward = forward
     return unet
 
 
-@pytest.mark.parametrize("mask", hcp.MASKS)
+@pytest.mark.parametrize("mask", human_prior.MASKS)
 def test_equals_explicit_maps_for_every_family(family, random_text, mask):
     model, seen = family[0], []
     positive, negative = mark(random_text(model, 1), 2, 5), random_text(model, 2)
     prior, base = random_prior(model), model.model
-    sample(
-        spying(apply(model, prior, mask_tokens=mask), seen), positive, negative, steps=1
-    )
+    sample(spying(apply(model, prior, mask_tokens=mask), seen), positive, negative, steps=1)
     with_maps = explicit(base.diffusion_model, prior, positive[0][1][host.HUMAN], 0.6, mask)
     rows = [row for *parts, kinds in seen for row in zip(*parts, kinds, strict=True)]
     assert sorted(kind for *_, kind in rows) == [0, 1]
@@ -125,9 +129,11 @@ def test_equals_explicit_maps_for_every_family(family, random_text, mask):
         text, entry = (positive, negative)[kind][0]
         unet = with_maps if kind == 0 else base.diffusion_model
         noise = unet(
-            sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), text,
+            sampling.calculate_input(sigma, x),
+            sampling.timestep(sigma).float(),
+            text,
             y=base.encode_adm(device="cpu", **{k: v for k, v in entry.items() if k != host.HUMAN}),
-        )  # fmt: skip
+        )
         expected = sampling.calculate_denoised(sigma, noise, x)
         error = (denoised - expected[0]).norm() / (x - expected).norm()
         assert float(error) < 1e-4
@@ -139,18 +145,26 @@ def test_nothing_to_do_is_the_base_bit_for_bit(loaded):
     positive, nobody, negative = mark(words, 2), mark(words), mark(words)
     plain = sample(model, words, negative)
     for changes in (
-        {"strength": 0.0}, {"gamma": 1.0}, {"down": 0.0, "middle": 0.0, "up": 0.0},
+        {"strength": 0.0},
+        {"gamma": 1.0},
+        {"down": 0.0, "middle": 0.0, "up": 0.0},
         {"start": 0.3, "end": 0.4},  # between the two steps
-    ):  # fmt: skip
+    ):
         assert torch.equal(sample(apply(model, prior, **changes), positive, negative), plain)
     assert torch.equal(sample(apply(model, prior), nobody, negative), plain)
     assert not torch.allclose(sample(apply(model, prior), positive, negative), plain, atol=1e-2)
     assert torch.equal(sample(model, words, negative), plain)  # the model itself is as it was
 
 
-@pytest.mark.parametrize("how", [
-    {"cfg": 1.0}, {"batch": 2}, {"size": (7, 11)}, {"sampler": "dpmpp_2m_sde"},
-])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"cfg": 1.0},
+        {"batch": 2},
+        {"size": (7, 11)},
+        {"sampler": "dpmpp_2m_sde"},
+    ],
+)
 def test_sizes_batches_and_samplers_repeat(loaded, how):
     made = apply(loaded[0], random_prior(loaded[0]))
     words = core.CLIPTextEncode().encode(loaded[1], "a man waving")[0]
@@ -159,7 +173,7 @@ def test_sizes_batches_and_samplers_repeat(loaded, how):
     assert torch.equal(first, sample(made.clone(), mark(words, 2), mark(words), **how))
 
 
-@pytest.mark.parametrize("mask", hcp.MASKS)
+@pytest.mark.parametrize("mask", human_prior.MASKS)
 def test_two_positives_have_their_own_words_and_long_texts_repeat_nothing(loaded, mask):
     model, prior, seen = loaded[0], random_prior(loaded[0]), []
     encode = core.CLIPTextEncode().encode
@@ -190,8 +204,9 @@ def test_a_mask_says_where(loaded):
 
         def listen(n, extra):
             if (*extra["block"], extra["block_index"]) == first:
-                outs.append(n[extra["cond_or_uncond"].index(0)].view(
-                    *extra["activations_shape"][-2:], -1))  # fmt: skip
+                outs.append(
+                    n[extra["cond_or_uncond"].index(0)].view(*extra["activations_shape"][-2:], -1)
+                )
             return n
 
         model = model.clone()
@@ -263,10 +278,12 @@ def test_a_lora_before_or_behind_changes_both_maps(loaded):
     seen: list = []
     sample(spying(made[0], seen), positive, negative, steps=1)
     (found,) = positives(seen)
-    (x, sigma), = [
-        (x[None], t[None]) for xs, ts, _, kinds in seen
-        for x, t, kind in zip(xs, ts, kinds, strict=True) if kind == 0
-    ]  # fmt: skip
+    ((x, sigma),) = [
+        (x[None], t[None])
+        for xs, ts, _, kinds in seen
+        for x, t, kind in zip(xs, ts, kinds, strict=True)
+        if kind == 0
+    ]
     sampling = model.model.model_sampling
     noise = with_maps(
         sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), positive[0][0]
@@ -364,7 +381,7 @@ def test_embeddings_are_no_words(loaded):
 
         @staticmethod
         def tokenize(text):
-            (name, chunks), = clip.tokenize(text).items()
+            ((name, chunks),) = clip.tokenize(text).items()
             return {name: [[(torch.zeros(192), 1.0), *chunks[0][1:]]]}
 
         encode_from_tokens_scheduled = staticmethod(clip.encode_from_tokens_scheduled)
@@ -399,7 +416,7 @@ def test_beside_a_controlnet(loaded):
     made = sample(apply(model, prior), positive, negative, cfg=1.0)
     reference = model.clone()
     unet = explicit(
-        model.model.diffusion_model, prior, positive[0][1][host.HUMAN], 0.6, hcp.BEFORE
+        model.model.diffusion_model, prior, positive[0][1][host.HUMAN], 0.6, human_prior.BEFORE
     )
     reference.add_object_patch("diffusion_model", unet)
     torch.testing.assert_close(
@@ -408,7 +425,7 @@ def test_beside_a_controlnet(loaded):
     assert not torch.equal(made, sample(model, positive, negative, cfg=1.0))
 
 
-@pytest.mark.parametrize("mask", hcp.MASKS)
+@pytest.mark.parametrize("mask", human_prior.MASKS)
 def test_the_same_numbers_in_trainer_and_host(loaded, tmp_path, mask):
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     torch.manual_seed(5)
@@ -426,7 +443,7 @@ def test_the_same_numbers_in_trainer_and_host(loaded, tmp_path, mask):
     ids = tokenizer([text])
     human = training.human_of(word_pieces(tokenizer.words), ids)
     assert torch.equal(human[0], conditioning[0][1][host.HUMAN])
-    (x, sigma, found), = [
+    ((x, sigma, found),) = [
         (x[None], sigma[None], out[None])
         for xs, sigmas, outs, kinds in seen
         for x, sigma, out, kind in zip(xs, sigmas, outs, kinds, strict=True)
@@ -445,10 +462,10 @@ def test_a_file_gives_back_its_layers(loaded, tmp_path):
         for place, layer in prior.layers.items()
         for name, tensor in layer.state_dict().items()
     }
-    facts = {"method": "hcp", "version": 1, "base": "mini", "gamma": 0.7, "mask": hcp.AFTER}
+    facts = {"method": "hcp", "version": 1, "base": "mini", "gamma": 0.7, "mask": human_prior.AFTER}
     weights.save(tmp_path / "p.safetensors", tensors, facts)
     found = host.load(tmp_path / "p.safetensors")
-    assert (found.gamma, found.mask, found.name) == (0.7, hcp.AFTER, "p.safetensors")
+    assert (found.gamma, found.mask, found.name) == (0.7, human_prior.AFTER, "p.safetensors")
     for place, layer in prior.layers.items():
         for name, tensor in layer.state_dict().items():
             assert torch.equal(found.layers[place].state_dict()[name], tensor)

@@ -11,7 +11,7 @@ from vitruvian.host import part_features as host
 from vitruvian.host.registration import register
 from vitruvian.models import memory as core
 from vitruvian.models import weights
-from vitruvian.models.parsing import CLASSES, FOOTWEAR, HAIR, PANTS, TOP
+from vitruvian.models.semantic_map import CLASSES, FOOTWEAR, HAIR, PANTS, TOP
 from vitruvian.nodes import memory as ours
 
 import nodes as core_nodes
@@ -24,8 +24,15 @@ CONFIG = {
     "num_hidden_layers": 3, "patch_size": 8, "projection_dim": D,
     "layer_norm_eps": 1e-5, "attention_dropout": 0.0,
 }  # fmt: skip
-ASKED = {"template": "{phrase}", "top_k": 4, "temperature": 0.05, "blend": 0.0,
-         "unknown": ours.TO_PROMPT, "unmentioned": ours.TO_PROMPT, "seed": 0}  # fmt: skip
+ASKED = {
+    "template": "{phrase}",
+    "top_k": 4,
+    "temperature": 0.05,
+    "blend": 0.0,
+    "unknown": ours.TO_PROMPT,
+    "unmentioned": ours.TO_PROMPT,
+    "seed": 0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +56,9 @@ def reference(seed=0, **changes):
 
 def vision_file(path, seed=0, projection=True, **changes):
     """One of our own, whole."""
-    tensors = {k: v for k, v in reference(seed, **changes).state_dict().items()
-               if "position_ids" not in k}  # fmt: skip
+    tensors = {
+        k: v for k, v in reference(seed, **changes).state_dict().items() if "position_ids" not in k
+    }
     if projection:
         g = torch.Generator().manual_seed(seed + 100)
         tensors[host.PROJECTION] = torch.randn(D, TEXT, generator=g)
@@ -91,9 +99,7 @@ def build(vision, seed=1, memory=None, **changes):
 
 
 def ask(memory, clip, text, map=None, **changes):
-    made = ours.VitruvianRetrieveParts.execute(
-        memory, clip, text, **{**ASKED, **changes}, map=map
-    )
+    made = ours.VitruvianRetrieveParts.execute(memory, clip, text, **{**ASKED, **changes}, map=map)
     return made.result
 
 
@@ -425,8 +431,12 @@ def test_the_hosts_clips_project_or_the_memory_does(family):
         "SD2": (sd2.SD2Tokenizer, sd2.SD2ClipModel, "clip_h"),
         "SDXL": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel, "clip_g"),
     }[family]
-    small = {"num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 8,
-             "hidden_size": 16}  # fmt: skip
+    small = {
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "hidden_size": 16,
+    }
     options = {f"clip_{name}_model_config": small for name in "lgh"}
     clip = comfy.sd.CLIP(
         comfy.supported_models_base.ClipTarget(tokenizer, kind), model_options=options
@@ -449,9 +459,7 @@ def test_the_hosts_clips_project_or_the_memory_does(family):
             host.encode_phrases(clip, ["a (red) top"], bare)
     tokens = clip.tokenize(r"a \(red\) top")
     pooled = clip.encode_from_tokens(tokens, return_pooled="unprojected")[1].float()
-    torch.testing.assert_close(
-        made, normalize(pooled @ matrix.mT, dim=-1), atol=1e-5, rtol=1e-3
-    )
+    torch.testing.assert_close(made, normalize(pooled @ matrix.mT, dim=-1), atol=1e-5, rtol=1e-3)
 
 
 # photographs
@@ -493,8 +501,9 @@ def test_what_does_not_fit_is_said_of_photographs(vision, tmp_path):
     other = host.load_vision(vision_file(tmp_path / "other.safetensors", seed=1))
     with pytest.raises(ValueError, match="Appearance from Picture: the memory was made with"):
         take(pictures, maps, other, "", *rest, build(vision))
-    wide = host.load_vision(vision_file(tmp_path / "wide.safetensors", projection_dim=16,
-                                        projection=False))  # fmt: skip
+    wide = host.load_vision(
+        vision_file(tmp_path / "wide.safetensors", projection_dim=16, projection=False)
+    )
     parts = [take(pictures, maps, v, "", *rest)[0] for v in (vision, wide)]
     with pytest.raises(ValueError, match="Merge Appearance: .* of 16 and of 24 numbers"):
         ours.VitruvianMergeParts.execute(*parts)

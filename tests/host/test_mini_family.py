@@ -12,9 +12,9 @@ import diffusers
 import pytest
 import torch
 from vitruvian.host.mini_family import VitruvianMini, register_family
-from vitruvian.mini import captions
+from vitruvian.lab.training import convert, networks, preview, tokens
+from vitruvian.lab.world import captions
 from vitruvian.models import mini
-from vitruvian.training import convert, networks, preview, tokens
 
 import nodes
 

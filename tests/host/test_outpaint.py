@@ -3,9 +3,9 @@
 import pytest
 import torch
 from vitruvian.host.registration import register
+from vitruvian.lab.training import convert, hands, preview
 from vitruvian.models.hands import body_hint
 from vitruvian.nodes import hands as ours
-from vitruvian.training import convert, hands, preview
 
 import nodes as core
 
@@ -85,9 +85,15 @@ def test_the_same_picture_as_the_trainers_preview(loaded, untrained, tmp_path):
     )
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
     blind = ours.VitruvianOutpaintBody.execute(
-        *conditionings(loaded), in_host(untrained, tmp_path), skeleton, seen, 0 * mask, 1.0, 0.0,
+        *conditionings(loaded),
+        in_host(untrained, tmp_path),
+        skeleton,
+        seen,
+        0 * mask,
         1.0,
-    ).result  # fmt: skip
+        0.0,
+        1.0,
+    ).result
     assert not torch.allclose(sample(loaded, blind), found, atol=1e-2)
 
 

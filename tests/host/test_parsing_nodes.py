@@ -3,9 +3,9 @@
 import pytest
 import torch
 from vitruvian.host.registration import register
-from vitruvian.models import parsing
-from vitruvian.models.parsing import CLASSES
-from vitruvian.nodes import parsing as nodes
+from vitruvian.models import semantic_map
+from vitruvian.models.semantic_map import CLASSES
+from vitruvian.nodes import semantic_map as nodes
 
 register()
 
@@ -61,7 +61,7 @@ def test_schemas_explain_everything():
 def test_defaults_and_options_are_what_execute_takes():
     options = {i.id: i for i in nodes.VitruvianMapFromPose.define_schema().inputs}
     assert {name: i.default for name, i in options.items() if name in POSE} == POSE
-    assert options["upper"].options == list(parsing.UPPERS)
+    assert options["upper"].options == list(semantic_map.UPPERS)
     options = {i.id: i for i in nodes.VitruvianMapMask.define_schema().inputs}
     assert options["part"].options[3:] == list(CLASSES)
 
@@ -74,7 +74,10 @@ def test_a_shown_map_is_read_back():
     shown, colours = run(nodes.VitruvianMapShow, map=made)
     assert shown.shape[1] == 512 and shown.shape[2] > 512 and colours.shape == (1, 512, 512, 3)
     read = run(nodes.VitruvianMapFromColours, image=colours, **COLOURS)[0]
-    assert torch.equal(read, made) and {*made.unique().tolist()} >= {parsing.HEADWEAR, parsing.TOP}
+    assert torch.equal(read, made) and {*made.unique().tolist()} >= {
+        semantic_map.HEADWEAR,
+        semantic_map.TOP,
+    }
     ui = nodes.VitruvianMapShow.execute(map=made).ui.as_dict()
     assert len(ui["images"]) == 1
 
@@ -86,7 +89,7 @@ def test_other_palettes():
     own = {**COLOURS, "palette": nodes.OWN, "colours": "hair: #ff0000"}
     image = torch.tensor([[[1.0, 0, 0], [0, 0, 0]]])[None]
     assert run(nodes.VitruvianMapFromColours, image=image, **own)[0].tolist() == [
-        [[parsing.HAIR, 0]]
+        [[semantic_map.HAIR, 0]]
     ]
 
 
@@ -113,15 +116,16 @@ def test_parts_are_chained():
     first = run(add, mask=left, part="pants")[0]
     second = run(add, mask=top, part="wrist wearing", map=first)[0]
     assert first.shape == second.shape == (2, 6, 8) and first.dtype == torch.uint8
-    assert (second[:, :2] == parsing.WRIST).all() and torch.equal(second[:, 2:], first[:, 2:])
-    assert (first[..., :4] == parsing.PANTS).all() and not first[..., 4:].any()
+    assert (second[:, :2] == semantic_map.WRIST).all() and torch.equal(second[:, 2:], first[:, 2:])
+    assert (first[..., :4] == semantic_map.PANTS).all() and not first[..., 4:].any()
     assert run(add, mask=left[0], part="top")[0].shape == (1, 6, 8)
     with pytest.raises(ValueError, match="Add Part to Map: .*'map' and 'mask'.*8 x 6 .*9 x 6"):
         run(add, mask=torch.ones(1, 6, 9), part="top", map=first)
 
 
-@pytest.mark.parametrize("asked, size", [((0, 0), (512, 512)), ((96, 0), (96, 96)),
-                                         ((60, 77), (60, 77))])  # fmt: skip
+@pytest.mark.parametrize(
+    "asked, size", [((0, 0), (512, 512)), ((96, 0), (96, 96)), ((60, 77), (60, 77))]
+)
 def test_sizes_of_maps_from_poses(asked, size):
     made = from_pose(frame(0), frame(60), width=asked[0], height=asked[1])
     assert made.shape == (2, size[1], size[0]) and made.dtype == torch.uint8
@@ -131,7 +135,7 @@ def test_two_outfits_over_one_another():
     one, other = frame(-120), frame(120)
     first = from_pose(one, upper="dress")
     both = from_pose(other, upper="outer", map=first)[0]
-    assert both[200, 136] == parsing.DRESS and both[200, 376] == parsing.OUTER
+    assert both[200, 136] == semantic_map.DRESS and both[200, 376] == semantic_map.OUTER
     with pytest.raises(ValueError, match="from Pose: .*'map' and 'pose'.*512 x 512.*256 x 256"):
         from_pose(other, width=256, map=first)
 
@@ -150,19 +154,19 @@ def test_poses_that_can_not_be_drawn():
 def test_masks_of_parts():
     made = from_pose(frame(0))
     for part, expected in (
-        ("hair", made == parsing.HAIR),
+        ("hair", made == semantic_map.HAIR),
         (nodes.PERSON, made > 0),
-        (nodes.ALL_CLOTHING, torch.isin(made, torch.tensor(parsing.CLOTHING))),
+        (nodes.ALL_CLOTHING, torch.isin(made, torch.tensor(semantic_map.CLOTHING))),
         ("background", made == 0),
     ):
         mask = run(nodes.VitruvianMapMask, map=made, **{**MASK, "part": part})[0]
         assert torch.equal(mask, expected.float()) and mask.any()
     listed = {**MASK, "part": nodes.LISTED, "more": "Hair, face,"}
     mask = run(nodes.VitruvianMapMask, map=made, **listed)[0]
-    assert torch.equal(mask > 0, (made == parsing.HAIR) | (made == parsing.FACE))
+    assert torch.equal(mask > 0, (made == semantic_map.HAIR) | (made == semantic_map.FACE))
     more = run(nodes.VitruvianMapMask, map=made, **{**MASK, "more": "hair"})[0]
     clothes = run(nodes.VitruvianMapMask, map=made, **MASK)[0]
-    assert torch.equal(more > 0, (clothes > 0) | (made == parsing.HAIR))
+    assert torch.equal(more > 0, (clothes > 0) | (made == semantic_map.HAIR))
     wide, narrow = (
         run(nodes.VitruvianMapMask, map=made, **{**MASK, "grow": grow})[0] for grow in (4, -4)
     )

@@ -69,7 +69,7 @@ def test_prompts_reach_the_right_person():
             return [[text, {}]]
 
     *_, prompts = run().result
-    chain, = VitruvianInstancesFromText.execute(
+    (chain,) = VitruvianInstancesFromText.execute(
         clip=Clip(), people=prompts, setting="in a park", quality=""
     ).result
     told = {instance.person: instance.conditioning[0][0] for instance in chain}
@@ -119,10 +119,12 @@ def test_a_background_goes_to_the_widget_alone():
         ({"people": "{"}, "Pose Editor: the input 'people' is not JSON"),
         ({"people": '{"people": 3}'}, "Pose Editor: the input 'people' can not be used"),
         ({"pose": "text"}, "Pose Editor: the input 'pose' can not be used: a pose is a list"),
-        ({"people": "", "pose": [{"canvas_width": 9, "canvas_height": 9, "people": []}]},
-         "Pose Editor: nobody is there: add a person in the editor, or connect"),
+        (
+            {"people": "", "pose": [{"canvas_width": 9, "canvas_height": 9, "people": []}]},
+            "Pose Editor: nobody is there: add a person in the editor, or connect",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_inputs_are_refused(inputs, message):
     with pytest.raises(ValueError, match=message):
         run(**inputs)

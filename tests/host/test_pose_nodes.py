@@ -42,9 +42,18 @@ def noses(poses):
 
 def test_schemas_explain_everything():
     ids = [node.GET_SCHEMA().node_id for node in nodes.NODES]
-    assert ids == [f"Vitruvian{n}" for n in (
-        "DetectPose", "LoadPose", "SavePose", "DrawPose", "PersonMasks", "PickPeople", "MergePeople"
-    )]  # fmt: skip
+    assert ids == [
+        f"Vitruvian{n}"
+        for n in (
+            "DetectPose",
+            "LoadPose",
+            "SavePose",
+            "DrawPose",
+            "PersonMasks",
+            "PickPeople",
+            "MergePeople",
+        )
+    ]
     for node in nodes.NODES:
         schema = node.GET_SCHEMA()
         assert schema.description and schema.category.startswith("Vitruvian/")
@@ -115,10 +124,16 @@ def test_load_pose_offers_examples():
 @pytest.mark.parametrize(
     "file",
     [
-        "none.json", "../secret.json", "/etc/passwd", "", None, "../../x.json [output]", ".",
+        "none.json",
+        "../secret.json",
+        "/etc/passwd",
+        "",
+        None,
+        "../../x.json [output]",
+        ".",
         "../api/two_people.json [example]",
     ],
-)  # fmt: skip
+)
 def test_files_not_there_or_outside_are_refused(file):
     assert "no such .json file" in nodes.LoadPose.validate_inputs(file)
     with pytest.raises(ValueError, match="Load Pose: the input 'file'"):
@@ -142,8 +157,13 @@ def test_nobody_is_not_saved(tmp_path):
 # draw, mask, pick, merge
 
 DRAW = {
-    "width": 0, "height": 0, "hands": True, "face": True, "line_width": 0, "min_confidence": 0.3
-}  # fmt: skip
+    "width": 0,
+    "height": 0,
+    "hands": True,
+    "face": True,
+    "line_width": 0,
+    "min_confidence": 0.3,
+}
 MASK = {"width": 0, "height": 0, "dilation": 0.03, "feather": 0.01, "min_confidence": 0.3}
 
 
@@ -225,9 +245,16 @@ def sdpose_draw(sdpose, poses):
     node = asyncio.run(sdpose.comfy_entrypoint())
     assert sdpose.SDPoseDrawKeypoints in asyncio.run(node.get_node_list())
     return sdpose.SDPoseDrawKeypoints.execute(
-        poses, draw_body=True, draw_hands=True, draw_face=True, draw_feet=True, stick_width=4,
-        face_point_size=3, score_threshold=0.3, draw_head=True,
-    ).args[0]  # fmt: skip
+        poses,
+        draw_body=True,
+        draw_hands=True,
+        draw_face=True,
+        draw_feet=True,
+        stick_width=4,
+        face_point_size=3,
+        score_threshold=0.3,
+        draw_head=True,
+    ).args[0]
 
 
 def test_sdpose_draws_our_poses(sdpose):

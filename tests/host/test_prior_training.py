@@ -4,19 +4,28 @@ import comfy.model_management
 import folder_paths
 import pytest
 import torch
-from vitruvian.host import hcp as host
-from vitruvian.host import prior_training as training
+from vitruvian.host import human_prior as host
+from vitruvian.host import human_prior_training as training
 from vitruvian.host.registration import register
-from vitruvian.models import hcp, loss_curve
-from vitruvian.nodes import hcp as ours
-from vitruvian.nodes import training as nodes
+from vitruvian.models import human_prior, loss_curve
+from vitruvian.nodes import human_prior as ours
+from vitruvian.nodes import human_prior_training as nodes
 
 import nodes as core
 
 register()
-CHOICE = {"steps": 2, "batch_size": 2, "learning_rate": 1e-2, "hidden": 4, "gamma": 0.0,
-          "mask_tokens": hcp.KEYS, "alignment": 0.1, "seed": 3, "keep_as": "kept",
-          "encoder": nodes.DRAWN}  # fmt: skip
+CHOICE = {
+    "steps": 2,
+    "batch_size": 2,
+    "learning_rate": 1e-2,
+    "hidden": 4,
+    "gamma": 0.0,
+    "mask_tokens": human_prior.KEYS,
+    "alignment": 0.1,
+    "seed": 3,
+    "keep_as": "kept",
+    "encoder": nodes.DRAWN,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +57,24 @@ def latents(count, size=(6, 8)):
     return [{"samples": torch.randn(count, 4, *size, generator=g)}]
 
 
-def train(loaded, *, prompts=("a man waving", "a woman jumping"), pictures=None, poses=None,
-          start=None, **changes):  # fmt: skip
+def train(
+    loaded,
+    *,
+    prompts=("a man waving", "a woman jumping"),
+    pictures=None,
+    poses=None,
+    start=None,
+    **changes,
+):
     choice = {key: [value] for key, value in {**CHOICE, **changes}.items()}
     return nodes.VitruvianTrainHumanPrior.execute(
-        [loaded[0]], pictures or latents(2), texts(loaded[1], *prompts), pose_images=poses,
-        start=start, **choice,
-    ).result  # fmt: skip
+        [loaded[0]],
+        pictures or latents(2),
+        texts(loaded[1], *prompts),
+        pose_images=poses,
+        start=start,
+        **choice,
+    ).result
 
 
 def picture_of(model, conditioning):
@@ -94,7 +114,7 @@ def test_works_for_every_family(family, random_text):
         for seed in (1, 2)
         for text, entry in random_text(model, seed)
     ]
-    course = training.Course(1, 2, 1e-3, 4, 0.5, hcp.BEFORE, 0.1, 0)
+    course = training.Course(1, 2, 1e-3, 4, 0.5, human_prior.BEFORE, 0.1, 0)
     lessons = training.Lessons(torch.randn(2, 4, 8, 8), entries, [torch.rand(2, 3, 8, 8)])
     losses = []
     prior = training.train(model, lessons, course, None, lambda loss, _: losses.append(loss))
@@ -107,7 +127,7 @@ def test_learns_to_denoise_what_it_is_shown(loaded):
     """Against the same losses at a rate that moves nothing."""
 
     def losses(rate):
-        course = training.Course(12, 2, rate, 8, 0.0, hcp.KEYS, 0.0, 1)
+        course = training.Course(12, 2, rate, 8, 0.0, human_prior.KEYS, 0.0, 1)
         (entry,) = texts(loaded[1], "a man waving")[0]
         seen = []
         lessons = training.Lessons(latents(1)[0]["samples"] * 0.2, [entry], [])
@@ -124,7 +144,7 @@ def test_alignment_brings_the_maps_to_the_pose(loaded):
         (entry,) = texts(loaded[1], "a man waving")[0]
         pose = torch.zeros(1, 3, 6, 8)
         pose[..., 3:5] = 1
-        course = training.Course(12, 1, rate, 8, 0.0, hcp.AFTER, 100.0, 1)
+        course = training.Course(12, 1, rate, 8, 0.0, human_prior.AFTER, 100.0, 1)
         seen = []
         lessons = training.Lessons(latents(1)[0]["samples"], [entry], [pose])
         training.train(loaded[0], lessons, course, None, lambda loss, _: seen.append(loss))
@@ -152,7 +172,7 @@ def test_goes_on_from_a_prior_and_a_saved_file_is_the_same(loaded, folder):
     assert save(prior, loaded[0], "my/prior").result == ("my_prior.safetensors",)
     assert save(again, loaded[0], "my/prior").result == ("my_prior_2.safetensors",)
     found = host.load(folder / "my_prior.safetensors")
-    assert (found.gamma, found.mask) == (0.0, hcp.KEYS)
+    assert (found.gamma, found.mask) == (0.0, human_prior.KEYS)
     for place, layer in prior.layers.items():
         assert torch.equal(found.layers[place].net[0].weight, layer.net[0].weight.half().float())
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from vitruvian.host import refiner as host
 from vitruvian.host.registration import register
+from vitruvian.lab.training import convert, preview
+from vitruvian.lab.training import refiner as training
 from vitruvian.models import refiner, weights
 from vitruvian.models.refiner import CONDITIONS, SummedEmbedders
 from vitruvian.nodes import refiner as ours
-from vitruvian.training import convert, preview
-from vitruvian.training import refiner as training
 
 import nodes as core
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from vitruvian.host import structure as host
 from vitruvian.host.registration import register
+from vitruvian.lab.training import convert, preview
+from vitruvian.lab.training import structure as training
 from vitruvian.models import structure
-from vitruvian.training import convert, preview
-from vitruvian.training import structure as training
 
 import nodes as core
 
@@ -56,10 +56,18 @@ def inputs(batch=2, size=(CELLS, CELLS), seed=2):
     return x, torch.tensor([3.0, 700.0][:batch]), text, pose, torch.tensor([[64, 96, 8, 0]] * batch)
 
 
-@pytest.mark.parametrize("how", [
-    {}, {"experts": 1}, {"experts": 4}, {"fusion": structure.SUM}, {"fusion": structure.LEARNT},
-    {"fusion": structure.OFF}, {"fusion": structure.PAIR},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"experts": 1},
+        {"experts": 4},
+        {"fusion": structure.SUM},
+        {"fusion": structure.LEARNT},
+        {"fusion": structure.OFF},
+        {"fusion": structure.PAIR},
+    ],
+)
 @pytest.mark.parametrize("size", [(8, 8), (9, 13)])
 def test_the_host_gives_what_diffusers_gives(mini, tmp_path, how, size):
     joint = random_joint(mini, **how)
@@ -89,9 +97,17 @@ def text(width=192, seed=3):
 def sample(model, positive=None, negative=None, *, cfg=3.0, steps=2, batch=1, size=None, **how):
     latent = how.get("latent") or {"samples": torch.zeros(batch, 12, *(size or (CELLS, CELLS)))}
     return core.common_ksampler(
-        model, 7, steps, cfg, how.get("sampler", "euler"), how.get("scheduler", "normal"),
-        positive or text(), negative or text(seed=4), latent, denoise=how.get("denoise", 1.0),
-    )[0]["samples"]  # fmt: skip
+        model,
+        7,
+        steps,
+        cfg,
+        how.get("sampler", "euler"),
+        how.get("scheduler", "normal"),
+        positive or text(),
+        negative or text(seed=4),
+        latent,
+        denoise=how.get("denoise", 1.0),
+    )[0]["samples"]
 
 
 def pose(batch=1, size=(CELLS, CELLS), seed=5):
@@ -281,8 +297,12 @@ def test_wrong_latents_are_said():
     with pytest.raises(ValueError, match="expected 12 channels"):
         host.split({"samples": torch.zeros(1, 4, 8, 8)})
     with pytest.raises(ValueError, match="'depth' has the shape"):
-        host.join({"rgb": {"samples": torch.zeros(1, 4, 8, 8)},
-                   "depth": {"samples": torch.zeros(1, 4, 8, 9)}})  # fmt: skip
+        host.join(
+            {
+                "rgb": {"samples": torch.zeros(1, 4, 8, 8)},
+                "depth": {"samples": torch.zeros(1, 4, 8, 9)},
+            }
+        )
 
 
 def test_wrong_uses_are_said(model):
@@ -324,8 +344,12 @@ def test_the_real_architectures(family, size):
         pytest.skip("SDXL's has a size condition of its own: it is refined, not made threefold")
     unet = base.diffusion_model
     joint = structure.with_experts(unet.state_dict())
-    config = {**base.model_config.unet_config, "in_channels": 8, "num_classes": "sequential",
-              "adm_in_channels": structure.SIZE_WIDTH}  # fmt: skip
+    config = {
+        **base.model_config.unet_config,
+        "in_channels": 8,
+        "num_classes": "sequential",
+        "adm_in_channels": structure.SIZE_WIDTH,
+    }
     experts = structure.experts_of(list(joint))
     threefold = host.StructureUNet(
         **config, experts=experts, fusion=structure.MEAN, operations=comfy.ops.disable_weight_init

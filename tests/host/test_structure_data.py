@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from vitruvian.host import structure_data as host
+from vitruvian.lab.training.structure_images import collect_structure
 from vitruvian.models import structure
 from vitruvian.nodes import structure_data as nodes
-from vitruvian.training.structure_pictures import collect_structure
 
 HEIGHT = WIDTH = 64
 NODE = nodes.VitruvianSaveStructureData
@@ -39,10 +39,15 @@ def normals(count=2, height=HEIGHT, width=WIDTH):
 def save(**changed):
     depth = batch(seed=3)[..., :1].expand(-1, -1, -1, 3)
     inputs = {
-        "images": batch(), "depth": depth, "normal": normals(), "pose": batch(seed=4),
-        "caption": "a man waving", "folder": "data", "depth_convention": structure.MIDAS,
+        "images": batch(),
+        "depth": depth,
+        "normal": normals(),
+        "pose": batch(seed=4),
+        "caption": "a man waving",
+        "folder": "data",
+        "depth_convention": structure.MIDAS,
         "normal_convention": structure.RIGHT_UP,
-    }  # fmt: skip
+    }
     return NODE.execute(**{**inputs, **changed}).args[0]
 
 
@@ -61,9 +66,17 @@ def test_the_schema_explains_everything():
 
 def test_every_picture_lies_there_with_all_that_belongs_to_it(output):
     assert save() == str(output / "data")
-    wanted = [f"0000{n}.{end}" for n in (1, 2) for end in (
-        "depth.png", "normal.png", "png", "pose.png", "txt",
-    )]  # fmt: skip
+    wanted = [
+        f"0000{n}.{end}"
+        for n in (1, 2)
+        for end in (
+            "depth.png",
+            "normal.png",
+            "png",
+            "pose.png",
+            "txt",
+        )
+    ]
     assert names(output / "data") == wanted
     assert (output / "data" / "00002.txt").read_text() == "a man waving"
     assert Image.open(output / "data" / "00001.depth.png").mode == "L"
@@ -88,9 +101,11 @@ def test_the_trainer_reads_what_was_saved(output, depth_convention, normal_conve
     given = 1 - depth if depth_convention == structure.METRIC else depth
     turned = torch.cat((1 - normal[..., :1], normal[..., 1:]), -1)
     folder = save(
-        depth=given, normal=turned if normal_convention == structure.BAE else normal,
-        depth_convention=depth_convention, normal_convention=normal_convention,
-    )  # fmt: skip
+        depth=given,
+        normal=turned if normal_convention == structure.BAE else normal,
+        depth_convention=depth_convention,
+        normal_convention=normal_convention,
+    )
     found = collect_structure(output / folder, HEIGHT)
     assert len(found) == 2
     for i, picture in enumerate(found):
@@ -104,9 +119,11 @@ def test_maps_of_another_size_are_resized_and_transparency_is_left_out(output):
     whole = batch(height=64, width=96)
     alpha = torch.cat((whole, torch.zeros(2, 64, 96, 1)), -1)
     save(
-        images=alpha, depth=batch(height=32, width=48, seed=3), pose=batch(height=128, width=128),
+        images=alpha,
+        depth=batch(height=32, width=48, seed=3),
+        pose=batch(height=128, width=128),
         normal=normals(height=200, width=100),
-    )  # fmt: skip
+    )
     for end in ("", ".depth", ".normal", ".pose"):
         assert Image.open(output / "data" / f"00001{end}.png").size == (96, 64)
     assert Image.open(output / "data" / "00001.png").mode == "RGB"

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig
 from vitruvian.host import part_features as host
+from vitruvian.lab.training.appearance_images import in_bytes
+from vitruvian.lab.training.part_encoder import save_encoder, start_encoder
+from vitruvian.lab.training.vision_files import open_vision
 from vitruvian.models import memory as core
-from vitruvian.training.appearance_pictures import in_bytes
-from vitruvian.training.part_encoder import save_encoder, start_encoder
-from vitruvian.training.vision_files import open_vision
 
 SIDE = 24
 
@@ -16,9 +16,15 @@ SIDE = 24
 def file(tmp_path):
     torch.manual_seed(4)
     config = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-        image_size=SIDE, patch_size=8, projection_dim=12, hidden_act="quick_gelu",
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=SIDE,
+        patch_size=8,
+        projection_dim=12,
+        hidden_act="quick_gelu",
+    )
     save_encoder(start_encoder(config, 20), tmp_path / "ours.safetensors", "mini")
     return tmp_path / "ours.safetensors"
 
@@ -31,9 +37,9 @@ def test_trainer_and_host_see_parts_alike(file):
     g = torch.Generator().manual_seed(5)
     labels = torch.randint(0, 24, (3, 4), generator=g).byte().repeat_interleave(20, 0)
     labels = labels.repeat_interleave(20, 1)
-    crops = torch.stack([
-        crop for _, crop in core.crop_parts(torch.rand(60, 80, 3, generator=g), labels, SIDE)
-    ])  # fmt: skip
+    crops = torch.stack(
+        [crop for _, crop in core.crop_parts(torch.rand(60, 80, 3, generator=g), labels, SIDE)]
+    )
     with torch.inference_mode():
         expected = host.encode_crops(theirs, crops)
     found = ours(in_bytes(crops).movedim(-1, 1))

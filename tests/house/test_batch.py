@@ -12,13 +12,7 @@ from vitruvian import dev
 from vitruvian.batch.vitruvian_batch import cli, collect, jobs, run, table, workflow
 from vitruvian.batch.vitruvian_batch.host import Saved
 from vitruvian.batch.vitruvian_batch.manifest import Manifest
-from vitruvian.batch.vitruvian_batch.trouble import (
-    DiskFull,
-    HostGone,
-    RowFailed,
-    TryAgain,
-    Wrong,
-)
+from vitruvian.batch.vitruvian_batch.trouble import DiskFull, HostGone, RowFailed, TryAgain, Wrong
 from vitruvian.batch.vitruvian_batch.workflow import Target, Workflow
 
 SHIPPED = Path(__file__).parents[2] / "workflows"
@@ -548,7 +542,7 @@ def test_an_unreachable_host_is_said_before_anything_is_run(tmp_path, capsys):
         ([FLOW, "--hosts", "2"], "needs --comfyui"),
         ([FLOW, "--timeout", "0"], "--timeout more than 0"),
         ([FLOW, "--host", "http://"], "no address"),
-        ([SHIPPED / "pictures"], "no .json files"),
+        ([SHIPPED / "images"], "no .json files"),
     ],
 )
 def test_a_wrong_command(capsys, arguments, said):

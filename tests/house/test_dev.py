@@ -65,9 +65,12 @@ def test_the_environments_interpreter_takes_the_process_over(tmp_path):
     python.chmod(0o755)
     code = "import sys; from pathlib import Path; import dev; dev.again_inside(Path(sys.argv[1]))"
     child = subprocess.Popen(
-        [sys.executable, "-c", code, python], cwd=dev.ROOT, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code, python],
+        cwd=dev.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
         env={k: v for k, v in os.environ.items() if k != "VITRUVIAN_INSIDE"},
-    )  # fmt: skip
+    )
     said = child.communicate()[0].split()
     assert said == [str(child.pid), "1", str(dev.ROOT / "dev.py"), str(python)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vitruvian.models import parsing, weights
+from vitruvian.models import semantic_map, weights
 from vitruvian.models.appearance import (
     VERSION,
     Alignment,
@@ -16,7 +16,7 @@ from vitruvian.models.appearance import (
 )
 
 SIZES = Sizes(features=10, width=12, tokens=2, heads=3, hidden=5)
-CLASSES = len(parsing.CLASSES)
+CLASSES = len(semantic_map.CLASSES)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_untrained_layers_add_nothing(worn):
 
 
 def test_equal_keys_share_a_cell_out_by_area(worn):
-    y = parsing.shares(worn.labels, (3, 4))
+    y = semantic_map.shares(worn.labels, (3, 4))
     found = log_shares(y, worn.known, 3).softmax(-1)[:, 0]
     for b in range(2):
         for cell in range(12):
@@ -60,7 +60,7 @@ def test_a_layer_equals_a_loop_over_cells(worn):
     every = tokens(worn.features, worn.known)
     h = torch.randn(2, 32, 3, 4, generator=torch.Generator().manual_seed(2))
     found = layer(h, layer.align(every, worn, (3, 4)), 0.7, 0.3)
-    y = parsing.shares(worn.labels, (3, 4))
+    y = semantic_map.shares(worn.labels, (3, 4))
     n = torch.nn.functional.group_norm(h, 32)
     gamma, beta = layer.map(y).chunk(2, 1)
     key, value = layer.key_value(every).chunk(2, -1)
@@ -85,18 +85,16 @@ def test_a_layer_equals_a_loop_over_cells(worn):
                 expected = 0.7 * layer.out.weight[:, :, 0, 0] @ read + 0.3 * (
                     gamma[b, :, row, column] * n[b, :, row, column] + beta[b, :, row, column]
                 )
-                torch.testing.assert_close(
-                    found[b, :, row, column], expected, atol=1e-4, rtol=1e-3
-                )
+                torch.testing.assert_close(found[b, :, row, column], expected, atol=1e-4, rtol=1e-3)
 
 
 def test_a_part_touches_its_own_cells_alone(worn):
     """With one token for each part nothing but its own words and place decides."""
     tokens, layer = trained(PartTokens(SIZES)), trained(Layer(32, SIZES))
-    labels = torch.full((1, 4, 4), parsing.PANTS, dtype=torch.uint8)
-    labels[:, :2] = parsing.TOP
+    labels = torch.full((1, 4, 4), semantic_map.PANTS, dtype=torch.uint8)
+    labels[:, :2] = semantic_map.TOP
     known = torch.zeros(1, CLASSES, dtype=torch.bool)
-    known[:, [parsing.TOP, parsing.PANTS]] = True
+    known[:, [semantic_map.TOP, semantic_map.PANTS]] = True
     h = torch.randn(1, 32, 4, 4, generator=torch.Generator().manual_seed(3))
     every = tokens(worn.features[:1], known)
 
@@ -107,10 +105,10 @@ def test_a_part_touches_its_own_cells_alone(worn):
         own = Worn(worn.features[:1], known, strength, labels)
         return layer(h, layer.align(every, own, (4, 4)))
 
-    plain, without = of({}), of({parsing.TOP: 0.0})
+    plain, without = of({}), of({semantic_map.TOP: 0.0})
     assert torch.equal(plain[:, :, 2:], without[:, :, 2:])
     assert not torch.allclose(plain[:, :, :2], without[:, :, :2], atol=1e-3)
-    nothing = of({parsing.TOP: 0.0, parsing.PANTS: 0.0})
+    nothing = of({semantic_map.TOP: 0.0, semantic_map.PANTS: 0.0})
     torch.testing.assert_close(nothing[:, :, :2], without[:, :, :2])
 
 

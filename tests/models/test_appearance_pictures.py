@@ -8,12 +8,9 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 from transformers import CLIPVisionConfig
-from vitruvian.mini.appearance import map_of
-from vitruvian.mini.renderer import render
-from vitruvian.mini.world import FULL, sample_scenes
-from vitruvian.models import memory, parsing
-from vitruvian.training import bases, preview
-from vitruvian.training.appearance_pictures import (
+from vitruvian.lab.recipes.appearance import map_of
+from vitruvian.lab.training import bases, preview
+from vitruvian.lab.training.appearance_images import (
     DressedPictures,
     collect_dressed,
     cut_around,
@@ -22,9 +19,12 @@ from vitruvian.training.appearance_pictures import (
     read_map,
     scaled,
 )
-from vitruvian.training.part_encoder import save_encoder, start_encoder
-from vitruvian.training.person_pictures import CAPTION
-from vitruvian.training.vision_files import open_vision
+from vitruvian.lab.training.part_encoder import save_encoder, start_encoder
+from vitruvian.lab.training.person_images import CAPTION
+from vitruvian.lab.training.vision_files import open_vision
+from vitruvian.lab.world.renderer import render
+from vitruvian.lab.world.scenes import FULL, sample_scenes
+from vitruvian.models import memory, semantic_map
 
 SIZE, SIDE, PHOTO = 64, 24, 96
 CAPTIONED = "a woman wearing a red top and blue trousers, standing, in a park"
@@ -42,9 +42,15 @@ def scenes():
 def vision(tmp_path_factory):
     torch.manual_seed(2)
     config = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        image_size=SIDE, patch_size=8, projection_dim=12, hidden_act="quick_gelu",
-    )  # fmt: skip
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=SIDE,
+        patch_size=8,
+        projection_dim=12,
+        hidden_act="quick_gelu",
+    )
     file = tmp_path_factory.mktemp("vision") / "tiny.safetensors"
     save_encoder(start_encoder(config, 192), file, "mini")
     return open_vision(file)
@@ -73,19 +79,24 @@ def test_numbers_and_colours_are_read_alike(scenes, tmp_path):
     labels = scenes[1][0].clone()
     labels[0, :24] = torch.arange(24)
     grey = labels.numpy()
-    coloured = parsing.PALETTE[labels.long()].numpy()
+    coloured = semantic_map.PALETTE[labels.long()].numpy()
     other = Image.fromarray(grey).convert("P")
     other.putpalette(np.random.default_rng(0).integers(0, 255, 768).tolist())
     light = Image.fromarray(grey).convert("P")
     light.putpalette([level for k in range(256) for level in (k * 10 % 256,) * 3])
     ours = Image.fromarray(23 - grey).convert("P")  # the colours count, whatever their order
-    ours.putpalette(parsing.PALETTE.flip(0).flatten().tolist())
+    ours.putpalette(semantic_map.PALETTE.flip(0).flatten().tolist())
     kinds = {
-        "grey": Image.fromarray(grey), "rgb_grey": Image.fromarray(np.stack([grey] * 3, -1)),
-        "deep": Image.fromarray(grey.astype(np.uint16)), "coloured": Image.fromarray(coloured),
-        "clear": Image.fromarray(coloured).convert("RGBA"), "other": other, "light": light,
-        "ours": ours, "few": Image.fromarray(coloured).convert("P", palette=Image.Palette.ADAPTIVE),
-    }  # fmt: skip
+        "grey": Image.fromarray(grey),
+        "rgb_grey": Image.fromarray(np.stack([grey] * 3, -1)),
+        "deep": Image.fromarray(grey.astype(np.uint16)),
+        "coloured": Image.fromarray(coloured),
+        "clear": Image.fromarray(coloured).convert("RGBA"),
+        "other": other,
+        "light": light,
+        "ours": ours,
+        "few": Image.fromarray(coloured).convert("P", palette=Image.Palette.ADAPTIVE),
+    }
     for name, picture in kinds.items():
         picture.save(tmp_path / f"{name}.png")
         found = read_map(tmp_path / f"{name}.png")
@@ -117,7 +128,7 @@ def test_maps_lie_beside_or_in_a_folder_of_their_own(folder, scenes, vision, tmp
     assert len({tuple(picture.parts.tolist()) for picture in beside}) > 1
     maps = tmp_path / "maps"
     maps.mkdir()
-    save(parsing.colour_picture(scenes[1][:1])[0].movedim(-1, 0), maps / "0.png")
+    save(semantic_map.colour_picture(scenes[1][:1])[0].movedim(-1, 0), maps / "0.png")
     save_map(scenes[1][1], maps / "1_segm.png")
     save_map(scenes[1][2], maps / "2.map.png")
     same(collect_dressed(folder, SIZE, vision, maps), beside)
@@ -133,9 +144,10 @@ def test_the_picture_and_its_map_are_cut_alike(scenes, vision, tmp_path):
     assert picture.rgb.shape == (3, PHOTO, PHOTO) and picture.labels.shape == (PHOTO, PHOTO)
     assert picture.rgb.dtype == picture.labels.dtype == torch.uint8
     places = [
-        top for top in range(41)
+        top
+        for top in range(41)
         if torch.equal((tall[:, top : top + PHOTO] * 255).round().byte(), picture.rgb)
-    ]  # fmt: skip
+    ]
     assert len(places) == 1
     whole = torch.cat((torch.zeros(40, PHOTO).byte(), labels))
     assert torch.equal(picture.labels, whole[places[0] : places[0] + PHOTO])
@@ -145,14 +157,14 @@ def test_the_picture_and_its_map_are_cut_alike(scenes, vision, tmp_path):
 
 def test_the_square_lies_where_a_part_is():
     labels = torch.zeros(60, 240, dtype=torch.uint8)
-    labels[20:50, 180:200] = parsing.TOP
+    labels[20:50, 180:200] = semantic_map.TOP
     cuts = [cut_around(labels, 32, number) for number in range(60)]
     assert cut_around(labels, 32, 7) == cuts[7]
     assert {cut[:3] for cut in cuts} == {(32, 128, 0)}
     lefts = {cut.left for cut in cuts}
     assert min(lefts) >= 80 and max(lefts) <= 91 and len(lefts) > 4  # middle in 96..107
     edge = torch.zeros(240, 60, dtype=torch.uint8)
-    edge[:3] = parsing.HAIR
+    edge[:3] = semantic_map.HAIR
     assert cut_around(edge, 32, 1)[2:4] == (0, 0)
     assert cut_around(edge.flip(0), 32, 1)[2:4] == (96, 0)
     assert cut_around(labels[:20, 170:190] + 1, 64, 1)[:4] == (64, 64, 0, 0)  # small ones grow
@@ -190,11 +202,12 @@ def test_what_is_left_out_is_named(folder, scenes, vision, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(collect_dressed(folder, SIZE, vision)) == 3
     for message in (
-        "bare.png has no bare.map.png beside it", "empty.map.png shows no part of 24 pixels",
+        "bare.png has no bare.map.png beside it",
+        "empty.map.png shows no part of 24 pixels",
         "turned.png and turned.map.png differ in proportions",
         "bad.png or its map bad.map.png can not be read",
         "strange.map.png has grey levels up to 1",
-    ):  # fmt: skip
+    ):
         assert message in caplog.text
     assert len(caplog.records) == 5
 
@@ -225,7 +238,8 @@ def test_items_are_what_the_loss_takes(folder, vision, mini_weights):
     base, found = bases.open_base(preview.CHECKPOINT), collect_dressed(folder, SIZE, vision)
     whole = memory_of(found, vision, 2)
     kept = memory.Memory(
-        {part: bank for part, bank in whole.banks.items() if part != parsing.TOP}, whole.encoder
+        {part: bank for part, bank in whole.banks.items() if part != semantic_map.TOP},
+        whole.encoder,
     )
     data = DressedPictures(found, base, kept)
     assert len(data) == 3
@@ -235,7 +249,7 @@ def test_items_are_what_the_loss_takes(folder, vision, mini_weights):
         )
         assert item["labels"] is picture.labels
         known = item["known"].nonzero().flatten().tolist()
-        assert known == [part for part in picture.parts.tolist() if part != parsing.TOP]
+        assert known == [part for part in picture.parts.tolist() if part != semantic_map.TOP]
         for name in ("features", "refreshed"):
             assert item[name].shape == (24, 12) and not item[name][~item["known"]].any()
         for part in known:
@@ -248,11 +262,15 @@ def test_items_are_what_the_loss_takes(folder, vision, mini_weights):
     assert captions["brief"] == plain(CAPTIONED)
     with pytest.raises(ValueError, match="the memory holds tie, and the pictures show top"):
         DressedPictures(
-            [picture._replace(
-                parts=torch.tensor([parsing.TOP]), features=picture.features[:1]
-            ) for picture in found],
-            base, memory.Memory({parsing.TIE: kept.banks[kept.parts[0]]}, kept.encoder),
-        )  # fmt: skip
+            [
+                picture._replace(
+                    parts=torch.tensor([semantic_map.TOP]), features=picture.features[:1]
+                )
+                for picture in found
+            ],
+            base,
+            memory.Memory({semantic_map.TIE: kept.banks[kept.parts[0]]}, kept.encoder),
+        )
 
 
 def test_pictures_larger_than_their_squares_are_smoothed(scenes, vision, tmp_path):
@@ -264,9 +282,13 @@ def test_pictures_larger_than_their_squares_are_smoothed(scenes, vision, tmp_pat
     assert (picture.rgb / 255 - close).abs().max() < 0.01
 
 
-@pytest.mark.parametrize(("caption", "without"), [
-    ("a man doing yoga in a park", "a man doing yoga in a park"), ("blue jeans", CAPTION),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("caption", "without"),
+    [
+        ("a man doing yoga in a park", "a man doing yoga in a park"),
+        ("blue jeans", CAPTION),
+    ],
+)
 def test_captions_lose_what_is_worn(caption, without):
     assert plain(caption) == without
     told = plain(CAPTIONED)

@@ -7,25 +7,25 @@ import pytest
 import torch
 from PIL import Image
 from transformers import CLIPVisionConfig
-from vitruvian.mini.appearance import map_of
-from vitruvian.mini.renderer import render
-from vitruvian.mini.world import FULL, sample_scenes
-from vitruvian.models import appearance as layers
-from vitruvian.models import memory, weights
-from vitruvian.models.appearance import Alignment, Sizes, Worn
-from vitruvian.training import appearance as ours
-from vitruvian.training import bases, preview
-from vitruvian.training.appearance_pictures import DressedPictures, collect_dressed, memory_of
-from vitruvian.training.appearance_unet import (
+from vitruvian.lab.recipes.appearance import map_of
+from vitruvian.lab.training import appearance as ours
+from vitruvian.lab.training import bases, preview
+from vitruvian.lab.training.appearance_images import DressedPictures, collect_dressed, memory_of
+from vitruvian.lab.training.appearance_unet import (
     AppearanceDenoiser,
     load_alignment,
     save_alignment,
     start_alignment,
 )
-from vitruvian.training.denoise import Denoiser, DenoisingLoss
-from vitruvian.training.loop import Schedule
-from vitruvian.training.part_encoder import save_encoder, start_encoder
-from vitruvian.training.vision_files import open_vision
+from vitruvian.lab.training.denoise import Denoiser, DenoisingLoss
+from vitruvian.lab.training.loop import Schedule
+from vitruvian.lab.training.part_encoder import save_encoder, start_encoder
+from vitruvian.lab.training.vision_files import open_vision
+from vitruvian.lab.world.renderer import render
+from vitruvian.lab.world.scenes import FULL, sample_scenes
+from vitruvian.models import appearance as layers
+from vitruvian.models import memory, weights
+from vitruvian.models.appearance import Alignment, Sizes, Worn
 
 SIZE, WIDTH = 64, 12  # pixels, features
 
@@ -33,9 +33,15 @@ SIZE, WIDTH = 64, 12  # pixels, features
 def write_encoder(file, seed):
     torch.manual_seed(seed)
     config = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        image_size=24, patch_size=8, projection_dim=WIDTH, hidden_act="quick_gelu",
-    )  # fmt: skip
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=24,
+        patch_size=8,
+        projection_dim=WIDTH,
+        hidden_act="quick_gelu",
+    )
     save_encoder(start_encoder(config, 192), file, "mini")
     return file
 
@@ -98,8 +104,9 @@ def inputs(base, data):
     items = [data[i] for i in range(2)]
     worn = Worn(
         *(torch.stack([item[name] for item in items]) for name in ("refreshed", "known")),
-        torch.ones(2, 24), torch.stack([item["labels"] for item in items]),
-    )  # fmt: skip
+        torch.ones(2, 24),
+        torch.stack([item["labels"] for item in items]),
+    )
     ids = base.tokenizer(["a man", "a woman waving"])
     return torch.randn(2, 4, SIZE // 8, SIZE // 8, generator=g), torch.tensor([700, 40]), ids, worn
 
@@ -180,12 +187,30 @@ def train(folder, encoder, mini_weights, tmp_path):
 
     def run(name, *more, remembers=None):
         out = tmp_path / f"{name}.safetensors"
-        ours.main([
-            "--pictures", str(folder), "--maps", str(folder / "maps"), "--vision", str(encoder),
-            "--work", str(tmp_path / name), "--out", str(out), "--size", str(SIZE), "--batch", "2",
-            "--precision", "no", "--steps", "2",
-            *(remembers or ("--memory-out", str(tmp_path / "memory.safetensors"))), *more,
-        ])  # fmt: skip
+        ours.main(
+            [
+                "--pictures",
+                str(folder),
+                "--maps",
+                str(folder / "maps"),
+                "--vision",
+                str(encoder),
+                "--work",
+                str(tmp_path / name),
+                "--out",
+                str(out),
+                "--size",
+                str(SIZE),
+                "--batch",
+                "2",
+                "--precision",
+                "no",
+                "--steps",
+                "2",
+                *(remembers or ("--memory-out", str(tmp_path / "memory.safetensors"))),
+                *more,
+            ]
+        )
         return out
 
     return run
@@ -284,13 +309,16 @@ def test_wrong_arguments_are_said(train, tmp_path, encoder, base, capsys):
         file = str(tmp_path / f"{name}.safetensors")
         assert message in told(remembers=("--memory", file))
     for *more, message in (
-        ("--start", "wide.safetensors", "was trained with features of 13 numbers, and --vision "
-         "makes 12"),
+        (
+            "--start",
+            "wide.safetensors",
+            "was trained with features of 13 numbers, and --vision makes 12",
+        ),
         ("--start", "sd15.safetensors", "was trained for another checkpoint"),
         ("--vision", "ties.safetensors", "expected a CLIP image encoder"),
         ("--maps", "nowhere", "nowhere is no folder"),
         ("--pictures", "nowhere", "nowhere is no folder"),
-    ):  # fmt: skip
+    ):
         option, name = more
         assert message in told(option, str(tmp_path / name))
     assert "--slots must be 1 or more" in told("--slots", "0")

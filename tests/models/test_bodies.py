@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from vitruvian.mini import bodies, posenet
-from vitruvian.mini.renderer import render
-from vitruvian.mini.world import ACTIONS, FULL, sample_scenes
+from vitruvian.lab.evaluators import bodies, posenet
+from vitruvian.lab.world.renderer import render
+from vitruvian.lab.world.scenes import ACTIONS, FULL, sample_scenes
 from vitruvian.models import pose
 
 SIZE = 192

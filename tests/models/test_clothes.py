@@ -4,17 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from vitruvian.benchmarks import appearance as bench
-from vitruvian.mini import appearance, clothes, evaluate
-from vitruvian.mini.captions import person_caption
-from vitruvian.mini.figure import TOP
-from vitruvian.mini.renderer import render
-from vitruvian.mini.world import COLOURS, FULL, PATTERNS, sample_scenes
-from vitruvian.models import parsing
-from vitruvian.training import convert, preview
+from vitruvian.lab.benchmarks import appearance as bench
+from vitruvian.lab.evaluators import clothnet, measurements
+from vitruvian.lab.recipes import appearance
+from vitruvian.lab.training import convert, preview
+from vitruvian.lab.world.captions import person_caption
+from vitruvian.lab.world.figure import TOP
+from vitruvian.lab.world.renderer import render
+from vitruvian.lab.world.scenes import COLOURS, FULL, PATTERNS, sample_scenes
+from vitruvian.models import semantic_map
 
 RED, BLUE, GREEN = ([*COLOURS].index(name) for name in ("red", "blue", "green"))
-TRUE = clothes.Reading(0, "top", RED, 1, RED, 1, (BLUE, GREEN))
+TRUE = clothnet.Reading(0, "top", RED, 1, RED, 1, (BLUE, GREEN))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def truth(scenes):
 
 @pytest.fixture(scope="module")
 def net(mini_weights):
-    return clothes.load_clothnet()
+    return clothnet.load_clothnet()
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def found(net, scenes, truth):
     """What is read in the true pictures after the autoencoder."""
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     pictures = preview.decode(whole, preview.encode(whole, truth.rgb))
-    return clothes.read_clothes(net, pictures, scenes, truth)
+    return clothnet.read_clothes(net, pictures, scenes, truth)
 
 
 def share(hits):
@@ -46,7 +47,7 @@ def share(hits):
 
 def test_colours_and_patterns_of_true_pictures_are_read(found):
     assert share([r.colour == r.named_colour for r in found]) > 0.9
-    woven = [r for r in found if r.garment in clothes.PATTERNED]
+    woven = [r for r in found if r.garment in clothnet.PATTERNED]
     assert share([r.pattern == r.named_pattern for r in woven]) > 0.7
     assert share([bench.right(r) for r in found]) > 0.75
 
@@ -68,7 +69,7 @@ def test_a_garment_of_another_colour_is_read_as_wrong(net, scenes, truth):
     swapped = render(replace(scenes, people=replace(people, top=colours))).rgb
     tops = [
         r
-        for r in clothes.read_clothes(net, swapped, scenes, truth)
+        for r in clothnet.read_clothes(net, swapped, scenes, truth)
         if r.garment == "top" and colours[r.person] != people.top[r.person]
     ]
     assert share([not bench.right(r) for r in tops]) > 0.9
@@ -79,7 +80,7 @@ def test_a_garment_of_another_pattern_is_read_as_wrong(net, scenes, truth):
     people = scenes.people
     patterns = (people.top_pattern == 0).long()  # striped where it was plain, else plain
     woven = render(replace(scenes, people=replace(people, top_pattern=patterns))).rgb
-    tops = [r for r in clothes.read_clothes(net, woven, scenes, truth) if r.garment == "top"]
+    tops = [r for r in clothnet.read_clothes(net, woven, scenes, truth) if r.garment == "top"]
     assert share([not bench.right(r) for r in tops]) > 0.9
     assert not any(bench.leaks(r) for r in tops if r.colour == r.named_colour)
 
@@ -87,31 +88,31 @@ def test_a_garment_of_another_pattern_is_read_as_wrong(net, scenes, truth):
 def test_people_together_are_read_apart(net):
     scenes = sample_scenes(8, 3_000_001, framing=FULL, people=2)
     truth = render(scenes)
-    found = clothes.read_clothes(net, truth.rgb, scenes, truth)
+    found = clothnet.read_clothes(net, truth.rgb, scenes, truth)
     assert {r.person for r in found} == set(range(16))
     assert share([r.colour == r.named_colour for r in found]) > 0.9
 
 
 def test_hardly_visible_garments_are_left_out(net, scenes, truth):
     gone = torch.where(truth.parsing == TOP, 0, truth.parsing)
-    assert (gone == evaluate.GARMENTS["shoes"]).sum() > 0
-    found = clothes.read_clothes(net, truth.rgb, scenes, replace(truth, parsing=gone))
+    assert (gone == measurements.GARMENTS["shoes"]).sum() > 0
+    found = clothnet.read_clothes(net, truth.rgb, scenes, replace(truth, parsing=gone))
     assert {r.garment for r in found} == {"bottom", "shoes", "hat"}
     nothing = replace(truth, parsing=torch.zeros_like(gone))
-    assert clothes.read_clothes(net, truth.rgb, scenes, nothing) == []
+    assert clothnet.read_clothes(net, truth.rgb, scenes, nothing) == []
 
 
 def test_garments_are_cut_out_whole_and_never_enlarged():
     picture, mask = torch.rand(3, 192, 192), torch.zeros(192, 192, dtype=torch.bool)
     mask[0:30, 170:192] = True  # in the corner: half the square lies outside
-    small = clothes.cut(picture, mask)
-    assert small.shape == (4, clothes.SIDE, clothes.SIDE)
+    small = clothnet.cut(picture, mask)
+    assert small.shape == (4, clothnet.SIDE, clothnet.SIDE)
     there = small[3] == 1
     assert there.sum() == mask.sum() and torch.equal(small[:3, there], picture[:, mask])
     mask[:, 0:192] = True
-    large = clothes.cut(picture, mask)
+    large = clothnet.cut(picture, mask)
     assert large.shape == small.shape
-    assert float(large[3].sum()) / clothes.SIDE**2 == pytest.approx((192 / 196) ** 2, abs=0.01)
+    assert float(large[3].sum()) / clothnet.SIDE**2 == pytest.approx((192 / 196) ** 2, abs=0.01)
 
 
 def test_what_is_right_and_what_leaks():
@@ -129,8 +130,8 @@ def test_scenes_of_the_benchmark_are_held_out(people):
     assert len(scenes) == 3 and len(scenes.people) == 3 * people
     for k in range(3 * people):
         looks = appearance.looks_of(person_caption(scenes, k))
-        bottom = parsing.SKIRT if parsing.SKIRT in looks else parsing.PANTS
-        assert appearance.held_out(looks[parsing.TOP]) and appearance.held_out(looks[bottom])
+        bottom = semantic_map.SKIRT if semantic_map.SKIRT in looks else semantic_map.PANTS
+        assert appearance.held_out(looks[semantic_map.TOP]) and appearance.held_out(looks[bottom])
 
 
 @pytest.mark.parametrize("number", range(30))

@@ -36,8 +36,9 @@ def test_nobodys_cells_belong_to_all_or_to_the_scene():
     for shares in (compose.hard_shares(empty, [0] * 3), compose.soft_shares(empty)):
         torch.testing.assert_close(shares, torch.full_like(shares, 1 / 3))
     for shares in (
-        compose.hard_shares(empty, [0] * 3, scene=True), compose.soft_shares(empty, scene=True)
-    ):  # fmt: skip
+        compose.hard_shares(empty, [0] * 3, scene=True),
+        compose.soft_shares(empty, scene=True),
+    ):
         torch.testing.assert_close(shares[-1], torch.ones_like(shares[-1]), atol=1e-3, rtol=0)
 
 

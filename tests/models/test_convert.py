@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from vitruvian.lab.training import convert, networks, preview, tokens
 from vitruvian.models import mini, pose, weights
-from vitruvian.training import convert, networks, preview, tokens
 
 LAYOUTS = {
     "mini": mini.UNET,

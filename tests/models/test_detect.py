@@ -6,8 +6,8 @@ import types
 
 import pytest
 import torch
-from vitruvian.mini.renderer import render
-from vitruvian.mini.world import HAND, sample_scenes
+from vitruvian.lab.world.renderer import render
+from vitruvian.lab.world.scenes import HAND, sample_scenes
 from vitruvian.models import detect, pose
 from vitruvian.models.detect import (
     Box,
@@ -211,10 +211,17 @@ def standing(x=0.0):
     marks[:, 2] = 1
     marks[0, :2] = torch.tensor([200.0, 60])
     for left, right, across, y in (
-        (2, 5, 8, 52), (7, 8, 18, 55), (11, 12, 44, 100), (13, 14, 50, 175), (15, 16, 52, 233),
-        (23, 24, 26, 215), (25, 26, 27, 313), (27, 28, 28, 400), (29, 30, 28, 410),
+        (2, 5, 8, 52),
+        (7, 8, 18, 55),
+        (11, 12, 44, 100),
+        (13, 14, 50, 175),
+        (15, 16, 52, 233),
+        (23, 24, 26, 215),
+        (25, 26, 27, 313),
+        (27, 28, 28, 400),
+        (29, 30, 28, 410),
         (31, 32, 34, 415),
-    ):  # fmt: skip
+    ):
         marks[left, :2], marks[right, :2] = (
             torch.tensor([200.0 + across, y]),
             torch.tensor([200.0 - across, y]),

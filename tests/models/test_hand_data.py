@@ -2,8 +2,11 @@
 
 import pytest
 import torch
-from vitruvian.mini import evaluate, recipes, renderer, world
-from vitruvian.mini.figure import LEFT_HAND, RIGHT_HAND
+from vitruvian.lab.evaluators import measurements
+from vitruvian.lab.recipes import mini
+from vitruvian.lab.world import renderer
+from vitruvian.lab.world import scenes as world
+from vitruvian.lab.world.figure import LEFT_HAND, RIGHT_HAND
 from vitruvian.models.hand_generator import DETAIL
 
 CELLS = 24
@@ -30,8 +33,8 @@ def item(truth, i):
 def test_a_window_shows_the_same_hand(close_ups):
     truth = close_ups[1]
     for i in range(4):
-        whole = recipes.HandDataset([item(truth, i)])[0]
-        part = recipes.HandDataset([item(truth, i)], window=16)[0]
+        whole = mini.HandDataset([item(truth, i)])[0]
+        part = mini.HandDataset([item(truth, i)], window=16)[0]
         top, left = part["latent"][:2, 0, 0].int().tolist()
         inside = slice(top, top + 16), slice(left, left + 16)
         assert torch.equal(part["latent"], whole["latent"][:, inside[0], inside[1]])
@@ -44,7 +47,7 @@ def test_a_window_shows_the_same_hand(close_ups):
 
 def test_the_outpainter_sees_only_the_hands(close_ups):
     truth = close_ups[1]
-    shown = recipes.BodyDataset([item(truth, 0)])[0]["hint"]
+    shown = mini.BodyDataset([item(truth, 0)])[0]["hint"]
     hand = (truth.parsing[0] == RIGHT_HAND) | (truth.parsing[0] == LEFT_HAND)
     assert shown.shape == (7, 192, 192) and shown.dtype == torch.uint8
     assert torch.equal(shown[6], hand.byte() * 255)
@@ -59,10 +62,10 @@ def test_a_crops_joints_lie_on_its_hand(close_ups, shake):
         side = int(scenes.hand[i])
         label = (RIGHT_HAND, LEFT_HAND)[side]
         mask = (truth.parsing[i] == label).float().expand(3, -1, -1)
-        crop, joints = evaluate.hand_crop(mask, truth.hands[i, side], side == 1, shake)
-        assert crop.shape == (3, evaluate.HAND_SIDE, evaluate.HAND_SIDE)
+        crop, joints = measurements.hand_crop(mask, truth.hands[i, side], side == 1, shake)
+        assert crop.shape == (3, measurements.HAND_SIDE, measurements.HAND_SIDE)
         near = torch.nn.functional.max_pool2d(crop[:1], 9, 1, 4)[0]
-        x, y = joints.round().long().clamp(0, evaluate.HAND_SIDE - 1).unbind(1)
+        x, y = joints.round().long().clamp(0, measurements.HAND_SIDE - 1).unbind(1)
         assert float((near[y, x] > 0.5).float().mean()) > 0.8
 
 
@@ -70,8 +73,8 @@ def test_a_left_hand_is_read_as_its_mirror_image(close_ups):
     truth = close_ups[1]
     points = truth.hands[0, int(close_ups[0].hand[0])]
     flipped = torch.cat((192 - points[:, :1], points[:, 1:]), 1)
-    crop, joints = evaluate.hand_crop(truth.rgb[0], points, False)
-    mirrored, same = evaluate.hand_crop(truth.rgb[0].flip(-1), flipped, True)
+    crop, joints = measurements.hand_crop(truth.rgb[0], points, False)
+    mirrored, same = measurements.hand_crop(truth.rgb[0].flip(-1), flipped, True)
     assert torch.allclose(joints, same, atol=1e-3) and torch.allclose(crop, mirrored, atol=1e-3)
 
 
@@ -81,7 +84,7 @@ def test_stretched_fingers_are_counted(close_ups):
     for i in range(len(scenes)):
         side = int(scenes.hand[i])
         gesture = names[int(scenes.people.gesture[i, side])]
-        count = int(evaluate.stretched(truth.hands[[i], side, :, :2]))
+        count = int(measurements.stretched(truth.hands[[i], side, :, :2]))
         if gesture == "open":
             assert count == 5
         if gesture == "fist":
@@ -91,41 +94,43 @@ def test_stretched_fingers_are_counted(close_ups):
 def test_true_joints_have_no_error(close_ups, monkeypatch):
     scenes, truth = close_ups
     crops = [
-        evaluate.hand_crop(truth.rgb[i], truth.hands[i, int(scenes.hand[i])], bool(scenes.hand[i]))
+        measurements.hand_crop(
+            truth.rgb[i], truth.hands[i, int(scenes.hand[i])], bool(scenes.hand[i])
+        )
         for i in range(len(scenes))
     ]
     joints = torch.stack([joints for _, joints in crops])
-    monkeypatch.setattr(evaluate, "find_joints", lambda net, pictures: joints + 3.0)
+    monkeypatch.setattr(measurements, "find_joints", lambda net, pictures: joints + 3.0)
     all_of_them = [torch.ones(21, dtype=torch.bool)] * len(crops)
-    report = evaluate.read_hands(None, crops, all_of_them)
+    report = measurements.read_hands(None, crops, all_of_them)
     assert report.fingers.all() and 0 < float(report.error.max()) < 0.2
-    monkeypatch.setattr(evaluate, "find_joints", lambda net, pictures: joints)
-    assert float(evaluate.read_hands(None, crops, all_of_them).error.max()) == 0
+    monkeypatch.setattr(measurements, "find_joints", lambda net, pictures: joints)
+    assert float(measurements.read_hands(None, crops, all_of_them).error.max()) == 0
 
 
 def test_joints_that_are_hidden_count_for_nothing(close_ups, monkeypatch):
     scenes, truth = close_ups
     side = int(scenes.hand[0])
-    crop = evaluate.hand_crop(truth.rgb[0], truth.hands[0, side], bool(side))
+    crop = measurements.hand_crop(truth.rgb[0], truth.hands[0, side], bool(side))
     wrong = crop[1][None].clone()
     wrong[0, 7] += 50
-    monkeypatch.setattr(evaluate, "find_joints", lambda net, pictures: wrong)
+    monkeypatch.setattr(measurements, "find_joints", lambda net, pictures: wrong)
     seen = torch.ones(21, dtype=torch.bool)
-    assert float(evaluate.read_hands(None, [crop], [seen]).error) > 0
+    assert float(measurements.read_hands(None, [crop], [seen]).error) > 0
     seen[7] = False
-    assert float(evaluate.read_hands(None, [crop], [seen]).error) == 0
+    assert float(measurements.read_hands(None, [crop], [seen]).error) == 0
 
 
 def test_a_hand_hidden_behind_its_body_is_not_in_sight(close_ups):
     scenes, truth = close_ups
     side = int(scenes.hand[0])
     item = {"captions": {"hands": [truth.hands[0].tolist()]}, "parsing": truth.parsing[0]}
-    assert recipes.in_sight(item, side)
-    assert not recipes.in_sight({**item, "parsing": truth.parsing[0] * 0}, side)
+    assert mini.in_sight(item, side)
+    assert not mini.in_sight({**item, "parsing": truth.parsing[0] * 0}, side)
 
 
 def test_a_hand_outside_the_picture_is_not_whole(close_ups):
     hands = close_ups[1].hands[:1].clone()
     hands[0, :, :, 2] = 1
     hands[0, 0, 4, 2] = 0
-    assert recipes.whole_hands({"hands": hands.tolist()}) == [1]
+    assert mini.whole_hands({"hands": hands.tolist()}) == [1]

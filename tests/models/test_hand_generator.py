@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from vitruvian.lab.training import networks
+from vitruvian.lab.training.low_rank import add_low_rank, low_rank_tensors, set_low_rank
 from vitruvian.models import hand_generator
 from vitruvian.models.hand_generator import CHANNELS, DETAIL, HandGenerator, heat_maps, mask_loss
-from vitruvian.training import networks
-from vitruvian.training.low_rank import add_low_rank, low_rank_tensors, set_low_rank
 
 
 def points(x, y):

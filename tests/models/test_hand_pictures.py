@@ -5,11 +5,11 @@ import logging
 import pytest
 import torch
 from PIL import Image
-from vitruvian.mini.renderer import render
-from vitruvian.mini.world import HAND, sample_scenes
+from vitruvian.lab.training import bases, hand_images, hands, preview
+from vitruvian.lab.world.renderer import render
+from vitruvian.lab.world.scenes import HAND, sample_scenes
 from vitruvian.models import weights
 from vitruvian.models.hand_generator import CHANNELS, VERSION
-from vitruvian.training import bases, hand_pictures, hands, preview
 
 SIZE = 64
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder):
-    return hand_pictures.collect_hands(folder, SIZE)
+    return hand_images.collect_hands(folder, SIZE)
 
 
 def test_every_hand_comes_with_points_mask_and_caption(found):
@@ -53,8 +53,8 @@ def test_a_mask_beside_the_picture_is_taken(folder, found, tmp_path):
     number = int(found[0].caption.split()[1])
     (tmp_path / "a.png").write_bytes((folder / f"{number:02d}.png").read_bytes())
     Image.new("L", (384, 384), 255).save(tmp_path / "a.mask.png")
-    (hand,) = hand_pictures.collect_hands(tmp_path, SIZE)
-    assert hand.mask.all() and hand.caption == hand_pictures.CAPTION
+    (hand,) = hand_images.collect_hands(tmp_path, SIZE)
+    assert hand.mask.all() and hand.caption == hand_images.CAPTION
 
 
 def test_what_is_left_out_is_named(folder, tmp_path, caplog):
@@ -62,15 +62,15 @@ def test_what_is_left_out_is_named(folder, tmp_path, caplog):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with caplog.at_level(logging.WARNING):
         with pytest.raises(ValueError, match="no hand of .* in 2 pictures"):
-            hand_pictures.collect_hands(tmp_path, SIZE)
+            hand_images.collect_hands(tmp_path, SIZE)
     assert "grey.jpg" in caplog.text and "broken.png can not be read" in caplog.text
     with pytest.raises(ValueError, match="no folder"):
-        hand_pictures.collect_hands(tmp_path / "nowhere", SIZE)
+        hand_images.collect_hands(tmp_path / "nowhere", SIZE)
 
 
 def test_items_show_each_hand_in_its_own_channels(found, mini_weights):
     base = bases.open_base(preview.CHECKPOINT)
-    data = hand_pictures.HandPictures(found, base)
+    data = hand_images.HandPictures(found, base)
     assert len(data) == len(found)
     item = data[0]
     assert item["latent"].shape == (4, SIZE // 8, SIZE // 8)
@@ -83,10 +83,25 @@ def test_the_trainer_writes_a_generator_and_goes_on_from_it(folder, mini_weights
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
 
     def train(out, *more):
-        hands.main([
-            "--pictures", str(folder), "--work", str(tmp_path / out.stem), "--out", str(out),
-            "--size", str(SIZE), "--batch", "2", "--precision", "no", "--steps", "2", *more,
-        ])  # fmt: skip
+        hands.main(
+            [
+                "--pictures",
+                str(folder),
+                "--work",
+                str(tmp_path / out.stem),
+                "--out",
+                str(out),
+                "--size",
+                str(SIZE),
+                "--batch",
+                "2",
+                "--precision",
+                "no",
+                "--steps",
+                "2",
+                *more,
+            ]
+        )
         return weights.load(out, method="hands", base="mini", version=VERSION)[0]
 
     begun = train(first)
@@ -101,7 +116,15 @@ def test_the_trainer_writes_a_generator_and_goes_on_from_it(folder, mini_weights
 
 def test_a_wrong_folder_is_said_and_nothing_written(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        hands.main(["--pictures", str(tmp_path / "none"), "--work", str(tmp_path / "work"),
-                    "--out", str(tmp_path / "mine.safetensors")])  # fmt: skip
+        hands.main(
+            [
+                "--pictures",
+                str(tmp_path / "none"),
+                "--work",
+                str(tmp_path / "work"),
+                "--out",
+                str(tmp_path / "mine.safetensors"),
+            ]
+        )
     assert "is no folder" in capsys.readouterr().err
     assert not (tmp_path / "mine.safetensors").exists()

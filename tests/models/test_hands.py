@@ -28,11 +28,15 @@ def person(left=None, right=None, wrists=((150.0, 150.0), (50.0, 150.0)), width=
     none = torch.zeros(21, 3)
     return pose.people_of(
         (
-            body, (none if left is None else left)[None], (none if right is None else right)[None],
-            torch.zeros(1, 70, 3), torch.zeros(1, 6, 3),
+            body,
+            (none if left is None else left)[None],
+            (none if right is None else right)[None],
+            torch.zeros(1, 70, 3),
+            torch.zeros(1, 6, 3),
         ),
-        width, height,
-    )  # fmt: skip
+        width,
+        height,
+    )
 
 
 def sides(people, side=None):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from vitruvian.models import hcp
+from vitruvian.models import human_prior
 
 HEADS, N, T, C, D = 4, 12, 7, 32, 20
 
@@ -28,54 +28,64 @@ def slow_human_map(q, k, human, mask):
             part = slice(h * width, (h + 1) * width)
             for i in range(N):
                 scores = [float(q[b, i, part] @ k[b, j, part]) / math.sqrt(width) for j in range(T)]
-                who = [j for j in range(T) if human[b, j] or mask == hcp.KEYS]
-                total = sum(math.exp(scores[j]) for j in (who if mask == hcp.BEFORE else range(T)))
+                who = [j for j in range(T) if human[b, j] or mask == human_prior.KEYS]
+                total = sum(
+                    math.exp(scores[j]) for j in (who if mask == human_prior.BEFORE else range(T))
+                )
                 for j in who:
                     made[b, h, i, j] = math.exp(scores[j]) / total
     return made
 
 
-@pytest.mark.parametrize("mask", hcp.MASKS)
+@pytest.mark.parametrize("mask", human_prior.MASKS)
 def test_the_human_map_is_what_the_formula_says(case, mask):
     q, _, k_h, _, human = case
-    made = hcp.human_map(q, k_h, human, HEADS, mask)
+    made = human_prior.human_map(q, k_h, human, HEADS, mask)
     torch.testing.assert_close(made, slow_human_map(q, k_h, human, mask), atol=1e-6, rtol=1e-5)
-    assert (made.movedim(-1, 1)[~human] == 0).all() == (mask != hcp.KEYS)
+    assert (made.movedim(-1, 1)[~human] == 0).all() == (mask != human_prior.KEYS)
     sums = made.sum(-1)
-    assert (sums < 1).all() if mask == hcp.AFTER else torch.allclose(sums, torch.ones(()))
+    assert (sums < 1).all() if mask == human_prior.AFTER else torch.allclose(sums, torch.ones(()))
 
 
 def test_masked_keys_are_learnt_at_human_tokens_only_and_begin_as_the_ordinary_map(case):
     q, k, k_h, _, human = case
-    keys = hcp.human_keys(k_h, k, human, hcp.KEYS)
+    keys = human_prior.human_keys(k_h, k, human, human_prior.KEYS)
     assert torch.equal(keys[human], k_h[human]) and torch.equal(keys[~human], k[~human])
-    assert torch.equal(hcp.human_keys(k_h, k, human, hcp.AFTER), k_h)
-    began = hcp.human_map(q, hcp.human_keys(k, k, human, hcp.KEYS), human, HEADS, hcp.KEYS)
-    assert torch.equal(began, hcp.attention_map(q, k, HEADS))
+    assert torch.equal(human_prior.human_keys(k_h, k, human, human_prior.AFTER), k_h)
+    began = human_prior.human_map(
+        q, human_prior.human_keys(k, k, human, human_prior.KEYS), human, HEADS, human_prior.KEYS
+    )
+    assert torch.equal(began, human_prior.attention_map(q, k, HEADS))
 
 
-@pytest.mark.parametrize("mask", hcp.MASKS)
+@pytest.mark.parametrize("mask", human_prior.MASKS)
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9, 1.0])
 def test_two_attentions_equal_the_combined_map(case, mask, gamma):
     q, k, k_h, v, human = case
-    ordinary = hcp.attention_map(q, k, HEADS)
-    of_humans = hcp.human_map(q, k_h, human, HEADS, mask)
-    explicit = hcp.read(hcp.combined_map(ordinary, of_humans, gamma), v)
-    both = hcp.combine(
-        hcp.read(ordinary, v), hcp.human_attention(q, k_h, v, human, HEADS, mask), gamma
+    ordinary = human_prior.attention_map(q, k, HEADS)
+    of_humans = human_prior.human_map(q, k_h, human, HEADS, mask)
+    explicit = human_prior.read(human_prior.combined_map(ordinary, of_humans, gamma), v)
+    both = human_prior.combine(
+        human_prior.read(ordinary, v),
+        human_prior.human_attention(q, k_h, v, human, HEADS, mask),
+        gamma,
     )
     torch.testing.assert_close(both, explicit, atol=1e-5, rtol=1e-5)
 
 
 def test_gamma_1_is_the_ordinary_attention_bit_for_bit(case):
     q, k, k_h, v, human = case
-    ordinary = hcp.read(hcp.attention_map(q, k, HEADS), v)
-    of_humans = hcp.human_attention(q, k_h, v, human, HEADS)
-    assert torch.equal(hcp.combine(ordinary, of_humans, 1.0), ordinary)
+    ordinary = human_prior.read(human_prior.attention_map(q, k, HEADS), v)
+    of_humans = human_prior.human_attention(q, k_h, v, human, HEADS)
+    assert torch.equal(human_prior.combine(ordinary, of_humans, 1.0), ordinary)
 
 
 def test_a_new_layer_gives_the_frozen_key():
-    layer, context, key = hcp.PriorLayer(D, C, 8), torch.randn(2, T, D), torch.randn(2, T, C)
+    layer, context, key = (
+        human_prior.PriorLayer(D, C, 8),
+        torch.randn(2, T, D),
+        torch.randn(2, T, C),
+    )
     assert torch.equal(layer(context, key), key)
     layer.net[2].weight.data.normal_()
     assert not torch.equal(layer(context, key), key)
@@ -89,15 +99,16 @@ def test_alignment_is_nothing_for_a_map_like_the_pose_and_counts_human_tokens_on
     like = torch.nn.functional.interpolate(features.norm(dim=1, keepdim=True), grid, mode="area")
     maps = torch.rand(1, 2, 24, 3)
     maps[..., 1] = 0.3 * like.flatten()
-    assert float(hcp.alignment(maps, human, features, grid)) == pytest.approx(0, abs=1e-6)
+    assert float(human_prior.alignment(maps, human, features, grid)) == pytest.approx(0, abs=1e-6)
     other = maps.clone()
     other[..., 0] = torch.rand(24)
     assert torch.equal(
-        hcp.alignment(other, human, features, grid), hcp.alignment(maps, human, features, grid)
+        human_prior.alignment(other, human, features, grid),
+        human_prior.alignment(maps, human, features, grid),
     )
     other[..., 1] = 0
     other[:, :, 3, 1] = 1  # all of the word's attention in one place
-    assert float(hcp.alignment(other, human, features, grid)) > 0.5
+    assert float(human_prior.alignment(other, human, features, grid)) > 0.5
 
 
 def test_a_worse_map_is_drawn_to_the_pose():
@@ -106,20 +117,28 @@ def test_a_worse_map_is_drawn_to_the_pose():
     features[0, 0, 1, 2] = 1
     logits = torch.zeros(1, 1, 16, 2, requires_grad=True)
     human = torch.tensor([[True, True]])
-    hcp.alignment(logits.softmax(2), human, features, (4, 4)).backward()
+    human_prior.alignment(logits.softmax(2), human, features, (4, 4)).backward()
     assert logits.grad[0, 0, 6].max() < 0 < logits.grad[0, 0, :6].min()
 
 
 def test_weights_of_stages_and_steps():
-    table = hcp.cosine_table()
+    table = human_prior.cosine_table()
     ends = torch.tensor([0.0, 0.5, 1.0])
     half = math.cos(math.pi / 4)
-    expected = {hcp.DOWN: [1.0, half, 0.0], hcp.MID: [0.0, half, 1.0], hcp.UP: [0.0, 1.0, 0.0]}
+    expected = {
+        human_prior.DOWN: [1.0, half, 0.0],
+        human_prior.MID: [0.0, half, 1.0],
+        human_prior.UP: [0.0, 1.0, 0.0],
+    }
     for stage, values in expected.items():
-        found = hcp.stage_weight(table, stage, ends)
+        found = human_prior.stage_weight(table, stage, ends)
         torch.testing.assert_close(found, torch.tensor(values), atol=1e-6, rtol=0)
-    between = hcp.stage_weight({hcp.DOWN: [0.0, 1.0, 0.0]}, hcp.DOWN, torch.tensor([0.25, 0.75]))
+    between = human_prior.stage_weight(
+        {human_prior.DOWN: [0.0, 1.0, 0.0]}, human_prior.DOWN, torch.tensor([0.25, 0.75])
+    )
     assert torch.allclose(between, torch.tensor(0.5))
-    assert (hcp.stage_weight(hcp.constant_table(), hcp.UP, torch.rand(5)) == 1).all()
+    assert (
+        human_prior.stage_weight(human_prior.constant_table(), human_prior.UP, torch.rand(5)) == 1
+    ).all()
     with pytest.raises(ValueError, match="'middle' it has 0"):
-        hcp.stage_weight({hcp.DOWN: [1.0, 1.0]}, hcp.MID, ends)
+        human_prior.stage_weight({human_prior.DOWN: [1.0, 1.0]}, human_prior.MID, ends)

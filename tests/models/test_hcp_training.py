@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from vitruvian.mini import posenet
-from vitruvian.models import hcp, weights
-from vitruvian.training import bases, denoise, networks, preview
-from vitruvian.training import hcp as ours
-from vitruvian.training.loop import Schedule
-from vitruvian.training.tokens import WordTokenizer, word_pieces
+from vitruvian.lab.evaluators import posenet
+from vitruvian.lab.training import bases, denoise, networks, preview
+from vitruvian.lab.training import human_prior as ours
+from vitruvian.lab.training.loop import Schedule
+from vitruvian.lab.training.tokens import WordTokenizer, word_pieces
+from vitruvian.models import human_prior, weights
 
 SIDE = 8  # latent cells
 
@@ -46,8 +46,10 @@ def loss_of(tokenizer, **how):
     net = posenet.PoseNet().eval().requires_grad_(False)
     return ours.PriorLoss(
         denoise.DenoisingLoss(tokenizer, forget=0.0, drop=0.0, brief=0.0),
-        word_pieces(tokenizer.words), net.features, **how,
-    )  # fmt: skip
+        word_pieces(tokenizer.words),
+        net.features,
+        **how,
+    )
 
 
 def test_captions_words_are_found_from_their_ids(tokenizer):
@@ -58,12 +60,17 @@ def test_captions_words_are_found_from_their_ids(tokenizer):
     assert human[0, 2] and human[2, 2]
 
 
-@pytest.mark.parametrize(("size", "tokens", "grid"), [
-    ((24, 24), 144, (12, 12)), ((13, 19), 70, (7, 10)), ((64, 64), 4096, (64, 64)),
-    ((13, 19), 20, (4, 5)),
-])
+@pytest.mark.parametrize(
+    ("size", "tokens", "grid"),
+    [
+        ((24, 24), 144, (12, 12)),
+        ((13, 19), 70, (7, 10)),
+        ((64, 64), 4096, (64, 64)),
+        ((13, 19), 20, (4, 5)),
+    ],
+)
 def test_the_grid_of_a_map(size, tokens, grid):
-    assert hcp.grid_of(size, tokens) == grid
+    assert human_prior.grid_of(size, tokens) == grid
 
 
 def test_prompts_without_people_are_the_base(tokenizer):
@@ -88,7 +95,7 @@ def test_prompts_without_people_are_the_base(tokenizer):
 
 
 def test_only_the_layers_are_trained_and_saved(tokenizer, tmp_path):
-    model = denoiser(tokenizer, gamma=0.8, mask=hcp.AFTER)
+    model = denoiser(tokenizer, gamma=0.8, mask=human_prior.AFTER)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained and all(".processor.layer." in name for name in trained)
     before = {name: p.clone() for name, p in model.named_parameters()}
@@ -99,7 +106,7 @@ def test_only_the_layers_are_trained_and_saved(tokenizer, tmp_path):
     ours.save_prior(model, tmp_path / "prior.safetensors", "mini")
     tensors, facts = weights.load(tmp_path / "prior.safetensors", method="hcp", base="mini")
     assert {"hcp.input_3_0.net.0.weight", "hcp.middle_0_0.net.2.bias"} <= set(tensors)
-    assert facts["gamma"] == "0.8" and facts["mask"] == hcp.AFTER
+    assert facts["gamma"] == "0.8" and facts["mask"] == human_prior.AFTER
 
 
 def test_alignment_adds_to_the_loss_and_without_it_the_loss_is_plain(tokenizer):
@@ -110,9 +117,9 @@ def test_alignment_adds_to_the_loss_and_without_it_the_loss_is_plain(tokenizer):
             return float(loss_of(tokenizer, **how)(model, batch, torch.Generator().manual_seed(3)))
 
     plain = value(alpha=0.0)
-    even = value(alpha=1.0, table=hcp.constant_table())
+    even = value(alpha=1.0, table=human_prior.constant_table())
     assert plain < value(alpha=1.0) < even
-    assert value(alpha=2.0, table=hcp.constant_table()) - plain == pytest.approx(
+    assert value(alpha=2.0, table=human_prior.constant_table()) - plain == pytest.approx(
         2 * (even - plain), rel=1e-4
     )
 
@@ -137,24 +144,40 @@ def train(folder, mini_weights, tmp_path):
 
     def run(name, *more):
         out = tmp_path / f"{name}.safetensors"
-        ours.main([
-            "--pictures", str(folder), "--work", str(tmp_path / name), "--out", str(out),
-            "--size", str(8 * SIDE), "--batch", "2", "--precision", "no", "--steps", "2",
-            "--hidden", "4", *more,
-        ])  # fmt: skip
+        ours.main(
+            [
+                "--pictures",
+                str(folder),
+                "--work",
+                str(tmp_path / name),
+                "--out",
+                str(out),
+                "--size",
+                str(8 * SIDE),
+                "--batch",
+                "2",
+                "--precision",
+                "no",
+                "--steps",
+                "2",
+                "--hidden",
+                "4",
+                *more,
+            ]
+        )
         return out
 
     return run
 
 
 def read(file):
-    return weights.load(file, method="hcp", base="mini", version=hcp.VERSION)
+    return weights.load(file, method="hcp", base="mini", version=human_prior.VERSION)
 
 
 def test_the_trainer_writes_a_prior_and_goes_on_from_it(train, tmp_path, caplog, capsys):
     first = train("first", "--gamma", "0.8", "--lr", "0.01")
     begun, facts = read(first)
-    assert facts["gamma"] == "0.8" and facts["mask"] == hcp.KEYS
+    assert facts["gamma"] == "0.8" and facts["mask"] == human_prior.KEYS
     assert any(t.any() for key, t in begun.items() if key.endswith("net.2.weight"))
     assert (tmp_path / "first" / "final.png").is_file()
     assert (tmp_path / "first" / "loss.png").is_file()
@@ -170,10 +193,14 @@ def test_the_trainer_writes_a_prior_and_goes_on_from_it(train, tmp_path, caplog,
 
 def test_the_host_reads_what_the_trainer_wrote(train):
     pytest.importorskip("comfy")
-    from vitruvian.host import hcp as host
+    from vitruvian.host import human_prior as host
 
-    prior = host.load(train("prior", "--mask", hcp.AFTER))
-    assert len(prior.layers) == 7 and prior.mask == hcp.AFTER and prior.gamma == hcp.GAMMA
+    prior = host.load(train("prior", "--mask", human_prior.AFTER))
+    assert (
+        len(prior.layers) == 7
+        and prior.mask == human_prior.AFTER
+        and prior.gamma == human_prior.GAMMA
+    )
 
 
 def interrupting(monkeypatch, step):
@@ -211,16 +238,19 @@ def test_a_training_that_learnt_nothing_leaves_the_file_alone(train, tmp_path, m
     assert (tmp_path / "good.safetensors").read_bytes() == b"a better one"
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("[1, 2]", "an object of the lists input, middle, output"),
-    ('{"up": [1, 2]}', "an object of the lists"),
-    ('{"input": [1, 2], "middle": [1, 2]}', "for 'output' it has 0"),
-    ('{"input": [1, 2], "middle": [1], "output": [1, 1]}', "for 'middle' it has 1"),
-    ('{"input": ["a", 2], "middle": [1, 2], "output": [1, 2]}', "expected the weights"),
-    ('{"input": 3, "middle": [1, 2], "output": [1, 2]}', "expected the weights"),
-    ('{"input": [NaN, 2], "middle": [1, 2], "output": [1, 2]}', "'input' must be finite"),
-    ("{", "expected the weights"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "an object of the lists input, middle, output"),
+        ('{"up": [1, 2]}', "an object of the lists"),
+        ('{"input": [1, 2], "middle": [1, 2]}', "for 'output' it has 0"),
+        ('{"input": [1, 2], "middle": [1], "output": [1, 1]}', "for 'middle' it has 1"),
+        ('{"input": ["a", 2], "middle": [1, 2], "output": [1, 2]}', "expected the weights"),
+        ('{"input": 3, "middle": [1, 2], "output": [1, 2]}', "expected the weights"),
+        ('{"input": [NaN, 2], "middle": [1, 2], "output": [1, 2]}', "'input' must be finite"),
+        ("{", "expected the weights"),
+    ],
+)
 def test_a_wrong_table_is_said(tmp_path, text, message):
     file = tmp_path / "table.json"
     file.write_text(text)
@@ -230,8 +260,8 @@ def test_a_wrong_table_is_said(tmp_path, text, message):
 
 def test_a_table_is_read_and_wrong_arguments_are_said(train, tmp_path, capsys):
     table = tmp_path / "table.json"
-    table.write_text(json.dumps(hcp.constant_table()))
-    assert ours.read_table(table) == hcp.constant_table()
+    table.write_text(json.dumps(human_prior.constant_table()))
+    assert ours.read_table(table) == human_prior.constant_table()
     train("even", "--table", str(table))
     for *wrong, message in (
         ("--table", str(tmp_path / "none.json"), "none.json: expected the weights"),

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from vitruvian.mini import world
+from vitruvian.lab.world import scenes
 from vitruvian.models import human_tokens as ours
 
 # a dancer; as escapes, since not every code page has the letters
@@ -55,12 +55,22 @@ def test_there_are_two_hundred():
     assert len(CASES[::2]) == 200
 
 
-@pytest.mark.parametrize("text", [
-    "", "a red barn at dawn", "mountains, clouds, a long wooden bridge", "a bowl of strawberries",
-    "kingdom of glass", "manifold", "sunset, golden hour, masterpiece", "a wing and a ring",
-    "ocean waves, a palm tree", "an oil painting of a wooden fence",
-    "a box, a bow, a bat and a drawing",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a red barn at dawn",
+        "mountains, clouds, a long wooden bridge",
+        "a bowl of strawberries",
+        "kingdom of glass",
+        "manifold",
+        "sunset, golden hour, masterpiece",
+        "a wing and a ring",
+        "ocean waves, a palm tree",
+        "an oil painting of a wooden fence",
+        "a box, a bow, a bat and a drawing",
+    ],
+)
 def test_pictures_of_things_have_none(text):
     assert found(text) == []
 
@@ -93,6 +103,6 @@ def test_the_artist_adds_and_removes_words_and_phrases_in_any_letters():
 
 
 def test_every_action_of_the_mini_world_is_found():
-    for action in world.ACTIONS.values():
+    for action in scenes.ACTIONS.values():
         assert found(action.phrase), action.phrase
     assert found("a man") and found("a woman") and found("four people")

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 from vitruvian.models import memory as core
 from vitruvian.models import weights
-from vitruvian.models.parsing import BACKGROUND, FOOTWEAR, HAIR, PANTS, TOP
+from vitruvian.models.semantic_map import BACKGROUND, FOOTWEAR, HAIR, PANTS, TOP
 
 D, M = 12, 60
 
@@ -173,9 +173,7 @@ def test_merging_is_commutative_and_associative_bit_for_bit():
     shared = replace(b, banks={**b.banks, TOP: a.banks[TOP]})  # slots that are equal
     del shared.banks[HAIR]
     assert_equal(core.merge(a, shared), core.merge(shared, a))
-    assert_equal(
-        core.merge(core.merge(a, shared), c), core.merge(a, core.merge(shared, c))
-    )
+    assert_equal(core.merge(core.merge(a, shared), c), core.merge(a, core.merge(shared, c)))
     whole = core.merge(a, shared)
     assert len(whole.banks[TOP]) == len(a.banks[TOP])
     assert torch.equal(whole.banks[TOP].counts, 2 * a.banks[TOP].counts)
@@ -256,9 +254,7 @@ def test_an_answer_is_what_the_formula_says(top_k, blend):
         torch.testing.assert_close(found.weights[q], torch.tensor(shares), atol=1e-5, rtol=1e-4)
         answer = sum(w * bank.features[i] for w, i in zip(shares, near, strict=True))
         mixed = blend * query + (1 - blend) * answer
-        torch.testing.assert_close(
-            found.features[q], mixed / mixed.norm(), atol=1e-5, rtol=1e-4
-        )
+        torch.testing.assert_close(found.features[q], mixed / mixed.norm(), atol=1e-5, rtol=1e-4)
 
 
 def test_a_slot_answers_with_itself():

@@ -4,14 +4,14 @@ from itertools import product
 
 import pytest
 import torch
-from vitruvian.mini import appearance
-from vitruvian.mini.captions import scene_caption
-from vitruvian.mini.figure import BOTTOM, HAT, TOP
-from vitruvian.mini.renderer import render
-from vitruvian.mini.world import BOTTOMS, COLOURS, FULL, PATTERNS, sample_scenes
-from vitruvian.models import memory, parsing
+from vitruvian.lab.recipes import appearance
+from vitruvian.lab.training import convert, part_encoder, preview
+from vitruvian.lab.world.captions import scene_caption
+from vitruvian.lab.world.figure import BOTTOM, HAT, TOP
+from vitruvian.lab.world.renderer import render
+from vitruvian.lab.world.scenes import BOTTOMS, COLOURS, FULL, PATTERNS, sample_scenes
+from vitruvian.models import memory, semantic_map
 from vitruvian.models.phrases import split_phrases
-from vitruvian.training import convert, part_encoder, preview
 
 COUNT = 60
 
@@ -47,12 +47,12 @@ def test_captions_tell_what_is_worn(scenes):
         }
         assert appearance.held_out(caption) == bool(worn & appearance.HELD)
         held += appearance.held_out(caption)
-        assert (parsing.HEADWEAR in looks) == (int(p.hat[i]) >= 0)
-        assert looks[parsing.FOOTWEAR] == f"{list(COLOURS)[int(p.shoes[i])]} shoes"
+        assert (semantic_map.HEADWEAR in looks) == (int(p.hat[i]) >= 0)
+        assert looks[semantic_map.FOOTWEAR] == f"{list(COLOURS)[int(p.shoes[i])]} shoes"
         words = appearance.bare(caption).split()
         assert not set(words) & {*COLOURS, *PATTERNS, "wearing", "hair"}
         found = {phrase.part: phrase.text for phrase in split_phrases(caption)}
-        assert found == {part: text for part, text in looks.items() if part != parsing.FACE}
+        assert found == {part: text for part, text in looks.items() if part != semantic_map.FACE}
     assert 0 < held < COUNT
 
 
@@ -61,9 +61,9 @@ def test_maps_of_renders_and_of_their_captions_agree(scenes, truth):
     for i in range(COUNT):
         own = appearance.map_from(truth.parsing[i], scene_caption(scenes, i))
         assert torch.equal(maps[i], own)
-        assert torch.equal(maps[i] == parsing.TOP, truth.parsing[i] == TOP)
-        assert torch.equal(maps[i] == parsing.HEADWEAR, truth.parsing[i] == HAT)
-        bottom = (maps[i] == parsing.PANTS) | (maps[i] == parsing.SKIRT)
+        assert torch.equal(maps[i] == semantic_map.TOP, truth.parsing[i] == TOP)
+        assert torch.equal(maps[i] == semantic_map.HEADWEAR, truth.parsing[i] == HAT)
+        bottom = (maps[i] == semantic_map.PANTS) | (maps[i] == semantic_map.SKIRT)
         assert torch.equal(bottom, truth.parsing[i] == BOTTOM)
 
 
@@ -73,7 +73,7 @@ def test_the_shipped_encoder_finds_the_words_for_what_it_sees(scenes, truth, min
     for i in range(COUNT):
         picture = truth.rgb[i].movedim(0, -1)
         for part, crop in memory.crop_parts(picture, maps[i], appearance.CROP):
-            if part in (parsing.TOP, parsing.FOOTWEAR, parsing.PANTS):
+            if part in (semantic_map.TOP, semantic_map.FOOTWEAR, semantic_map.PANTS):
                 crops.append(crop.movedim(-1, 0))
                 right.append(appearance.looks_of(scene_caption(scenes, i))[part].split())
     nouns = ("top", "shoes", "trousers")
@@ -90,7 +90,13 @@ def test_the_shipped_encoder_finds_the_words_for_what_it_sees(scenes, truth, min
 def test_the_shipped_memory_is_the_encoders_and_holds_what_it_needs(mini_weights):
     encoder, kept = part_encoder.load_encoder(appearance.VISION), memory.load(appearance.MEMORY)
     assert kept.encoder == memory.encoder_name(encoder.vision.state_dict())
-    worn = {parsing.TOP, parsing.PANTS, parsing.SKIRT, parsing.FOOTWEAR, parsing.HEADWEAR}
+    worn = {
+        semantic_map.TOP,
+        semantic_map.PANTS,
+        semantic_map.SKIRT,
+        semantic_map.FOOTWEAR,
+        semantic_map.HEADWEAR,
+    }
     assert worn <= set(kept.parts)
     assert all(len(bank) <= appearance.SLOTS for bank in kept.banks.values())
     torch.testing.assert_close(kept.projection, encoder.text_projection.detach())

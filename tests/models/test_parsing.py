@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from vitruvian.models import parsing as ours
 from vitruvian.models import pose
-from vitruvian.models.parsing import Outfit, from_colours, map_from_pose, part_mask, shares
+from vitruvian.models import semantic_map as ours
+from vitruvian.models.semantic_map import Outfit, from_colours, map_from_pose, part_mask, shares
 
 BODY = {  # right is the viewer's left: somebody who faces us
     pose.NOSE: (256, 80), pose.NECK: (256, 140), pose.R_SHOULDER: (210, 142),
@@ -247,15 +247,23 @@ def winds(corners, x, y):
 
 def from_segment(a, b, x, y):
     """The slow way: the smallest distance to many points of a segment."""
-    return min(math.dist((x, y), (a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t))
-               for t in (k / 400 for k in range(401)))  # fmt: skip
+    return min(
+        math.dist((x, y), (a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t))
+        for t in (k / 400 for k in range(401))
+    )
 
 
-@pytest.mark.parametrize("corners", [
-    [(9.3, 7.2)], [(3.1, 4.2), (20.4, 15.3)], [(4.1, 3.2), (22.3, 6.1), (12.2, 19.4)],
-    [(3.2, 3.3), (20.1, 4.4), (23.6, 18.2), (6.3, 20.1)], [(-8.2, 3.1), (9.4, 30.2)],
-    [(-30.0, -40.0), (-20.0, -35.0)],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "corners",
+    [
+        [(9.3, 7.2)],
+        [(3.1, 4.2), (20.4, 15.3)],
+        [(4.1, 3.2), (22.3, 6.1), (12.2, 19.4)],
+        [(3.2, 3.3), (20.1, 4.4), (23.6, 18.2), (6.3, 20.1)],
+        [(-8.2, 3.1), (9.4, 30.2)],
+        [(-30.0, -40.0), (-20.0, -35.0)],
+    ],
+)
 @pytest.mark.parametrize("radius", [0.3, 2.6])
 def test_a_stroke_is_what_is_inside_or_near(corners, radius):
     labels = torch.zeros(24, 28, dtype=torch.uint8)
@@ -290,11 +298,21 @@ def test_parts_lie_on_the_skeleton():
     labels = drawn()
     assert labels.dtype == torch.uint8
     places = {
-        (256, 200): "top", (195, 190): "top", (182, 260): "top", (226, 330): "pants",
-        (288, 420): "pants", (256, 282): "pants", (221, 478): "footwear", (177, 288): "skin",
-        (256, 80): "face", (256, 38): "hair", (256, 118): "skin", (256, 400): "background",
-        (20, 20): "background", (256, 505): "background",
-    }  # fmt: skip
+        (256, 200): "top",
+        (195, 190): "top",
+        (182, 260): "top",
+        (226, 330): "pants",
+        (288, 420): "pants",
+        (256, 282): "pants",
+        (221, 478): "footwear",
+        (177, 288): "skin",
+        (256, 80): "face",
+        (256, 38): "hair",
+        (256, 118): "skin",
+        (256, 400): "background",
+        (20, 20): "background",
+        (256, 505): "background",
+    }
     assert {place: at(labels, *place) for place in places} == places
 
 
@@ -303,17 +321,23 @@ def test_parts_lie_on_the_skeleton():
     [
         (Outfit(), {"top", "pants", "footwear", "hair", "face", "skin"}),
         (Outfit("outer", "leggings"), {"outer", "leggings", "footwear", "hair", "face", "skin"}),
-        (Outfit(ours.OPEN, "skirt", shoes=False),
-         {"outer", "top", "skirt", "hair", "face", "skin"}),
+        (
+            Outfit(ours.OPEN, "skirt", shoes=False),
+            {"outer", "top", "skirt", "hair", "face", "skin"},
+        ),
         (Outfit("dress", "nothing", "none", shoes=False), {"dress", "face", "skin"}),
-        (Outfit("dress", "leggings", "none", long_legs=False, shoes=False),
-         {"dress", "face", "skin"}),  # short leggings stay below the dress
+        (
+            Outfit("dress", "leggings", "none", long_legs=False, shoes=False),
+            {"dress", "face", "skin"},
+        ),  # short leggings stay below the dress
         (Outfit("rompers", "skirt", "none"), {"rompers", "footwear", "face", "skin"}),
         (Outfit("nothing", "nothing", "none", shoes=False), {"face", "skin"}),
-        (Outfit("nothing", "pants", hat=True, glasses=True),
-         {"pants", "headwear", "eyeglass", "footwear", "hair", "face", "skin"}),
+        (
+            Outfit("nothing", "pants", hat=True, glasses=True),
+            {"pants", "headwear", "eyeglass", "footwear", "hair", "face", "skin"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_outfit_is_what_is_drawn(outfit, expected):
     assert parts_of(drawn(outfit)) == expected
 

@@ -5,10 +5,10 @@ import logging
 import pytest
 import torch
 from PIL import Image
+from vitruvian.lab.training import bases, person_images, preview
+from vitruvian.lab.training.denoise import nearness
+from vitruvian.lab.training.person_images import CAPTION, collect_people
 from vitruvian.models import pose
-from vitruvian.training import bases, person_pictures, preview
-from vitruvian.training.denoise import nearness
-from vitruvian.training.person_pictures import CAPTION, collect_people
 
 SIZE = 64
 
@@ -44,7 +44,7 @@ def astronaut():
 
 
 def test_a_pose_image_beside_the_picture_is_taken_and_nobody_is_looked_for(folder, monkeypatch):
-    monkeypatch.delattr(person_pictures.detect, "open_landmarker")
+    monkeypatch.delattr(person_images.detect, "open_landmarker")
     (person,) = collect_people(folder, SIZE)
     assert person.rgb.shape == person.hint.shape == (3, SIZE, SIZE)
     assert person.rgb.dtype == person.hint.dtype == torch.uint8
@@ -131,7 +131,7 @@ def test_items_are_what_the_loss_takes(folder, mini_weights):
     body[3] = torch.tensor([20.0, 12.0, 1.0])
     found = [person, person._replace(bodies=[body.tolist()])]
     base = bases.open_base(preview.CHECKPOINT)
-    data = person_pictures.PersonPictures(found, base)
+    data = person_images.PersonPictures(found, base)
     assert len(data) == 2
     item, other = data[0], data[1]
     torch.testing.assert_close(

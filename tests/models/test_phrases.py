@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from vitruvian.models import parsing, phrases
+from vitruvian.models import phrases, semantic_map
 from vitruvian.models.phrases import Phrase, part_of, split_phrases
 
 TABLE = {
@@ -89,25 +89,25 @@ CASES = [(text, name) for name, texts in TABLE.items() for text in texts]
 
 
 def found(prompt, **options):
-    named = {None: None} | dict(enumerate(parsing.CLASSES))
+    named = {None: None} | dict(enumerate(semantic_map.CLASSES))
     return [(phrase.text, named[phrase.part]) for phrase in split_phrases(prompt, **options)]
 
 
 @pytest.mark.parametrize(("text", "name"), CASES)
 def test_two_hundred_phrases(text, name):
-    assert part_of(text) == (None if name is None else parsing.CLASSES.index(name))
+    assert part_of(text) == (None if name is None else semantic_map.CLASSES.index(name))
     assert {part for _, part in found(text)} == ({name} if name else set())
 
 
 def test_there_are_two_hundred_and_of_every_part():
-    assert len(CASES) >= 200 and set(TABLE) == {*parsing.CLASSES[1:], None}
+    assert len(CASES) >= 200 and set(TABLE) == {*semantic_map.CLASSES[1:], None}
 
 
 def test_the_list_is_long_and_names_each_word_once():
     lines = phrases.WORDS.read_text("utf-8").splitlines()
     listed = [word for line in lines if line[:1] not in ("#", "[") for word in line.split()]
     sections = {line.strip("[]") for line in lines if line.startswith("[")}
-    assert sections == {*parsing.CLASSES[1:], "none", "looks", "trims"}
+    assert sections == {*semantic_map.CLASSES[1:], "none", "looks", "trims"}
     assert len(phrases.listed_words()) > 400
     keys = [word.replace("-", "") for word in listed]
     assert sorted({key for key in keys if keys.count(key) > 1}) == []
@@ -172,8 +172,11 @@ def test_what_names_no_part_is_kept_on_request():
     sentence = "A man in a red hat, no shoes, in a park"
     assert found(sentence) == [("red hat", "headwear")]
     assert found(sentence, unknown=True) == [
-        ("man", None), ("red hat", "headwear"), ("no shoes", None), ("park", None),
-    ]  # fmt: skip
+        ("man", None),
+        ("red hat", "headwear"),
+        ("no shoes", None),
+        ("park", None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -186,8 +189,10 @@ def test_what_names_no_part_is_kept_on_request():
         ("((hat:0.5):1.5)", [("hat", 0.5)]),
         ("(hat: .5 )", [("hat", 0.5)]),
         ("a (red:1.4) hat", [("red hat", 1.2)]),
-        ("(red hat, blue shoes:1.2) and jeans", [
-            ("red hat", 1.2), ("blue shoes", 1.2), ("jeans", 1)]),
+        (
+            "(red hat, blue shoes:1.2) and jeans",
+            [("red hat", 1.2), ("blue shoes", 1.2), ("jeans", 1)],
+        ),
         ("(shirt:1.2)(pants:1.4)", [("shirt pants", 1.3)]),
         (r"shirt \(blue\), hat", [("shirt (blue)", 1), ("hat", 1)]),
         (r"(shirt \(blue\):1.3)", [("shirt (blue)", 1.3)]),
@@ -195,7 +200,7 @@ def test_what_names_no_part_is_kept_on_request():
         ("(hat", [("(hat", 1)]),
         ("(hat:big)", [("big", 1.1)]),
     ],
-)  # fmt: skip
+)
 def test_strengths(prompt, expected):
     assert [(phrase.text, phrase.strength) for phrase in split_phrases(prompt)] == expected
 
@@ -210,14 +215,18 @@ def test_strengths(prompt, expected):
         ("[0] brick wall", [("brick wall", "background")]),
         ("wrist_wearing: rope", [("rope", "wrist wearing")]),
         ("T-Shirt=chrome", [("chrome", "top")]),
-        ("top: black and white stripes; skirt: leaves", [
-            ("black and white stripes", "top"), ("leaves", "skirt")]),
+        (
+            "top: black and white stripes; skirt: leaves",
+            [("black and white stripes", "top"), ("leaves", "skirt")],
+        ),
         ("shoes: ", []),
         ("note: a red hat", [("red hat", "headwear")]),
-        ("a hat with red flowers: blue shoes", [
-            ("hat with red flowers", "headwear"), ("blue shoes", "footwear")]),
+        (
+            "a hat with red flowers: blue shoes",
+            [("hat with red flowers", "headwear"), ("blue shoes", "footwear")],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_part_may_be_named(prompt, expected):
     assert found(prompt) == expected
 
@@ -228,4 +237,4 @@ def test_a_number_that_no_part_has_is_refused():
 
 
 def test_phrases_have_a_strength_of_one():
-    assert split_phrases("a red hat") == [Phrase("red hat", parsing.HEADWEAR, 1.0)]
+    assert split_phrases("a red hat") == [Phrase("red hat", semantic_map.HEADWEAR, 1.0)]

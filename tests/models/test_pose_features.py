@@ -35,8 +35,11 @@ def test_features_are_torchvisions_own(network, pictures, tmp_path, left_out):
     stages = create_feature_extractor(network, [f"layer{k}" for k in range(1, 5)])
     expected = stages(Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(pictures)).values()
     assert [level.shape[1:] for level in seen] == [
-        (256, 16, 24), (512, 8, 12), (1024, 4, 6), (2048, 2, 3),
-    ]  # fmt: skip
+        (256, 16, 24),
+        (512, 8, 12),
+        (1024, 4, 6),
+        (2048, 2, 3),
+    ]
     for level, own in zip(seen, expected, strict=True):
         torch.testing.assert_close(level, own)
         assert not level.requires_grad and own.requires_grad

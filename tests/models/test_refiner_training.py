@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
+from vitruvian.lab.training import convert, networks, preview
+from vitruvian.lab.training import refiner as ours
+from vitruvian.lab.training.denoise import Denoiser, DenoisingLoss
+from vitruvian.lab.training.loop import Schedule
+from vitruvian.lab.training.tokens import WordTokenizer
 from vitruvian.models import refiner, weights
 from vitruvian.models.refiner import CONDITIONS
-from vitruvian.training import convert, networks, preview
-from vitruvian.training import refiner as ours
-from vitruvian.training.denoise import Denoiser, DenoisingLoss
-from vitruvian.training.loop import Schedule
-from vitruvian.training.tokens import WordTokenizer
 
 SIDE = 8  # latent cells
 BASE = "mini"
@@ -267,10 +267,25 @@ def folder(tmp_path_factory):
 
 def train(folder, tmp_path, *more):
     work, out = tmp_path / "work", tmp_path / "refiner.safetensors"
-    ours.main([
-        "--pictures", str(folder), "--work", str(work), "--out", str(out), "--steps", "2",
-        "--batch", "1", "--size", "64", "--precision", "no", *more,
-    ])  # fmt: skip
+    ours.main(
+        [
+            "--pictures",
+            str(folder),
+            "--work",
+            str(work),
+            "--out",
+            str(out),
+            "--steps",
+            "2",
+            "--batch",
+            "1",
+            "--size",
+            "64",
+            "--precision",
+            "no",
+            *more,
+        ]
+    )
     return out
 
 
@@ -288,8 +303,11 @@ def test_training_from_a_folder(mini_weights, folder, tmp_path, quick):
     again = tmp_path / "again"
     train(folder, again, "--start", str(out), "--keep", "normal")
     later, _ = weights.load(again / "refiner.safetensors", method="refiner")
-    changed = {name.split(".")[1] for name in later if "input_hint_block." in name
-               and not torch.equal(later[name], tensors[name])}  # fmt: skip
+    changed = {
+        name.split(".")[1]
+        for name in later
+        if "input_hint_block." in name and not torch.equal(later[name], tensors[name])
+    }
     assert changed == {"normal"}
 
 

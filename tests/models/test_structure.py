@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
-from vitruvian.mini.renderer import render
-from vitruvian.mini.world import FULL, sample_scenes
+from vitruvian.lab.world.renderer import render
+from vitruvian.lab.world.scenes import FULL, sample_scenes
 from vitruvian.models import structure
 
 SHAPE = (2, 12, 6, 5)
@@ -126,8 +126,8 @@ def test_relit_from_the_side_the_far_side_is_dark():
 @pytest.fixture(scope="module")
 def base():
     """An SD1.5-like UNet's tensors by LDM name, narrow, with two blocks a level."""
+    from vitruvian.lab.training import convert, networks
     from vitruvian.models import mini
-    from vitruvian.training import convert, networks
 
     layout = mini.UNet(32, (1, 2), 2, (True, True), 4, 48, 32)
     unet = convert.unet_to_ldm(networks.build_unet(layout))
@@ -139,11 +139,16 @@ def test_branches_are_the_first_level(base):
     assert structure.experts_of(list(joint)) == structure.first_level(list(base)) == 3
     branch = {k.removeprefix("expert.depth.") for k in joint if k.startswith("expert.depth.")}
     places = {".".join(name.split(".")[:2]) for name in branch if not name.startswith("out.")}
-    assert places == {*(f"input_blocks.{i}" for i in range(4)),
-                      *(f"output_blocks.{i}" for i in range(3, 6))}  # fmt: skip
+    assert places == {
+        *(f"input_blocks.{i}" for i in range(4)),
+        *(f"output_blocks.{i}" for i in range(3, 6)),
+    }
     assert {name for name in branch if name.startswith("out.")} == {
-        "out.0.weight", "out.0.bias", "out.2.weight", "out.2.bias"
-    }  # fmt: skip
+        "out.0.weight",
+        "out.0.bias",
+        "out.2.weight",
+        "out.2.bias",
+    }
 
 
 def test_branches_begin_as_copies_that_see_no_pose(base):

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from vitruvian.models import pose, structure, structure_data
-from vitruvian.training import bases, person_pictures, preview
-from vitruvian.training.structure_pictures import (
+from vitruvian.lab.training import bases, person_images, preview
+from vitruvian.lab.training.structure_images import (
     Conventions,
     StructurePictures,
     collect_structure,
     cut_out,
     read_depth,
 )
+from vitruvian.models import pose, structure, structure_data
 
 SIZE = 64
 HEIGHT, WIDTH = 96, 160
@@ -56,7 +56,7 @@ def one(folder, *conventions):
 
 
 def test_the_picture_and_its_maps_are_cut_alike(folder, monkeypatch):
-    monkeypatch.delattr(person_pictures.detect, "open_landmarker")
+    monkeypatch.delattr(person_images.detect, "open_landmarker")
     picture = one(folder)
     for part in picture[:4]:
         assert part.shape == (3, SIZE, SIZE) and part.dtype == torch.uint8
@@ -178,7 +178,7 @@ def test_people_are_found_and_drawn_where_the_square_shows_them(tmp_path, caplog
             save(left_facing(*picture.shape[1:]), tmp_path / f"{name}.{what}.png")
     with caplog.at_level(logging.WARNING):
         her = one(tmp_path)
-    assert her.caption == person_pictures.CAPTION
+    assert her.caption == person_images.CAPTION
     assert "nobody.png: nobody was found" in caplog.text
     scale = SIZE / 512
     nose = torch.tensor([222 * scale, (128 + 16) * scale - her.size[2]])

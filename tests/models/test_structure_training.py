@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
+from vitruvian.lab.training import convert, networks, preview
+from vitruvian.lab.training import structure as ours
+from vitruvian.lab.training.loop import Schedule
+from vitruvian.lab.training.tokens import WordTokenizer
 from vitruvian.models import structure, weights
-from vitruvian.training import convert, networks, preview
-from vitruvian.training import structure as ours
-from vitruvian.training.loop import Schedule
-from vitruvian.training.tokens import WordTokenizer
 
 SIDE = 8  # latent cells
 FULL, BRIEF = "a man waving, in a park", "a man"
@@ -83,9 +83,16 @@ def by_hand(model, batch, epsilon=False, modalities=3):
     return total / len(batch)
 
 
-@pytest.mark.parametrize("how", [
-    {}, {"epsilon": True}, {"shared_step": False}, {"modalities": 1}, {"modalities": 2},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"epsilon": True},
+        {"shared_step": False},
+        {"modalities": 1},
+        {"modalities": 2},
+    ],
+)
 def test_the_loss_is_equation_4(tokenizer, how):
     batch = [Structures()[i] for i in range(2)]
     value, model = run_loss(ours.StructureLoss(tokenizer, **how), batch)
@@ -216,10 +223,25 @@ def train(folder, mini_weights, tmp_path):
 
     def run(name, *more):
         out = tmp_path / f"{name}.safetensors"
-        ours.main([
-            "--pictures", str(folder), "--work", str(tmp_path / name), "--out", str(out),
-            "--size", str(8 * SIDE), "--batch", "2", "--precision", "no", "--steps", "2", *more,
-        ])  # fmt: skip
+        ours.main(
+            [
+                "--pictures",
+                str(folder),
+                "--work",
+                str(tmp_path / name),
+                "--out",
+                str(out),
+                "--size",
+                str(8 * SIDE),
+                "--batch",
+                "2",
+                "--precision",
+                "no",
+                "--steps",
+                "2",
+                *more,
+            ]
+        )
         return out
 
     return run

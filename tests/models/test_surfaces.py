@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from vitruvian.benchmarks import structure as bench
-from vitruvian.mini import surfaces
-from vitruvian.mini.dataset import structure_pictures
-from vitruvian.mini.renderer import render
-from vitruvian.mini.world import FULL, sample_scenes
+from vitruvian.lab.benchmarks import structure as bench
+from vitruvian.lab.evaluators import surfacenet
+from vitruvian.lab.world.dataset import structure_pictures
+from vitruvian.lab.world.renderer import render
+from vitruvian.lab.world.scenes import FULL, sample_scenes
 from vitruvian.models import structure
 
 
@@ -17,7 +17,7 @@ def truth():
 
 def test_depth_and_normals_of_one_body_agree(truth):
     depth, normal = structure_pictures(truth)
-    there = surfaces.coarse((depth > 0).float())[:, 0] > 0.5
+    there = surfacenet.coarse((depth > 0).float())[:, 0] > 0.5
     own = bench.agreement(depth, normal, there)
     others = bench.agreement(depth, normal.roll(1, 0), there)
     turned = structure.normal_picture(
@@ -35,13 +35,13 @@ def test_overlap_of_silhouettes():
 
 
 def test_the_instrument_reads_true_pictures(truth, mini_weights):
-    net = surfaces.load_surfacenet()
+    net = surfacenet.load_surfacenet()
     depth, normal = structure_pictures(truth)
-    true = surfaces.coarse((depth[:, :1] > 0).float())[:, 0] > 0.5
+    true = surfacenet.coarse((depth[:, :1] > 0).float())[:, 0] > 0.5
     for pictures in (truth.rgb, depth, normal):
-        assert bench.overlap(surfaces.read(net, pictures).there > 0.5, true) > 0.8
-    seen = surfaces.read(net, truth.rgb)
-    near = surfaces.coarse(depth).mean(1)
+        assert bench.overlap(surfacenet.read(net, pictures).there > 0.5, true) > 0.8
+    seen = surfacenet.read(net, truth.rgb)
+    near = surfacenet.coarse(depth).mean(1)
     assert float((seen.depth - near).abs()[true].mean()) < 0.15
-    cosine = torch.cosine_similarity(seen.normal, structure.normal_of(surfaces.coarse(normal)))
+    cosine = torch.cosine_similarity(seen.normal, structure.normal_of(surfacenet.coarse(normal)))
     assert float(cosine[true].mean()) > 0.85

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from vitruvian.training import denoise, loop, networks, vae
-from vitruvian.training.tokens import WordTokenizer
+from vitruvian.lab.training import denoise, loop, networks, vae
+from vitruvian.lab.training.tokens import WordTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 import dev
 dev.load_pack()
-from vitruvian.training import loop
+from vitruvian.lab.training import loop
 data = [torch.full((4,), float(i)) for i in range(50)]
 model = torch.nn.Linear(4, 1)
 torch.nn.init.constant_(model.weight, 0.5); torch.nn.init.zeros_(model.bias)

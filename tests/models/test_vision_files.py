@@ -5,19 +5,23 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
-from vitruvian.models import weights
-from vitruvian.models.memory import encoder_name
-from vitruvian.training.part_encoder import (
+from vitruvian.lab.training.part_encoder import (
     DEVIATION,
     MEAN,
     load_encoder,
     save_encoder,
     start_encoder,
 )
-from vitruvian.training.vision_files import config_of, open_vision
+from vitruvian.lab.training.vision_files import config_of, open_vision
+from vitruvian.models import weights
+from vitruvian.models.memory import encoder_name
 
-SMALL = {"hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2,
-         "num_attention_heads": 1}  # fmt: skip
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 1,
+}
 
 
 def pictures(side, count=3):
@@ -67,9 +71,15 @@ def test_an_image_encoder_alone_has_the_same_name_in_16_bits(clip, tmp_path):
 def test_one_of_ours_gives_the_same(tmp_path):
     torch.manual_seed(3)
     config = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-        image_size=24, patch_size=8, projection_dim=10, hidden_act="quick_gelu",
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=24,
+        patch_size=8,
+        projection_dim=10,
+        hidden_act="quick_gelu",
+    )
     file = tmp_path / "ours.safetensors"
     save_encoder(start_encoder(config, 20), file, "mini")
     vision, encoder = open_vision(file), load_encoder(file)
@@ -81,10 +91,15 @@ def test_one_of_ours_gives_the_same(tmp_path):
     assert not any(p.requires_grad for p in vision.network.parameters())
 
 
-@pytest.mark.parametrize(("width", "wide", "layers", "projected", "act", "positions"), [
-    (1024, 4096, 24, 768, "quick_gelu", 257), (1280, 5120, 32, 1024, "gelu", 257),
-    (1664, 8192, 48, 1280, "gelu", 257), (1024, 4096, 24, 768, "quick_gelu", 577),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("width", "wide", "layers", "projected", "act", "positions"),
+    [
+        (1024, 4096, 24, 768, "quick_gelu", 257),
+        (1280, 5120, 32, 1024, "gelu", 257),
+        (1664, 8192, 48, 1280, "gelu", 257),
+        (1024, 4096, 24, 768, "quick_gelu", 577),
+    ],
+)
 def test_sizes_are_those_of_the_host_s_own_tables(width, wide, layers, projected, act, positions):
     def shaped(*shape):
         return torch.empty(shape, device="meta")
@@ -93,9 +108,11 @@ def test_sizes_are_those_of_the_host_s_own_tables(width, wide, layers, projected
         "vision_model.embeddings.patch_embedding.weight": shaped(width, 3, 14, 14),
         "vision_model.embeddings.position_embedding.weight": shaped(positions, width),
         "visual_projection.weight": shaped(projected, width),
-        **{f"vision_model.encoder.layers.{k}.mlp.fc1.weight": shaped(wide, width)
-           for k in range(layers)},
-    }  # fmt: skip
+        **{
+            f"vision_model.encoder.layers.{k}.mlp.fc1.weight": shaped(wide, width)
+            for k in range(layers)
+        },
+    }
     found = config_of(tensors)
     assert (found.hidden_size, found.intermediate_size) == (width, wide)
     assert (found.num_hidden_layers, found.num_attention_heads) == (layers, 16)
@@ -112,9 +129,11 @@ def test_other_files_are_named(clip, tmp_path):
     facts = {"method": "vision", "version": 1, "base": "mini"}
     weights.save(tmp_path / "bare.safetensors", text, facts)
     for name, message in (
-        ("text", "expected a CLIP image encoder"), ("cut", "post_layernorm.weight"),
-        ("bare", "expected an image encoder, its config"), ("list", "can not be read"),
+        ("text", "expected a CLIP image encoder"),
+        ("cut", "post_layernorm.weight"),
+        ("bare", "expected an image encoder, its config"),
+        ("list", "can not be read"),
         ("none", "can not be read"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=rf"(?s){name}\.safetensors.*{message}"):
             open_vision(tmp_path / f"{name}.safetensors")

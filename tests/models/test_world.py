@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from vitruvian.mini import captions, evaluate, figure, renderer, world
-from vitruvian.training.tokens import UNKNOWN, WordTokenizer
+from vitruvian.lab.evaluators import measurements
+from vitruvian.lab.training.tokens import UNKNOWN, WordTokenizer
+from vitruvian.lab.world import captions, figure, renderer
+from vitruvian.lab.world import scenes as world
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +113,8 @@ def test_captions_fit_the_text_encoder_and_use_known_words(framing):
 def test_named_colours_are_read_back_from_true_pictures_and_not_from_others():
     scenes = world.sample_scenes(30, 21, framing=world.FULL, people=1)
     truth = renderer.render(scenes)
-    assert evaluate.colour_accuracy(truth.rgb, scenes, truth) > 0.98
-    assert evaluate.colour_accuracy(truth.rgb.roll(1, 0), scenes, truth) < 0.4
+    assert measurements.colour_accuracy(truth.rgb, scenes, truth) > 0.98
+    assert measurements.colour_accuracy(truth.rgb.roll(1, 0), scenes, truth) < 0.4
 
 
 def test_at_least_the_promised_variety():
@@ -126,12 +128,12 @@ def test_a_seam_is_seen_only_where_regions_meet_and_nobody_is():
     free = torch.ones(1, 32, 32, dtype=torch.bool)
     even = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.1
     torn = even + 0.3 * owners[:, None]
-    assert evaluate.seam_contrast(even, owners, free) == pytest.approx(1, abs=0.3)
-    assert evaluate.seam_contrast(torn, owners, free) > 5
+    assert measurements.seam_contrast(even, owners, free) == pytest.approx(1, abs=0.3)
+    assert measurements.seam_contrast(torn, owners, free) > 5
     free[:, :, 10:22] = False  # somebody stands on the border
     free[:, :4] = True
     torn[:, :, :4] = even[:, :, :4]
-    assert evaluate.seam_contrast(torn, owners, free) == pytest.approx(1, abs=0.4)
+    assert measurements.seam_contrast(torn, owners, free) == pytest.approx(1, abs=0.4)
 
 
 def test_people_are_looked_at_one_by_one():
@@ -144,7 +146,7 @@ def test_people_are_looked_at_one_by_one():
             seen.append(pictures)
             return torch.zeros(len(pictures), 18, 48, 48)
 
-    evaluate.pck_each(Spy(), truth.rgb, scenes, truth)
+    measurements.pck_each(Spy(), truth.rgb, scenes, truth)
     pictures = torch.cat(seen)
     assert len(pictures) == 4
     for i, picture in enumerate(pictures):

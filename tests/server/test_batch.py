@@ -61,8 +61,11 @@ def begin():
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-m", "vitruvian_batch", *map(str, arguments)],
-                env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )  # fmt: skip
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         )
         return processes[-1]
 
@@ -117,9 +120,7 @@ def children(parent):
 def check(out):
     """Every row has its one picture, of its own seed and prompt, whole, as the manifest says."""
     pictures = sorted(out.glob("*.png"))
-    assert [path.name for path in pictures] == [
-        f"{n:03}_person.png" for n in range(1, ROWS + 1)
-    ]
+    assert [path.name for path in pictures] == [f"{n:03}_person.png" for n in range(1, ROWS + 1)]
     for n, path in enumerate(pictures, 1):
         with Image.open(path) as picture:
             picture.load()
@@ -287,9 +288,11 @@ def hosts_below(base):
     return [
         int(number)
         for number, line in found
-        if f"--base-directory {base}" in line and "main.py" in line and "keeper.py" not in line
+        if f"--base-directory {base}" in line
+        and "main.py" in line
+        and "keeper.py" not in line
         and "vitruvian_batch" not in line
-    ]  # fmt: skip
+    ]
 
 
 NAMES = sorted(path.name for path in (ROOT / "workflows").glob("*.json"))

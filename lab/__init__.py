@@ -1,0 +1,1 @@
+"""Where weights and evidence are made. It does not ship."""

@@ -1,0 +1,248 @@
+"""Bodies from text alone: the human-centric prior against what else one can train on the same data.
+
+On unseen prompts of the mini world that each name an action, through the host's own nodes, the same
+seed for all:
+  base      the checkpoint as it is
+  hcp       with the human-centric prior
+  lora      with a low-rank change of its attention, as many numbers and steps, the same data
+  finetune  all of its UNet trained on, as many steps, the same data
+`train mini prior` and `train mini rivals` make them; a rival without a file is left out.
+  <x>_anatomy  share of pictures whose body has every limb once and of human proportions
+  <x>_action   share whose pose is the action's that the prompt names
+  <x>_fd       Frechet distance of the pose network's features to true pictures'
+  <x>_drift    mean difference to the base's picture outside the bodies
+  cost         sampling time with the prior over that without, taken in turns
+`ceiling`: the instruments on the true pictures after a round trip through the VAE.
+Ablations are read on some of the prompts, with the base's and the prior's own figures there:
+settings of the same prior, and priors trained otherwise (`train mini ablations`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ...models import attention_maps as attention_maps_of
+from ...models.mini import PICTURE_SIZE
+from ..evaluators import bodies, posenet
+from ..recipes.mini import ABLATED, FINETUNED, LORA, PRIOR, PRIOR_RIVALS
+from ..training import convert, preview
+from ..world.captions import scene_caption
+from ..world.renderer import render
+from ..world.scenes import FULL, sample_scenes
+from . import host
+from .mini import RESULTS, UNSEEN
+
+SHOWN = 6
+MOMENT = 0.3  # share of the sampling at which maps are shown
+PEOPLE = ("woman", "man", "body")
+STRENGTHS = (0.5, 1.5, 2.0)
+
+BATCH = 20  # prompts painted at once
+Paint = Callable[[Sequence[str], int], Tensor]  # B prompts and a seed -> [B,3,H,W]
+
+
+def run(quick: bool) -> dict[str, float]:
+    """The numbers of benchmarks/results/hcp.json; also writes hcp.jpg beside it: a row per prompt,
+    from left to right base, lora, hcp, and the base's and hcp's maps of the named action.
+    """
+    count, few, known = (8, 1, 200) if quick else (500, 20, 1000)
+    loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
+    scenes = sample_scenes(count, UNSEEN + 300, framing=FULL, people=1)
+    prompts = [scene_caption(scenes, i) for i in range(count)]
+    alike = _alike(loaded, prompts)
+    made, seconds = _in_turns(_rivals(loaded), prompts, alike)
+    made["ceiling"] = _round_trip(render(scenes).rgb)
+    judge = Judge(scenes.people.action, made["base"], known)
+    numbers: dict[str, float] = {"prompts": count}
+    for name, pictures in made.items():
+        numbers |= judge.of(name, pictures)
+    numbers["cost"] = seconds["hcp"] / seconds["base"]
+    first = alike[:few]
+    rows = sorted(i for group in first for i in group)
+    numbers["ablation_prompts"] = len(rows)
+    some = {name: made[name][rows] for name in ("base", "hcp")}
+    some |= _in_turns(_ablations(loaded), prompts, first)[0]
+    for name, pictures in some.items():
+        numbers |= judge.of(f"ablation_{name}", pictures, rows)
+    _show(loaded, made, prompts)
+    return numbers
+
+
+class Judge:
+    """Compares pictures with true bodies and with the base's pictures."""
+
+    def __init__(self, actions: Tensor, base: Tensor, known: int) -> None:
+        self.net, self.actions, self.base = posenet.load_posenet(), actions, base
+        self.base_read = bodies.read(self.net, base)
+        true = sample_scenes(known, UNSEEN + 301, framing=FULL, people=1)
+        drawn = render(true)
+        self.fidelity = bodies.read(self.net, drawn.rgb).features
+        read = bodies.read(self.net, _round_trip(drawn.rgb))
+        self.true = bodies.Bodies(read, bodies.shape_of(drawn.body[..., :2]), true.people.action)
+
+    def of(
+        self, name: str, pictures: Tensor, rows: Sequence[int] | None = None
+    ) -> dict[str, float]:
+        """The figures of pictures [B,3,H,W] of these prompts, or of all."""
+        at = torch.arange(len(self.base)) if rows is None else torch.tensor(rows)
+        read = bodies.read(self.net, pictures)
+        named = bodies.name_actions(read.joints, self.true) == self.actions[at]
+        before = self.base_read.joints[at]
+        return {
+            f"{name}_anatomy": float(bodies.whole(read, self.true).float().mean()),
+            f"{name}_action": float(named.float().mean()),
+            f"{name}_fd": bodies.frechet(read.features, self.fidelity),
+            f"{name}_drift": bodies.drift(pictures, self.base[at], read.joints, before),
+        }
+
+
+def _rivals(loaded: host.Loaded) -> dict[str, Paint]:
+    import comfy.sd
+
+    painters = {
+        "base": _plain(loaded, loaded.model),
+        "hcp": _with_prior(loaded, PRIOR),
+    }
+    with torch.inference_mode():
+        if LORA.is_file():
+            changed, _ = comfy.sd.load_lora_for_models(loaded.model, None, load_file(LORA), 1.0, 0)
+            painters["lora"] = _plain(loaded, changed)
+        if FINETUNED.is_file():
+            other = comfy.sd.load_checkpoint_guess_config(str(FINETUNED), output_vae=False)[0]
+            painters["finetune"] = _plain(loaded, other)
+    return painters
+
+
+def _ablations(loaded: host.Loaded) -> dict[str, Paint]:
+    """The prior with other settings, and priors trained in other ways."""
+    ways = {f"strength_{value:g}": _with_prior(loaded, PRIOR, value) for value in STRENGTHS}
+    for name in ABLATED:
+        file = PRIOR_RIVALS / f"{name}.safetensors"
+        if file.is_file():
+            ways[name] = _with_prior(loaded, file)
+    return ways
+
+
+def _plain(loaded: host.Loaded, model: Any) -> Paint:
+    def paint(prompts: Sequence[str], seed: int) -> Tensor:
+        return _sample(loaded, model, host.text(loaded, *prompts), seed)
+
+    return paint
+
+
+def _with_prior(loaded: host.Loaded, file: Path, strength: float = 1.0) -> Paint:
+    """Of prompts whose human-centric words stand at the same places."""
+    model = _patched(loaded, file, strength)
+
+    def paint(prompts: Sequence[str], seed: int) -> Tensor:
+        each = [_marked(loaded, prompt)[0] for prompt in prompts]
+        positive = [[torch.cat([text for text, _ in each]), each[0][1]]]
+        return _sample(loaded, model, positive, seed)
+
+    return paint
+
+
+def _patched(loaded: host.Loaded, file: Path, strength: float = 1.0) -> Any:
+    from ...host import human_prior as prior
+
+    with torch.inference_mode():
+        own = prior.load(file)
+        stages = dict.fromkeys(prior.STAGES, strength)
+        return prior.apply(loaded.model, own, prior.Settings(own.gamma, own.mask, stages, 0.0, 1.0))
+
+
+def _marked(loaded: host.Loaded, prompt: str) -> Any:
+    """The prompt as Human-Centric Prompt encodes it."""
+    from ...host import human_prior as prior
+
+    with torch.inference_mode():
+        return prior.encode(loaded.clip, prompt, (), ())[0]
+
+
+def _sample(loaded: host.Loaded, model: Any, positive: Any, seed: int) -> Tensor:
+    latent = host.empty(PICTURE_SIZE, len(positive[0][0]))
+    made = host.sample(model, positive, host.text(loaded, ""), latent, seed)
+    return host.decode(loaded, made)
+
+
+def _alike(loaded: host.Loaded, prompts: Sequence[str]) -> list[list[int]]:
+    """Which prompts can be painted together, because the same tokens of them are marked."""
+    from ...host import human_prior as prior
+
+    groups: dict[tuple[bool, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        marks = _marked(loaded, prompt)[0][1][prior.HUMAN]
+        groups.setdefault(tuple(marks.tolist()), []).append(i)
+    return [g[k : k + BATCH] for g in groups.values() for k in range(0, len(g), BATCH)]
+
+
+def _in_turns(
+    painters: Mapping[str, Paint], prompts: Sequence[str], groups: Sequence[Sequence[int]]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """All pictures by every painter, group after group, and the seconds each took in all."""
+    made: dict[str, dict[int, Tensor]] = {name: {} for name in painters}
+    seconds = dict.fromkeys(painters, 0.0)
+    for paint in painters.values():
+        paint(prompts[:1], 0)  # the first run loads and warms up
+    for rows in tqdm(groups, desc="paint"):
+        some = [prompts[i] for i in rows]
+        for name, paint in painters.items():
+            start = time.perf_counter()
+            pictures = paint(some, rows[0])
+            seconds[name] += time.perf_counter() - start
+            made[name] |= dict(zip(rows, pictures, strict=True))
+    ordered = {name: [own[i] for i in sorted(own)] for name, own in made.items()}
+    return {name: torch.stack(pictures) for name, pictures in ordered.items()}, seconds
+
+
+def _round_trip(pictures: Tensor) -> Tensor:
+    """Pictures after the autoencoder, which all generated ones have passed."""
+    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    with torch.no_grad():
+        return torch.cat(
+            [preview.decode(whole, preview.encode(whole, some)) for some in pictures.split(32)]
+        )
+
+
+def _show(loaded: host.Loaded, made: Mapping[str, Tensor], prompts: Sequence[str]) -> None:
+    """The sheet of the first prompts."""
+    columns = [made[name] for name in ("base", "lora", "hcp") if name in made]
+    rows = []
+    for i in range(min(SHOWN, len(prompts))):
+        rows += [column[i] for column in columns]
+        rows += _maps(loaded, prompts[i], made["hcp"][i], i)
+    RESULTS.mkdir(exist_ok=True)
+    preview.save_sheet(torch.stack(rows), RESULTS / "hcp.jpg", columns=len(columns) + 2)
+
+
+@torch.inference_mode()
+def _maps(loaded: host.Loaded, prompt: str, picture: Tensor, seed: int) -> list[Tensor]:
+    """The finest maps of the named action over the prior's picture, without the prior and with it,
+    alike bright.
+    """
+    from ...host import human_attention
+    from ...host import human_prior as prior
+
+    positive = _marked(loaded, prompt)
+    words = attention_maps_of.marked(
+        positive[0][1][prior.WORDS], positive[0][1][prior.HUMAN].tolist()
+    )
+    columns = [tokens for word, tokens in words.items() if word not in PEOPLE]
+    latent = loaded.vae.encode(picture.movedim(0, -1)[None])
+    (look,) = human_attention.look(
+        _patched(loaded, PRIOR), positive, latent, (MOMENT,), seed, columns[:1], lambda _: None
+    )
+    assert look.with_priors is not None
+    both = [attention_maps_of.average(maps.values()) for maps in (look.without, look.with_priors)]
+    finest = [next(iter(grids.values()))[0] for grids in both]
+    most = max(float(seen.max()) for seen in finest)
+    ground = picture.movedim(0, -1)
+    return [attention_maps_of.overlay(seen, most, ground).movedim(-1, 0) for seen in finest]

@@ -1,0 +1,151 @@
+"""Judgements of generated bodies against true ones: what the pose network reads in a picture,
+compared with what it reads in pictures of the world.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from ...models import pose
+from .posenet import STRIDE, PoseNet, find_joints
+
+# what a body must show: neck, shoulders, elbows, wrists, hips, knees, ankles
+LIMBS = (
+    pose.NECK,
+    pose.R_SHOULDER,
+    pose.R_ELBOW,
+    pose.R_WRIST,
+    pose.L_SHOULDER,
+    pose.L_ELBOW,
+    pose.L_WRIST,
+    pose.R_HIP,
+    pose.R_KNEE,
+    pose.R_ANKLE,
+    pose.L_HIP,
+    pose.L_KNEE,
+    pose.L_ANKLE,
+)
+BONES = (
+    (pose.R_SHOULDER, pose.R_ELBOW),
+    (pose.R_ELBOW, pose.R_WRIST),
+    (pose.L_SHOULDER, pose.L_ELBOW),
+    (pose.L_ELBOW, pose.L_WRIST),
+    (pose.R_HIP, pose.R_KNEE),
+    (pose.R_KNEE, pose.R_ANKLE),
+    (pose.L_HIP, pose.L_KNEE),
+    (pose.L_KNEE, pose.L_ANKLE),
+    (pose.NECK, pose.R_HIP),
+    (pose.NECK, pose.L_HIP),
+)
+MIDDLE = (pose.NECK, pose.R_HIP, pose.L_HIP)
+NEIGHBOURS = 7  # whose most frequent action names a body's
+TOLERATED = 0.002  # share of true bodies beyond each single limit of what is human
+ELSEWHERE = 5  # cells between a joint and another like it
+AROUND = 0.06  # of the figure's height: what still counts for the body, not for its surroundings
+
+
+class Read(NamedTuple):
+    """What the pose network sees in B pictures."""
+
+    joints: Tensor  # [B,18,2] pixels
+    sure: Tensor  # [B,13] how high the heat maps of LIMBS are
+    double: Tensor  # [B,13] how high they are once more, elsewhere, as a share of that
+    bones: Tensor  # [B,10] lengths over their sum
+    features: Tensor  # [B,F] means of the last level
+
+
+class Bodies(NamedTuple):
+    """True bodies, by which others are judged."""
+
+    read: Read
+    shapes: Tensor  # [N,36] of their true joints
+    actions: Tensor  # [N]
+
+
+@torch.no_grad()
+def read(net: PoseNet, pictures: Tensor, batch: int = 50) -> Read:
+    """Pictures [B,3,H,W] in 0..1 of one person each."""
+    parts = [_read(net, some) for some in pictures.split(batch)]
+    return Read(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def _read(net: PoseNet, pictures: Tensor) -> Read:
+    joints = find_joints(net, pictures)
+    heat = net(pictures).sigmoid()[:, list(LIMBS)]
+    sure = heat.amax((2, 3))
+    lengths = _lengths(joints)
+    features = net.features(pictures * 2 - 1)[-1].mean((2, 3))
+    double = _elsewhere(heat, joints[:, list(LIMBS)]) / sure
+    return Read(joints, sure, double, lengths / lengths.sum(1, keepdim=True), features)
+
+
+def _elsewhere(heat: Tensor, joints: Tensor) -> Tensor:
+    """The highest peak [B,J] of heat maps [B,J,h,w] away from the joints [B,J,2]."""
+    y, x = (torch.arange(n).to(heat) + 0.5 for n in heat.shape[2:])
+    off = torch.hypot(
+        x - joints[..., 0, None, None] / STRIDE, y[:, None] - joints[..., 1, None, None] / STRIDE
+    )
+    peak = heat == max_pool2d(heat, 3, 1, 1)
+    return (heat * peak * (off > ELSEWHERE)).amax((2, 3))
+
+
+def _lengths(joints: Tensor) -> Tensor:
+    one, other = zip(*BONES, strict=True)
+    return (joints[:, one] - joints[:, other]).norm(dim=-1)
+
+
+def shape_of(joints: Tensor) -> Tensor:
+    """Joints [B,18,2] whatever their place and size, [B,36]."""
+    centred = joints - joints[:, list(MIDDLE)].mean(1, keepdim=True)
+    return (centred / centred.norm(dim=-1).amax(1)[:, None, None]).flatten(1)
+
+
+def whole(found: Read, true: Bodies) -> Tensor:
+    """Whether each body has every limb once and of human proportions, bool [B]: as sure, as single
+    and as long as true ones are, all but TOLERATED of them.
+    """
+    own = true.read
+    present = found.sure >= own.sure.quantile(TOLERATED, dim=0)
+    once = found.double <= own.double.quantile(1 - TOLERATED, dim=0)
+    low, high = own.bones.quantile(torch.tensor([TOLERATED, 1 - TOLERATED]), dim=0)
+    human = (found.bones >= low) & (found.bones <= high)
+    return present.all(1) & once.all(1) & human.all(1)
+
+
+def name_actions(joints: Tensor, true: Bodies) -> Tensor:
+    """The action [B] that most of the nearest true bodies do."""
+    off = torch.cdist(shape_of(joints), true.shapes)
+    return true.actions[off.topk(NEIGHBOURS, largest=False).indices].mode(1).values
+
+
+def frechet(features: Tensor, true: Tensor) -> float:
+    """Frechet distance of two sets [B,F], [N,F] as if both were Gaussian (Heusel et al. 2017)."""
+    a, b = features.double(), true.double()
+    one, other = torch.cov(a.T), torch.cov(b.T)
+    # the trace of the root of a product of two covariances is the sum of its eigenvalues' roots
+    mixed = torch.linalg.eigvals(one @ other).real.clamp(min=0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + one.trace() + other.trace() - 2 * mixed)
+
+
+def surroundings(joints: Tensor, size: int) -> Tensor:
+    """Where no body is, bool [B,size,size], for joints [B,18,2]."""
+    sure = torch.cat((joints, torch.ones_like(joints[..., :1])), -1)
+    rest = (torch.zeros(len(sure), n, 3) for _, n in list(pose.PARTS.values())[1:])
+    people = pose.people_of((sure, *rest), size, size)
+    masks = [
+        pose.person_masks(pose.pick(people, [k]), size, size, dilation=AROUND, feather=0.0)[0]
+        for k in range(len(sure))
+    ]
+    return torch.stack(masks) == 0
+
+
+def drift(pictures: Tensor, before: Tensor, joints: Tensor, joints_before: Tensor) -> float:
+    """Mean difference of pictures [B,3,H,W] outside both the bodies."""
+    size = pictures.shape[-1]
+    free = surroundings(joints, size) & surroundings(joints_before, size)
+    off = (pictures - before).abs().mean(1)
+    return float((off * free).sum() / free.sum())

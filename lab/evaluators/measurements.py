@@ -1,0 +1,191 @@
+"""Measurements against the ground truth of the mini world: colours of garments and places of
+joints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...models import hands
+from ..world.figure import BOTTOM, HAT, SHOES, TOP, second_colour
+from ..world.renderer import WEAVE, Render, weave
+from ..world.scenes import COLOURS, PATTERNS, Scenes
+from .posenet import PoseNet, find_joints
+
+GARMENTS = {"top": TOP, "bottom": BOTTOM, "shoes": SHOES, "hat": HAT}
+LEAST_PIXELS = 12  # a garment smaller than this is not judged
+ALONE_MARGIN = 6
+PCK_SHARE = 0.05  # of the figure's height
+HAND_SIDE = 96  # pixels of what the hand network sees
+HAND_MARGIN = 0.35
+
+
+def cloth_colours() -> Tensor:
+    """Mean colour [10, 6, 3] of every named colour in every pattern, as woven by the renderer."""
+    first = torch.tensor(list(COLOURS.values()))
+    grid = (torch.arange(400) + 0.5) / 400 * WEAVE * 20
+    u, v = torch.meshgrid(grid, grid, indexing="ij")
+    share = torch.stack(
+        [weave(torch.full_like(u, k, dtype=torch.long), u, v).mean() for k in range(len(PATTERNS))]
+    )
+    return first[:, None] + (second_colour(first) - first)[:, None] * share[None, :, None]
+
+
+def name_colour(mean: Tensor, pattern: Tensor) -> Tensor:
+    """Index into COLOURS of the mean colours [N, 3] of cloths of known pattern [N], whatever the
+    light on them.
+
+    The nearest reference up to the brightness that the world's light can give (0.62 to 1.05).
+    """
+    reference = cloth_colours().to(mean)[:, pattern]  # [10, N, 3]
+    bright = (reference * mean).sum(-1) / (reference * reference).sum(-1)
+    return (reference * bright.clamp(0.62, 1.05)[..., None] - mean).square().sum(-1).argmin(0)
+
+
+def colour_hits(pictures: Tensor, scenes: Scenes, truth: Render) -> dict[str, Tensor]:
+    """For each garment a bool tensor: is it of the colour that the caption names, inside each
+    person's own mask?
+
+    pictures [B,3,H,W] in 0..1; `truth` is the render of the same scenes. Garments hardly visible
+    are left out.
+    """
+    p = scenes.people
+    named = {
+        "top": (p.top, p.top_pattern),
+        "bottom": (p.bottom, p.bottom_pattern),
+        "shoes": (p.shoes, torch.zeros_like(p.shoes)),
+        "hat": (p.hat, torch.zeros_like(p.hat)),
+    }
+    hits = {}
+    for garment, label in GARMENTS.items():
+        colour, pattern = named[garment]
+        means, rows = [], []
+        for i in range(len(p)):
+            mask = (truth.instance[p.scene[i]] == i) & (truth.parsing[p.scene[i]] == label)
+            inner = _erode(mask)
+            mask = inner if inner.sum() >= LEAST_PIXELS else mask
+            if mask.sum() >= LEAST_PIXELS and colour[i] >= 0:
+                means.append(pictures[p.scene[i]][:, mask].mean(-1))
+                rows.append(i)
+        at = torch.tensor(rows, dtype=torch.long)
+        hits[garment] = (
+            name_colour(torch.stack(means), pattern[at]) == colour[at]
+            if rows
+            else torch.zeros(0, dtype=torch.bool)
+        )
+    return hits
+
+
+def colour_accuracy(pictures: Tensor, scenes: Scenes, truth: Render) -> float:
+    """Share of visible garments that have the named colour."""
+    return float(torch.cat(list(colour_hits(pictures, scenes, truth).values())).float().mean())
+
+
+def pck(net: PoseNet, pictures: Tensor, truth: Render) -> float:
+    """Share of visible body joints that `net` finds within 5 % of the figure's height of where they
+    belong.
+
+    One person per picture: truth.body [B,18,3].
+    """
+    found = torch.cat([find_joints(net, chunk) for chunk in pictures.split(50)])
+    off = (found - truth.body[..., :2]).norm(dim=-1)
+    near = off <= PCK_SHARE * truth.height[:, None]
+    return float(near[truth.body_visible].float().mean())
+
+
+def pck_each(net: PoseNet, pictures: Tensor, scenes: Scenes, truth: Render) -> float:
+    """`pck` for scenes of several people: each is looked at alone, everything farther than
+    ALONE_MARGIN pixels from their true body painted over with the picture's mean colour.
+    """
+    alone = []
+    for i in range(len(scenes.people)):
+        scene = int(scenes.people.scene[i])
+        body = (truth.instance[scene] == i)[None].float()
+        near = nn.functional.max_pool2d(body, 2 * ALONE_MARGIN + 1, 1, ALONE_MARGIN) > 0
+        picture = pictures[scene]
+        alone.append(torch.where(near, picture, picture.mean((1, 2), keepdim=True)))
+    return pck(net, torch.stack(alone), truth)
+
+
+def hand_crop(
+    picture: Tensor, points: Tensor, left: bool, shake: Sequence[float] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The square around a hand as the hand network sees it, and its joints: fingers up, left hands
+    mirrored.
+
+    picture [3,H,W] in 0..1, points [21,3] -> [3,S,S], [21,2] in pixels of the square. `shake`: four
+    numbers in 0..1 that move, enlarge and turn the square.
+    """
+    square = hands.square_around(points, HAND_MARGIN, upright=True)
+    if shake is not None:
+        dx, dy, larger, turn = (value - 0.5 for value in shake)
+        square = square._replace(
+            x=square.x + 0.3 * dx * square.side,
+            y=square.y + 0.3 * dy * square.side,
+            side=square.side * (1 + 0.4 * larger),
+            angle=square.angle + turn,
+        )
+    crop = hands.cut(picture.movedim(0, -1), square, HAND_SIDE).movedim(-1, 0)
+    joints = hands.into(points, square, HAND_SIDE)[:, :2]
+    if left:
+        crop, joints = crop.flip(-1), torch.stack((HAND_SIDE - joints[:, 0], joints[:, 1]), -1)
+    return crop, joints
+
+
+@dataclass(frozen=True)
+class HandReport:
+    """What the hand network read in hands [N]."""
+
+    error: Tensor  # mean distance of visible joints from where they belong, over the hand's size
+    fingers: Tensor  # bool: as many fingers stretched out as there should be
+
+
+def read_hands(
+    net: PoseNet, crops: Sequence[tuple[Tensor, Tensor]], visible: Sequence[Tensor]
+) -> HandReport:
+    """Of what `hand_crop` gave, which must be cut at the true hands' places. Only joints that are
+    `visible` [21] in the true hand count for the error: no picture shows where others are.
+    """
+    pictures, joints = (torch.stack(part) for part in zip(*crops, strict=True))
+    found = torch.cat([find_joints(net, chunk) for chunk in pictures.split(64)])
+    sizes = torch.tensor([hands.hand_size(nn.functional.pad(j, (0, 1), value=1)) for j in joints])
+    seen = torch.stack([*visible]).float()
+    error = ((found - joints).norm(dim=-1) * seen).sum(1) / seen.sum(1) / sizes
+    return HandReport(error, (stretched(found) == stretched(joints)))
+
+
+def stretched(joints: Tensor) -> Tensor:
+    """How many fingers of hands [N,21,2] are stretched out: their tip is farther from the wrist
+    than the joint in their middle; the thumb's from the little finger's root.
+    """
+    tips, middles, roots = [4, 8, 12, 16, 20], [3, 6, 10, 14, 18], [17, 0, 0, 0, 0]
+
+    def away(joint: list[int]) -> Tensor:
+        return (joints[:, joint] - joints[:, roots]).norm(dim=-1)
+
+    return (away(tips) > away(middles)).sum(-1)
+
+
+def seam_contrast(pictures: Tensor, owners: Tensor, free: Tensor) -> float:
+    """Contrast across the borders of people's regions over that elsewhere: 1 is no seam.
+
+    pictures [B,3,H,W]; owners [B,H,W], who owns each pixel; free [B,H,W], bool: only pixels where
+    nobody is count, because a body's own outline is no seam.
+    """
+    across, elsewhere = [], []
+    for axis in (-2, -1):
+        step = pictures.diff(dim=axis).abs().mean(1)
+        border = owners.diff(dim=axis) != 0
+        nobody = free.unfold(axis, 2, 1).all(-1)
+        across.append(step[nobody & border])
+        elsewhere.append(step[nobody & ~border])
+    return float(torch.cat(across).mean() / torch.cat(elsewhere).mean())
+
+
+def _erode(mask: Tensor) -> Tensor:
+    outside = nn.functional.max_pool2d((~mask)[None].float(), 3, 1, 1)[0]
+    return outside == 0

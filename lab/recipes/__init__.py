@@ -1,0 +1,1 @@
+"""How each mini weight file is made."""

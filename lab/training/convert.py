@@ -1,0 +1,271 @@
+"""Weights between diffusers' key layout and the host's (LDM), both ways, and the mini family's
+files.
+
+One table of (diffusers place, LDM place) is made from the levels and blocks that the keys show, so
+it holds for any channel_mult and number of blocks: the mini family, SD1.5, SD2.x, SDXL. Parity
+with the host is tested, not assumed.
+
+Latents. The trainers work on z = (e - latent_shift) * latent_scale, e the VAE encoder's output, so
+that z has about unit variance. The host computes z' = 0.18215 * (e / vae_scale + vae_shift) (its
+TAESD, then its SD1.5 latent format), and its decoder inverts this. The file therefore carries
+    vae_scale = 0.18215 / latent_scale,    vae_shift = -latent_shift / vae_scale,
+which makes z' = z and decoder input = z / latent_scale + latent_shift.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+from diffusers import AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from ...models import mini, weights
+from . import networks
+
+Tensors = dict[str, Tensor]
+Names = Callable[[Iterable[str]], dict[str, str]]
+Module = TypeVar("Module", bound=nn.Module)
+Built = TypeVar("Built")
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+TEXT = "cond_stage_model.transformer.text_model."
+TOKEN_IDS = TEXT + "embeddings.token_ids"  # CLIP id of each embedding row; see training/tokens.py
+
+_FIXED = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "class_embedding.linear_1": "label_emb.0.0",
+    "class_embedding.linear_2": "label_emb.0.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "controlnet_cond_embedding.conv_in": "input_hint_block.0",
+    "controlnet_mid_block": "middle_block_out.0",
+}
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+class Checkpoint(NamedTuple):
+    """What a mini checkpoint holds; `token_ids` has the CLIP id of each row of the text encoder."""
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    vae: AutoencoderTiny
+    token_ids: list[int]
+    latent_scale: float
+    latent_shift: float
+
+
+def unet_names(keys: Iterable[str]) -> dict[str, str]:
+    """{diffusers key: LDM key} for the keys of a UNet2DConditionModel or a ControlNetModel."""
+    keys = list(keys)
+    levels = _count(keys, r"down_blocks\.(\d+)\.")
+    blocks = _count(keys, r"down_blocks\.0\.resnets\.(\d+)\.")
+    places = dict(_FIXED)
+    for level in range(levels):
+        first = level * (
+            blocks + 1
+        )  # every level fills blocks + 1 places: its blocks and a change of size
+        for block in range(blocks):
+            places[f"down_blocks.{level}.resnets.{block}"] = f"input_blocks.{first + block + 1}.0"
+            places[f"down_blocks.{level}.attentions.{block}"] = (
+                f"input_blocks.{first + block + 1}.1"
+            )
+        places[f"down_blocks.{level}.downsamplers.0.conv"] = (
+            f"input_blocks.{first + blocks + 1}.0.op"
+        )
+        for block in range(blocks + 1):
+            places[f"up_blocks.{level}.resnets.{block}"] = f"output_blocks.{first + block}.0"
+            places[f"up_blocks.{level}.attentions.{block}"] = f"output_blocks.{first + block}.1"
+        after = 1 + any(key.startswith(f"up_blocks.{level}.attentions.") for key in keys)
+        places[f"up_blocks.{level}.upsamplers.0"] = f"output_blocks.{first + blocks}.{after}"
+    hints = _count(
+        keys, r"controlnet_cond_embedding\.blocks\.(\d+)\."
+    )  # a SiLU follows each of them
+    for i in range(hints):
+        places[f"controlnet_cond_embedding.blocks.{i}"] = f"input_hint_block.{2 * i + 2}"
+    places["controlnet_cond_embedding.conv_out"] = f"input_hint_block.{2 * hints + 2}"
+    for i in range(_count(keys, r"controlnet_down_blocks\.(\d+)\.")):
+        places[f"controlnet_down_blocks.{i}"] = f"zero_convs.{i}.0"
+    return {key: _rename(key, places) for key in keys}
+
+
+def vae_names(keys: Iterable[str]) -> dict[str, str]:
+    """{diffusers key: host key} of an AutoencoderTiny. The host's decoder starts with a clamp."""
+
+    def name(key: str) -> str:
+        part, _, layer, rest = key.split(".", 3)
+        return f"taesd_{part}.{int(layer) + (part == 'decoder')}.{rest}"
+
+    return {key: name(key) for key in keys}
+
+
+def text_names(keys: Iterable[str]) -> dict[str, str]:
+    """{transformers key: host key} of a CLIPTextModel; `text_model.` fell away in version 5."""
+    return {key: key.removeprefix("text_model.") for key in keys}
+
+
+def unet_to_ldm(unet: nn.Module) -> Tensors:
+    """A UNet2DConditionModel's weights, with the prefix they have in a checkpoint."""
+    return named(unet, unet_names, UNET)
+
+
+def controlnet_to_ldm(controlnet: nn.Module) -> Tensors:
+    """A ControlNetModel's weights, as ControlNet files have them."""
+    return named(controlnet, unet_names, "")
+
+
+def vae_to_ldm(vae: nn.Module, latent_scale: float, latent_shift: float) -> Tensors:
+    """An AutoencoderTiny's weights and its latents' normalisation, with a checkpoint's prefix."""
+    scale = mini.HOST_LATENT_SCALE / latent_scale
+    return {
+        **named(vae, vae_names, VAE),
+        VAE + "vae_scale": torch.tensor(scale),
+        VAE + "vae_shift": torch.tensor(-latent_shift / scale),
+    }
+
+
+def text_to_ldm(text_encoder: nn.Module, token_ids: Sequence[int]) -> Tensors:
+    """A CLIPTextModel's weights and the CLIP ids of its rows, with a checkpoint's prefix."""
+    return {
+        **named(text_encoder, text_names, TEXT),
+        TOKEN_IDS: torch.tensor(token_ids, dtype=torch.int32),
+    }
+
+
+def unet_from_ldm(unet: Module, tensors: Mapping[str, Tensor]) -> Module:
+    """Fill a UNet2DConditionModel from a checkpoint's tensors."""
+    return filled(unet, tensors, unet_names, UNET)
+
+
+def controlnet_from_ldm(controlnet: Module, tensors: Mapping[str, Tensor]) -> Module:
+    """Fill a ControlNetModel from a ControlNet file's tensors."""
+    return filled(controlnet, tensors, unet_names, "")
+
+
+def text_from_ldm(text_encoder: Module, tensors: Mapping[str, Tensor]) -> Module:
+    """Fill a CLIPTextModel from a checkpoint's tensors."""
+    return filled(text_encoder, tensors, text_names, TEXT)
+
+
+def save_checkpoint(
+    path: str | Path,
+    unet: nn.Module,
+    text_encoder: nn.Module,
+    vae: nn.Module,
+    token_ids: Sequence[int],
+    latent_scale: float,
+    latent_shift: float,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a mini checkpoint for the host's stock CheckpointLoaderSimple."""
+    tensors = {
+        **unet_to_ldm(unet),
+        **text_to_ldm(text_encoder, token_ids),
+        **vae_to_ldm(vae, latent_scale, latent_shift),
+    }
+    weights.save(path, tensors, _facts("checkpoint"), dtype)
+
+
+def save_controlnet(
+    path: str | Path, controlnet: nn.Module, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write a mini ControlNet for the host's stock ControlNetLoader."""
+    weights.save(path, controlnet_to_ldm(controlnet), _facts("controlnet"), dtype)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """What `save_checkpoint` wrote, as float32 modules in eval mode. ValueError for other files."""
+    return _built(path, "checkpoint", _checkpoint)
+
+
+def load_controlnet(path: str | Path) -> ControlNetModel:
+    """What `save_controlnet` wrote, as float32 module in eval mode. ValueError for other files."""
+
+    def build(tensors: Tensors) -> ControlNetModel:
+        empty = networks.build_controlnet(networks.build_unet())
+        return controlnet_from_ldm(empty, tensors).eval()
+
+    return _built(path, "controlnet", build)
+
+
+def _facts(method: str) -> dict[str, str | int | float]:
+    return {"method": method, "version": 1, "base": mini.NAME}
+
+
+def _checkpoint(tensors: Tensors) -> Checkpoint:
+    token_ids = tensors[TOKEN_IDS].tolist()
+    text_encoder = networks.build_text_encoder(len(token_ids))
+    scale, shift = (tensors[VAE + name].item() for name in ("vae_scale", "vae_shift"))
+    return Checkpoint(
+        unet=unet_from_ldm(networks.build_unet(), tensors).eval(),
+        text_encoder=text_from_ldm(text_encoder, tensors).eval(),
+        vae=filled(networks.build_vae(), tensors, vae_names, VAE).eval(),
+        token_ids=token_ids,
+        latent_scale=mini.HOST_LATENT_SCALE / scale,
+        latent_shift=-shift * scale,
+    )
+
+
+def _built(path: str | Path, method: str, build: Callable[[Tensors], Built]) -> Built:
+    tensors, _ = weights.load(path, method=method, base=mini.NAME)
+    try:
+        return build(tensors)
+    except (KeyError, ValueError) as wrong:
+        raise ValueError(
+            f"{path}: expected a {method} with the numbers of models/mini.py, "
+            f"found another: {wrong}"
+        ) from wrong
+
+
+def _count(keys: Iterable[str], pattern: str) -> int:
+    """How many places 0, 1, ... the keys number at the start-anchored `pattern`."""
+    found = (re.match(pattern, key) for key in keys)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def _rename(key: str, places: Mapping[str, str]) -> str:
+    parts = key.split(".")
+    for n in range(len(parts) - 1, 0, -1):
+        place, rest = ".".join(parts[:n]), parts[n:]
+        if place in places:
+            if ".resnets." in place:
+                rest[0] = _RESNET[rest[0]]
+            return ".".join([places[place], *rest])
+    raise KeyError(f"no LDM name is known for '{key}'")
+
+
+def named(module: nn.Module, names: Names, prefix: str) -> Tensors:
+    """A module's tensors, by prefix and the names that `names` gives their keys."""
+    tensors = module.state_dict()
+    return {prefix + name: tensors[key] for key, name in names(tensors).items()}
+
+
+def filled(module: Module, tensors: Mapping[str, Tensor], names: Names, prefix: str) -> Module:
+    """Fill `module`; ValueError unless every one of its tensors is there in its shape."""
+    empty = module.state_dict()
+    full = {}
+    for key, name in names(empty).items():
+        found = tensors.get(prefix + name)
+        if found is None or found.shape != empty[key].shape:
+            shape = "nothing" if found is None else list(found.shape)
+            raise ValueError(f"'{prefix + name}' should be {list(empty[key].shape)}, is {shape}")
+        full[key] = found
+    module.load_state_dict(full)
+    return module

@@ -1,0 +1,350 @@
+"""Trainer of joint denoising: image, depth and normals together (HyperHuman, section 3.2)."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ...models import structure, weights
+from ...models.mini import LATENT_CHANNELS
+from .bases import Base, open_base
+from .convert import UNET, unet_to_ldm
+from .denoise import attention_kernel, in_fastest_format, nearness
+from .joint_unet import JointUNet, joint_unet
+from .loop import Schedule, fit, keeping_learnt, native_precision
+from .networks import build_scheduler
+from .preview import CHECKPOINT, save_sheet
+from .structure_images import Conventions, StructurePicture, StructurePictures, collect_structure
+
+CHANNELS = len(structure.MODALITIES) * LATENT_CHANNELS
+SHOWN = 6  # pictures on a validation picture
+
+
+class JointDenoiser(nn.Module):
+    """The joint network and a frozen text encoder under one forward, as DDP needs it."""
+
+    def __init__(self, unet: JointUNet, text_encoder: nn.Module) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder.requires_grad_(False)
+        in_fastest_format(self)
+
+    def forward(self, x: Tensor, t: Tensor, ids: Tensor, pose: Tensor, sizes: Tensor) -> Tensor:
+        """As JointUNet, with token ids [B,77] instead of their context."""
+        # checkpoints are computed again after this call, with the kernel that is usual then
+        again = self.unet.checkpointing and self.training
+        with nullcontext() if again else attention_kernel(x.device):
+            context = self.text_encoder(ids).last_hidden_state
+            return self.unet(x, t, context, pose, sizes)
+
+
+def start_joint(
+    unet: nn.Module, experts: int | None = None, fusion: str = structure.MEAN
+) -> JointUNet:
+    """A joint network that begins as three of this UNet2DConditionModel."""
+    own = {key.removeprefix(UNET): tensor for key, tensor in unet_to_ldm(unet).items()}
+    begun = structure.with_experts(own, experts, fusion)
+    return joint_unet(unet, {UNET + key: tensor for key, tensor in begun.items()})  # type: ignore[arg-type]
+
+
+@lru_cache
+def noise_schedule(epsilon: bool) -> Tensor:
+    """Cumulative alphas [T]: the base's own, or rescaled so that nothing is left at the end."""
+    alphas = build_scheduler().alphas_cumprod
+    return alphas if epsilon else structure.zero_terminal_snr(alphas)
+
+
+@dataclass(frozen=True)
+class StructureLoss:
+    """Equation 4: the modalities' velocities, of one step and independent noises.
+
+    Items: {"latent" [12,h,w], "pose" [4,h,w], "size" [4], "captions" {full, brief, bodies}}.
+    """
+
+    tokenizer: Callable[[Sequence[str]], Tensor]
+    drop_text: float = 0.1  # share of captions left empty
+    drop_pose: float = 0.15  # of poses left out (table 6's condition dropout)
+    brief: float = 0.15  # of captions in their short form
+    epsilon: bool = False  # predict the noise, on the base's own schedule
+    shared_step: bool = True  # one step for all modalities
+    modalities: int = 3  # how many of them count: the first, the first two, all
+    focus: float = 0.0  # extra weight of the cells near a person's joints; the paper has none
+
+    def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
+        device = next(model.parameters()).device
+        z = torch.stack([item["latent"] for item in batch]).float()
+        noise = torch.randn(z.shape, generator=g)
+        alphas = noise_schedule(self.epsilon)
+        t = torch.randint(len(alphas), (len(z), 1 if self.shared_step else 3), generator=g)
+        each = alphas[t.expand(-1, 3)].repeat_interleave(LATENT_CHANNELS, 1)[..., None, None]
+        alpha, sigma = each.sqrt(), (1 - each).sqrt()
+        x = alpha * z + sigma * noise
+        wanted = noise if self.epsilon else structure.velocity(z, noise, alpha, sigma)
+        luck = torch.rand(len(z), 3, generator=g)
+        pose = torch.stack([item["pose"] for item in batch]).float()
+        pose = pose * (luck[:, 2] >= self.drop_pose)[:, None, None, None]
+        ids = self.tokenizer(self._texts([item["captions"] for item in batch], luck))
+        sizes = torch.stack([item["size"] for item in batch])
+        given = (v.to(device) for v in (x, t[:, 0] if self.shared_step else t, ids, pose, sizes))
+        found = model(*given).float()
+        share = self._share([item["captions"]["bodies"] for item in batch], z.shape[2:]).to(device)
+        error = (found - wanted.to(device)).square() * share
+        return error.unflatten(1, (3, -1)).mean((2, 3, 4))[:, : self.modalities].sum(1).mean()
+
+    def _texts(self, captions: Sequence[dict], luck: Tensor) -> list[str]:
+        return [
+            "" if a < self.drop_text else c["brief" if b < self.brief else "full"]
+            for c, (a, b, _) in zip(captions, luck.tolist(), strict=True)
+        ]
+
+    def _share(self, bodies: Sequence, cells: Sequence[int]) -> Tensor:
+        """The weight of each cell [B,1,h,w], 1 on average."""
+        near = torch.stack([nearness(own, *cells) for own in bodies])[:, None]
+        share = 1 + self.focus * near
+        return share / share.mean((2, 3), keepdim=True)
+
+
+def train_structure(
+    model: JointDenoiser,
+    data: Dataset,
+    loss: StructureLoss,
+    schedule: Schedule,
+    out: Path,
+    *,
+    preview: Callable[[JointDenoiser, Path], None] | None = None,
+) -> JointDenoiser:
+    """Train the whole joint network, the text encoder stays. Returns `model` with EMA weights."""
+    model.unet.requires_grad_(True)
+    fit(model, loss, data, schedule, out, collate=list, preview=preview)
+    return model
+
+
+def save_structure(
+    unet: JointUNet,
+    path: Path,
+    base: str,
+    *,
+    epsilon: bool = False,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a joint network for the host; atomic."""
+    tensors = unet.tensors()
+    if epsilon:
+        tensors[UNET + structure.EPSILON_MARK] = torch.zeros(0)
+    facts = {"method": "structure", "base": base}
+    weights.save(path, tensors, {**facts, "version": structure.VERSION}, dtype)
+
+
+def load_structure(like: nn.Module, path: Path, base: str) -> JointUNet:
+    """What `save_structure` wrote, for a base like this UNet2DConditionModel, float32."""
+    tensors, _ = weights.load(path, method="structure", version=structure.VERSION, base=base)
+    try:
+        return joint_unet(like, tensors)  # type: ignore[arg-type]
+    except (KeyError, ValueError, RuntimeError) as wrong:
+        raise ValueError(
+            f"{path}: expected a joint network for this checkpoint: {wrong}"
+        ) from wrong
+
+
+@torch.no_grad()
+def sample_structure(
+    unet: JointUNet,
+    context: Tensor,
+    pose: Tensor,
+    sizes: Tensor,
+    *,
+    epsilon: bool = False,
+    seed: int = 0,
+    steps: int = 20,
+    cfg: float = 4.0,
+) -> Tensor:
+    """Text [2B,T,C], negative rows first, pose latents [B,4,h,w], sizes [B,4] -> [B,12,h,w].
+
+    DDIM (Song et al. 2020) over steps that are equally spaced and begin with the last.
+    """
+    alphas = noise_schedule(epsilon).to(context.device)
+    times = torch.linspace(len(alphas) - 1, 0, steps + 1).round().long()
+    shape = (len(pose), CHANNELS, *pose.shape[2:])
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(context.device)
+    pose, sizes = pose.repeat(2, 1, 1, 1), sizes.repeat(2, 1)
+    for time, after in zip(times[:-1], times[1:], strict=True):
+        alpha, sigma = alphas[time].sqrt(), (1 - alphas[time]).sqrt()
+        t = time.expand(len(context)).to(context.device)
+        without, given = unet(x.repeat(2, 1, 1, 1), t, context, pose, sizes).chunk(2)
+        found = without + cfg * (given - without)
+        if epsilon:
+            clean, noise = (x - sigma * found) / alpha, found
+        else:
+            clean = structure.clean_of(x, found, alpha, sigma)
+            noise = structure.noise_of(x, found, alpha, sigma)
+        last = bool(after == 0)
+        x = clean if last else alphas[after].sqrt() * clean + (1 - alphas[after]).sqrt() * noise
+    return x
+
+
+def show_structure(
+    tokenizer: Callable[[Sequence[str]], Tensor],
+    texts: Sequence[str],
+    pose: Tensor,
+    sizes: Tensor,
+    decode: Callable[[Tensor], Tensor],
+    above: Tensor,
+    *,
+    epsilon: bool = False,
+) -> Callable[[JointDenoiser, Path], None]:
+    """A `preview` for the loop: pictures `above` in rows of len(texts), under them what the network
+    makes of these texts and poses [B,4,h,w]: pictures, depths, normals.
+    """
+
+    def show(model: JointDenoiser, prefix: Path) -> None:
+        device = next(model.parameters()).device
+        ids = tokenizer([""] * len(texts) + [*texts]).to(device)
+        context = model.text_encoder(ids).last_hidden_state
+        given = pose.to(device), sizes.to(device)
+        found = sample_structure(model.unet, context, *given, epsilon=epsilon)
+        rows = [decode(part).cpu() for part in found.chunk(3, 1)]
+        save_sheet(torch.cat((above, *rows)), prefix.with_suffix(".png"), columns=len(texts))
+
+    return show
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dev.py train structure", description=__doc__)
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        required=True,
+        help="folder of photographs with depth and normals beside them, see Save Structure Data",
+    )
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="mini or SD1.5")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures")
+    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--tasks", type=Path, help="MediaPipe's .task files, if it brings none")
+    parser.add_argument("--start", type=Path, help="a joint network to go on from")
+    parser.add_argument(
+        "--fusion",
+        choices=structure.FUSIONS,
+        help="how the three meet in the shared layers; "
+        f"without it, that of --start or {structure.MEAN}",
+    )
+    parser.add_argument(
+        "--experts",
+        type=int,
+        help="skips within a branch; without it, those of --start or all of the first level",
+    )
+    parser.add_argument(
+        "--epsilon",
+        action="store_true",
+        help="predict the noise on the checkpoint's own schedule, not the velocity on one without "
+        "signal at its end",
+    )
+    parser.add_argument(
+        "--drop-text", type=float, default=StructureLoss.drop_text, help="share of empty captions"
+    )
+    parser.add_argument(
+        "--drop-pose", type=float, default=StructureLoss.drop_pose, help="share of poses left out"
+    )
+    parser.add_argument(
+        "--depth", default=structure.MIDAS, choices=structure.DEPTHS, help="what the depths mean"
+    )
+    parser.add_argument(
+        "--normal",
+        default=structure.RIGHT_UP,
+        choices=structure.NORMALS,
+        help="what red means in the normals; OpenGL: x right, BAE: x left",
+    )
+    parser.add_argument("--size", type=int, help="of the pictures; the checkpoint's own")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=1e-5)
+    parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
+    parser.add_argument(
+        "--gradient-checkpointing", action="store_true", help="less memory, more time"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`train structure`: a joint network of a checkpoint, from photographs and their maps."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    schedule = Schedule(chosen.steps, chosen.batch, chosen.lr, precision=chosen.precision)
+    torch.manual_seed(schedule.seed)
+    try:
+        _check_shares(chosen)
+        base = open_base(chosen.checkpoint)
+        unet = _begin(chosen, base)
+        folders = [str(chosen.tasks)] if chosen.tasks else []
+        conventions = Conventions(chosen.depth, chosen.normal)
+        size = chosen.size or base.size
+        found = collect_structure(chosen.pictures, size, conventions, task_folders=folders)
+    except ValueError as wrong:
+        parser.error(str(wrong))
+    unet.checkpointing = chosen.gradient_checkpointing
+    data = StructurePictures(found, base)
+    loss = StructureLoss(base.tokenizer, chosen.drop_text, chosen.drop_pose, epsilon=chosen.epsilon)
+    show = _show_pictures(found[:SHOWN], data.poses[:SHOWN], base, chosen.epsilon)
+    model = JointDenoiser(unet, base.text_encoder)
+    save = partial(save_structure, unet, chosen.out, base.name, epsilon=chosen.epsilon)
+    with keeping_learnt(partial(_ends, unet), save, chosen.out):
+        train_structure(model, data, loss, schedule, chosen.work, preview=show)
+    save()
+
+
+def _check_shares(chosen: argparse.Namespace) -> None:
+    for name, share in (("--drop-text", chosen.drop_text), ("--drop-pose", chosen.drop_pose)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is a share from 0 to 1, but it is {share}.")
+
+
+def _begin(chosen: argparse.Namespace, base: Base) -> JointUNet:
+    """The network that training goes on from; ValueError for what the arguments can not mean."""
+    if chosen.start is None:
+        try:
+            return start_joint(base.unet, chosen.experts, chosen.fusion or structure.MEAN)
+        except ValueError as wrong:
+            raise ValueError(f"{chosen.checkpoint}: {wrong}.") from wrong
+    unet = load_structure(base.unet, chosen.start, base.name)
+    for option, own, asked in (
+        ("--fusion", unet.fusion, chosen.fusion),
+        ("--experts", unet.experts, chosen.experts),
+    ):
+        if asked not in (None, own):
+            raise ValueError(
+                f"{chosen.start} has {option} {own} and can not go on with {asked}: leave out "
+                f"{option}, or leave out --start for a new network."
+            )
+    if predicts_noise(chosen.start) != chosen.epsilon:
+        predicted, fix = ("velocity", "leave out") if chosen.epsilon else ("noise", "add")
+        raise ValueError(f"{chosen.start} predicts the {predicted}: {fix} --epsilon.")
+    return unet
+
+
+def predicts_noise(path: Path) -> bool:
+    """Whether a joint network's file was saved with `epsilon`."""
+    with safe_open(path, framework="pt") as file:
+        return UNET + structure.EPSILON_MARK in file.keys()
+
+
+def _show_pictures(
+    pictures: Sequence[StructurePicture], poses: Tensor, base: Base, epsilon: bool
+) -> Callable[[JointDenoiser, Path], None]:
+    names = (*structure.MODALITIES, "pose")
+    rows = [torch.stack([getattr(picture, name) for picture in pictures]) for name in names]
+    texts = [picture.caption for picture in pictures]
+    sizes = torch.tensor([picture.size for picture in pictures])
+    above = torch.cat(rows) / 255
+    return show_structure(base.tokenizer, texts, poses, sizes, base.decode, above, epsilon=epsilon)
+
+
+def _ends(unet: JointUNet) -> dict[str, Tensor]:
+    """Every branch's last layer, which each step changes."""
+    return {name: parameter for name, parameter in unet.named_parameters() if ".conv_out." in name}

@@ -1,0 +1,139 @@
+"""The mini world on disk: pictures, pose hints and captions, rendered once for all trainers."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ...models.pose import People as Skeletons
+from ...models.pose import draw_people
+from ...models.structure import depth_picture, normal_picture
+from .captions import person_caption, scene_caption
+from .renderer import Render, render
+from .scenes import Scenes, sample_scenes
+
+SHARD = 256  # scenes
+FARTHEST = 0.35  # of a body in depth pictures, which are black where nobody is
+
+
+def skeletons(scene: int, scenes: Scenes, shown: Render, *, hands: bool = True) -> Skeletons:
+    """The OpenPose people of one scene, in pixels, as a perfect detector finds them."""
+    rows = (scenes.people.scene == scene).nonzero()[:, 0]
+    side = shown.rgb.shape[-1]
+    right, left = shown.hands[rows].unbind(1)
+    none = torch.zeros_like(right)
+    return Skeletons(
+        body=shown.body[rows],
+        left_hand=left if hands else none,
+        right_hand=right if hands else none,
+        face=torch.zeros(len(rows), 70, 3),
+        foot=torch.zeros(len(rows), 6, 3),
+        width=side,
+        height=side,
+    )
+
+
+def draw_hint(scene: int, scenes: Scenes, shown: Render, *, hands: bool = True) -> Tensor:
+    """The picture [3,H,W] in 0..1 that a pose ControlNet reads for one scene."""
+    people = skeletons(scene, scenes, shown, hands=hands)
+    return draw_people(people, people.width, people.height).permute(2, 0, 1)
+
+
+def structure_pictures(shown: Render) -> tuple[Tensor, Tensor]:
+    """Depth and normal pictures [B,3,H,W] in 0..1 of what was rendered: near is white, x right."""
+    return depth_picture(shown.depth, floor=FARTHEST), normal_picture(shown.normal)
+
+
+def _to_bytes(pictures: Tensor) -> np.ndarray:
+    return (pictures * 255).round().clamp(0, 255).byte().numpy()
+
+
+def _write_shard(folder: Path, shard: int, seed: int, draw: dict) -> None:
+    torch.set_num_threads(1)
+    scenes = sample_scenes(SHARD, seed + shard, **draw)
+    shown = render(scenes)
+    hints = []
+    for i in range(SHARD):
+        close = shown.body[scenes.people.scene == i, :, 2].sum() == 0  # only a hand to show
+        hands = bool(close) or (i % 5 < 3)
+        hints.append(draw_hint(i, scenes, shown, hands=hands))
+    captions = [
+        {
+            "full": scene_caption(scenes, i),
+            "brief": scene_caption(scenes, i, brief=True),
+            "people": [
+                person_caption(scenes, int(k)) for k in (scenes.people.scene == i).nonzero()[:, 0]
+            ],
+            "bodies": shown.body[scenes.people.scene == i].tolist(),
+            "hands": shown.hands[scenes.people.scene == i].tolist(),
+        }
+        for i in range(SHARD)
+    ]
+    depth, normal = structure_pictures(shown)
+    arrays = {
+        "rgb": _to_bytes(shown.rgb),
+        "hint": _to_bytes(torch.stack(hints)),
+        "parsing": shown.parsing.byte().numpy(),
+        "depth": _to_bytes(depth[:, 0]),
+        "normal": _to_bytes(normal),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}-{shard:05d}.part.npy", array)
+        os.replace(folder / f"{name}-{shard:05d}.part.npy", folder / f"{name}-{shard:05d}.npy")
+    part = folder / f"captions-{shard:05d}.part"
+    part.write_text(json.dumps(captions), encoding="utf-8")
+    os.replace(
+        part, folder / f"captions-{shard:05d}.json"
+    )  # written last: marks the shard as whole
+
+
+def write_world(
+    folder: Path, scenes: int, *, seed: int = 0, workers: int | None = None, **draw: Any
+) -> None:
+    """Render at least `scenes` scenes into `folder`; shards that are there already are kept.
+
+    `draw` goes to `sample_scenes`. Shard k holds the scenes of seed + k.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = -(-scenes // SHARD)
+    missing = [k for k in range(shards) if not (folder / f"captions-{k:05d}.json").is_file()]
+    with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn")) as pool:
+        for done in [pool.submit(_write_shard, folder, k, seed, draw) for k in missing]:
+            done.result()
+
+
+class WorldDataset(Dataset):
+    """Scenes of a folder made by `write_world`: {"rgb", "hint", "normal" uint8 [3,H,W], "parsing",
+    "depth" uint8 [H,W], "captions": {full, brief, people, bodies, hands}}; of the pictures only
+    those named.
+    """
+
+    def __init__(self, folder: Path, *, names: tuple[str, ...] = ("rgb", "hint")) -> None:
+        shards = sorted(p.stem.split("-")[1] for p in folder.glob("captions-*.json"))
+        if not shards:
+            raise ValueError(f"{folder} holds no rendered scenes: run write_world on it first")
+        self.arrays = {
+            n: [np.load(folder / f"{n}-{k}.npy", mmap_mode="r") for k in shards] for n in names
+        }
+        self.captions = [
+            c
+            for k in shards
+            for c in json.loads((folder / f"captions-{k}.json").read_text("utf-8"))
+        ]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, i: int) -> dict:
+        shard, row = divmod(i, SHARD)
+        item: dict = {n: torch.from_numpy(np.array(a[shard][row])) for n, a in self.arrays.items()}
+        return {**item, "captions": self.captions[i], "index": i}

@@ -1,0 +1,157 @@
+"""Where in the picture the words of a prompt are attended to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import io, ui
+
+from ..host import human_attention as host
+from ..host import human_prior
+from ..models import attention_maps
+from ..models.human_tokens import Word
+from .human_prior import CATEGORY
+from .inputs import read_phrases, speaking_for
+
+PIXELS = 8  # per latent cell
+MAPS, WITHOUT, WITH = "attention", "without prior", "with prior"
+
+
+class VitruvianAttentionMaps(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianAttentionMaps",
+            display_name="Human Attention Maps",
+            category=CATEGORY,
+            description="Shows where in a finished picture words of its prompt are attended to: at "
+            "every scale of the network and over time, without and with a human-centric prior.",
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="As the sampler got it."),
+                io.Conditioning.Input(
+                    "positive", tooltip="From Human-Centric Prompt, as the sampler got it."
+                ),
+                io.Latent.Input("latent", tooltip="The finished picture, from the sampler."),
+                io.String.Input(
+                    "words",
+                    default="",
+                    tooltip="Words or phrases of the prompt, separated by commas. Empty: those "
+                    "that Human-Centric Prompt marked.",
+                ),
+                io.String.Input(
+                    "moments",
+                    default="0.1, 0.4, 0.7, 0.9",
+                    tooltip="Shares of the sampling at which to look, separated by commas.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    tooltip="Of the noise that the picture gets back for each moment.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The decoded picture, shown below the maps; without it, grey.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "maps",
+                    tooltip="A sheet for each word: a column for each moment, rows for "
+                    "each scale without and with the prior, one brightness for each scale.",
+                ),
+                io.Mask.Output(
+                    "masks",
+                    tooltip="For each word the mean of its maps, at most 1, in the picture's size.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        latent: dict[str, Any],
+        words: str,
+        moments: str,
+        seed: int,
+        image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        with speaking_for("Human Attention Maps"):
+            chosen, times = _choose(positive, words), _read_moments(moments)
+            progress = comfy.utils.ProgressBar(len(times))
+            looks = host.look(
+                model,
+                positive,
+                latent["samples"],
+                times,
+                seed,
+                list(chosen.values()),
+                progress.update,
+            )
+        if image is None:
+            height, width = (PIXELS * side for side in latent["samples"].shape[-2:])
+            picture = torch.full((height, width, 3), attention_maps.GREY)
+        else:
+            picture = image[0, ..., :3].float().cpu()
+        seen = _by_name(looks)
+        sheets = attention_maps.draw_sheets(list(chosen), times, seen, picture)
+        masks = attention_maps.masks([*seen.values()][-1], *picture.shape[:2])
+        return io.NodeOutput(sheets, masks, ui=ui.PreviewImage(sheets, cls=cls))
+
+
+def _by_name(looks: Sequence[host.Look]) -> dict[str, list[attention_maps.Grids]]:
+    """Averaged maps of every moment, under the rows' names; last those of the model as it is."""
+    without = [attention_maps.average(each.without.values()) for each in looks]
+    combined = [
+        attention_maps.average(each.with_priors.values()) for each in looks if each.with_priors
+    ]
+    return {WITHOUT: without, WITH: combined} if combined else {MAPS: without}
+
+
+def _choose(positive: Any, words: str) -> dict[str, tuple[int, ...]]:
+    """The tokens of every word that is to be shown."""
+    if not positive or human_prior.WORDS not in positive[0][1]:
+        raise ValueError(
+            "the conditioning does not say what its words are. Encode the positive prompt with "
+            "Human-Centric Prompt instead of CLIP Text Encode."
+        )
+    entry = positive[0][1]
+    prompt: tuple[Word, ...] = entry[human_prior.WORDS]
+    found = {phrase: attention_maps.find(phrase, prompt) for phrase in read_phrases(words)}
+    missing = ", ".join(f"'{phrase}'" for phrase, positions in found.items() if not positions)
+    if missing:
+        raise ValueError(f"{missing}: not in the prompt, whose words are {_listed(prompt)}.")
+    found = found or attention_maps.marked(prompt, entry[human_prior.HUMAN].tolist())
+    if not found:
+        raise ValueError(
+            "no word of the prompt is marked as human-centric. Write some of its words in 'words': "
+            f"{_listed(prompt)}."
+        )
+    return found
+
+
+def _listed(prompt: Sequence[Word]) -> str:
+    return ", ".join(dict.fromkeys(word.text for word in prompt if word.text[:1].isalnum()))
+
+
+def _read_moments(text: str) -> list[float]:
+    """Shares of the sampling."""
+    try:
+        moments = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        moments = []
+    if not moments or not all(0 <= moment <= 1 for moment in moments):
+        raise ValueError(
+            f"'moments' must be numbers from 0 to 1, separated by commas, such as 0.1, 0.5; it is "
+            f"'{text}'."
+        )
+    return moments
+
+
+NODES: list[type[io.ComfyNode]] = [VitruvianAttentionMaps]

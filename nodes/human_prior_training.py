@@ -1,0 +1,254 @@
+"""Training on the MODEL wire: a human-centric prior (HcP) for the checkpoint in use."""
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image
+
+from ..host import human_prior as priors
+from ..host import human_prior_training as host
+from ..models import human_prior, loss_curve, pose_features
+from .human_prior import CATEGORY, Prior
+from .inputs import speaking_for, weight_files
+from .saving import free_path
+
+DRAWN = "the drawn pose"
+SHOWN_EVERY = 5  # steps, the loss while it trains
+Curve = tuple[str, Image.Image, int]
+
+
+class VitruvianTrainHumanPrior(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.01}
+        return io.Schema(
+            node_id="VitruvianTrainHumanPrior",
+            display_name="Train Human Prior",
+            category=CATEGORY,
+            description="Trains a human-centric prior for the checkpoint in use from pictures of "
+            "people, their texts and, best, their poses (HcP). The checkpoint stays as it is.",
+            is_input_list=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The checkpoint that the prior is for."),
+                io.Latent.Input(
+                    "latents", tooltip="The encoded pictures, all of one size: a batch or a list."
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="A text for each picture, from Human-Centric Prompt, or one for all.",
+                ),
+                io.Image.Input(
+                    "pose_images",
+                    optional=True,
+                    tooltip="For each picture its pose from Draw "
+                    "Pose, in the same order. Without them there is no alignment.",
+                ),
+                Prior.Input("start", optional=True, tooltip="A prior to go on from."),
+                io.Combo.Input(
+                    "encoder",
+                    options=[DRAWN, *weight_files(None)],
+                    tooltip="What makes features of the pose images: a ResNet-50 as .safetensors "
+                    "in models/vitruvian, or the drawing itself.",
+                ),
+                io.Int.Input("steps", default=500, min=1, max=100000, tooltip="Training steps."),
+                io.Int.Input(
+                    "batch_size",
+                    default=4,
+                    min=1,
+                    max=1024,
+                    tooltip="Pictures of each step; memory holds one at a time.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=3e-4,
+                    min=1e-7,
+                    max=1.0,
+                    step=1e-7,
+                    tooltip="How far each step goes.",
+                ),
+                io.Int.Input(
+                    "hidden",
+                    default=human_prior.HIDDEN,
+                    min=1,
+                    max=4096,
+                    tooltip="Width of a layer's bottleneck, when nothing is connected to start.",
+                ),
+                io.Float.Input(
+                    "gamma",
+                    default=0.0,
+                    tooltip="Share of the ordinary attention beside the human-centric one.",
+                    **{**share, "max": 0.99},
+                ),
+                io.Combo.Input(
+                    "mask_tokens",
+                    options=[*human_prior.MASKS],
+                    default=human_prior.KEYS,
+                    tooltip="Where words that are not human-centric are left out: "
+                    "before attention is shared out, after, or only of the keys that "
+                    "are learnt, which begins at the checkpoint itself.",
+                ),
+                io.Float.Input(
+                    "alignment",
+                    default=0.02,
+                    tooltip="Weight of the alignment of attention with the pose images.",
+                    **share,
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    tooltip="Of noise and the order of pictures.",
+                ),
+                io.String.Input(
+                    "keep_as",
+                    default="human_prior",
+                    tooltip="When the run is cancelled, what was "
+                    "learnt is kept in models/vitruvian under this name.",
+                ),
+            ],
+            outputs=[
+                Prior.Output("prior", tooltip="To Apply Human Prior and Save Human Prior."),
+                io.Image.Output("loss", tooltip="The loss of every step, and its running mean."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: list,
+        latents: list,
+        positive: list,
+        encoder: list,
+        steps: list,
+        batch_size: list,
+        learning_rate: list,
+        hidden: list,
+        gamma: list,
+        mask_tokens: list,
+        alignment: list,
+        seed: list,
+        keep_as: list,
+        pose_images: list | None = None,
+        start: list | None = None,
+    ) -> io.NodeOutput:
+        course = host.Course(
+            steps[0],
+            batch_size[0],
+            learning_rate[0],
+            hidden[0],
+            gamma[0],
+            mask_tokens[0],
+            alignment[0],
+            seed[0],
+        )
+        bar, losses = comfy.utils.ProgressBar(course.steps), list[float]()
+        learnt: priors.Prior | None = None
+
+        def on_step(loss: float, prior: priors.Prior) -> None:
+            nonlocal learnt
+            learnt = prior
+            losses.append(loss)
+            shown = len(losses) % SHOWN_EVERY == 0
+            curve = _preview(losses, course.steps) if shown else None
+            bar.update_absolute(len(losses), course.steps, curve)
+
+        with speaking_for("Train Human Prior"):
+            lessons = _lessons(latents, positive, pose_images, encoder[0])
+            first = start[0] if start else None
+            try:
+                prior = host.train(model[0], lessons, course, first, on_step)
+            except comfy.model_management.InterruptProcessingException:
+                if learnt is not None:
+                    _save(learnt, keep_as[0], model[0])
+                raise
+        picture = loss_curve.draw(losses, course.steps)[None]
+        return io.NodeOutput(prior, picture, ui=ui.PreviewImage(picture, cls=cls))
+
+
+class VitruvianSaveHumanPrior(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianSaveHumanPrior",
+            display_name="Save Human Prior",
+            category=CATEGORY,
+            description="Writes a human-centric prior to models/vitruvian, for Load Human Prior. "
+            "No file is ever overwritten.",
+            is_output_node=True,
+            inputs=[
+                Prior.Input("prior", tooltip="From Train Human Prior."),
+                io.Model.Input("model", tooltip="The checkpoint that it was trained for."),
+                io.String.Input(
+                    "name",
+                    default="human_prior",
+                    tooltip="Name of the file; a number is added to a taken one.",
+                ),
+            ],
+            outputs=[io.String.Output("file", tooltip="The name that Load Human Prior shows.")],
+        )
+
+    @classmethod
+    def execute(cls, prior: Any, model: Any, name: str) -> io.NodeOutput:
+        with speaking_for("Save Human Prior"):
+            file = _save(prior, name, model)
+        return io.NodeOutput(file, ui=ui.PreviewText(file))
+
+
+def _lessons(latents: list, positive: list, images: list | None, encoder: str) -> host.Lessons:
+    samples = [latent["samples"] for latent in latents]
+    sizes = {tuple(some.shape[1:]) for some in samples}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{w * 8} x {h * 8}" for *_, h, w in sorted(sizes))
+        raise ValueError(
+            f"the pictures in 'latents' have several sizes ({shown}): bring them to one size "
+            "before they are encoded."
+        )
+    whole = torch.cat(samples)
+    texts = [entry for conditioning in positive for entry in conditioning]
+    texts = texts * len(whole) if len(texts) == 1 else texts
+    if len(texts) != len(whole):
+        raise ValueError(
+            f"there are {len(whole)} pictures in 'latents' and {len(texts)} texts in 'positive': "
+            "connect a text for each picture, or one for all."
+        )
+    levels = [] if images is None else _levels(torch.cat(images), len(whole), encoder)
+    return host.Lessons(whole, texts, levels)
+
+
+def _levels(images: torch.Tensor, count: int, encoder: str) -> list[torch.Tensor]:
+    if len(images) != count:
+        raise ValueError(
+            f"there are {count} pictures in 'latents' and {len(images)} in 'pose_images': connect "
+            "the pose of every picture, in the same order."
+        )
+    features: pose_features.Features = pose_features.drawn
+    if encoder != DRAWN:
+        path = folder_paths.get_full_path_or_raise("vitruvian", encoder)
+        features = pose_features.resnet50(Path(path))
+    each = [
+        pose_features.differing(features, image[None, ..., :3].movedim(-1, 1).float())
+        for image in images
+    ]
+    return [torch.cat(level) for level in zip(*each, strict=True)]
+
+
+def _preview(losses: list[float], steps: int) -> Curve:
+    pixels = (loss_curve.draw(losses, steps) * 255).byte().numpy()
+    return "JPEG", Image.fromarray(np.ascontiguousarray(pixels)), loss_curve.WIDTH
+
+
+def _save(prior: priors.Prior, name: str, model: Any) -> str:
+    """The name of the file that was written."""
+    path = free_path(name, "human_prior")
+    host.save(prior, path, host.base_of(model))
+    return path.name
+
+
+NODES: list[type[io.ComfyNode]] = [VitruvianTrainHumanPrior, VitruvianSaveHumanPrior]

@@ -1,0 +1,365 @@
+"""Semantic pose maps: from colours, masks and skeletons (after HumanDiffusion)."""
+
+import logging
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import io, ui
+
+from ..models import pose, semantic_map
+from ..models.semantic_map import CLASSES, CLOTHING, WHOLE_PERSON, Outfit
+from .inputs import picture_size, pose_input, read_pose, size_inputs, speaking_for
+
+Parsing = io.Custom("VITRUVIAN_PARSING")
+CATEGORY = "Vitruvian/appearance"
+OURS, GREY, OWN = "Vitruvian", "grey levels 0 to 23", "own colours"
+STOP, BACKGROUND = "stop with an error", "background"
+GO_ON = "go on with an empty mask"
+ALL_CLOTHING, PERSON, LISTED = "all clothing", "whole person", "only those below"
+GROUPS = {ALL_CLOTHING: CLOTHING, PERSON: WHOLE_PERSON, LISTED: ()}
+log = logging.getLogger(__name__)
+
+
+def _map_output(tooltip: str) -> io.Output:
+    # older hosts want output ids that no input has
+    return Parsing.Output("made", "map", tooltip=tooltip)
+
+
+class VitruvianMapFromColours(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianMapFromColours",
+            display_name="Semantic Map from Colours",
+            category=CATEGORY,
+            description="Reads a painted picture as a map of body parts and clothes.",
+            inputs=[
+                io.Image.Input("image", tooltip="Flat colours, one for each part; saved as PNG."),
+                io.Combo.Input(
+                    "palette",
+                    options=[OURS, GREY, OWN],
+                    default=OURS,
+                    tooltip=f"{OURS}: the colours of Show Semantic Map. {GREY}: the numbers of the "
+                    f"parts, as in DeepFashion-MultiModal's files. {OWN}: those in 'colours'.",
+                ),
+                io.Float.Input(
+                    "tolerance",
+                    default=40.0,
+                    min=0.0,
+                    max=442.0,
+                    step=1.0,
+                    tooltip="How many levels (of 255) a colour may be away from the palette's.",
+                ),
+                io.Combo.Input(
+                    "if_unknown",
+                    options=[STOP, BACKGROUND],
+                    default=STOP,
+                    tooltip="What a pixel is whose colour is farther away from all of them.",
+                ),
+                io.String.Input(
+                    "colours",
+                    default="",
+                    multiline=True,
+                    tooltip=f"For '{OWN}': a line for each part, such as top: #ff0000. Two colours "
+                    "may be the same part. Black is the background unless a line says otherwise.",
+                ),
+            ],
+            outputs=[_map_output("One map for each picture.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, image: torch.Tensor, palette: str, tolerance: float, if_unknown: str, colours: str
+    ) -> io.NodeOutput:
+        with speaking_for("Semantic Map from Colours"):
+            if palette == OWN:
+                chosen, parts = _own_palette(colours)
+            else:
+                chosen = semantic_map.PALETTE if palette == OURS else semantic_map.GREY_LEVELS
+                parts = list(range(len(CLASSES)))
+            return io.NodeOutput(_read_colours(image, chosen, tolerance, parts, if_unknown))
+
+
+def _own_palette(colours: str) -> tuple[torch.Tensor, list[int]]:
+    try:
+        return semantic_map.read_palette(colours)
+    except ValueError as error:
+        raise ValueError(f"the input 'colours': {error}") from None
+
+
+def _read_colours(
+    image: torch.Tensor, palette: torch.Tensor, tolerance: float, parts: list[int], if_unknown: str
+) -> torch.Tensor:
+    try:
+        return semantic_map.from_colours(
+            image, palette, tolerance, parts, background=if_unknown == BACKGROUND
+        )
+    except ValueError as error:
+        raise ValueError(f"the input 'image': {error}") from None
+
+
+class VitruvianMapPart(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianMapPart",
+            display_name="Add Part to Map",
+            category=CATEGORY,
+            description="Paints a mask into a semantic map as a part of the body or the clothes.",
+            inputs=[
+                io.Mask.Input(
+                    "mask", tooltip="Where the part is: painted, or from any segmentation."
+                ),
+                io.Combo.Input(
+                    "part",
+                    options=list(CLASSES),
+                    default=CLASSES[semantic_map.TOP],
+                    tooltip="What is there. 'background' takes away.",
+                ),
+                Parsing.Input(
+                    "map",
+                    optional=True,
+                    tooltip="The map before; the part is painted over it. Without one, an empty "
+                    "map of the mask's size.",
+                ),
+            ],
+            outputs=[_map_output("The map with the part.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, mask: torch.Tensor, part: str, map: torch.Tensor | None = None
+    ) -> io.NodeOutput:
+        mask = mask.reshape(-1, *mask.shape[-2:])
+        with speaking_for("Add Part to Map"):
+            before = semantic_map.empty(mask) if map is None else map
+            try:
+                return io.NodeOutput(
+                    semantic_map.add_part(before, mask, semantic_map.part_named(part))
+                )
+            except ValueError as error:
+                raise ValueError(f"the inputs 'map' and 'mask' do not fit: {error}") from None
+
+
+class VitruvianMapFromPose(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianMapFromPose",
+            display_name="Semantic Map from Pose",
+            category=CATEGORY,
+            description="Draws a coarse map of people in an outfit around their skeletons.",
+            inputs=[
+                pose_input(),
+                *size_inputs(),
+                io.Combo.Input(
+                    "upper",
+                    options=list(semantic_map.UPPERS),
+                    default=semantic_map.UPPERS[0],
+                    tooltip=f"What covers the trunk. '{semantic_map.OPEN}': an open jacket.",
+                ),
+                io.Combo.Input(
+                    "lower",
+                    options=list(semantic_map.LOWERS),
+                    default=semantic_map.LOWERS[0],
+                    tooltip="What covers the legs. Under a dress, what shows below it; rompers "
+                    "cover the legs themselves.",
+                ),
+                io.Combo.Input(
+                    "hair",
+                    options=list(semantic_map.HAIRS),
+                    default=semantic_map.SHORT,
+                    tooltip="Of somebody seen from behind it covers the head.",
+                ),
+                io.Boolean.Input(
+                    "long_sleeves", default=True, tooltip="To the wrists, else above the elbows."
+                ),
+                io.Boolean.Input(
+                    "long_legs",
+                    default=True,
+                    tooltip="Pants to the ankles, skirts and dresses to the shins; else above the "
+                    "knees.",
+                ),
+                io.Boolean.Input("shoes", default=True, tooltip="Else bare feet."),
+                io.Boolean.Input("hat", default=False, tooltip="With a brim."),
+                io.Boolean.Input("glasses", default=False, tooltip="Where an eye is known."),
+                io.Float.Input(
+                    "min_confidence",
+                    default=0.3,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Points less certain than this are not used: the parts around them are "
+                    "left out.",
+                ),
+                Parsing.Input(
+                    "map",
+                    optional=True,
+                    tooltip="A map to draw over: for people in another outfit, taken out of the "
+                    "same pose with Pick People.",
+                ),
+            ],
+            outputs=[_map_output("One map for each frame of the pose.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        pose: Any,
+        width: int,
+        height: int,
+        upper: str,
+        lower: str,
+        hair: str,
+        long_sleeves: bool,
+        long_legs: bool,
+        shoes: bool,
+        hat: bool,
+        glasses: bool,
+        min_confidence: float,
+        map: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        outfit = Outfit(upper, lower, hair, long_sleeves, long_legs, shoes, hat, glasses)
+        with speaking_for("Semantic Map from Pose"):
+            frames = read_pose(pose)
+            size = picture_size(frames, width, height)
+            drawn = _draw(frames, outfit, size, min_confidence)
+            if map is not None:
+                try:
+                    drawn = semantic_map.over(map, torch.where(drawn > 0, drawn.int(), -1))
+                except ValueError as error:
+                    raise ValueError(f"the inputs 'map' and 'pose' do not fit: {error}") from None
+        return io.NodeOutput(drawn)
+
+
+def _draw(
+    frames: list[pose.People], outfit: Outfit, size: tuple[int, int], min_confidence: float
+) -> torch.Tensor:
+    progress = comfy.utils.ProgressBar(len(frames))
+    maps = []
+    for people in frames:
+        sure = pose.confident(people, min_confidence)
+        maps.append(semantic_map.map_from_pose(sure, outfit, *size))
+        progress.update(1)
+    drawn = torch.cat(maps)
+    if not drawn.any():
+        raise ValueError(
+            "no part of the input 'pose' could be drawn: lower 'min_confidence', or connect a pose "
+            "whose limbs lie inside its canvas."
+        )
+    return drawn
+
+
+class VitruvianMapShow(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianMapShow",
+            display_name="Show Semantic Map",
+            category=CATEGORY,
+            description="Shows a semantic map in colours, with the names of its parts.",
+            is_output_node=True,
+            inputs=[Parsing.Input("map", tooltip="From any node that makes one.")],
+            outputs=[
+                io.Image.Output("image", tooltip="With the names of the parts beside it."),
+                io.Image.Output(
+                    "colours",
+                    tooltip="The map alone, pixel by pixel: to save, to paint in, and to read "
+                    "again with Semantic Map from Colours.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, map: torch.Tensor) -> io.NodeOutput:
+        shown = semantic_map.with_legend(map)
+        return io.NodeOutput(
+            shown, semantic_map.colour_picture(map), ui=ui.PreviewImage(shown, cls=cls)
+        )
+
+
+class VitruvianMapMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianMapMask",
+            display_name="Part Mask",
+            category=CATEGORY,
+            description="Where a part of the body or of the clothes is, as a mask.",
+            inputs=[
+                Parsing.Input("map", tooltip="From any node that makes one."),
+                io.Combo.Input(
+                    "part",
+                    options=[*GROUPS, *CLASSES],
+                    default=ALL_CLOTHING,
+                    tooltip=f"Which part. '{ALL_CLOTHING}': all that is worn or carried. "
+                    f"'{PERSON}': all but the background.",
+                ),
+                io.String.Input(
+                    "more",
+                    default="",
+                    tooltip="Names of more parts, separated by commas: hair, face.",
+                ),
+                io.Int.Input(
+                    "grow",
+                    default=0,
+                    min=-512,
+                    max=512,
+                    tooltip="Pixels by which the mask reaches beyond the parts; below 0 it stays "
+                    "inside.",
+                ),
+                io.Combo.Input(
+                    "if_none",
+                    options=[STOP, GO_ON],
+                    default=STOP,
+                    tooltip="What to do with a map that has none of the parts.",
+                ),
+            ],
+            outputs=[io.Mask.Output("mask", tooltip="One mask for each map.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, map: torch.Tensor, part: str, more: str, grow: int, if_none: str
+    ) -> io.NodeOutput:
+        with speaking_for("Part Mask"):
+            parts = _chosen(part, more)
+            there = semantic_map.part_mask(map, parts).flatten(1).amax(1)
+            for number in (there == 0).nonzero().flatten().tolist():
+                _report_none(map[number], number + 1, part, more, if_none)
+        mask = semantic_map.part_mask(map, parts, grow)
+        return io.NodeOutput(mask, ui=ui.PreviewMask(mask, cls=cls))
+
+
+def _chosen(part: str, more: str) -> list[int]:
+    """The parts of the two inputs."""
+    parts = list(GROUPS[part] if part in GROUPS else (semantic_map.part_named(part),))
+    try:
+        parts += [semantic_map.part_named(name) for name in more.split(",") if name.strip()]
+    except ValueError as error:
+        raise ValueError(f"the input 'more': {error}") from None
+    if not parts:
+        raise ValueError(
+            f"the input 'more' is empty: write names of parts, or choose a 'part' "
+            f"other than '{LISTED}'."
+        )
+    return parts
+
+
+def _report_none(labels: torch.Tensor, number: int, part: str, more: str, if_none: str) -> None:
+    wanted = ", ".join(filter(None, ("" if part == LISTED else part, more.strip())))
+    has = ", ".join(CLASSES[k] for k in labels.unique().tolist() if k)
+    what = f"map {number} has no {wanted}; it has {has or 'nothing but background'}"
+    if if_none == STOP:
+        raise ValueError(f"{what}. Choose one of these as 'part', or set 'if_none' to '{GO_ON}'.")
+    log.warning("Vitruvian: %s; its mask is empty.", what)
+
+
+NODES: list[type[io.ComfyNode]] = [
+    VitruvianMapFromColours,
+    VitruvianMapPart,
+    VitruvianMapFromPose,
+    VitruvianMapShow,
+    VitruvianMapMask,
+]
