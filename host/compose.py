@@ -211,7 +211,7 @@ def compose_model(model: Any, composition: Composition) -> Any:
     if model.get_attachment(KEY) is not None:
         raise ValueError(
             "the model already composes people. Put all of them into one Compose Instances node: "
-            "chain their Instance nodes."
+            "chain their Add Instance nodes."
         )
     model = model.clone()
     model.set_attachments(KEY, composition)

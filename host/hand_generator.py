@@ -99,7 +99,9 @@ def predict_mask(model: Any, loaded: Loaded, positive: Any, latent: Tensor) -> T
     """
     hints = model.get_attachment(KEY)
     if hints is None:
-        raise ValueError("the model does not come from Hand Generator: connect that node's output.")
+        raise ValueError(
+            "the model does not come from Apply Hand Generator: connect that node's output."
+        )
     features: list[Tensor] = []
 
     def listen(executor, *args, **kwargs):

@@ -2,7 +2,7 @@
 
 Its latent is noised again to the noise level of each moment, and the host's own sampling evaluates
 the network there once. A patch behind all others of the model makes the ordinary map M of every
-cross-attention once more; every human-centric prior in the chain tells its own (hcp.RECORD), which
+cross-attention once more; every human-centric prior in the chain tells its own (human_prior.RECORD), which
 makes it the combined map, M + share (M_h - M), prior by prior.
 """
 

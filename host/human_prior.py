@@ -27,7 +27,7 @@ from torch.nn.functional import interpolate, pad
 from ..models import human_prior, human_tokens, weights
 from ..models.human_prior import PriorLayer
 
-KEY = "vitruvian_hcp"
+KEY = "vitruvian_human_prior"
 HUMAN = "vitruvian_human"  # of a conditioning entry: bool [tokens]
 WORDS = "vitruvian_words"  # likewise: all words of the prompt, tuple of human_tokens.Word
 RECORD = "vitruvian_record"  # in transformer_options: Record, called for every M_h that is added
@@ -87,7 +87,7 @@ class Call(NamedTuple):
 
 def load(path: Path) -> Prior:
     """A prior from its file; raises ValueError, naming the file, for any other."""
-    tensors, facts = weights.load(path, method="hcp", version=human_prior.VERSION)
+    tensors, facts = weights.load(path, method="human_prior", version=human_prior.VERSION)
     places: dict[Place, dict[str, Tensor]] = {}
     try:
         for key, tensor in tensors.items():
@@ -212,7 +212,7 @@ def _make_plan(settings: Settings, slot: str) -> Callable:
         if not marked:
             raise ValueError(
                 "Apply Human Prior: no prompt says which of its words are human-centric. Encode "
-                "the positive prompt with Human-Centric Prompt instead of CLIP Text Encode."
+                "the positive prompt with Encode Human Prompt instead of CLIP Text Encode."
             )
         sampling = guider.inner_model.model_sampling
         plan = Plan(

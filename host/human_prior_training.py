@@ -1,8 +1,8 @@
 """Training a human-centric prior on the MODEL wire, as the host's own LoRA trainer does it: the
 host's sampling evaluates the network, and a sampler that never samples makes the steps.
 
-Trained are layers that `hcp.apply` puts beside the keys of a copy of the model. The alignment is
-that of `training/hcp.py`, the objective its denoising without what is made for the mini world.
+Trained are layers that `human_prior.apply` puts beside the keys of a copy of the model. The alignment is
+that of `training/human_prior.py`, the objective its denoising without what is made for the mini world.
 """
 
 import copy
@@ -227,7 +227,7 @@ def save(prior: human_prior.Prior, path: Path, base: str) -> None:
         for name, tensor in layer.state_dict().items()
     }
     facts: dict[str, str | int | float] = {
-        "method": "hcp",
+        "method": "human_prior",
         "version": maths.VERSION,
         "base": base,
         "gamma": prior.gamma,

@@ -75,13 +75,13 @@ def _keep(expanding: Callable) -> Callable:
     ):
         if denoise_mask is None:
             raise ValueError(
-                "Mask Expansion: the latent has no noise mask, so there is nothing to preserve. "
+                "Apply Mask Expansion: the latent has no noise mask, so there is nothing to preserve. "
                 "Put Set Latent Noise Mask before the sampler."
             )
         if extra_args["model_options"].get(SLOT) is not expanding:
             raise ValueError(
-                "Mask Expansion: a node behind it (Differential Diffusion, or another Mask "
-                "Expansion) takes its place. Connect that node before Mask Expansion."
+                "Apply Mask Expansion: a node behind it (Differential Diffusion, or another Mask "
+                "Expansion) takes its place. Connect that node before Apply Mask Expansion."
             )
         given = guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask
         done = float(sigmas[-1]) == 0  # asked now: a sampler may write into the schedule
@@ -112,7 +112,7 @@ def outpaint_body(
     if channels != HINT:
         raise ValueError(
             f"this ControlNet reads {channels} channels, a body outpainter {HINT}. Load one, or "
-            "use Apply ControlNet with the skeleton alone: Mask Expansion works with it."
+            "use Apply ControlNet with the skeleton alone: Apply Mask Expansion works with it."
         )
     hint = hands.body_hint(picture, mask)
     return ControlNetApplyAdvanced().apply_controlnet(

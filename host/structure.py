@@ -173,7 +173,7 @@ class StructureModel(comfy.model_base.BaseModel):
         if kwargs.get("control") is not None:
             raise ValueError(
                 "A ControlNet can not be applied to the structure model: give it the pose with "
-                "Structure Pose, and use ControlNets in the pass that refines the picture."
+                "Apply Structure Pose, and use ControlNets in the pass that refines the picture."
             )
         return super().extra_conds(**kwargs)
 

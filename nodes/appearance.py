@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..host import appearance as host
 from .compose import Instances
-from .inputs import check_order, speaking_for, weight_files
+from .inputs import check_order, percent_inputs, speaking_for, strength_input, weight_files
 from .memory import Memory, Parts
 from .semantic_map import Parsing
 
@@ -17,18 +17,18 @@ Appearance = io.Custom("VITRUVIAN_APPEARANCE")
 CATEGORY = "Vitruvian/appearance"
 
 
-class VitruvianAppearanceLoader(io.ComfyNode):
+class VitruvianLoadAppearance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianAppearanceLoader",
+            node_id="VitruvianLoadAppearance",
             display_name="Load Appearance",
             category=CATEGORY,
             description="Loads the layers that align parts with their appearance, from "
             "models/vitruvian.",
             inputs=[
                 io.Combo.Input(
-                    "file",
+                    "appearance_name",
                     options=weight_files("appearance"),
                     tooltip="A file that was trained for the checkpoint in use.",
                 )
@@ -37,16 +37,15 @@ class VitruvianAppearanceLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
+    def execute(cls, appearance_name: str) -> io.NodeOutput:
         with speaking_for("Load Appearance"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", file)
+            path = folder_paths.get_full_path_or_raise("vitruvian", appearance_name)
             return io.NodeOutput(host.load(Path(path)))
 
 
 class VitruvianApplyAppearance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        share: dict[str, Any] = {"default": 1.0, "min": 0.0, "max": 2.0, "step": 0.05}
         return io.Schema(
             node_id="VitruvianApplyAppearance",
             display_name="Apply Appearance",
@@ -56,39 +55,21 @@ class VitruvianApplyAppearance(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The checkpoint that the appearance was made for."),
                 Appearance.Input("appearance", tooltip="From Load Appearance."),
-                Parts.Input("parts", tooltip="Of Retrieve Appearance or Appearance from Picture."),
+                Parts.Input("parts", tooltip="Of Retrieve Appearance or Appearance from Image."),
                 Parsing.Input(
-                    "map",
+                    "semantic_map",
                     tooltip="Where the parts are: one map, or one for each picture of the "
                     "batch. Any size.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    tooltip="Of what the parts look like; 0: left to the prompt. A "
-                    "single part's own strength is written in the words, as (red shoes:0.5).",
-                    **share,
+                strength_input(
+                    "Of what the parts look like; 0: left to the prompt. A "
+                    "single part's own strength is written in the words, as (red shoes:0.5)."
                 ),
-                io.Float.Input(
+                strength_input(
+                    "Of the map's shapes; 0: they come from prompt, pose and noise alone.",
                     "map_strength",
-                    tooltip="Of the map's shapes; 0: they come from prompt, pose and noise alone.",
-                    **share,
                 ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the sampling when it begins.",
-                ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the sampling when it ends.",
-                ),
+                *percent_inputs(),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -96,7 +77,7 @@ class VitruvianApplyAppearance(io.ComfyNode):
                     "where several people have a map and an Apply Appearance each.",
                 ),
             ],
-            outputs=[io.Model.Output("dressed", "model", tooltip="To the sampler.")],
+            outputs=[io.Model.Output("model_out", "model", tooltip="To the sampler.")],
         )
 
     @classmethod
@@ -105,37 +86,37 @@ class VitruvianApplyAppearance(io.ComfyNode):
         model: Any,
         appearance: Any,
         parts: Any,
-        map: torch.Tensor,
+        semantic_map: torch.Tensor,
         strength: float,
         map_strength: float,
-        start: float,
-        end: float,
+        start_percent: float,
+        end_percent: float,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         with speaking_for("Apply Appearance"):
-            check_order(start, end)
+            check_order(start_percent, end_percent)
             area = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])[:1].float().cpu()
-            settings = host.Settings(strength, map_strength, start, end, area)
-            return io.NodeOutput(host.apply(model, appearance, parts, map, settings))
+            settings = host.Settings(strength, map_strength, start_percent, end_percent, area)
+            return io.NodeOutput(host.apply(model, appearance, parts, semantic_map, settings))
 
 
-class VitruvianPartsAsRegions(io.ComfyNode):
+class VitruvianInstancesFromParts(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianPartsAsRegions",
-            display_name="Parts as Regions (training-free)",
+            node_id="VitruvianInstancesFromParts",
+            display_name="Instances from Parts",
             category=CATEGORY,
             description="Makes an instance of each part for Compose Instances in its mode couple: "
             "the part's words and what was retrieved for them, seen from the part's area alone. "
             "Works on every checkpoint, without trained weights.",
             inputs=[
                 Parts.Input("parts", tooltip="From Retrieve Appearance."),
-                Parsing.Input("map", tooltip="Where the parts are; its first picture."),
+                Parsing.Input("semantic_map", tooltip="Where the parts are; its first picture."),
                 io.Clip.Input("clip", tooltip="The checkpoint's."),
                 Memory.Input("memory", tooltip="That the parts came from."),
                 io.Int.Input(
-                    "tokens",
+                    "token_count",
                     default=4,
                     min=0,
                     max=64,
@@ -149,7 +130,9 @@ class VitruvianPartsAsRegions(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Instances.Output("chain", "instances", tooltip="To Compose Instances, mode couple.")
+                Instances.Output(
+                    "instances_out", "instances", tooltip="To Compose Instances, mode couple."
+                )
             ],
         )
 
@@ -157,19 +140,19 @@ class VitruvianPartsAsRegions(io.ComfyNode):
     def execute(
         cls,
         parts: Any,
-        map: torch.Tensor,
+        semantic_map: torch.Tensor,
         clip: Any,
         memory: Any,
-        tokens: int,
+        token_count: int,
         instances: tuple = (),
     ) -> io.NodeOutput:
         with speaking_for("Parts as Regions"):
-            made = host.as_regions(parts, map, clip, memory, tokens)
+            made = host.as_regions(parts, semantic_map, clip, memory, token_count)
             return io.NodeOutput((*instances, *made))
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianAppearanceLoader,
+    VitruvianLoadAppearance,
     VitruvianApplyAppearance,
-    VitruvianPartsAsRegions,
+    VitruvianInstancesFromParts,
 ]

@@ -9,7 +9,16 @@ from comfy_api.latest import io, ui
 from ..host import compose as host
 from ..models import compose
 from ..models.compose import Instance
-from .inputs import check_order, picture_size, pose_input, read_pose, size_inputs, speaking_for
+from .inputs import (
+    check_order,
+    percent_inputs,
+    picture_size,
+    pose_input,
+    read_pose,
+    size_inputs,
+    speaking_for,
+    strength_input,
+)
 
 Instances = io.Custom("VITRUVIAN_INSTANCES")
 CATEGORY = "Vitruvian/compose"
@@ -23,12 +32,12 @@ def _chain_input() -> io.Input:
     )
 
 
-class VitruvianInstance(io.ComfyNode):
+class VitruvianAddInstance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianInstance",
-            display_name="Instance",
+            node_id="VitruvianAddInstance",
+            display_name="Add Instance",
             category=CATEGORY,
             description="One person of a picture: their own prompt, and where they are.",
             inputs=[
@@ -67,7 +76,9 @@ class VitruvianInstance(io.ComfyNode):
                 _chain_input(),
             ],
             outputs=[
-                Instances.Output("chain", "instances", tooltip="All instances up to this one.")
+                Instances.Output(
+                    "instances_out", "instances", tooltip="All instances up to this one."
+                )
             ],
         )
 
@@ -81,7 +92,7 @@ class VitruvianInstance(io.ComfyNode):
         mask: torch.Tensor | None = None,
         instances: tuple[Instance, ...] = (),
     ) -> io.NodeOutput:
-        with speaking_for("Instance"):
+        with speaking_for("Add Instance"):
             _check_conditioning(conditioning)
         area = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
         made = Instance(conditioning, person, area, order, weight)
@@ -114,7 +125,7 @@ class VitruvianInstancesFromText(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the checkpoint."),
                 io.String.Input(
-                    "people", tooltip="One line per person, the leftmost first.", **line
+                    "prompts", tooltip="One line per person, the leftmost first.", **line
                 ),
                 io.String.Input(
                     "setting", default="", tooltip="Where they are: goes into every prompt.", **line
@@ -126,22 +137,24 @@ class VitruvianInstancesFromText(io.ComfyNode):
                 ),
                 _chain_input(),
             ],
-            outputs=[Instances.Output("chain", "instances", tooltip="One instance per line.")],
+            outputs=[
+                Instances.Output("instances_out", "instances", tooltip="One instance per line.")
+            ],
         )
 
     @classmethod
     def execute(
         cls,
         clip: Any,
-        people: str,
+        prompts: str,
         setting: str,
         quality: str,
         instances: tuple[Instance, ...] = (),
     ) -> io.NodeOutput:
-        lines = [line.strip() for line in people.splitlines() if line.strip()]
+        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
         if not lines:
             raise ValueError(
-                "Instances from Text: the input 'people' is empty. Write one line per person."
+                "Instances from Text: the input 'prompts' is empty. Write one line per person."
             )
         first = max((instance.person for instance in instances), default=0) + 1
         made = [
@@ -172,10 +185,10 @@ class VitruvianComposeInstances(io.ComfyNode):
                 io.Conditioning.Input(
                     "positive",
                     tooltip="The prompt of the whole picture: used for the background "
-                    "if asked for, and before 'start' and after 'end'.",
+                    "if asked for, and before 'start_percent' and after 'end_percent'.",
                 ),
                 io.Conditioning.Input("negative", tooltip="What the picture must not show."),
-                Instances.Input("instances", tooltip="The people, from Instance nodes."),
+                Instances.Input("instances", tooltip="The people, from Add Instance nodes."),
                 pose_input(tooltip="Their poses. Each person needs an instance."),
                 io.ControlNet.Input("control_net", tooltip="A pose (OpenPose) ControlNet."),
                 io.Combo.Input(
@@ -186,14 +199,9 @@ class VitruvianComposeInstances(io.ComfyNode):
                     "after every block, more alike. couple: one pass for all, fastest, with "
                     "prompts kept apart in the cross-attention alone.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="Of the ControlNet. The paper works with 1.5: try it when people "
-                    "leave their poses.",
+                strength_input(
+                    "Of the ControlNet. The paper works with 1.5: try it when people "
+                    "leave their poses."
                 ),
                 io.Float.Input(
                     "harmony",
@@ -209,20 +217,9 @@ class VitruvianComposeInstances(io.ComfyNode):
                     "height.",
                     **share,
                 ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    tooltip="Share of the sampling before people are composed.",
-                    **share,
-                ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    tooltip="Share of the sampling after which they are no longer.",
-                    **share,
-                ),
+                *percent_inputs(),
                 io.Combo.Input(
-                    "background",
+                    "background_prompt",
                     options=[MEAN, SCENE],
                     default=MEAN,
                     tooltip="What paints the places where nobody is: all people's prompts alike, "
@@ -237,9 +234,9 @@ class VitruvianComposeInstances(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("composed", "model", tooltip="To the sampler."),
-                io.Conditioning.Output("with_people", "positive", tooltip="To the sampler."),
-                io.Conditioning.Output("without", "negative", tooltip="To the sampler."),
+                io.Model.Output("model_out", "model", tooltip="To the sampler."),
+                io.Conditioning.Output("positive_out", "positive", tooltip="To the sampler."),
+                io.Conditioning.Output("negative_out", "negative", tooltip="To the sampler."),
             ],
         )
 
@@ -256,13 +253,13 @@ class VitruvianComposeInstances(io.ComfyNode):
         strength: float,
         harmony: float,
         dilation: float,
-        start: float,
-        end: float,
-        background: str,
+        start_percent: float,
+        end_percent: float,
+        background_prompt: str,
         shared_negative: bool,
     ) -> io.NodeOutput:
         with speaking_for("Compose Instances"):
-            check_order(start, end)
+            check_order(start_percent, end_percent)
             figures = compose.cast(instances, read_pose(pose)[0])
             composition = host.Composition(
                 people=tuple(instance.conditioning[0] for instance in instances),
@@ -271,27 +268,27 @@ class VitruvianComposeInstances(io.ComfyNode):
                 order=tuple(instance.order for instance in instances),
                 mode=mode,
                 harmony=harmony,
-                scene=background == SCENE,
+                scene=background_prompt == SCENE,
                 shared_negative=shared_negative,
-                start=start,
-                end=end,
+                start=start_percent,
+                end=end_percent,
             )
             composed = host.compose_model(model, composition)
             control = host.ComposedControl(control_net, composition, strength)
         return io.NodeOutput(composed, *host.attach(control, positive, negative))
 
 
-class VitruvianInstancePreview(io.ComfyNode):
+class VitruvianPreviewInstances(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianInstancePreview",
-            display_name="Instance Preview",
+            node_id="VitruvianPreviewInstances",
+            display_name="Preview Instances",
             category=CATEGORY,
             description="Shows who owns which part of the picture.",
             is_output_node=True,
             inputs=[
-                Instances.Input("instances", tooltip="The people, from Instance nodes."),
+                Instances.Input("instances", tooltip="The people, from Add Instance nodes."),
                 pose_input(tooltip="Their poses."),
                 *size_inputs(),
                 io.Float.Input(
@@ -305,7 +302,7 @@ class VitruvianInstancePreview(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "image",
+                    "preview",
                     tooltip="Each person's area in a colour of its own, with their "
                     "number and skeleton. Dark: nobody's.",
                 ),
@@ -315,12 +312,17 @@ class VitruvianInstancePreview(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, instances: tuple[Instance, ...], pose: Any, width: int, height: int, dilation: float
+        cls,
+        instances: tuple[Instance, ...],
+        pose: Any,
+        output_width: int,
+        output_height: int,
+        dilation: float,
     ) -> io.NodeOutput:
-        with speaking_for("Instance Preview"):
+        with speaking_for("Preview Instances"):
             frames = read_pose(pose)
             figures = compose.cast(instances, frames[0])
-        size = picture_size(frames, width, height)
+        size = picture_size(frames, output_width, output_height)
         occupied = compose.areas(instances, figures, *size, dilation=dilation)
         order = [instance.order for instance in instances]
         owned = compose.hard_shares(occupied, order)[:, 0, 0] * (occupied.amax(0) > 0)
@@ -329,8 +331,8 @@ class VitruvianInstancePreview(io.ComfyNode):
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianInstance,
+    VitruvianAddInstance,
     VitruvianInstancesFromText,
     VitruvianComposeInstances,
-    VitruvianInstancePreview,
+    VitruvianPreviewInstances,
 ]

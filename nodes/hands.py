@@ -16,11 +16,13 @@ from ..models.hands import GREY, Hand, Square, read_squares
 from .inputs import (
     PoseKeypoint,
     check_order,
+    percent_inputs,
     picture_size,
     pose_input,
     read_pose,
     size_inputs,
     speaking_for,
+    strength_input,
     weight_files,
 )
 
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 
 def _which_input() -> io.Input:
     return io.Combo.Input(
-        "hands",
+        "hand_side",
         options=[BOTH, hands.LEFT, hands.RIGHT],
         default=BOTH,
         tooltip="Which hands, as the person themselves would say.",
@@ -43,7 +45,7 @@ def _which_input() -> io.Input:
 
 def _nobody_input(otherwise: str) -> io.Input:
     return io.Combo.Input(
-        "if_none",
+        "if_no_hands",
         options=[STOP, GO_ON],
         default=STOP,
         tooltip=f"What to do with a pose without hands. '{GO_ON}': {otherwise}",
@@ -63,19 +65,19 @@ def _find(pose_input: Any, which: str, if_none: str, size: tuple[int, int]) -> l
         )
         if if_none == STOP:
             raise ValueError(
-                f"{what}. Turn on 'hands' in Detect Pose, draw the hands in a pose editor, enlarge "
-                f"the picture, or set 'if_none' to '{GO_ON}'."
+                f"{what}. Turn on 'include_hands' in Detect Pose, draw the hands in a pose editor, enlarge "
+                f"the picture, or set 'if_no_hands' to '{GO_ON}'."
             )
         log.warning("Vitruvian: %s; it goes on without.", what)
     return found
 
 
-class VitruvianHandMasks(io.ComfyNode):
+class VitruvianDrawHandMasks(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianHandMasks",
-            display_name="Hand Masks",
+            node_id="VitruvianDrawHandMasks",
+            display_name="Draw Hand Masks",
             category=CATEGORY,
             description="The hands as masks, from their keypoints.",
             inputs=[
@@ -91,7 +93,7 @@ class VitruvianHandMasks(io.ComfyNode):
                     tooltip="Half the width of a finger, as a share of the hand's size.",
                 ),
                 io.Float.Input(
-                    "wrist",
+                    "wrist_length",
                     default=0.2,
                     min=0.0,
                     max=2.0,
@@ -103,8 +105,8 @@ class VitruvianHandMasks(io.ComfyNode):
             ],
             outputs=[
                 io.Mask.Output("masks", tooltip="One mask per hand, the larger first."),
-                io.Mask.Output("union", tooltip="One mask per frame: all its hands."),
-                io.Int.Output("count", tooltip="Number of hands."),
+                io.Mask.Output("union_mask", tooltip="One mask per frame: all its hands."),
+                io.Int.Output("hand_count", tooltip="Number of hands."),
             ],
         )
 
@@ -112,17 +114,17 @@ class VitruvianHandMasks(io.ComfyNode):
     def execute(
         cls,
         pose: Any,
-        width: int,
-        height: int,
-        hands: str,
+        output_width: int,
+        output_height: int,
+        hand_side: str,
         thickness: float,
-        wrist: float,
-        if_none: str,
+        wrist_length: float,
+        if_no_hands: str,
     ) -> io.NodeOutput:
-        with speaking_for("Hand Masks"):
-            size = picture_size(read_pose(pose), width, height)
-            found = _find(pose, hands, if_none, size)
-        each = [[_mask(hand, size, thickness, wrist) for hand in some] for some in found]
+        with speaking_for("Draw Hand Masks"):
+            size = picture_size(read_pose(pose), output_width, output_height)
+            found = _find(pose, hand_side, if_no_hands, size)
+        each = [[_mask(hand, size, thickness, wrist_length) for hand in some] for some in found]
         union = torch.stack([_union(some, size) for some in each])
         flat = [mask for some in each for mask in some]
         masks = torch.stack(flat) if flat else union
@@ -149,7 +151,7 @@ class VitruvianCutHands(io.ComfyNode):
                 pose_input(),
                 _which_input(),
                 io.Int.Input(
-                    "size",
+                    "crop_size",
                     default=512,
                     min=64,
                     max=4096,
@@ -175,10 +177,12 @@ class VitruvianCutHands(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("images", tooltip="One picture per hand, the larger first."),
-                PoseKeypoint.Output("poses", tooltip="Each hand's keypoints in its picture."),
-                Squares.Output("boxes", tooltip="Where the squares lie, for Place Hands."),
-                io.Int.Output("count", tooltip="Number of pictures, for an empty latent's batch."),
+                io.Image.Output("hand_images", tooltip="One picture per hand, the larger first."),
+                PoseKeypoint.Output("hand_poses", tooltip="Each hand's keypoints in its picture."),
+                Squares.Output("hand_bboxes", tooltip="Where the squares lie, for Place Hands."),
+                io.Int.Output(
+                    "hand_count", tooltip="Number of pictures, for an empty latent's batch."
+                ),
             ],
         )
 
@@ -186,19 +190,19 @@ class VitruvianCutHands(io.ComfyNode):
     def execute(
         cls,
         pose: Any,
-        hands: str,
-        size: int,
+        hand_side: str,
+        crop_size: int,
         margin: float,
         upright: bool,
-        if_none: str,
+        if_no_hands: str,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         with speaking_for("Cut Hands"):
             canvas = picture_size(read_pose(pose), 0, 0)
             if image is not None:
                 canvas = image.shape[2], image.shape[1]
-            found = _find(pose, hands, if_none, canvas)
-        images, poses, boxes = _cut(found, image, canvas, size, margin, upright)
+            found = _find(pose, hand_side, if_no_hands, canvas)
+        images, poses, boxes = _cut(found, image, canvas, crop_size, margin, upright)
         show = ui.PreviewImage(images, cls=cls)
         return io.NodeOutput(images, poses, boxes, len(images), ui=show)
 
@@ -238,16 +242,18 @@ class VitruvianPlaceHands(io.ComfyNode):
             description="Puts painted hands back where Cut Hands took them, and says what is to be "
             "painted around them.",
             inputs=[
-                io.Image.Input("hands", tooltip="One picture per hand, in Cut Hands' order."),
+                io.Image.Input("hand_images", tooltip="One picture per hand, in Cut Hands' order."),
                 io.Mask.Input(
                     "masks",
                     tooltip="One mask per hand: the hand in its picture, for "
-                    "example from Hand Masks on Cut Hands' poses.",
+                    "example from Draw Hand Masks on Cut Hands' poses.",
                 ),
-                Squares.Input("boxes", extra_dict={"forceInput": True}, tooltip="From Cut Hands."),
+                Squares.Input(
+                    "hand_bboxes", extra_dict={"forceInput": True}, tooltip="From Cut Hands."
+                ),
                 *_canvas_inputs(),
                 io.Float.Input(
-                    "room",
+                    "ring_width",
                     default=0.0,
                     min=0.0,
                     max=5.0,
@@ -263,10 +269,10 @@ class VitruvianPlaceHands(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("placed", "image", tooltip="The picture with the hands in it."),
-                io.Mask.Output("hands_mask", "hands", tooltip="The hands' places."),
+                io.Image.Output("placed_image", tooltip="The picture with the hands in it."),
+                io.Mask.Output("hands_mask", tooltip="The hands' places."),
                 io.Mask.Output(
-                    "repaint", tooltip="What is to be painted, for Set Latent Noise Mask."
+                    "inpaint_mask", tooltip="What is to be painted, for Set Latent Noise Mask."
                 ),
             ],
         )
@@ -274,36 +280,38 @@ class VitruvianPlaceHands(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        hands: torch.Tensor,
+        hand_images: torch.Tensor,
         masks: torch.Tensor,
-        boxes: Any,
-        width: int,
-        height: int,
-        room: float,
+        hand_bboxes: Any,
+        canvas_width: int,
+        canvas_height: int,
+        ring_width: float,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         with speaking_for("Place Hands"):
             if image is not None:
-                width, height = image.shape[2], image.shape[1]
-            if not (width and height):
-                raise ValueError("set 'width' and 'height', or connect 'image'.")
-            frames = read_squares(boxes, width, height)
+                canvas_width, canvas_height = image.shape[2], image.shape[1]
+            frames = read_squares(hand_bboxes, canvas_width, canvas_height)
             count = sum(map(len, frames))
-            if count > min(len(hands), len(masks)):
+            if count > min(len(hand_images), len(masks)):
                 raise ValueError(
-                    f"there are {count} boxes, but {len(hands)} pictures and {len(masks)} masks: "
+                    f"there are {count} boxes, but {len(hand_images)} pictures and {len(masks)} masks: "
                     "connect those that were made for these boxes."
                 )
-        placed, where, repaint = _place(frames, hands, masks, image, (width, height), room)
+        placed, where, repaint = _place(
+            frames, hand_images, masks, image, (canvas_width, canvas_height), ring_width
+        )
         return io.NodeOutput(placed, where, repaint, ui=ui.PreviewImage(placed, cls=cls))
 
 
 def _canvas_inputs() -> list[io.Input]:
-    side: dict[str, Any] = {"default": 512, "min": 0, "max": pose.LARGEST_CANVAS, "step": 8}
+    side: dict[str, Any] = {"default": 512, "min": 16, "max": pose.LARGEST_CANVAS, "step": 8}
     without = "where no 'image' is connected."
     return [
-        io.Int.Input("width", tooltip=f"Width of the picture in pixels, {without}", **side),
-        io.Int.Input("height", tooltip=f"Height of the picture in pixels, {without}", **side),
+        io.Int.Input("canvas_width", tooltip=f"Width of the picture in pixels, {without}", **side),
+        io.Int.Input(
+            "canvas_height", tooltip=f"Height of the picture in pixels, {without}", **side
+        ),
     ]
 
 
@@ -331,12 +339,12 @@ def _place(
     return [torch.stack(part) for part in zip(*made, strict=True)]
 
 
-class VitruvianMaskExpansion(io.ComfyNode):
+class VitruvianApplyMaskExpansion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianMaskExpansion",
-            display_name="Mask Expansion",
+            node_id="VitruvianApplyMaskExpansion",
+            display_name="Apply Mask Expansion",
             category=CATEGORY,
             description="While sampling with a noise mask: a border around what is preserved is "
             "preserved at first and painted later, so that no seam is left (Giving a Hand).",
@@ -344,18 +352,24 @@ class VitruvianMaskExpansion(io.ComfyNode):
                 io.Model.Input("model", tooltip="Any model; the latent needs a noise mask."),
                 *_expansion_inputs(),
             ],
-            outputs=[io.Model.Output("expanding", "model", tooltip="To the sampler.")],
+            outputs=[io.Model.Output("model_out", "model", tooltip="To the sampler.")],
         )
 
     @classmethod
-    def execute(cls, model: Any, expansion: int, start: float, end: float) -> io.NodeOutput:
-        with speaking_for("Mask Expansion"):
-            check_order(start, end)
-        return io.NodeOutput(host.expand_mask(model, expansion / host.cell(model), start, end))
+    def execute(
+        cls, model: Any, expansion: int, shrink_start_percent: float, shrink_end_percent: float
+    ) -> io.NodeOutput:
+        with speaking_for("Apply Mask Expansion"):
+            check_order(shrink_start_percent, shrink_end_percent, "shrink_")
+        return io.NodeOutput(
+            host.expand_mask(
+                model, expansion / host.cell(model), shrink_start_percent, shrink_end_percent
+            )
+        )
 
 
 def _expansion_inputs() -> list[io.Input]:
-    share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.01}
+    share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.001}
     return [
         io.Int.Input(
             "expansion",
@@ -366,35 +380,40 @@ def _expansion_inputs() -> list[io.Input]:
             tooltip="Width of the border at first, in pixels. 0: the plain noise mask.",
         ),
         io.Float.Input(
-            "start",
+            "shrink_start_percent",
             default=0.2,
             **share,
             tooltip="Share of the sampling after which the border begins to give way.",
         ),
         io.Float.Input(
-            "end", default=0.8, **share, tooltip="Share of the sampling when it is gone."
+            "shrink_end_percent",
+            default=0.8,
+            **share,
+            tooltip="Share of the sampling when it is gone.",
         ),
     ]
 
 
-class VitruvianExpansionPreview(io.ComfyNode):
+class VitruvianPreviewMaskExpansion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianExpansionPreview",
-            display_name="Mask Expansion Preview",
+            node_id="VitruvianPreviewMaskExpansion",
+            display_name="Preview Mask Expansion",
             category=CATEGORY,
-            description="Shows how Mask Expansion's border gives way, as a strip of pictures.",
+            description="Shows how Apply Mask Expansion's border gives way, as a strip of pictures.",
             is_output_node=True,
             inputs=[
                 io.Mask.Input("mask", tooltip="The noise mask: white is painted."),
                 *_expansion_inputs(),
-                io.Int.Input("pictures", default=6, min=2, max=64, tooltip="Number of pictures."),
+                io.Int.Input(
+                    "image_count", default=6, min=2, max=64, tooltip="Number of pictures."
+                ),
                 io.Image.Input("image", optional=True, tooltip="Shown through what is preserved."),
             ],
             outputs=[
                 io.Image.Output(
-                    "strip",
+                    "preview",
                     tooltip="From the first step to the last: what is painted is white, "
                     "the border orange, what is preserved to the end shows the picture.",
                 ),
@@ -406,16 +425,18 @@ class VitruvianExpansionPreview(io.ComfyNode):
         cls,
         mask: torch.Tensor,
         expansion: int,
-        start: float,
-        end: float,
-        pictures: int,
+        shrink_start_percent: float,
+        shrink_end_percent: float,
+        image_count: int,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("Mask Expansion Preview"):
-            check_order(start, end)
+        with speaking_for("Preview Mask Expansion"):
+            check_order(shrink_start_percent, shrink_end_percent, "shrink_")
         first = mask.reshape(-1, *mask.shape[-2:])[0].float().cpu()
         below = None if image is None else image[0, ..., :3].float().cpu()
-        strip = hands.expansion_strip(first, below, expansion, start, end, pictures)
+        strip = hands.expansion_strip(
+            first, below, expansion, shrink_start_percent, shrink_end_percent, image_count
+        )
         return io.NodeOutput(strip[None], ui=ui.PreviewImage(strip[None], cls=cls))
 
 
@@ -430,7 +451,9 @@ class VitruvianPasteHands(io.ComfyNode):
             "blurred.",
             inputs=[
                 io.Image.Input("image", tooltip="The finished picture."),
-                io.Image.Input("hands", tooltip="The picture with the hands, from Place Hands."),
+                io.Image.Input(
+                    "placed_image", tooltip="The picture with the hands, from Place Hands."
+                ),
                 io.Mask.Input("mask", tooltip="The hands' places, from Place Hands."),
                 io.Int.Input(
                     "feather",
@@ -440,7 +463,7 @@ class VitruvianPasteHands(io.ComfyNode):
                     tooltip="Width of the soft edge, in pixels, inwards.",
                 ),
                 io.Float.Input(
-                    "colour_match",
+                    "color_match",
                     default=0.5,
                     min=0.0,
                     max=1.0,
@@ -448,22 +471,22 @@ class VitruvianPasteHands(io.ComfyNode):
                     tooltip="How far the hands' colour along their edge is drawn to the picture's.",
                 ),
             ],
-            outputs=[io.Image.Output("pasted", "image", tooltip="The picture with the hands.")],
+            outputs=[io.Image.Output("image_out", "image", tooltip="The picture with the hands.")],
         )
 
     @classmethod
     def execute(
         cls,
         image: torch.Tensor,
-        hands: torch.Tensor,
+        placed_image: torch.Tensor,
         mask: torch.Tensor,
         feather: int,
-        colour_match: float,
+        color_match: float,
     ) -> io.NodeOutput:
         with speaking_for("Paste Hands"):
             mask = mask.reshape(-1, *mask.shape[-2:])
-            _check_one_size(image, hands, mask, "image")
-        return io.NodeOutput(_paste(image, hands, mask, feather, colour_match))
+            _check_one_size(image, placed_image, mask, "image")
+        return io.NodeOutput(_paste(image, placed_image, mask, feather, color_match))
 
 
 def _check_one_size(
@@ -498,7 +521,6 @@ def _paste(
 class VitruvianOutpaintBody(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.001}
         return io.Schema(
             node_id="VitruvianOutpaintBody",
             display_name="Outpaint Body",
@@ -511,27 +533,17 @@ class VitruvianOutpaintBody(io.ComfyNode):
                 io.ControlNet.Input(
                     "control_net", tooltip="A body outpainter, from Load ControlNet Model."
                 ),
-                io.Image.Input("skeleton", tooltip="The whole pose, from Draw Pose."),
-                io.Image.Input("hands", tooltip="The picture with the hands, from Place Hands."),
+                io.Image.Input("pose_image", tooltip="The whole pose, from Draw Pose."),
+                io.Image.Input(
+                    "placed_image", tooltip="The picture with the hands, from Place Hands."
+                ),
                 io.Mask.Input("mask", tooltip="The hands' places, from Place Hands."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="0: the conditioning as it was.",
-                ),
-                io.Float.Input(
-                    "start", default=0.0, tooltip="Share of the sampling when it begins.", **share
-                ),
-                io.Float.Input(
-                    "end", default=1.0, tooltip="Share of the sampling when it ends.", **share
-                ),
+                strength_input("0: the conditioning as it was."),
+                *percent_inputs(),
             ],
             outputs=[
-                io.Conditioning.Output("outpainting", "positive", tooltip="To the sampler."),
-                io.Conditioning.Output("outpainting_negative", "negative", tooltip="Likewise."),
+                io.Conditioning.Output("positive_out", "positive", tooltip="To the sampler."),
+                io.Conditioning.Output("negative_out", "negative", tooltip="Likewise."),
             ],
         )
 
@@ -541,85 +553,82 @@ class VitruvianOutpaintBody(io.ComfyNode):
         positive: Any,
         negative: Any,
         control_net: Any,
-        skeleton: torch.Tensor,
-        hands: torch.Tensor,
+        pose_image: torch.Tensor,
+        placed_image: torch.Tensor,
         mask: torch.Tensor,
         strength: float,
-        start: float,
-        end: float,
+        start_percent: float,
+        end_percent: float,
     ) -> io.NodeOutput:
         with speaking_for("Outpaint Body"):
-            check_order(start, end)
+            check_order(start_percent, end_percent)
             mask = mask.reshape(-1, *mask.shape[-2:])
-            _check_one_size(skeleton, hands, mask, "skeleton")
+            _check_one_size(pose_image, placed_image, mask, "skeleton")
             conditionings = host.outpaint_body(
                 positive,
                 negative,
                 control_net,
-                skeleton[..., :3],
-                hands[..., :3],
+                pose_image[..., :3],
+                placed_image[..., :3],
                 mask,
                 strength,
-                start,
-                end,
+                start_percent,
+                end_percent,
             )
         return io.NodeOutput(*conditionings)
 
 
-class VitruvianHandGeneratorLoader(io.ComfyNode):
+class VitruvianLoadHandGenerator(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianHandGeneratorLoader",
+            node_id="VitruvianLoadHandGenerator",
             display_name="Load Hand Generator",
             category=CATEGORY,
             description="Loads a hand generator from models/vitruvian.",
             inputs=[
                 io.Combo.Input(
-                    "file",
+                    "hand_generator_name",
                     options=weight_files("hands"),
                     tooltip="A file that was trained for the checkpoint in use.",
                 )
             ],
-            outputs=[Generator.Output("generator", tooltip="To Hand Generator.")],
+            outputs=[Generator.Output("hand_generator", tooltip="To Apply Hand Generator.")],
         )
 
     @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
+    def execute(cls, hand_generator_name: str) -> io.NodeOutput:
         with speaking_for("Load Hand Generator"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", file)
+            path = folder_paths.get_full_path_or_raise("vitruvian", hand_generator_name)
             return io.NodeOutput(generator.load(Path(path)))
 
 
-class VitruvianHandGenerator(io.ComfyNode):
+class VitruvianApplyHandGenerator(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianHandGenerator",
-            display_name="Hand Generator",
+            node_id="VitruvianApplyHandGenerator",
+            display_name="Apply Hand Generator",
             category=CATEGORY,
             description="Makes the model paint one hand per picture, each finger where its "
             "keypoints are (Giving a Hand, first stage).",
             inputs=[
                 io.Model.Input("model", tooltip="The checkpoint that the generator was made for."),
-                Generator.Input("generator", tooltip="From Load Hand Generator."),
-                pose_input(name="poses", tooltip="One hand per picture, from Cut Hands."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=2.0,
-                    step=0.05,
-                    tooltip="0: the model as it was.",
-                ),
+                Generator.Input("hand_generator", tooltip="From Load Hand Generator."),
+                pose_input(name="hand_poses", tooltip="One hand per picture, from Cut Hands."),
+                strength_input("0: the model as it was."),
             ],
-            outputs=[io.Model.Output("painting_hands", "model", tooltip="To the sampler.")],
+            outputs=[io.Model.Output("model_out", "model", tooltip="To the sampler.")],
         )
 
     @classmethod
-    def execute(cls, model: Any, generator: Any, poses: Any, strength: float) -> io.NodeOutput:
-        with speaking_for("Hand Generator"):
-            return io.NodeOutput(_generate(model, generator, read_pose(poses, "poses"), strength))
+    def execute(
+        cls, model: Any, hand_generator: Any, hand_poses: Any, strength: float
+    ) -> io.NodeOutput:
+        with speaking_for("Apply Hand Generator"):
+            return io.NodeOutput(
+                _generate(model, hand_generator, read_pose(hand_poses, "poses"), strength)
+            )
 
 
 def _generate(model: Any, loaded: Any, frames: list[pose.People], strength: float) -> Any:
@@ -636,8 +645,10 @@ class VitruvianPredictHandMasks(io.ComfyNode):
             description="Where the hands are in the pictures that the hand generator painted: the "
             "network looks at the finished latents once more.",
             inputs=[
-                io.Model.Input("model", tooltip="From Hand Generator, as the sampler got it."),
-                Generator.Input("generator", tooltip="From Load Hand Generator."),
+                io.Model.Input(
+                    "model", tooltip="From Apply Hand Generator, as the sampler got it."
+                ),
+                Generator.Input("hand_generator", tooltip="From Load Hand Generator."),
                 io.Conditioning.Input("positive", tooltip="As the sampler got it."),
                 io.Latent.Input("latent", tooltip="From the sampler."),
             ],
@@ -646,10 +657,10 @@ class VitruvianPredictHandMasks(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, generator: Any, positive: Any, latent: dict[str, Any]
+        cls, model: Any, hand_generator: Any, positive: Any, latent: dict[str, Any]
     ) -> io.NodeOutput:
         with speaking_for("Predict Hand Masks"):
-            masks = _predict(model, generator, positive, latent["samples"])
+            masks = _predict(model, hand_generator, positive, latent["samples"])
         return io.NodeOutput(masks, ui=ui.PreviewMask(masks, cls=cls))
 
 
@@ -660,14 +671,14 @@ def _predict(model: Any, loaded: Any, positive: Any, latent: torch.Tensor) -> to
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianHandMasks,
+    VitruvianDrawHandMasks,
     VitruvianCutHands,
     VitruvianPlaceHands,
-    VitruvianMaskExpansion,
-    VitruvianExpansionPreview,
+    VitruvianApplyMaskExpansion,
+    VitruvianPreviewMaskExpansion,
     VitruvianPasteHands,
     VitruvianOutpaintBody,
-    VitruvianHandGeneratorLoader,
-    VitruvianHandGenerator,
+    VitruvianLoadHandGenerator,
+    VitruvianApplyHandGenerator,
     VitruvianPredictHandMasks,
 ]

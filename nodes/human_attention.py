@@ -18,12 +18,12 @@ PIXELS = 8  # per latent cell
 MAPS, WITHOUT, WITH = "attention", "without prior", "with prior"
 
 
-class VitruvianAttentionMaps(io.ComfyNode):
+class VitruvianShowHumanAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianAttentionMaps",
-            display_name="Human Attention Maps",
+            node_id="VitruvianShowHumanAttention",
+            display_name="Show Human Attention",
             category=CATEGORY,
             description="Shows where in a finished picture words of its prompt are attended to: at "
             "every scale of the network and over time, without and with a human-centric prior.",
@@ -31,17 +31,17 @@ class VitruvianAttentionMaps(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="As the sampler got it."),
                 io.Conditioning.Input(
-                    "positive", tooltip="From Human-Centric Prompt, as the sampler got it."
+                    "positive", tooltip="From Encode Human Prompt, as the sampler got it."
                 ),
                 io.Latent.Input("latent", tooltip="The finished picture, from the sampler."),
                 io.String.Input(
                     "words",
                     default="",
                     tooltip="Words or phrases of the prompt, separated by commas. Empty: those "
-                    "that Human-Centric Prompt marked.",
+                    "that Encode Human Prompt marked.",
                 ),
                 io.String.Input(
-                    "moments",
+                    "percents",
                     default="0.1, 0.4, 0.7, 0.9",
                     tooltip="Shares of the sampling at which to look, separated by commas.",
                 ),
@@ -60,7 +60,7 @@ class VitruvianAttentionMaps(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "maps",
+                    "attention_images",
                     tooltip="A sheet for each word: a column for each moment, rows for "
                     "each scale without and with the prior, one brightness for each scale.",
                 ),
@@ -78,12 +78,12 @@ class VitruvianAttentionMaps(io.ComfyNode):
         positive: Any,
         latent: dict[str, Any],
         words: str,
-        moments: str,
+        percents: str,
         seed: int,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("Human Attention Maps"):
-            chosen, times = _choose(positive, words), _read_moments(moments)
+        with speaking_for("Show Human Attention"):
+            chosen, times = _choose(positive, words), _read_moments(percents)
             progress = comfy.utils.ProgressBar(len(times))
             looks = host.look(
                 model,
@@ -119,7 +119,7 @@ def _choose(positive: Any, words: str) -> dict[str, tuple[int, ...]]:
     if not positive or human_prior.WORDS not in positive[0][1]:
         raise ValueError(
             "the conditioning does not say what its words are. Encode the positive prompt with "
-            "Human-Centric Prompt instead of CLIP Text Encode."
+            "Encode Human Prompt instead of CLIP Text Encode."
         )
     entry = positive[0][1]
     prompt: tuple[Word, ...] = entry[human_prior.WORDS]
@@ -148,10 +148,10 @@ def _read_moments(text: str) -> list[float]:
         moments = []
     if not moments or not all(0 <= moment <= 1 for moment in moments):
         raise ValueError(
-            f"'moments' must be numbers from 0 to 1, separated by commas, such as 0.1, 0.5; it is "
+            f"'percents' must be numbers from 0 to 1, separated by commas, such as 0.1, 0.5; it is "
             f"'{text}'."
         )
     return moments
 
 
-NODES: list[type[io.ComfyNode]] = [VitruvianAttentionMaps]
+NODES: list[type[io.ComfyNode]] = [VitruvianShowHumanAttention]

@@ -8,46 +8,53 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..host import human_prior as host
-from ..models import human_prior
-from .inputs import check_order, read_phrases, speaking_for, weight_files
+from ..models import human_prior as core
+from .inputs import (
+    check_order,
+    percent_inputs,
+    read_phrases,
+    speaking_for,
+    strength_input,
+    weight_files,
+)
 
-Prior = io.Custom("VITRUVIAN_HCP")
+Prior = io.Custom("VITRUVIAN_HUMAN_PRIOR")
 CATEGORY = "Vitruvian/anatomy"
 AS_TRAINED = "as trained"
 
 
-class VitruvianHumanPriorLoader(io.ComfyNode):
+class VitruvianLoadHumanPrior(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianHumanPriorLoader",
+            node_id="VitruvianLoadHumanPrior",
             display_name="Load Human Prior",
             category=CATEGORY,
             description="Loads a human-centric prior from models/vitruvian.",
             inputs=[
                 io.Combo.Input(
-                    "file",
-                    options=weight_files("hcp"),
+                    "human_prior_name",
+                    options=weight_files("human_prior"),
                     tooltip="A file that was trained for the checkpoint in use.",
                 )
             ],
-            outputs=[Prior.Output("prior", tooltip="To Apply Human Prior.")],
+            outputs=[Prior.Output("human_prior", tooltip="To Apply Human Prior.")],
         )
 
     @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
+    def execute(cls, human_prior_name: str) -> io.NodeOutput:
         with speaking_for("Load Human Prior"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", file)
+            path = folder_paths.get_full_path_or_raise("vitruvian", human_prior_name)
             return io.NodeOutput(host.load(Path(path)))
 
 
-class VitruvianHumanPrompt(io.ComfyNode):
+class VitruvianEncodeHumanPrompt(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         words = "Separated by commas."
         return io.Schema(
-            node_id="VitruvianHumanPrompt",
-            display_name="Human-Centric Prompt",
+            node_id="VitruvianEncodeHumanPrompt",
+            display_name="Encode Human Prompt",
             category=CATEGORY,
             description="Encodes a prompt and marks its words for people, actions and poses, which "
             "a human-centric prior attends to. Without a prior it is CLIP Text Encode.",
@@ -68,7 +75,7 @@ class VitruvianHumanPrompt(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "encoded", "conditioning", tooltip="To the sampler's positive, or an Instance."
+                    "conditioning", tooltip="To the sampler's positive, or an Instance."
                 ),
                 io.String.Output("words", tooltip="The words that were marked."),
             ],
@@ -78,7 +85,7 @@ class VitruvianHumanPrompt(io.ComfyNode):
     def execute(cls, clip: Any, text: str, add: str, remove: str) -> io.NodeOutput:
         if clip is None:
             raise ValueError(
-                "Human-Centric Prompt: the checkpoint holds no text encoder. Connect 'clip' from a "
+                "Encode Human Prompt: the checkpoint holds no text encoder. Connect 'clip' from a "
                 "node that loads one."
             )
         encoded, words = host.encode(clip, text, read_phrases(add), read_phrases(remove))
@@ -90,7 +97,6 @@ class VitruvianHumanPrompt(io.ComfyNode):
 class VitruvianApplyHumanPrior(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        share: dict[str, Any] = {"default": 1.0, "min": 0.0, "max": 2.0, "step": 0.05}
         return io.Schema(
             node_id="VitruvianApplyHumanPrior",
             display_name="Apply Human Prior",
@@ -99,8 +105,8 @@ class VitruvianApplyHumanPrior(io.ComfyNode):
             "attention of their own, for better bodies from text alone (HcP).",
             inputs=[
                 io.Model.Input("model", tooltip="The checkpoint that the prior was made for."),
-                Prior.Input("prior", tooltip="From Load Human Prior."),
-                io.Float.Input("strength", tooltip="0: the model as it was.", **share),
+                Prior.Input("human_prior", tooltip="From Load Human Prior."),
+                strength_input("0: the model as it was."),
                 io.Float.Input(
                     "gamma",
                     default=-1.0,
@@ -112,69 +118,54 @@ class VitruvianApplyHumanPrior(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mask_tokens",
-                    options=[AS_TRAINED, *human_prior.MASKS],
+                    options=[AS_TRAINED, *core.MASKS],
                     default=AS_TRAINED,
                     tooltip="Where other words are left out: before attention is shared out (human-"
                     "centric words get all of it), after, or only of the keys that were learnt.",
                 ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the sampling when it begins.",
-                ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the sampling when it ends.",
-                ),
-                io.Float.Input("down", tooltip="Strength in the down blocks.", **share),
-                io.Float.Input("middle", tooltip="Strength in the middle block.", **share),
-                io.Float.Input("up", tooltip="Strength in the up blocks.", **share),
+                *percent_inputs(),
+                strength_input("Strength in the down blocks.", "down_strength"),
+                strength_input("Strength in the middle block.", "middle_strength"),
+                strength_input("Strength in the up blocks.", "up_strength"),
                 io.Mask.Input("mask", optional=True, tooltip="Where in the picture; else all."),
             ],
-            outputs=[io.Model.Output("with_prior", "model", tooltip="To the sampler.")],
+            outputs=[io.Model.Output("model_out", "model", tooltip="To the sampler.")],
         )
 
     @classmethod
     def execute(
         cls,
         model: Any,
-        prior: Any,
+        human_prior: Any,
         strength: float,
         gamma: float,
         mask_tokens: str,
-        start: float,
-        end: float,
-        down: float,
-        middle: float,
-        up: float,
+        start_percent: float,
+        end_percent: float,
+        down_strength: float,
+        middle_strength: float,
+        up_strength: float,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         with speaking_for("Apply Human Prior"):
-            check_order(start, end)
+            check_order(start_percent, end_percent)
             settings = host.Settings(
-                prior.gamma if gamma < 0 else gamma,
-                prior.mask if mask_tokens == AS_TRAINED else mask_tokens,
+                human_prior.gamma if gamma < 0 else gamma,
+                human_prior.mask if mask_tokens == AS_TRAINED else mask_tokens,
                 {
-                    human_prior.DOWN: strength * down,
-                    human_prior.MID: strength * middle,
-                    human_prior.UP: strength * up,
+                    core.DOWN: strength * down_strength,
+                    core.MID: strength * middle_strength,
+                    core.UP: strength * up_strength,
                 },
-                start,
-                end,
+                start_percent,
+                end_percent,
                 None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])[:1].float().cpu(),
             )
-            return io.NodeOutput(host.apply(model, prior, settings))
+            return io.NodeOutput(host.apply(model, human_prior, settings))
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianHumanPriorLoader,
-    VitruvianHumanPrompt,
+    VitruvianLoadHumanPrior,
+    VitruvianEncodeHumanPrompt,
     VitruvianApplyHumanPrior,
 ]

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ..host import human_prior as priors
 from ..host import human_prior_training as host
-from ..models import human_prior, loss_curve, pose_features
+from ..models import human_prior as core
+from ..models import loss_curve, pose_features
 from .human_prior import CATEGORY, Prior
 from .inputs import speaking_for, weight_files
 from .saving import free_path
@@ -41,7 +42,7 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                 ),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="A text for each picture, from Human-Centric Prompt, or one for all.",
+                    tooltip="A text for each picture, from Encode Human Prompt, or one for all.",
                 ),
                 io.Image.Input(
                     "pose_images",
@@ -49,16 +50,16 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                     tooltip="For each picture its pose from Draw "
                     "Pose, in the same order. Without them there is no alignment.",
                 ),
-                Prior.Input("start", optional=True, tooltip="A prior to go on from."),
+                Prior.Input("initial_human_prior", optional=True, tooltip="A prior to go on from."),
                 io.Combo.Input(
-                    "encoder",
+                    "pose_encoder_name",
                     options=[DRAWN, *weight_files(None)],
                     tooltip="What makes features of the pose images: a ResNet-50 as .safetensors "
                     "in models/vitruvian, or the drawing itself.",
                 ),
                 io.Int.Input("steps", default=500, min=1, max=100000, tooltip="Training steps."),
                 io.Int.Input(
-                    "batch_size",
+                    "samples_per_step",
                     default=4,
                     min=1,
                     max=1024,
@@ -73,28 +74,28 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                     tooltip="How far each step goes.",
                 ),
                 io.Int.Input(
-                    "hidden",
-                    default=human_prior.HIDDEN,
+                    "hidden_size",
+                    default=core.HIDDEN,
                     min=1,
                     max=4096,
                     tooltip="Width of a layer's bottleneck, when nothing is connected to start.",
                 ),
                 io.Float.Input(
-                    "gamma",
+                    "train_gamma",
                     default=0.0,
                     tooltip="Share of the ordinary attention beside the human-centric one.",
                     **{**share, "max": 0.99},
                 ),
                 io.Combo.Input(
-                    "mask_tokens",
-                    options=[*human_prior.MASKS],
-                    default=human_prior.KEYS,
+                    "train_mask_tokens",
+                    options=[*core.MASKS],
+                    default=core.KEYS,
                     tooltip="Where words that are not human-centric are left out: "
                     "before attention is shared out, after, or only of the keys that "
                     "are learnt, which begins at the checkpoint itself.",
                 ),
                 io.Float.Input(
-                    "alignment",
+                    "alignment_weight",
                     default=0.02,
                     tooltip="Weight of the alignment of attention with the pose images.",
                     **share,
@@ -103,19 +104,21 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                     "seed",
                     default=0,
                     min=0,
-                    max=2**63 - 1,
+                    max=0xFFFFFFFFFFFFFFFF,
                     tooltip="Of noise and the order of pictures.",
                 ),
                 io.String.Input(
-                    "keep_as",
+                    "filename_prefix",
                     default="human_prior",
                     tooltip="When the run is cancelled, what was "
                     "learnt is kept in models/vitruvian under this name.",
                 ),
             ],
             outputs=[
-                Prior.Output("prior", tooltip="To Apply Human Prior and Save Human Prior."),
-                io.Image.Output("loss", tooltip="The loss of every step, and its running mean."),
+                Prior.Output("human_prior", tooltip="To Apply Human Prior and Save Human Prior."),
+                io.Image.Output(
+                    "loss_image", tooltip="The loss of every step, and its running mean."
+                ),
             ],
         )
 
@@ -125,27 +128,27 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
         model: list,
         latents: list,
         positive: list,
-        encoder: list,
+        pose_encoder_name: list,
         steps: list,
-        batch_size: list,
+        samples_per_step: list,
         learning_rate: list,
-        hidden: list,
-        gamma: list,
-        mask_tokens: list,
-        alignment: list,
+        hidden_size: list,
+        train_gamma: list,
+        train_mask_tokens: list,
+        alignment_weight: list,
         seed: list,
-        keep_as: list,
+        filename_prefix: list,
         pose_images: list | None = None,
-        start: list | None = None,
+        initial_human_prior: list | None = None,
     ) -> io.NodeOutput:
         course = host.Course(
             steps[0],
-            batch_size[0],
+            samples_per_step[0],
             learning_rate[0],
-            hidden[0],
-            gamma[0],
-            mask_tokens[0],
-            alignment[0],
+            hidden_size[0],
+            train_gamma[0],
+            train_mask_tokens[0],
+            alignment_weight[0],
             seed[0],
         )
         bar, losses = comfy.utils.ProgressBar(course.steps), list[float]()
@@ -160,13 +163,13 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
             bar.update_absolute(len(losses), course.steps, curve)
 
         with speaking_for("Train Human Prior"):
-            lessons = _lessons(latents, positive, pose_images, encoder[0])
-            first = start[0] if start else None
+            lessons = _lessons(latents, positive, pose_images, pose_encoder_name[0])
+            first = initial_human_prior[0] if initial_human_prior else None
             try:
                 prior = host.train(model[0], lessons, course, first, on_step)
             except comfy.model_management.InterruptProcessingException:
                 if learnt is not None:
-                    _save(learnt, keep_as[0], model[0])
+                    _save(learnt, filename_prefix[0], model[0])
                 raise
         picture = loss_curve.draw(losses, course.steps)[None]
         return io.NodeOutput(prior, picture, ui=ui.PreviewImage(picture, cls=cls))
@@ -183,21 +186,21 @@ class VitruvianSaveHumanPrior(io.ComfyNode):
             "No file is ever overwritten.",
             is_output_node=True,
             inputs=[
-                Prior.Input("prior", tooltip="From Train Human Prior."),
+                Prior.Input("human_prior", tooltip="From Train Human Prior."),
                 io.Model.Input("model", tooltip="The checkpoint that it was trained for."),
                 io.String.Input(
-                    "name",
+                    "filename_prefix",
                     default="human_prior",
                     tooltip="Name of the file; a number is added to a taken one.",
                 ),
             ],
-            outputs=[io.String.Output("file", tooltip="The name that Load Human Prior shows.")],
+            outputs=[io.String.Output("filename", tooltip="The name that Load Human Prior shows.")],
         )
 
     @classmethod
-    def execute(cls, prior: Any, model: Any, name: str) -> io.NodeOutput:
+    def execute(cls, human_prior: Any, model: Any, filename_prefix: str) -> io.NodeOutput:
         with speaking_for("Save Human Prior"):
-            file = _save(prior, name, model)
+            file = _save(human_prior, filename_prefix, model)
         return io.NodeOutput(file, ui=ui.PreviewText(file))
 
 

@@ -72,8 +72,8 @@ def size_inputs() -> list[io.Input]:
     side: dict[str, Any] = {"default": 0, "min": 0, "max": pose.LARGEST_CANVAS}
     own = "0: as the pose, keeping its proportions."
     return [
-        io.Int.Input("width", tooltip=f"Width in pixels. {own}", **side),
-        io.Int.Input("height", tooltip=f"Height in pixels. {own}", **side),
+        io.Int.Input("output_width", tooltip=f"Width in pixels. {own}", **side),
+        io.Int.Input("output_height", tooltip=f"Height in pixels. {own}", **side),
     ]
 
 
@@ -82,7 +82,30 @@ def read_phrases(text: str) -> list[str]:
     return [phrase.strip() for phrase in text.replace("\n", ",").split(",") if phrase.strip()]
 
 
-def check_order(start: float, end: float) -> None:
-    """Of shares of the sampling."""
+def percent_inputs() -> list[io.Input]:
+    """The window of the sampling in which a patch works, as the host's own nodes ask for it."""
+    share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.001}
+    return [
+        io.Float.Input(
+            "start_percent", default=0.0, tooltip="Share of the sampling when it begins.", **share
+        ),
+        io.Float.Input(
+            "end_percent", default=1.0, tooltip="Share of the sampling when it ends.", **share
+        ),
+    ]
+
+
+def strength_input(tooltip: str, name: str = "strength", *, optional: bool = False) -> io.Input:
+    """How much of a patch is added: 0 leaves the model as it was."""
+    return io.Float.Input(
+        name, default=1.0, min=0.0, max=10.0, step=0.01, optional=optional, tooltip=tooltip
+    )
+
+
+def check_order(start: float, end: float, prefix: str = "") -> None:
+    """Refuse a window of the sampling that ends before it begins."""
     if end <= start:
-        raise ValueError(f"'end' ({end:g}) must be greater than 'start' ({start:g}).")
+        raise ValueError(
+            f"'{prefix}end_percent' ({end:g}) must be greater than '{prefix}start_percent' "
+            f"({start:g})."
+        )

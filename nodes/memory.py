@@ -15,7 +15,7 @@ from ..host import part_features as host
 from ..models import memory as core
 from ..models.phrases import split_phrases
 from ..models.semantic_map import CLASSES, WHOLE_PERSON, part_named
-from .inputs import read_phrases, speaking_for, weight_files
+from .inputs import read_phrases, speaking_for, strength_input, weight_files
 from .saving import free_path
 from .semantic_map import Parsing
 
@@ -65,18 +65,18 @@ def _asking_inputs() -> list[io.Input]:
     ]
 
 
-class VitruvianPartEncoderLoader(io.ComfyNode):
+class VitruvianLoadPartEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianPartEncoderLoader",
+            node_id="VitruvianLoadPartEncoder",
             display_name="Load Part Encoder",
             category=CATEGORY,
             description="Loads a CLIP image encoder from models/clip_vision, with the text "
             "projection if the file holds one.",
             inputs=[
                 io.Combo.Input(
-                    "file",
+                    "clip_vision_name",
                     options=folder_paths.get_filename_list("clip_vision"),
                     tooltip="The image encoder of the checkpoint's CLIP. For SD1.5 a whole CLIP "
                     "ViT-L/14 in a .safetensors file.",
@@ -86,9 +86,9 @@ class VitruvianPartEncoderLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
+    def execute(cls, clip_vision_name: str) -> io.NodeOutput:
         with speaking_for("Load Part Encoder"):
-            path = folder_paths.get_full_path_or_raise("clip_vision", file)
+            path = folder_paths.get_full_path_or_raise("clip_vision", clip_vision_name)
             return io.NodeOutput(host.load_vision(Path(path)))
 
 
@@ -116,12 +116,12 @@ class VitruvianBuildMemory(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of people: batches or a list."),
                 Parsing.Input(
-                    "map",
+                    "semantic_map",
                     tooltip="The semantic map of every picture, in their order, or one for all.",
                 ),
                 _vision_input(),
                 io.Int.Input(
-                    "slots",
+                    "max_slots",
                     default=512,
                     min=1,
                     max=65536,
@@ -129,7 +129,7 @@ class VitruvianBuildMemory(io.ComfyNode):
                     "fewer parts in the pictures each has its own.",
                 ),
                 io.Int.Input(
-                    "smallest",
+                    "min_pixels",
                     default=core.LEAST,
                     min=1,
                     max=1000000,
@@ -137,7 +137,7 @@ class VitruvianBuildMemory(io.ComfyNode):
                 ),
                 Memory.Input("memory", optional=True, tooltip="A memory to go on with."),
                 io.Combo.Input(
-                    "given",
+                    "memory_update",
                     options=[EXTEND, UPDATE],
                     default=EXTEND,
                     tooltip="What becomes of a memory that is connected: the new slots are added "
@@ -154,18 +154,18 @@ class VitruvianBuildMemory(io.ComfyNode):
                 ),
                 _shrink_input(),
             ],
-            outputs=[Memory.Output("built", "memory", tooltip="To Retrieve Appearance.")],
+            outputs=[Memory.Output("memory_out", "memory", tooltip="To Retrieve Appearance.")],
         )
 
     @classmethod
     def execute(
         cls,
         images: list,
-        map: list,
+        semantic_map: list,
         clip_vision: list,
-        slots: list,
-        smallest: list,
-        given: list,
+        max_slots: list,
+        min_pixels: list,
+        memory_update: list,
         momentum: list,
         shrink: list,
         memory: list | None = None,
@@ -174,15 +174,15 @@ class VitruvianBuildMemory(io.ComfyNode):
             old = memory[0] if memory else None
             if old is not None:
                 host.check_encoder(old, clip_vision[0])
-            pairs = _pairs(images, map)
+            pairs = _pairs(images, semantic_map)
             bar = comfy.utils.ProgressBar(2 * len(pairs))
-            crops = host.look(clip_vision[0], pairs, smallest[0], shrink[0], _first_half(bar))
-            known = [] if old is None or given[0] == EXTEND else old.parts
+            crops = host.look(clip_vision[0], pairs, min_pixels[0], shrink[0], _first_half(bar))
+            known = [] if old is None or memory_update[0] == EXTEND else old.parts
             new = host.build(
-                _without(crops, known), slots[0], clip_vision[0], _second_half(bar, len(pairs))
+                _without(crops, known), max_slots[0], clip_vision[0], _second_half(bar, len(pairs))
             )
             if old is not None:
-                if given[0] == UPDATE:
+                if memory_update[0] == UPDATE:
                     old = core.update(old, crops.features, crops.parts, momentum[0])
                 new = core.merge(old, new)
         return io.NodeOutput(new)
@@ -195,7 +195,7 @@ def _pairs(images: Sequence[Tensor], maps: Sequence[Tensor]) -> list[tuple[Tenso
     labels = labels * len(pictures) if len(labels) == 1 else labels
     if len(pictures) != len(labels):
         raise ValueError(
-            f"there are {len(pictures)} pictures and {len(labels)} semantic maps in 'map': connect "
+            f"there are {len(pictures)} pictures and {len(labels)} semantic maps in 'semantic_map': connect "
             "the map of every picture, in the same order."
         )
     for picture, one in zip(pictures, labels, strict=True):
@@ -246,33 +246,33 @@ class VitruvianSaveMemory(io.ComfyNode):
             inputs=[
                 Memory.Input("memory", tooltip="From Build Memory or Merge Memories."),
                 io.String.Input(
-                    "name",
+                    "filename_prefix",
                     default="memory",
                     tooltip="Name of the file; a number is added to a taken one.",
                 ),
             ],
-            outputs=[io.String.Output("file", tooltip="The name that Load Memory shows.")],
+            outputs=[io.String.Output("filename", tooltip="The name that Load Memory shows.")],
         )
 
     @classmethod
-    def execute(cls, memory: Any, name: str) -> io.NodeOutput:
+    def execute(cls, memory: Any, filename_prefix: str) -> io.NodeOutput:
         with speaking_for("Save Memory"):
-            path = free_path(name, "memory")
+            path = free_path(filename_prefix, "memory")
             core.save(path, memory)
         return io.NodeOutput(path.name, ui=ui.PreviewText(path.name))
 
 
-class VitruvianMemoryLoader(io.ComfyNode):
+class VitruvianLoadMemory(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianMemoryLoader",
+            node_id="VitruvianLoadMemory",
             display_name="Load Memory",
             category=CATEGORY,
             description="Loads a memory of clothes and hair from models/vitruvian.",
             inputs=[
                 io.Combo.Input(
-                    "file",
+                    "memory_name",
                     options=weight_files(core.METHOD),
                     tooltip="A memory that was made with the image encoder of the checkpoint's "
                     "CLIP.",
@@ -282,9 +282,9 @@ class VitruvianMemoryLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
+    def execute(cls, memory_name: str) -> io.NodeOutput:
         with speaking_for("Load Memory"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", file)
+            path = folder_paths.get_full_path_or_raise("vitruvian", memory_name)
             return io.NodeOutput(core.load(path))
 
 
@@ -297,19 +297,19 @@ class VitruvianMergeMemories(io.ComfyNode):
             category=CATEGORY,
             description="All slots of two memories in one; equal ones are joined.",
             inputs=[
-                Memory.Input("first", tooltip="A memory."),
+                Memory.Input("memory_1", tooltip="A memory."),
                 Memory.Input(
-                    "second",
+                    "memory_2",
                     tooltip="Another of the same image encoder. The order does not matter.",
                 ),
             ],
-            outputs=[Memory.Output("merged", "memory", tooltip="To Retrieve Appearance.")],
+            outputs=[Memory.Output("memory", tooltip="To Retrieve Appearance.")],
         )
 
     @classmethod
-    def execute(cls, first: Any, second: Any) -> io.NodeOutput:
+    def execute(cls, memory_1: Any, memory_2: Any) -> io.NodeOutput:
         with speaking_for("Merge Memories"):
-            return io.NodeOutput(core.merge(first, second))
+            return io.NodeOutput(core.merge(memory_1, memory_2))
 
 
 class VitruvianShowMemory(io.ComfyNode):
@@ -323,14 +323,14 @@ class VitruvianShowMemory(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Memory.Input("memory", tooltip="A memory."),
-                io.Combo.Input("part", options=NAMES, tooltip="The class to look at."),
+                io.Combo.Input("memory_part", options=NAMES, tooltip="The class to look at."),
                 io.Int.Input(
                     "columns", default=16, min=1, max=256, tooltip="Slots in a row of the picture."
                 ),
             ],
             outputs=[
                 io.Image.Output(
-                    "slots",
+                    "slot_images",
                     tooltip="Every slot by the picture nearest to it, those that stand "
                     "for most pictures first.",
                 )
@@ -338,22 +338,22 @@ class VitruvianShowMemory(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, memory: Any, part: str, columns: int) -> io.NodeOutput:
-        number = CLASSES.index(part)
+    def execute(cls, memory: Any, memory_part: str, columns: int) -> io.NodeOutput:
+        number = CLASSES.index(memory_part)
         if number not in memory.parts:
             there = ", ".join(CLASSES[k] for k in memory.parts) or "nothing at all"
             raise ValueError(
-                f"Show Memory: the memory holds no {part}. It holds {there}: choose one in 'part'."
+                f"Show Memory: the memory holds no {memory_part}. It holds {there}: choose one in 'memory_part'."
             )
         picture = core.catalogue(memory.banks[number], columns)[None]
         return io.NodeOutput(picture, ui=ui.PreviewImage(picture, cls=cls))
 
 
-class VitruvianRetrieveParts(io.ComfyNode):
+class VitruvianRetrieveAppearance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianRetrieveParts",
+            node_id="VitruvianRetrieveAppearance",
             display_name="Retrieve Appearance",
             category=CATEGORY,
             description="Free words for clothes and hair, each answered from the memory's class "
@@ -362,7 +362,7 @@ class VitruvianRetrieveParts(io.ComfyNode):
                 Memory.Input("memory", tooltip="From Load Memory or Build Memory."),
                 io.Clip.Input("clip", tooltip="The checkpoint's."),
                 io.String.Input(
-                    "text",
+                    "clothing_text",
                     multiline=True,
                     dynamic_prompts=True,
                     tooltip="What is worn, in free words: a black T-shirt and denim pants, curly "
@@ -376,14 +376,14 @@ class VitruvianRetrieveParts(io.ComfyNode):
                 ),
                 *_asking_inputs(),
                 io.Combo.Input(
-                    "unknown",
+                    "if_unknown_words",
                     options=[TO_PROMPT, NEAREST],
                     default=TO_PROMPT,
                     tooltip="What becomes of phrases without a known word for something worn: "
                     "nothing here, or the class of the memory whose name is the most alike.",
                 ),
                 io.Combo.Input(
-                    "unmentioned",
+                    "if_unmentioned",
                     options=[TO_PROMPT, DRAWN],
                     default=TO_PROMPT,
                     tooltip="What becomes of classes of the map that no phrase names: nothing "
@@ -393,7 +393,7 @@ class VitruvianRetrieveParts(io.ComfyNode):
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of what is drawn."
                 ),
                 Parsing.Input(
-                    "map",
+                    "semantic_map",
                     optional=True,
                     tooltip="Only classes that occur in it are asked for.",
                 ),
@@ -401,7 +401,7 @@ class VitruvianRetrieveParts(io.ComfyNode):
             outputs=[
                 Parts.Output("parts", tooltip="To Apply Appearance."),
                 io.Image.Output(
-                    "slots",
+                    "slot_images",
                     tooltip="What the memory answered to each phrase, and the "
                     "shares in which that is mixed.",
                 ),
@@ -414,34 +414,36 @@ class VitruvianRetrieveParts(io.ComfyNode):
         cls,
         memory: Any,
         clip: Any,
-        text: str,
+        clothing_text: str,
         template: str,
         top_k: int,
         temperature: float,
         blend: float,
-        unknown: str,
-        unmentioned: str,
+        if_unknown_words: str,
+        if_unmentioned: str,
         seed: int,
-        map: Tensor | None = None,
+        semantic_map: Tensor | None = None,
     ) -> io.NodeOutput:
         with speaking_for("Retrieve Appearance"):
             _check_clip(clip)
-            if unmentioned == DRAWN and map is None:
+            if if_unmentioned == DRAWN and semantic_map is None:
                 raise ValueError(
-                    f"'unmentioned' is '{DRAWN}', which needs to know what the picture shows: "
-                    "connect the semantic map to 'map'."
+                    f"'if_unmentioned' is '{DRAWN}', which needs to know what the picture shows: "
+                    "connect the semantic map to 'semantic_map'."
                 )
             asked = host.Asked(
                 template,
                 top_k,
                 temperature,
                 blend,
-                unknown == NEAREST,
-                None if map is None else core.parts_in(map),
-                unmentioned == DRAWN,
+                if_unknown_words == NEAREST,
+                None if semantic_map is None else core.parts_in(semantic_map),
+                if_unmentioned == DRAWN,
                 seed,
             )
-            parts, told = host.retrieve(clip, memory, split_phrases(text, unknown=True), asked)
+            parts, told = host.retrieve(
+                clip, memory, split_phrases(clothing_text, unknown=True), asked
+            )
         report = "\n".join(told) or "The text names nothing that is worn."
         picture = core.draw_parts(parts, memory.banks)[None]
         return io.NodeOutput(parts, picture, report, ui=ui.PreviewText(report))
@@ -454,34 +456,27 @@ def _check_clip(clip: Any) -> None:
         )
 
 
-class VitruvianPartsFromPicture(io.ComfyNode):
+class VitruvianAppearanceFromImage(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianPartsFromPicture",
-            display_name="Appearance from Picture",
+            node_id="VitruvianAppearanceFromImage",
+            display_name="Appearance from Image",
             category=CATEGORY,
             description="Takes clothes and hair from a photograph. Inspired by HumanDiffusion.",
             inputs=[
                 io.Image.Input(
                     "image", tooltip="The photograph; of several, what they have in common."
                 ),
-                Parsing.Input("map", tooltip="Its semantic map."),
+                Parsing.Input("semantic_map", tooltip="Its semantic map."),
                 _vision_input(),
                 io.String.Input(
-                    "parts",
+                    "part_names",
                     default="",
                     tooltip="Classes to take, separated by commas, such as: "
                     "top, pants, hair. Empty: all in the map.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=2.0,
-                    step=0.05,
-                    tooltip="Of these parts when they are applied.",
-                ),
+                strength_input("Of these parts when they are applied."),
                 *_asking_inputs(),
                 Memory.Input(
                     "memory",
@@ -491,8 +486,8 @@ class VitruvianPartsFromPicture(io.ComfyNode):
                 _shrink_input(),
             ],
             outputs=[
-                Parts.Output("taken", "parts", tooltip="To Apply Appearance."),
-                io.Image.Output("slots", tooltip="What the memory answered to each part."),
+                Parts.Output("parts", tooltip="To Apply Appearance."),
+                io.Image.Output("slot_images", tooltip="What the memory answered to each part."),
             ],
         )
 
@@ -500,9 +495,9 @@ class VitruvianPartsFromPicture(io.ComfyNode):
     def execute(
         cls,
         image: Tensor,
-        map: Tensor,
+        semantic_map: Tensor,
         clip_vision: Any,
-        parts: str,
+        part_names: str,
         strength: float,
         top_k: int,
         temperature: float,
@@ -510,11 +505,11 @@ class VitruvianPartsFromPicture(io.ComfyNode):
         memory: Any = None,
         shrink: int = 0,
     ) -> io.NodeOutput:
-        with speaking_for("Appearance from Picture"):
+        with speaking_for("Appearance from Image"):
             if memory is not None:
                 host.check_encoder(memory, clip_vision)
-            wanted = [part_named(name) for name in read_phrases(parts)]
-            crops = host.look(clip_vision, _pairs([image], [map]), shrink=shrink)
+            wanted = [part_named(name) for name in read_phrases(part_names)]
+            crops = host.look(clip_vision, _pairs([image], [semantic_map]), shrink=shrink)
             _check_there(wanted, crops)
             asked = host.Asked(top_k=top_k, temperature=temperature, blend=blend)
             found = host.from_pictures(
@@ -530,42 +525,42 @@ def _check_there(wanted: Sequence[int], crops: host.Crops) -> None:
     if missing:
         raise ValueError(
             f"the map shows no {missing[0]} of {core.LEAST} pixels or more. It shows "
-            f"{', '.join(CLASSES[part] for part in there)}: choose among these in 'parts'."
+            f"{', '.join(CLASSES[part] for part in there)}: choose among these in 'part_names'."
         )
 
 
-class VitruvianMergeParts(io.ComfyNode):
+class VitruvianMergeAppearance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianMergeParts",
+            node_id="VitruvianMergeAppearance",
             display_name="Merge Appearance",
             category=CATEGORY,
             description="Parts of two sources together, for example words for the clothes and a "
             "photograph for the hair.",
             inputs=[
                 Parts.Input(
-                    "first", tooltip="From Retrieve Appearance or Appearance from Picture."
+                    "parts_1", tooltip="From Retrieve Appearance or Appearance from Image."
                 ),
-                Parts.Input("second", tooltip="More. Where both have a class, this one counts."),
+                Parts.Input("parts_2", tooltip="More. Where both have a class, this one counts."),
             ],
             outputs=[Parts.Output("parts", tooltip="To Apply Appearance.")],
         )
 
     @classmethod
-    def execute(cls, first: Any, second: Any) -> io.NodeOutput:
+    def execute(cls, parts_1: Any, parts_2: Any) -> io.NodeOutput:
         with speaking_for("Merge Appearance"):
-            return io.NodeOutput(core.merge_parts(first, second))
+            return io.NodeOutput(core.merge_parts(parts_1, parts_2))
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianPartEncoderLoader,
+    VitruvianLoadPartEncoder,
     VitruvianBuildMemory,
     VitruvianSaveMemory,
-    VitruvianMemoryLoader,
+    VitruvianLoadMemory,
     VitruvianMergeMemories,
     VitruvianShowMemory,
-    VitruvianRetrieveParts,
-    VitruvianPartsFromPicture,
-    VitruvianMergeParts,
+    VitruvianRetrieveAppearance,
+    VitruvianAppearanceFromImage,
+    VitruvianMergeAppearance,
 ]

@@ -46,7 +46,7 @@ def _confidence_input(tooltip: str) -> io.Input:
     return io.Float.Input("min_confidence", default=0.3, min=0, max=1, step=0.01, tooltip=tooltip)
 
 
-class DetectPose(io.ComfyNode):
+class VitruvianDetectPose(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -68,7 +68,7 @@ class DetectPose(io.ComfyNode):
                     "can be seen. Lower: also guesses behind things."
                 ),
                 io.Boolean.Input(
-                    "hands", default=True, tooltip="Also find the 21 points of each hand."
+                    "include_hands", default=True, tooltip="Also find the 21 points of each hand."
                 ),
                 io.Combo.Input(
                     "if_nobody",
@@ -77,7 +77,7 @@ class DetectPose(io.ComfyNode):
                     tooltip="What to do with a picture in which nobody is found.",
                 ),
                 BoundingBox.Input(
-                    "bounding_boxes",
+                    "bboxes",
                     optional=True,
                     extra_dict={"forceInput": True},
                     tooltip="One box per person, from any detector: for crowds and small people. "
@@ -86,7 +86,7 @@ class DetectPose(io.ComfyNode):
             ],
             outputs=[
                 PoseKeypoint.Output("pose", tooltip="The people, left to right."),
-                io.Int.Output("people", tooltip="Number of people in all pictures together."),
+                io.Int.Output("person_count", tooltip="Number of people in all pictures together."),
             ],
         )
 
@@ -96,28 +96,28 @@ class DetectPose(io.ComfyNode):
         image: torch.Tensor,
         max_people: int,
         min_confidence: float,
-        hands: bool,
+        include_hands: bool,
         if_nobody: str,
-        bounding_boxes: Any = None,
+        bboxes: Any = None,
     ) -> io.NodeOutput:
         progress = comfy.utils.ProgressBar(len(image))
         folders = folder_paths.get_folder_paths("vitruvian")
-        ready = detect.open_landmarker(folders, hands=hands)
+        ready = detect.open_landmarker(folders, hands=include_hands)
         frames = []
         with speaking_for("Detect Pose"), ready as landmarker:
             for number, picture in enumerate(image):
                 people = detect.detect_people(
                     landmarker,
                     picture,
-                    boxes=detect.read_boxes(bounding_boxes, number),
+                    boxes=detect.read_boxes(bboxes, number),
                     max_people=max_people,
                     min_confidence=min_confidence,
-                    hands=hands,
+                    hands=include_hands,
                 )
                 if not pose.count(people) and if_nobody == STOP:
                     raise ValueError(
                         f"nobody was found in picture {number + 1} of {len(image)}. Use a picture "
-                        "that shows a person, lower 'min_confidence', connect 'bounding_boxes', or "
+                        "that shows a person, lower 'min_confidence', connect 'bboxes', or "
                         f"set 'if_nobody' to '{LEAVE_EMPTY}'."
                     )
                 frames.append(people)
@@ -127,7 +127,7 @@ class DetectPose(io.ComfyNode):
         return io.NodeOutput(_write(frames), found, ui=ui.PreviewImage(preview, cls=cls))
 
 
-class LoadPose(io.ComfyNode):
+class VitruvianLoadPose(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -138,7 +138,7 @@ class LoadPose(io.ComfyNode):
             "an example.",
             inputs=[
                 io.Combo.Input(
-                    "file",
+                    "pose_name",
                     options=_pose_files(),
                     tooltip="A .json file in ComfyUI/input, one marked [output] in "
                     "ComfyUI/output, or one of Vitruvian's, marked [example].",
@@ -148,22 +148,22 @@ class LoadPose(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, pose_name: str) -> bool | str:
         try:
-            _pose_path(file)
+            _pose_path(pose_name)
         except ValueError as error:
             return f"Load Pose: {error}"
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> str:
-        return hashlib.sha256(_pose_path(file).read_bytes()).hexdigest()
+    def fingerprint_inputs(cls, pose_name: str) -> str:
+        return hashlib.sha256(_pose_path(pose_name).read_bytes()).hexdigest()
 
     @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
+    def execute(cls, pose_name: str) -> io.NodeOutput:
         with speaking_for("Load Pose"):
-            frames = pose.load_poses(_pose_path(file))
-            require_people(frames, file)
+            frames = pose.load_poses(_pose_path(pose_name))
+            require_people(frames, pose_name)
         return io.NodeOutput(_write(frames))
 
 
@@ -193,13 +193,13 @@ def _pose_path(file: str | None) -> Path:
     path = Path(os.path.abspath(os.path.join(folder, name.strip())))
     if not path.is_relative_to(folder) or not path.is_file() or path.suffix.lower() != ".json":
         raise ValueError(
-            f"the input 'file' is '{file or ''}', but there is no such .json file. Put the pose "
+            f"the input 'pose_name' is '{file or ''}', but there is no such .json file. Put the pose "
             "into ComfyUI/input, then press R to refresh the list and choose it."
         )
     return path
 
 
-class SavePose(io.ComfyNode):
+class VitruvianSavePose(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -236,7 +236,7 @@ def _save(frames: list[People], filename_prefix: str) -> tuple[Path, str]:
     return pose.save_poses(frames, Path(folder), name, counter), subfolder
 
 
-class DrawPose(io.ComfyNode):
+class VitruvianDrawPose(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -247,8 +247,8 @@ class DrawPose(io.ComfyNode):
             inputs=[
                 pose_input(),
                 *size_inputs(),
-                io.Boolean.Input("hands", default=True, tooltip="Draw the hands' bones."),
-                io.Boolean.Input("face", default=True, tooltip="Draw the face's dots."),
+                io.Boolean.Input("include_hands", default=True, tooltip="Draw the hands' bones."),
+                io.Boolean.Input("include_face", default=True, tooltip="Draw the face's dots."),
                 io.Float.Input(
                     "line_width",
                     default=0,
@@ -260,24 +260,26 @@ class DrawPose(io.ComfyNode):
                 ),
                 _confidence_input("Points less certain than this are not drawn."),
             ],
-            outputs=[io.Image.Output("image", tooltip="One picture per frame, on black.")],
+            outputs=[io.Image.Output("pose_image", tooltip="One picture per frame, on black.")],
         )
 
     @classmethod
     def execute(
         cls,
         pose: Any,
-        width: int,
-        height: int,
-        hands: bool,
-        face: bool,
+        output_width: int,
+        output_height: int,
+        include_hands: bool,
+        include_face: bool,
         line_width: float,
         min_confidence: float,
     ) -> io.NodeOutput:
         with speaking_for("Draw Pose"):
             frames = _confident(read_pose(pose), min_confidence)
-        size = picture_size(frames, width, height)
-        drawn = _draw(frames, *size, hands=hands, face=face, line_width=line_width or None)
+        size = picture_size(frames, output_width, output_height)
+        drawn = _draw(
+            frames, *size, hands=include_hands, face=include_face, line_width=line_width or None
+        )
         return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
 
 
@@ -290,27 +292,27 @@ def _draw(frames: list[People], width: int, height: int, **look: Any) -> torch.T
     return torch.stack(drawn)
 
 
-class PersonMasks(io.ComfyNode):
+class VitruvianDrawPersonMasks(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         share: dict[str, Any] = {"min": 0.0, "max": 0.25, "step": 0.005}
         return io.Schema(
-            node_id="VitruvianPersonMasks",
-            display_name="Person Masks",
+            node_id="VitruvianDrawPersonMasks",
+            display_name="Draw Person Masks",
             category=CATEGORY,
             description="One mask per person: the body, thick around its limbs.",
             inputs=[
                 pose_input(),
                 *size_inputs(),
                 io.Float.Input(
-                    "dilation",
+                    "mask_dilation",
                     default=0.03,
                     **share,
                     tooltip="How far the mask reaches beyond the body, as a share of the person's "
                     "standing height.",
                 ),
                 io.Float.Input(
-                    "feather",
+                    "mask_feather",
                     default=0.01,
                     **share,
                     tooltip="Softness of the edge (Gaussian), as a share of the person's standing "
@@ -320,7 +322,7 @@ class PersonMasks(io.ComfyNode):
             ],
             outputs=[
                 io.Mask.Output("masks", tooltip="One mask per person, frame after frame."),
-                io.Mask.Output("union", tooltip="One mask per frame: everybody together."),
+                io.Mask.Output("union_mask", tooltip="One mask per frame: everybody together."),
             ],
         )
 
@@ -328,16 +330,16 @@ class PersonMasks(io.ComfyNode):
     def execute(
         cls,
         pose: Any,
-        width: int,
-        height: int,
-        dilation: float,
-        feather: float,
+        output_width: int,
+        output_height: int,
+        mask_dilation: float,
+        mask_feather: float,
         min_confidence: float,
     ) -> io.NodeOutput:
-        with speaking_for("Person Masks"):
+        with speaking_for("Draw Person Masks"):
             frames = _confident(read_pose(pose), min_confidence)
-        size = picture_size(frames, width, height)
-        each, union = _masks(frames, *size, dilation=dilation, feather=feather)
+        size = picture_size(frames, output_width, output_height)
+        each, union = _masks(frames, *size, dilation=mask_dilation, feather=mask_feather)
         return io.NodeOutput(each, union, ui=ui.PreviewMask(each, cls=cls))
 
 
@@ -352,7 +354,7 @@ def _masks(
     return torch.cat(masks), torch.stack([pose.everybody(mask) for mask in masks])
 
 
-class PickPeople(io.ComfyNode):
+class VitruvianPickPeople(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -363,21 +365,23 @@ class PickPeople(io.ComfyNode):
             inputs=[
                 pose_input(),
                 io.String.Input(
-                    "which",
+                    "person_numbers",
                     default="1",
                     tooltip="Numbers from the left, the leftmost person is 1: 1, 3 or 2-4.",
                 ),
             ],
             outputs=[
                 # older hosts want output ids that no input has
-                PoseKeypoint.Output("picked", "pose", tooltip="The chosen people, as ordered."),
+                PoseKeypoint.Output("pose_out", "pose", tooltip="The chosen people, as ordered."),
             ],
         )
 
     @classmethod
-    def execute(cls, pose: Any, which: str) -> io.NodeOutput:
+    def execute(cls, pose: Any, person_numbers: str) -> io.NodeOutput:
         with speaking_for("Pick People"):
-            return io.NodeOutput(_write([_pick(people, which) for people in read_pose(pose)]))
+            return io.NodeOutput(
+                _write([_pick(people, person_numbers) for people in read_pose(pose)])
+            )
 
 
 def _pick(people: People, which: str) -> People:
@@ -387,11 +391,11 @@ def _pick(people: People, which: str) -> People:
     try:
         numbers = pose.parse_numbers(which, len(order))
     except ValueError as error:
-        raise ValueError(f"the input 'which': {error}") from None
+        raise ValueError(f"the input 'person_numbers': {error}") from None
     return pose.pick(people, [order[number] for number in numbers])
 
 
-class MergePeople(io.ComfyNode):
+class VitruvianMergePeople(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -400,19 +404,19 @@ class MergePeople(io.ComfyNode):
             category=CATEGORY,
             description="Puts the people of two poses into one.",
             inputs=[
-                pose_input("first", "People, and the canvas of the result."),
-                pose_input("second", "More people; their canvas is scaled to the first one's."),
+                pose_input("pose_1", "People, and the canvas of the result."),
+                pose_input("pose_2", "More people; their canvas is scaled to the first one's."),
             ],
             outputs=[PoseKeypoint.Output("pose", tooltip="The first people, then the second.")],
         )
 
     @classmethod
-    def execute(cls, first: Any, second: Any) -> io.NodeOutput:
+    def execute(cls, pose_1: Any, pose_2: Any) -> io.NodeOutput:
         with speaking_for("Merge People"):
-            ones, others = read_pose(first, "first"), read_pose(second, "second")
+            ones, others = read_pose(pose_1, "first"), read_pose(pose_2, "second")
             if len(ones) != len(others) and 1 not in (len(ones), len(others)):
                 raise ValueError(
-                    f"'first' has {len(ones)} frames and 'second' {len(others)}: they need equally "
+                    f"'pose_1' has {len(ones)} frames and 'pose_2' {len(others)}: they need equally "
                     "many, or one of them a single frame."
                 )
         longest = max(len(ones), len(others))
@@ -421,11 +425,11 @@ class MergePeople(io.ComfyNode):
 
 
 NODES: list[type[io.ComfyNode]] = [
-    DetectPose,
-    LoadPose,
-    SavePose,
-    DrawPose,
-    PersonMasks,
-    PickPeople,
-    MergePeople,
+    VitruvianDetectPose,
+    VitruvianLoadPose,
+    VitruvianSavePose,
+    VitruvianDrawPose,
+    VitruvianDrawPersonMasks,
+    VitruvianPickPeople,
+    VitruvianMergePeople,
 ]

@@ -11,10 +11,10 @@ from .inputs import PoseKeypoint, speaking_for
 
 CATEGORY = "Vitruvian/pose"
 WIDGET = "VITRUVIAN_POSE_EDITOR"  # as web/pose_editor.js calls it
-MASK_EDGE: dict[str, Any] = {"dilation": 0.03, "feather": 0.01}  # as Person Masks has them
+MASK_EDGE: dict[str, Any] = {"dilation": 0.03, "feather": 0.01}  # as Draw Person Masks has them
 
 
-class PoseEditor(io.ComfyNode):
+class VitruvianPoseEditor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         side: dict[str, Any] = {"default": 512, "min": 16, "max": pose.LARGEST_CANVAS, "step": 8}
@@ -26,9 +26,9 @@ class PoseEditor(io.ComfyNode):
             "prompt.",
             is_output_node=True,  # so that what is connected arrives with every run
             inputs=[
-                io.Int.Input("width", tooltip="Width of the canvas in pixels.", **side),
+                io.Int.Input("canvas_width", tooltip="Width of the canvas in pixels.", **side),
                 io.Int.Input(
-                    "height",
+                    "canvas_height",
                     tooltip="Height of the canvas in pixels. People keep their "
                     "proportions when it changes.",
                     **side,
@@ -41,18 +41,18 @@ class PoseEditor(io.ComfyNode):
                     "Take the connected pose loads what came with the last run.",
                 ),
                 io.Image.Input(
-                    "background",
+                    "background_image",
                     optional=True,
                     tooltip="A photograph to pose over: shown behind the canvas after a run.",
                 ),
             ],
             outputs=[  # older hosts want output ids that no input has
-                PoseKeypoint.Output("posed", "pose", tooltip="The people, left to right."),
-                io.Image.Output("image", "image", tooltip="Skeletons, for a pose ControlNet."),
+                PoseKeypoint.Output("pose_out", "pose", tooltip="The people, left to right."),
+                io.Image.Output("pose_image", tooltip="Skeletons, for a pose ControlNet."),
                 io.Mask.Output(
                     "masks",
                     "masks",
-                    tooltip="One mask per person, left to right, as Person Masks makes them.",
+                    tooltip="One mask per person, left to right, as Draw Person Masks makes them.",
                 ),
                 io.String.Output(
                     "prompts",
@@ -66,16 +66,16 @@ class PoseEditor(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        width: int,
-        height: int,
+        canvas_width: int,
+        canvas_height: int,
         people: str,
         pose: Any = None,
-        background: torch.Tensor | None = None,
+        background_image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         with speaking_for("Pose Editor"):
             given = _first_frame(pose)
-            scene = pose_editor.scene(people, given, width, height)
-        return _outputs(scene, {**_arrived_pose(given), **_arrived_photo(background, cls)})
+            scene = pose_editor.scene(people, given, canvas_width, canvas_height)
+        return _outputs(scene, {**_arrived_pose(given), **_arrived_photo(background_image, cls)})
 
 
 def _people_input() -> io.Input:
@@ -120,4 +120,4 @@ def _arrived_photo(background: torch.Tensor | None, cls: type[io.ComfyNode]) -> 
     return {"vitruvian_background": ui.PreviewImage(background[:1], cls=cls).as_dict()["images"]}
 
 
-NODES: list[type[io.ComfyNode]] = [PoseEditor]
+NODES: list[type[io.ComfyNode]] = [VitruvianPoseEditor]

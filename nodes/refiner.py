@@ -9,28 +9,28 @@ from torch import Tensor
 
 from ..host import refiner as host
 from ..models.refiner import CONDITIONS, DEPTH, NORMAL, POSE
-from .inputs import check_order, speaking_for, weight_files
+from .inputs import check_order, percent_inputs, speaking_for, strength_input, weight_files
 
 CATEGORY = "Vitruvian/structure"
 
 
-class VitruvianRefinerLoader(io.ComfyNode):
+class VitruvianLoadStructureRefiner(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianRefinerLoader",
+            node_id="VitruvianLoadStructureRefiner",
             display_name="Load Structure Refiner",
             category=CATEGORY,
             description="Loads a structure refiner from models/vitruvian: one ControlNet for pose, "
             "depth and normals together.",
             inputs=[
                 io.Combo.Input(
-                    "file",
+                    "refiner_name",
                     options=weight_files("refiner"),
                     tooltip="A refiner that was trained for the checkpoint in use.",
                 ),
                 io.Combo.Input(
-                    "single",
+                    "single_condition",
                     options=[*CONDITIONS],
                     default=NORMAL,
                     tooltip="What the image shows if the ordinary Apply ControlNet is used, which "
@@ -43,17 +43,17 @@ class VitruvianRefinerLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, file: str, single: str) -> io.NodeOutput:
+    def execute(cls, refiner_name: str, single_condition: str) -> io.NodeOutput:
         with speaking_for("Load Structure Refiner"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", file)
-            return io.NodeOutput(host.load(Path(path), single))
+            path = folder_paths.get_full_path_or_raise("vitruvian", refiner_name)
+            return io.NodeOutput(host.load(Path(path), single_condition))
 
 
-class VitruvianApplyRefiner(io.ComfyNode):
+class VitruvianApplyStructureRefiner(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianApplyRefiner",
+            node_id="VitruvianApplyStructureRefiner",
             display_name="Apply Structure Refiner",
             category=CATEGORY,
             description="Guides the picture by pose, depth and normals at once, as many of them as "
@@ -61,37 +61,17 @@ class VitruvianApplyRefiner(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input("positive", tooltip="What is to be seen."),
                 io.Conditioning.Input("negative", tooltip="What is not to be seen."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="0: the conditioning as it was.",
-                ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Share of the sampling when it begins.",
-                ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Share of the sampling when it ends.",
-                ),
+                strength_input("0: the conditioning as it was."),
+                *percent_inputs(),
                 io.ControlNet.Input(
                     "refiner", optional=True, tooltip="From Load Structure Refiner."
                 ),
-                io.Image.Input(POSE, optional=True, tooltip="The skeleton, from Draw Pose."),
-                io.Image.Input(DEPTH, optional=True, tooltip="A depth map, near is white."),
                 io.Image.Input(
-                    NORMAL,
+                    "pose_image", optional=True, tooltip="The skeleton, from Draw Pose."
+                ),
+                io.Image.Input("depth_image", optional=True, tooltip="A depth map, near is white."),
+                io.Image.Input(
+                    "normal_image",
                     optional=True,
                     tooltip="A map of surface normals, with the "
                     "colours that the refiner or ControlNet learnt.",
@@ -101,8 +81,8 @@ class VitruvianApplyRefiner(io.ComfyNode):
                 *(_share_input(condition) for condition in CONDITIONS),
             ],
             outputs=[
-                io.Conditioning.Output("guided", "positive", tooltip="To the sampler."),
-                io.Conditioning.Output("guided_negative", "negative", tooltip="To the sampler."),
+                io.Conditioning.Output("positive_out", "positive", tooltip="To the sampler."),
+                io.Conditioning.Output("negative_out", "negative", tooltip="To the sampler."),
             ],
         )
 
@@ -112,12 +92,12 @@ class VitruvianApplyRefiner(io.ComfyNode):
         positive: Any,
         negative: Any,
         strength: float,
-        start: float,
-        end: float,
+        start_percent: float,
+        end_percent: float,
         refiner: Any = None,
-        pose: Tensor | None = None,
-        depth: Tensor | None = None,
-        normal: Tensor | None = None,
+        pose_image: Tensor | None = None,
+        depth_image: Tensor | None = None,
+        normal_image: Tensor | None = None,
         vae: Any = None,
         pose_control_net: Any = None,
         depth_control_net: Any = None,
@@ -126,10 +106,10 @@ class VitruvianApplyRefiner(io.ComfyNode):
         depth_strength: float = 1.0,
         normal_strength: float = 1.0,
     ) -> io.NodeOutput:
-        pictures = {POSE: pose, DEPTH: depth, NORMAL: normal}
+        pictures = {POSE: pose_image, DEPTH: depth_image, NORMAL: normal_image}
         with speaking_for("Apply Structure Refiner"):
-            check_order(start, end)
-            when = start, end, vae
+            check_order(start_percent, end_percent)
+            when = start_percent, end_percent, vae
             if refiner is not None:
                 return io.NodeOutput(
                     *host.apply(refiner, positive, negative, pictures, strength, *when)
@@ -161,4 +141,4 @@ def _share_input(condition: str) -> io.Input:
     )
 
 
-NODES: list[type[io.ComfyNode]] = [VitruvianRefinerLoader, VitruvianApplyRefiner]
+NODES: list[type[io.ComfyNode]] = [VitruvianLoadStructureRefiner, VitruvianApplyStructureRefiner]

@@ -7,11 +7,12 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..models import pose, semantic_map
+from ..models import pose
+from ..models import semantic_map as core
 from ..models.semantic_map import CLASSES, CLOTHING, WHOLE_PERSON, Outfit
 from .inputs import picture_size, pose_input, read_pose, size_inputs, speaking_for
 
-Parsing = io.Custom("VITRUVIAN_PARSING")
+Parsing = io.Custom("VITRUVIAN_SEMANTIC_MAP")
 CATEGORY = "Vitruvian/appearance"
 OURS, GREY, OWN = "Vitruvian", "grey levels 0 to 23", "own colours"
 STOP, BACKGROUND = "stop with an error", "background"
@@ -26,12 +27,12 @@ def _map_output(tooltip: str) -> io.Output:
     return Parsing.Output("made", "map", tooltip=tooltip)
 
 
-class VitruvianMapFromColours(io.ComfyNode):
+class VitruvianSemanticMapFromColors(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianMapFromColours",
-            display_name="Semantic Map from Colours",
+            node_id="VitruvianSemanticMapFromColors",
+            display_name="Semantic Map from Colors",
             category=CATEGORY,
             description="Reads a painted picture as a map of body parts and clothes.",
             inputs=[
@@ -41,7 +42,7 @@ class VitruvianMapFromColours(io.ComfyNode):
                     options=[OURS, GREY, OWN],
                     default=OURS,
                     tooltip=f"{OURS}: the colours of Show Semantic Map. {GREY}: the numbers of the "
-                    f"parts, as in DeepFashion-MultiModal's files. {OWN}: those in 'colours'.",
+                    f"parts, as in DeepFashion-MultiModal's files. {OWN}: those in 'custom_colors'.",
                 ),
                 io.Float.Input(
                     "tolerance",
@@ -52,13 +53,13 @@ class VitruvianMapFromColours(io.ComfyNode):
                     tooltip="How many levels (of 255) a colour may be away from the palette's.",
                 ),
                 io.Combo.Input(
-                    "if_unknown",
+                    "if_unknown_color",
                     options=[STOP, BACKGROUND],
                     default=STOP,
                     tooltip="What a pixel is whose colour is farther away from all of them.",
                 ),
                 io.String.Input(
-                    "colours",
+                    "custom_colors",
                     default="",
                     multiline=True,
                     tooltip=f"For '{OWN}': a line for each part, such as top: #ff0000. Two colours "
@@ -70,41 +71,46 @@ class VitruvianMapFromColours(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, palette: str, tolerance: float, if_unknown: str, colours: str
+        cls,
+        image: torch.Tensor,
+        palette: str,
+        tolerance: float,
+        if_unknown_color: str,
+        custom_colors: str,
     ) -> io.NodeOutput:
-        with speaking_for("Semantic Map from Colours"):
+        with speaking_for("Semantic Map from Colors"):
             if palette == OWN:
-                chosen, parts = _own_palette(colours)
+                chosen, parts = _own_palette(custom_colors)
             else:
-                chosen = semantic_map.PALETTE if palette == OURS else semantic_map.GREY_LEVELS
+                chosen = core.PALETTE if palette == OURS else core.GREY_LEVELS
                 parts = list(range(len(CLASSES)))
-            return io.NodeOutput(_read_colours(image, chosen, tolerance, parts, if_unknown))
+            return io.NodeOutput(_read_colours(image, chosen, tolerance, parts, if_unknown_color))
 
 
 def _own_palette(colours: str) -> tuple[torch.Tensor, list[int]]:
     try:
-        return semantic_map.read_palette(colours)
+        return core.read_palette(colours)
     except ValueError as error:
-        raise ValueError(f"the input 'colours': {error}") from None
+        raise ValueError(f"the input 'custom_colors': {error}") from None
 
 
 def _read_colours(
     image: torch.Tensor, palette: torch.Tensor, tolerance: float, parts: list[int], if_unknown: str
 ) -> torch.Tensor:
     try:
-        return semantic_map.from_colours(
+        return core.from_colours(
             image, palette, tolerance, parts, background=if_unknown == BACKGROUND
         )
     except ValueError as error:
         raise ValueError(f"the input 'image': {error}") from None
 
 
-class VitruvianMapPart(io.ComfyNode):
+class VitruvianAddPartToSemanticMap(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianMapPart",
-            display_name="Add Part to Map",
+            node_id="VitruvianAddPartToSemanticMap",
+            display_name="Add Part to Semantic Map",
             category=CATEGORY,
             description="Paints a mask into a semantic map as a part of the body or the clothes.",
             inputs=[
@@ -114,11 +120,11 @@ class VitruvianMapPart(io.ComfyNode):
                 io.Combo.Input(
                     "part",
                     options=list(CLASSES),
-                    default=CLASSES[semantic_map.TOP],
+                    default=CLASSES[core.TOP],
                     tooltip="What is there. 'background' takes away.",
                 ),
                 Parsing.Input(
-                    "map",
+                    "semantic_map",
                     optional=True,
                     tooltip="The map before; the part is painted over it. Without one, an empty "
                     "map of the mask's size.",
@@ -129,24 +135,24 @@ class VitruvianMapPart(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, mask: torch.Tensor, part: str, map: torch.Tensor | None = None
+        cls, mask: torch.Tensor, part: str, semantic_map: torch.Tensor | None = None
     ) -> io.NodeOutput:
         mask = mask.reshape(-1, *mask.shape[-2:])
-        with speaking_for("Add Part to Map"):
-            before = semantic_map.empty(mask) if map is None else map
+        with speaking_for("Add Part to Semantic Map"):
+            before = core.empty(mask) if semantic_map is None else semantic_map
             try:
-                return io.NodeOutput(
-                    semantic_map.add_part(before, mask, semantic_map.part_named(part))
-                )
+                return io.NodeOutput(core.add_part(before, mask, core.part_named(part)))
             except ValueError as error:
-                raise ValueError(f"the inputs 'map' and 'mask' do not fit: {error}") from None
+                raise ValueError(
+                    f"the inputs 'semantic_map' and 'mask' do not fit: {error}"
+                ) from None
 
 
-class VitruvianMapFromPose(io.ComfyNode):
+class VitruvianSemanticMapFromPose(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianMapFromPose",
+            node_id="VitruvianSemanticMapFromPose",
             display_name="Semantic Map from Pose",
             category=CATEGORY,
             description="Draws a coarse map of people in an outfit around their skeletons.",
@@ -155,21 +161,21 @@ class VitruvianMapFromPose(io.ComfyNode):
                 *size_inputs(),
                 io.Combo.Input(
                     "upper",
-                    options=list(semantic_map.UPPERS),
-                    default=semantic_map.UPPERS[0],
-                    tooltip=f"What covers the trunk. '{semantic_map.OPEN}': an open jacket.",
+                    options=list(core.UPPERS),
+                    default=core.UPPERS[0],
+                    tooltip=f"What covers the trunk. '{core.OPEN}': an open jacket.",
                 ),
                 io.Combo.Input(
                     "lower",
-                    options=list(semantic_map.LOWERS),
-                    default=semantic_map.LOWERS[0],
+                    options=list(core.LOWERS),
+                    default=core.LOWERS[0],
                     tooltip="What covers the legs. Under a dress, what shows below it; rompers "
                     "cover the legs themselves.",
                 ),
                 io.Combo.Input(
                     "hair",
-                    options=list(semantic_map.HAIRS),
-                    default=semantic_map.SHORT,
+                    options=list(core.HAIRS),
+                    default=core.SHORT,
                     tooltip="Of somebody seen from behind it covers the head.",
                 ),
                 io.Boolean.Input(
@@ -194,7 +200,7 @@ class VitruvianMapFromPose(io.ComfyNode):
                     "left out.",
                 ),
                 Parsing.Input(
-                    "map",
+                    "semantic_map",
                     optional=True,
                     tooltip="A map to draw over: for people in another outfit, taken out of the "
                     "same pose with Pick People.",
@@ -207,8 +213,8 @@ class VitruvianMapFromPose(io.ComfyNode):
     def execute(
         cls,
         pose: Any,
-        width: int,
-        height: int,
+        output_width: int,
+        output_height: int,
         upper: str,
         lower: str,
         hair: str,
@@ -218,18 +224,20 @@ class VitruvianMapFromPose(io.ComfyNode):
         hat: bool,
         glasses: bool,
         min_confidence: float,
-        map: torch.Tensor | None = None,
+        semantic_map: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         outfit = Outfit(upper, lower, hair, long_sleeves, long_legs, shoes, hat, glasses)
         with speaking_for("Semantic Map from Pose"):
             frames = read_pose(pose)
-            size = picture_size(frames, width, height)
+            size = picture_size(frames, output_width, output_height)
             drawn = _draw(frames, outfit, size, min_confidence)
-            if map is not None:
+            if semantic_map is not None:
                 try:
-                    drawn = semantic_map.over(map, torch.where(drawn > 0, drawn.int(), -1))
+                    drawn = core.over(semantic_map, torch.where(drawn > 0, drawn.int(), -1))
                 except ValueError as error:
-                    raise ValueError(f"the inputs 'map' and 'pose' do not fit: {error}") from None
+                    raise ValueError(
+                        f"the inputs 'semantic_map' and 'pose' do not fit: {error}"
+                    ) from None
         return io.NodeOutput(drawn)
 
 
@@ -240,7 +248,7 @@ def _draw(
     maps = []
     for people in frames:
         sure = pose.confident(people, min_confidence)
-        maps.append(semantic_map.map_from_pose(sure, outfit, *size))
+        maps.append(core.map_from_pose(sure, outfit, *size))
         progress.update(1)
     drawn = torch.cat(maps)
     if not drawn.any():
@@ -251,58 +259,58 @@ def _draw(
     return drawn
 
 
-class VitruvianMapShow(io.ComfyNode):
+class VitruvianShowSemanticMap(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianMapShow",
+            node_id="VitruvianShowSemanticMap",
             display_name="Show Semantic Map",
             category=CATEGORY,
             description="Shows a semantic map in colours, with the names of its parts.",
             is_output_node=True,
-            inputs=[Parsing.Input("map", tooltip="From any node that makes one.")],
+            inputs=[Parsing.Input("semantic_map", tooltip="From any node that makes one.")],
             outputs=[
-                io.Image.Output("image", tooltip="With the names of the parts beside it."),
+                io.Image.Output("preview", tooltip="With the names of the parts beside it."),
                 io.Image.Output(
-                    "colours",
+                    "color_image",
                     tooltip="The map alone, pixel by pixel: to save, to paint in, and to read "
-                    "again with Semantic Map from Colours.",
+                    "again with Semantic Map from Colors.",
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, map: torch.Tensor) -> io.NodeOutput:
-        shown = semantic_map.with_legend(map)
+    def execute(cls, semantic_map: torch.Tensor) -> io.NodeOutput:
+        shown = core.with_legend(semantic_map)
         return io.NodeOutput(
-            shown, semantic_map.colour_picture(map), ui=ui.PreviewImage(shown, cls=cls)
+            shown, core.colour_picture(semantic_map), ui=ui.PreviewImage(shown, cls=cls)
         )
 
 
-class VitruvianMapMask(io.ComfyNode):
+class VitruvianMaskFromSemanticMap(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianMapMask",
-            display_name="Part Mask",
+            node_id="VitruvianMaskFromSemanticMap",
+            display_name="Mask from Semantic Map",
             category=CATEGORY,
             description="Where a part of the body or of the clothes is, as a mask.",
             inputs=[
-                Parsing.Input("map", tooltip="From any node that makes one."),
+                Parsing.Input("semantic_map", tooltip="From any node that makes one."),
                 io.Combo.Input(
-                    "part",
+                    "part_group",
                     options=[*GROUPS, *CLASSES],
                     default=ALL_CLOTHING,
                     tooltip=f"Which part. '{ALL_CLOTHING}': all that is worn or carried. "
                     f"'{PERSON}': all but the background.",
                 ),
                 io.String.Input(
-                    "more",
+                    "part_names",
                     default="",
                     tooltip="Names of more parts, separated by commas: hair, face.",
                 ),
                 io.Int.Input(
-                    "grow",
+                    "expand",
                     default=0,
                     min=-512,
                     max=512,
@@ -310,7 +318,7 @@ class VitruvianMapMask(io.ComfyNode):
                     "inside.",
                 ),
                 io.Combo.Input(
-                    "if_none",
+                    "if_no_part",
                     options=[STOP, GO_ON],
                     default=STOP,
                     tooltip="What to do with a map that has none of the parts.",
@@ -321,27 +329,32 @@ class VitruvianMapMask(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, map: torch.Tensor, part: str, more: str, grow: int, if_none: str
+        cls,
+        semantic_map: torch.Tensor,
+        part_group: str,
+        part_names: str,
+        expand: int,
+        if_no_part: str,
     ) -> io.NodeOutput:
-        with speaking_for("Part Mask"):
-            parts = _chosen(part, more)
-            there = semantic_map.part_mask(map, parts).flatten(1).amax(1)
+        with speaking_for("Mask from Semantic Map"):
+            parts = _chosen(part_group, part_names)
+            there = core.part_mask(semantic_map, parts).flatten(1).amax(1)
             for number in (there == 0).nonzero().flatten().tolist():
-                _report_none(map[number], number + 1, part, more, if_none)
-        mask = semantic_map.part_mask(map, parts, grow)
+                _report_none(semantic_map[number], number + 1, part_group, part_names, if_no_part)
+        mask = core.part_mask(semantic_map, parts, expand)
         return io.NodeOutput(mask, ui=ui.PreviewMask(mask, cls=cls))
 
 
 def _chosen(part: str, more: str) -> list[int]:
     """The parts of the two inputs."""
-    parts = list(GROUPS[part] if part in GROUPS else (semantic_map.part_named(part),))
+    parts = list(GROUPS[part] if part in GROUPS else (core.part_named(part),))
     try:
-        parts += [semantic_map.part_named(name) for name in more.split(",") if name.strip()]
+        parts += [core.part_named(name) for name in more.split(",") if name.strip()]
     except ValueError as error:
-        raise ValueError(f"the input 'more': {error}") from None
+        raise ValueError(f"the input 'part_names': {error}") from None
     if not parts:
         raise ValueError(
-            f"the input 'more' is empty: write names of parts, or choose a 'part' "
+            f"the input 'part_names' is empty: write names of parts, or choose a 'part_group' "
             f"other than '{LISTED}'."
         )
     return parts
@@ -352,14 +365,16 @@ def _report_none(labels: torch.Tensor, number: int, part: str, more: str, if_non
     has = ", ".join(CLASSES[k] for k in labels.unique().tolist() if k)
     what = f"map {number} has no {wanted}; it has {has or 'nothing but background'}"
     if if_none == STOP:
-        raise ValueError(f"{what}. Choose one of these as 'part', or set 'if_none' to '{GO_ON}'.")
+        raise ValueError(
+            f"{what}. Choose one of these as 'part_group', or set 'if_no_part' to '{GO_ON}'."
+        )
     log.warning("Vitruvian: %s; its mask is empty.", what)
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianMapFromColours,
-    VitruvianMapPart,
-    VitruvianMapFromPose,
-    VitruvianMapShow,
-    VitruvianMapMask,
+    VitruvianSemanticMapFromColors,
+    VitruvianAddPartToSemanticMap,
+    VitruvianSemanticMapFromPose,
+    VitruvianShowSemanticMap,
+    VitruvianMaskFromSemanticMap,
 ]

@@ -16,11 +16,11 @@ CATEGORY = "Vitruvian/structure"
 NOISE, VELOCITY = "noise", "velocity"
 
 
-class VitruvianStructureLoader(io.ComfyNode):
+class VitruvianLoadStructureModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianStructureLoader",
+            node_id="VitruvianLoadStructureModel",
             display_name="Load Structure Model",
             category=CATEGORY,
             description="Loads a model that paints a picture, its depth and its normals together, "
@@ -28,7 +28,7 @@ class VitruvianStructureLoader(io.ComfyNode):
             "of.",
             inputs=[
                 io.Combo.Input(
-                    "file",
+                    "structure_model_name",
                     options=weight_files("structure"),
                     tooltip="A file that Vitruvian's structure trainer wrote.",
                 )
@@ -41,17 +41,17 @@ class VitruvianStructureLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
+    def execute(cls, structure_model_name: str) -> io.NodeOutput:
         with speaking_for("Load Structure Model"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", file)
+            path = folder_paths.get_full_path_or_raise("vitruvian", structure_model_name)
             return io.NodeOutput(host.load(Path(path)))
 
 
-class VitruvianStructureFromCheckpoint(io.ComfyNode):
+class VitruvianStructureModelFromCheckpoint(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianStructureFromCheckpoint",
+            node_id="VitruvianStructureModelFromCheckpoint",
             display_name="Structure Model from Checkpoint",
             category=CATEGORY,
             description="Makes an untrained structure model of an SD1.5 or SD2 checkpoint: its "
@@ -59,7 +59,7 @@ class VitruvianStructureFromCheckpoint(io.ComfyNode):
             "it has learnt depth and normals.",
             inputs=[
                 io.Combo.Input(
-                    "checkpoint",
+                    "ckpt_name",
                     options=folder_paths.get_filename_list("checkpoints"),
                     tooltip="Of the kind of SD1.5 or SD2; no inpainting model.",
                 ),
@@ -72,7 +72,7 @@ class VitruvianStructureFromCheckpoint(io.ComfyNode):
                     "starts as the mean; pair: the mean without normals; off: the picture's alone.",
                 ),
                 io.Combo.Input(
-                    "predicts",
+                    "prediction",
                     options=[NOISE, VELOCITY],
                     default=NOISE,
                     tooltip="What the checkpoint predicts: noise for SD1.5 and most of SD2, "
@@ -83,10 +83,10 @@ class VitruvianStructureFromCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, checkpoint: str, fusion: str, predicts: str) -> io.NodeOutput:
+    def execute(cls, ckpt_name: str, fusion: str, prediction: str) -> io.NodeOutput:
         with speaking_for("Structure Model from Checkpoint"):
-            path = folder_paths.get_full_path_or_raise("checkpoints", checkpoint)
-            return io.NodeOutput(host.from_checkpoint(Path(path), fusion, predicts == NOISE))
+            path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
+            return io.NodeOutput(host.from_checkpoint(Path(path), fusion, prediction == NOISE))
 
 
 class VitruvianEmptyStructureLatent(io.ComfyNode):
@@ -112,20 +112,20 @@ class VitruvianEmptyStructureLatent(io.ComfyNode):
         return io.NodeOutput(host.empty_latent(width, height, batch_size, device))
 
 
-class VitruvianStructurePose(io.ComfyNode):
+class VitruvianApplyStructurePose(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         side: dict[str, Any] = {"default": 0, "min": 0, "max": 16384}
         return io.Schema(
-            node_id="VitruvianStructurePose",
-            display_name="Structure Pose",
+            node_id="VitruvianApplyStructurePose",
+            display_name="Apply Structure Pose",
             category=CATEGORY,
             description="Tells a structure model the pose of its people.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="What to paint."),
                 io.Conditioning.Input("negative", tooltip="What not to paint."),
                 io.Vae.Input("vae", tooltip="The checkpoint's."),
-                io.Image.Input("pose", tooltip="A pose picture, for example from Draw Pose."),
+                io.Image.Input("pose_image", tooltip="A pose picture, for example from Draw Pose."),
                 io.Int.Input(
                     "original_width",
                     optional=True,
@@ -153,9 +153,11 @@ class VitruvianStructurePose(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output("posed", "positive", tooltip="To the sampler's positive."),
                 io.Conditioning.Output(
-                    "posed_negative", "negative", tooltip="To the sampler's negative."
+                    "positive_out", "positive", tooltip="To the sampler's positive."
+                ),
+                io.Conditioning.Output(
+                    "negative_out", "negative", tooltip="To the sampler's negative."
                 ),
             ],
         )
@@ -166,7 +168,7 @@ class VitruvianStructurePose(io.ComfyNode):
         positive: Any,
         negative: Any,
         vae: Any,
-        pose: torch.Tensor,
+        pose_image: torch.Tensor,
         original_width: int = 0,
         original_height: int = 0,
         crop_left: int = 0,
@@ -174,11 +176,11 @@ class VitruvianStructurePose(io.ComfyNode):
     ) -> io.NodeOutput:
         if vae is None:
             raise ValueError(
-                "Structure Pose: the checkpoint holds no VAE. Connect 'vae' from Load VAE."
+                "Apply Structure Pose: the checkpoint holds no VAE. Connect 'vae' from Load VAE."
             )
         sizes = {"width": original_width, "height": original_height}
         added = {
-            host.POSE: host.pose_latent(vae, pose),
+            host.POSE: host.pose_latent(vae, pose_image),
             "crop_w": crop_left,
             "crop_h": crop_top,
             **{name: size for name, size in sizes.items() if size},
@@ -198,9 +200,9 @@ class VitruvianSplitStructure(io.ComfyNode):
             description="The three ordinary latents of what a structure model sampled.",
             inputs=[io.Latent.Input("latent", tooltip="From the sampler.")],
             outputs=[
-                io.Latent.Output("rgb", tooltip="The picture's, to VAE Decode."),
-                io.Latent.Output("depth", tooltip="The depth picture's, to VAE Decode."),
-                io.Latent.Output("normal", tooltip="The normal picture's, to VAE Decode."),
+                io.Latent.Output("image_latent", tooltip="The picture's, to VAE Decode."),
+                io.Latent.Output("depth_latent", tooltip="The depth picture's, to VAE Decode."),
+                io.Latent.Output("normal_latent", tooltip="The normal picture's, to VAE Decode."),
             ],
         )
 
@@ -220,57 +222,62 @@ class VitruvianJoinStructure(io.ComfyNode):
             description="One latent of three, for painting over an existing picture together with "
             "its depth and normals. Inpainting: Set Latent Noise Mask behind it.",
             inputs=[
-                io.Latent.Input("rgb", tooltip="The picture, from VAE Encode."),
+                io.Latent.Input("image_latent", tooltip="The picture, from VAE Encode."),
                 io.Latent.Input(
-                    "depth",
+                    "depth_latent",
                     tooltip="Its depth, near is white, from VAE Encode: Structure "
                     "Pictures turns another convention round.",
                 ),
-                io.Latent.Input("normal", tooltip="Its normals, x right, from VAE Encode."),
+                io.Latent.Input("normal_latent", tooltip="Its normals, x right, from VAE Encode."),
             ],
             outputs=[io.Latent.Output("latent", tooltip="To the sampler.")],
         )
 
     @classmethod
     def execute(
-        cls, rgb: dict[str, Any], depth: dict[str, Any], normal: dict[str, Any]
+        cls,
+        image_latent: dict[str, Any],
+        depth_latent: dict[str, Any],
+        normal_latent: dict[str, Any],
     ) -> io.NodeOutput:
         with speaking_for("Join Structure"):
-            return io.NodeOutput(host.join({"rgb": rgb, "depth": depth, "normal": normal}))
+            return io.NodeOutput(
+                host.join({"rgb": image_latent, "depth": depth_latent, "normal": normal_latent})
+            )
 
 
-class VitruvianStructurePictures(io.ComfyNode):
+class VitruvianConvertStructureImages(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VitruvianStructurePictures",
-            display_name="Structure Pictures",
+            node_id="VitruvianConvertStructureImages",
+            display_name="Convert Structure Images",
             category=CATEGORY,
             description="Depth and normal pictures in the convention that is asked for: depth "
             "grey and, if wished, over the whole range; normals of unit length.",
             inputs=[
-                io.Image.Input("depth", tooltip="A depth picture."),
-                io.Image.Input("normal", tooltip="A normal picture."),
+                io.Image.Input("depth_image", tooltip="A depth picture."),
+                io.Image.Input("normal_image", tooltip="A normal picture."),
                 io.Combo.Input(
-                    "depth_from",
+                    "from_depth_convention",
                     options=[*structure.DEPTHS],
                     default=structure.MIDAS,
                     tooltip="How the depth comes; a structure model's near is white.",
                 ),
                 io.Combo.Input(
-                    "depth_to",
+                    "to_depth_convention",
                     options=[*structure.DEPTHS],
                     default=structure.MIDAS,
                     tooltip="How it leaves; MiDaS and depth ControlNets: near is white.",
                 ),
                 io.Combo.Input(
-                    "normal_from",
+                    "from_normal_convention",
                     options=[*structure.NORMALS],
                     default=structure.RIGHT_UP,
                     tooltip="What red means in the normals; a structure model's: right.",
                 ),
                 io.Combo.Input(
-                    "normal_to",
+                    "to_normal_convention",
                     options=[*structure.NORMALS],
                     default=structure.BAE,
                     tooltip="How they leave: x left is BAE, for normal ControlNets; x right is "
@@ -283,9 +290,15 @@ class VitruvianStructurePictures(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("depths", "depth", tooltip="To a depth ControlNet, or Save Image."),
                 io.Image.Output(
-                    "normals", "normal", tooltip="To a normal ControlNet, Relight, or Save Image."
+                    "depth_image_out",
+                    "depth_image",
+                    tooltip="To a depth ControlNet, or Save Image.",
+                ),
+                io.Image.Output(
+                    "normal_image_out",
+                    "normal_image",
+                    tooltip="To a normal ControlNet, Relight, or Save Image.",
                 ),
             ],
         )
@@ -293,42 +306,47 @@ class VitruvianStructurePictures(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        depth: torch.Tensor,
-        normal: torch.Tensor,
-        depth_from: str,
-        depth_to: str,
-        normal_from: str,
-        normal_to: str,
+        depth_image: torch.Tensor,
+        normal_image: torch.Tensor,
+        from_depth_convention: str,
+        to_depth_convention: str,
+        from_normal_convention: str,
+        to_normal_convention: str,
         stretch: bool,
     ) -> io.NodeOutput:
         return io.NodeOutput(
-            host.depth_pictures(depth, depth_from, depth_to, stretch),
-            host.normal_pictures(normal, normal_from, normal_to),
+            host.depth_pictures(depth_image, from_depth_convention, to_depth_convention, stretch),
+            host.normal_pictures(normal_image, from_normal_convention, to_normal_convention),
         )
 
 
-class VitruvianRelight(io.ComfyNode):
+class VitruvianRelightImage(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         step: dict[str, Any] = {"min": -1.0, "max": 1.0, "step": 0.05}
         return io.Schema(
-            node_id="VitruvianRelight",
-            display_name="Relight",
+            node_id="VitruvianRelightImage",
+            display_name="Relight Image",
             category=CATEGORY,
             description="The picture as a lamp from elsewhere would show it (Lambert's law).",
             inputs=[
                 io.Image.Input("image", tooltip="The picture."),
-                io.Image.Input("normal", tooltip="Its normals."),
+                io.Image.Input("normal_image", tooltip="Its normals."),
                 io.Combo.Input(
-                    "convention",
+                    "normal_convention",
                     options=[*structure.NORMALS],
                     default=structure.RIGHT_UP,
                     tooltip="What red means in the normals.",
                 ),
-                io.Float.Input("right", default=0.7, tooltip="How far right the lamp is.", **step),
-                io.Float.Input("up", default=0.4, tooltip="How far up the lamp is.", **step),
                 io.Float.Input(
-                    "front", default=0.5, tooltip="How far before the picture the lamp is.", **step
+                    "light_right", default=0.7, tooltip="How far right the lamp is.", **step
+                ),
+                io.Float.Input("light_up", default=0.4, tooltip="How far up the lamp is.", **step),
+                io.Float.Input(
+                    "light_front",
+                    default=0.5,
+                    tooltip="How far before the picture the lamp is.",
+                    **step,
                 ),
                 io.Float.Input(
                     "ambient",
@@ -339,36 +357,38 @@ class VitruvianRelight(io.ComfyNode):
                     tooltip="Light that comes from everywhere. 1: the picture as it was.",
                 ),
             ],
-            outputs=[io.Image.Output("relit", "image", tooltip="The picture under the lamp.")],
+            outputs=[io.Image.Output("image_out", "image", tooltip="The picture under the lamp.")],
         )
 
     @classmethod
     def execute(
         cls,
         image: torch.Tensor,
-        normal: torch.Tensor,
-        convention: str,
-        right: float,
-        up: float,
-        front: float,
+        normal_image: torch.Tensor,
+        normal_convention: str,
+        light_right: float,
+        light_up: float,
+        light_front: float,
         ambient: float,
     ) -> io.NodeOutput:
-        with speaking_for("Relight"):
-            if not any((right, up, front)):
+        with speaking_for("Relight Image"):
+            if not any((light_right, light_up, light_front)):
                 raise ValueError(
-                    "the lamp has no direction: make 'right', 'up' or 'front' other than 0."
+                    "the lamp has no direction: make 'light_right', 'light_up' or 'light_front' other than 0."
                 )
-            light = torch.tensor([right, up, front])
-            return io.NodeOutput(host.relight(image, normal, convention, light, ambient))
+            light = torch.tensor([light_right, light_up, light_front])
+            return io.NodeOutput(
+                host.relight(image, normal_image, normal_convention, light, ambient)
+            )
 
 
 NODES: list[type[io.ComfyNode]] = [
-    VitruvianStructureLoader,
-    VitruvianStructureFromCheckpoint,
+    VitruvianLoadStructureModel,
+    VitruvianStructureModelFromCheckpoint,
     VitruvianEmptyStructureLatent,
-    VitruvianStructurePose,
+    VitruvianApplyStructurePose,
     VitruvianSplitStructure,
     VitruvianJoinStructure,
-    VitruvianStructurePictures,
-    VitruvianRelight,
+    VitruvianConvertStructureImages,
+    VitruvianRelightImage,
 ]

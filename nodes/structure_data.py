@@ -21,17 +21,17 @@ class VitruvianSaveStructureData(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of people."),
                 io.Image.Input(
-                    "depth",
+                    "depth_images",
                     tooltip="The depth of every picture, in the same order, from black to "
                     "white; not coloured. Resized to the picture.",
                 ),
                 io.Image.Input(
-                    "normal",
+                    "normal_images",
                     tooltip="The normals of every picture, in the same order. Resized to "
                     "the picture.",
                 ),
                 io.Image.Input(
-                    "pose",
+                    "pose_images",
                     tooltip="The pose of every picture, in the same order, from Draw Pose. "
                     "Resized to the picture.",
                 ),
@@ -65,7 +65,7 @@ class VitruvianSaveStructureData(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(
-                    "path", "folder", tooltip="The whole path of the folder, for the trainer."
+                    "folder_path", tooltip="The whole path of the folder, for the trainer."
                 )
             ],
             is_output_node=True,
@@ -75,15 +75,15 @@ class VitruvianSaveStructureData(io.ComfyNode):
     def execute(
         cls,
         images: torch.Tensor,
-        depth: torch.Tensor,
-        normal: torch.Tensor,
-        pose: torch.Tensor,
+        depth_images: torch.Tensor,
+        normal_images: torch.Tensor,
+        pose_images: torch.Tensor,
         caption: str,
         folder: str,
         depth_convention: str,
         normal_convention: str,
     ) -> io.NodeOutput:
-        maps = {"depth": depth, "normal": normal, "pose": pose}
+        maps = {"depth": depth_images, "normal": normal_images, "pose": pose_images}
         with speaking_for("Save Structure Data"):
             host.check_lengths(images, maps)
             path = host.output_folder(folder)

@@ -51,7 +51,7 @@ function after(owner, name, extra) {
 }
 
 function makeWidget(node, name) {
-    const sides = ["width", "height"].map((side) => node.widgets.find((w) => w.name === side))
+    const sides = ["canvas_width", "canvas_height"].map((side) => node.widgets.find((w) => w.name === side))
     const editor = new PoseEditor({
         size: () => sides.map((side) => Math.max(16, Math.round(Number(side?.value) || 512))),
         onEdit: () => {

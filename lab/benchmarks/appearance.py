@@ -272,12 +272,12 @@ def _region(given: Given, asked: Asked, i: int) -> Sampling:
 
 @torch.inference_mode()
 def _training_free(given: Given, asked: Asked, i: int) -> Sampling:
-    from ...nodes.appearance import VitruvianPartsAsRegions
+    from ...nodes.appearance import VitruvianInstancesFromParts
 
     instances: tuple = ()
     for k in asked.people(i):
         parts = _retrieved(given, asked.looks[k])
-        (instances,) = VitruvianPartsAsRegions.execute(
+        (instances,) = VitruvianInstancesFromParts.execute(
             parts, asked.maps[k : k + 1], given.loaded.clip, given.memory, TOKENS, instances
         ).result
     return _composed(given, asked, i, instances)
@@ -306,9 +306,9 @@ def _composed(given: Given, asked: Asked, i: int, parts: Sequence[compose.Instan
             strength=1.0,
             harmony=0.0,
             dilation=DILATION,
-            start=0.0,
-            end=1.0,
-            background=SCENE,
+            start_percent=0.0,
+            end_percent=1.0,
+            background_prompt=SCENE,
             shared_negative=True,
         ).result
     )
@@ -336,8 +336,8 @@ def _applied(given: Given, file: Path, blend: float = BLEND, end: float = END) -
                 own,
                 strength=1.0,
                 map_strength=1.0,
-                start=0.0,
-                end=end,
+                start_percent=0.0,
+                end_percent=end,
                 mask=_around(asked, k) if len(people) > 1 else None,
             ).result
             made = made._replace(model=model)
@@ -361,10 +361,10 @@ def _retrieved(
     given: Given, looks: Mapping[int, str], blend: float = BLEND
 ) -> tuple[memory.Part, ...]:
     """What the memory answers to a person's phrases."""
-    from ...nodes.memory import TO_PROMPT, VitruvianRetrieveParts
+    from ...nodes.memory import TO_PROMPT, VitruvianRetrieveAppearance
 
     text = ", ".join(f"{semantic_map.CLASSES[part]}: {phrase}" for part, phrase in looks.items())
-    return VitruvianRetrieveParts.execute(
+    return VitruvianRetrieveAppearance.execute(
         given.memory,
         given.loaded.clip,
         text,

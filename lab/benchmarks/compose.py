@@ -193,9 +193,9 @@ def _ours(
                 strength=STRENGTH,
                 harmony=0.5,
                 dilation=DILATION,
-                start=0.0,
-                end=1.0,
-                background=MEAN,
+                start_percent=0.0,
+                end_percent=1.0,
+                background_prompt=MEAN,
                 shared_negative=shared_negative,
             ).result
         return _sample(loaded, conds, i, model)

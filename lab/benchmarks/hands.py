@@ -226,11 +226,11 @@ def _cut(frame: Any) -> tuple[Any, Any, int]:
 
 def _hands(nets: Nets, frame: Any, prompts: list[str], seed: int) -> Hands:
     """The first stage: Hand Generator and Predict Hand Masks."""
-    from ...nodes.hands import VitruvianHandGenerator, VitruvianPredictHandMasks
+    from ...nodes.hands import VitruvianApplyHandGenerator, VitruvianPredictHandMasks
 
     loaded, generator = nets.loaded, nets.generator
     poses, boxes, count = _cut(frame)
-    (model,) = VitruvianHandGenerator.execute(loaded.model, generator, poses, 1.0).result
+    (model,) = VitruvianApplyHandGenerator.execute(loaded.model, generator, poses, 1.0).result
     positive, negative = host.text(loaded, *prompts), host.text(loaded, "")
     latent = host.sample(model, positive, negative, host.empty(PICTURE_SIZE, count), seed + 1)
     (masks,) = VitruvianPredictHandMasks.execute(model, generator, positive, latent).result
@@ -251,10 +251,10 @@ def _drawn_hands(nets: Nets, frame: Any, prompts: list[str], seed: int) -> Hands
 
 
 def _keypoint_masks(poses: Any) -> Tensor:
-    from ...nodes.hands import BOTH, GO_ON, VitruvianHandMasks
+    from ...nodes.hands import BOTH, GO_ON, VitruvianDrawHandMasks
 
     size = PICTURE_SIZE, PICTURE_SIZE
-    return VitruvianHandMasks.execute(poses, *size, BOTH, THICKNESS, WRIST, GO_ON).result[0]
+    return VitruvianDrawHandMasks.execute(poses, *size, BOTH, THICKNESS, WRIST, GO_ON).result[0]
 
 
 def _body(
@@ -290,13 +290,13 @@ def _body(
 def _bordered(model: Any, border: str) -> Any:
     from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 
-    from ...nodes.hands import VitruvianMaskExpansion
+    from ...nodes.hands import VitruvianApplyMaskExpansion
 
     if border == "differential":
         return DifferentialDiffusion.execute(model).result[0]
     if border == "naive":
         return model
-    return VitruvianMaskExpansion.execute(model, EXPANSION, START, END).result[0]
+    return VitruvianApplyMaskExpansion.execute(model, EXPANSION, START, END).result[0]
 
 
 def _soft(mask: Tensor) -> Tensor:
@@ -373,7 +373,7 @@ def _overlap(
     """
     import nodes
 
-    from ...nodes.hands import VitruvianHandGenerator, VitruvianPredictHandMasks
+    from ...nodes.hands import VitruvianApplyHandGenerator, VitruvianPredictHandMasks
 
     loaded, generator = nets.loaded, nets.generator
     people = skeletons(i, scenes, truth)
@@ -383,7 +383,7 @@ def _overlap(
     true = _true_mask(truth, i, side, square)
     prompt = hand_caption(scenes, i, side, _setting(scenes, i))
     with torch.inference_mode():
-        (model,) = VitruvianHandGenerator.execute(loaded.model, generator, poses, 1.0).result
+        (model,) = VitruvianApplyHandGenerator.execute(loaded.model, generator, poses, 1.0).result
         positive, negative = host.text(loaded, prompt), host.text(loaded, "")
         drawn = host.sample(model, positive, negative, host.empty(PICTURE_SIZE), i)
         crop = hands.cut(truth.rgb[i].movedim(0, -1), square, PICTURE_SIZE)[None]

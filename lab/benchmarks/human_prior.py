@@ -3,7 +3,7 @@
 On unseen prompts of the mini world that each name an action, through the host's own nodes, the same
 seed for all:
   base      the checkpoint as it is
-  hcp       with the human-centric prior
+  human_prior       with the human-centric prior
   lora      with a low-rank change of its attention, as many numbers and steps, the same data
   finetune  all of its UNet trained on, as many steps, the same data
 `train mini prior` and `train mini rivals` make them; a rival without a file is left out.
@@ -50,8 +50,8 @@ Paint = Callable[[Sequence[str], int], Tensor]  # B prompts and a seed -> [B,3,H
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/hcp.json; also writes hcp.jpg beside it: a row per prompt,
-    from left to right base, lora, hcp, and the base's and hcp's maps of the named action.
+    """The numbers of benchmarks/results/human_prior.json; also writes human_prior.jpg beside it: a row per prompt,
+    from left to right base, lora, human_prior, and the base's and human_prior's maps of the named action.
     """
     count, few, known = (8, 1, 200) if quick else (500, 20, 1000)
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
@@ -64,11 +64,11 @@ def run(quick: bool) -> dict[str, float]:
     numbers: dict[str, float] = {"prompts": count}
     for name, pictures in made.items():
         numbers |= judge.of(name, pictures)
-    numbers["cost"] = seconds["hcp"] / seconds["base"]
+    numbers["cost"] = seconds["human_prior"] / seconds["base"]
     first = alike[:few]
     rows = sorted(i for group in first for i in group)
     numbers["ablation_prompts"] = len(rows)
-    some = {name: made[name][rows] for name in ("base", "hcp")}
+    some = {name: made[name][rows] for name in ("base", "human_prior")}
     some |= _in_turns(_ablations(loaded), prompts, first)[0]
     for name, pictures in some.items():
         numbers |= judge.of(f"ablation_{name}", pictures, rows)
@@ -109,7 +109,7 @@ def _rivals(loaded: host.Loaded) -> dict[str, Paint]:
 
     painters = {
         "base": _plain(loaded, loaded.model),
-        "hcp": _with_prior(loaded, PRIOR),
+        "human_prior": _with_prior(loaded, PRIOR),
     }
     with torch.inference_mode():
         if LORA.is_file():
@@ -214,13 +214,13 @@ def _round_trip(pictures: Tensor) -> Tensor:
 
 def _show(loaded: host.Loaded, made: Mapping[str, Tensor], prompts: Sequence[str]) -> None:
     """The sheet of the first prompts."""
-    columns = [made[name] for name in ("base", "lora", "hcp") if name in made]
+    columns = [made[name] for name in ("base", "lora", "human_prior") if name in made]
     rows = []
     for i in range(min(SHOWN, len(prompts))):
         rows += [column[i] for column in columns]
-        rows += _maps(loaded, prompts[i], made["hcp"][i], i)
+        rows += _maps(loaded, prompts[i], made["human_prior"][i], i)
     RESULTS.mkdir(exist_ok=True)
-    preview.save_sheet(torch.stack(rows), RESULTS / "hcp.jpg", columns=len(columns) + 2)
+    preview.save_sheet(torch.stack(rows), RESULTS / "human_prior.jpg", columns=len(columns) + 2)
 
 
 @torch.inference_mode()

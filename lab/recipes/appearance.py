@@ -38,7 +38,9 @@ OWN = preview.WEIGHTS / "vitruvian"
 VISION = preview.WEIGHTS / "clip_vision" / "vitruvian_mini_vision.safetensors"
 MEMORY = OWN / "vitruvian_mini_memory.safetensors"
 APPEARANCE = OWN / "vitruvian_mini_appearance.safetensors"
-NO_ALIGNMENT = Path(__file__).parents[1] / "benchmarks" / "baselines" / "appearance_no_alignment.safetensors"
+NO_ALIGNMENT = (
+    Path(__file__).parents[1] / "benchmarks" / "baselines" / "appearance_no_alignment.safetensors"
+)
 SLOTS = 48  # of each class in the memory
 FEATURES = 64
 CROP = 48  # pixels

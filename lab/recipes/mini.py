@@ -102,9 +102,11 @@ WHOLE = (  # the committed weights
 )  # fmt: skip
 SAMPLES_SHOWN = 8
 HAND_GENERATOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_hands.safetensors"
-PRIOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_prior.safetensors"
+PRIOR = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_human_prior.safetensors"
 LORA = preview.WEIGHTS / "loras" / "vitruvian_mini_lora.safetensors"
-PRIOR_RIVALS = Path(__file__).parents[1] / "benchmarks" / "baselines"  # what else `bench hcp` compares the prior with
+PRIOR_RIVALS = (
+    Path(__file__).parents[1] / "benchmarks" / "baselines"
+)  # what else `bench human_prior` compares the prior with
 FINETUNED = PRIOR_RIVALS / "finetuned.safetensors"
 LORA_NAMES = r".*attn[12]\.to_(q|k|v|out\.0)"
 FINETUNE_LR = 3e-4
@@ -396,7 +398,7 @@ class PriorRecipe(NamedTuple):
 
     mask: str = KEYS
     gamma: float = 0.0
-    alpha: float = 0.0  # whether the alignment helps is not decided: see `bench hcp`
+    alpha: float = 0.0  # whether the alignment helps is not decided: see `bench human_prior`
     table: Mapping[str, Sequence[float]] = cosine_table()
     hidden: int = 96
 
@@ -478,7 +480,7 @@ def mini_rivals(work: Path, schedule: Schedule = PRIOR_SCHEDULE) -> None:
 
 def _equal_rank(unet: nn.Module) -> int:
     """With which a low-rank change of LORA_NAMES has about as many numbers as the prior."""
-    wanted = sum(tensor.numel() for tensor in weights.load(PRIOR, method="hcp")[0].values())
+    wanted = sum(tensor.numel() for tensor in weights.load(PRIOR, method="human_prior")[0].values())
     changed = [m.weight for n, m in unet.named_modules() if re.fullmatch(LORA_NAMES, n)]
     each = sum(sum(weight.shape) for weight in changed)  # type: ignore[misc, arg-type]
     return max(1, round(wanted / each))

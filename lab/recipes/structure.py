@@ -28,7 +28,9 @@ SCENES, SEED = 2_560, 70_000
 ALONE_OR_TWO = (0.7, 0.3, 0.0, 0.0)
 SHOWN, SHOWN_SEED = 8, 900_000
 JOINT = preview.WEIGHTS / "vitruvian" / "vitruvian_mini_structure.safetensors"
-RIVALS = Path(__file__).parents[1] / "benchmarks" / "baselines"  # what `bench structure` compares it with
+RIVALS = (
+    Path(__file__).parents[1] / "benchmarks" / "baselines"
+)  # what `bench structure` compares it with
 VAE_SCHEDULE = Schedule(steps=500, batch=12, lr=5e-4, warmup=20, save_every=100, weight_decay=0.0)
 KINDS = ("rgb", "depth", "normal", "rgb", "hint", "normal")  # of pictures, as often
 SURFACES_SCHEDULE = Schedule(steps=700, batch=16, lr=2e-3, warmup=50, save_every=200)

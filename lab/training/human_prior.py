@@ -128,7 +128,7 @@ def show_prior(
 
 
 def read_table(path: Path) -> dict[str, list[float]]:
-    """Weights of the alignment from a JSON file of a list each for hcp.DOWN, hcp.MID and hcp.UP;
+    """Weights of the alignment from a JSON file of a list each for human_prior.DOWN, human_prior.MID and human_prior.UP;
     ValueError, naming the file, if it is another.
     """
     stages = (human_prior.DOWN, human_prior.MID, human_prior.UP)
@@ -157,7 +157,7 @@ def check_captions(captions: Sequence[str], base: Base) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dev.py train hcp", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dev.py train human_prior", description=__doc__)
     parser.add_argument("--pictures", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--checkpoint", type=Path, default=sampler.CHECKPOINT, help="mini or SD1.5")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures")
@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`train hcp`: a human-centric prior for a checkpoint, from a folder of photographs."""
+    """`train human_prior`: a human-centric prior for a checkpoint, from a folder of photographs."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
     schedule = Schedule(chosen.steps, chosen.batch, chosen.lr, precision=chosen.precision)

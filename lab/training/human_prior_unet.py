@@ -130,7 +130,7 @@ def save_prior(model: PriorDenoiser, path: Path, base: str) -> None:
     """Write the layers, and what they were trained with."""
     tensors = {human_prior.PREFIX + name: t for name, t in layers_of(model).state_dict().items()}
     facts: dict[str, str | int | float] = {
-        "method": "hcp",
+        "method": "human_prior",
         "version": human_prior.VERSION,
         "base": base,
         "gamma": model.gamma,
@@ -143,7 +143,7 @@ def load_prior(model: PriorDenoiser, path: Path) -> None:
     """Go on from a prior's file; ValueError, naming it, if it does not fit. Another gamma or mask
     than the file's is only warned of.
     """
-    tensors, facts = weights.load(path, method="hcp", version=human_prior.VERSION)
+    tensors, facts = weights.load(path, method="human_prior", version=human_prior.VERSION)
     own = {key.removeprefix(human_prior.PREFIX): t for key, t in tensors.items()}
     try:
         layers_of(model).load_state_dict(own)

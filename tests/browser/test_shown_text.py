@@ -10,7 +10,7 @@ BUILD = """async (text) => {
         app.graph.add(n)
         return n
     }
-    const load = add("CheckpointLoaderSimple"), prompt = add("VitruvianHumanPrompt")
+    const load = add("CheckpointLoaderSimple"), prompt = add("VitruvianEncodeHumanPrompt")
     const end = add("PreviewAny")
     const set = (node, name, value) => { node.widgets.find((w) => w.name === name).value = value }
     set(load, "ckpt_name", "vitruvian_mini.safetensors")

@@ -325,7 +325,7 @@ def test_one_composed_person_is_that_person_alone(loaded, mode):
 
 def test_a_human_prior_stays_at_work_beside_it(loaded):
     model, clip, _ = loaded
-    file = folder_paths.get_full_path("vitruvian", "vitruvian_mini_prior.safetensors")
+    file = folder_paths.get_full_path("vitruvian", "vitruvian_mini_human_prior.safetensors")
     prior = human_prior.load(Path(file))
     strengths = {stage: 1.0 for stage in human_prior.STAGES}
     settings = human_prior.Settings(0.5, prior.mask, strengths, 0.0, 1.0)
@@ -397,7 +397,9 @@ def test_parts_as_regions_show_words_and_what_was_retrieved(loaded):
     memory = Memory({}, "none", torch.randn(10, 192, generator=g))
 
     def of(tokens, parts=DRESSED):
-        return ours.VitruvianPartsAsRegions.execute(parts, labels, clip, memory, tokens).result[0]
+        return ours.VitruvianInstancesFromParts.execute(parts, labels, clip, memory, tokens).result[
+            0
+        ]
 
     (plain,), (shown,) = of(0), of(3)  # the map shows no trousers
     assert torch.equal(plain.mask, (labels[0] == semantic_map.TOP).float()) and plain.person == 0

@@ -102,9 +102,9 @@ def test_equals_a_slow_loop_over_people(family, random_text, mode):
         strength=1.0,
         harmony=0.0,
         dilation=0.06,
-        start=0.0,
-        end=1.0,
-        background=ours.MEAN,
+        start_percent=0.0,
+        end_percent=1.0,
+        background_prompt=ours.MEAN,
         shared_negative=False,
     ).result
     seen = []
@@ -174,9 +174,9 @@ def test_couple_feels_every_text_and_pooled_text(family, random_text):
             strength=1.0,
             harmony=0.0,
             dilation=0.06,
-            start=0.0,
-            end=1.0,
-            background=ours.SCENE,
+            start_percent=0.0,
+            end_percent=1.0,
+            background_prompt=ours.SCENE,
             shared_negative=True,
         ).result
         latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
@@ -208,8 +208,8 @@ def test_an_unknown_architecture_is_refused(family, random_text):
             strength=1.0,
             harmony=0.5,
             dilation=0.06,
-            start=0.0,
-            end=1.0,
-            background=ours.MEAN,
+            start_percent=0.0,
+            end_percent=1.0,
+            background_prompt=ours.MEAN,
             shared_negative=True,
         )

@@ -104,14 +104,18 @@ def test_strength_0_is_the_model_as_it_was_and_masks_have_the_pictures_size(load
                 model, 1, 2, 4.0, "euler", "normal", words, nothing, latent
             )[0]
 
-        (model,) = ours.VitruvianHandGenerator.execute(loaded[0], generator, frames(), 1.0).result
-        (off,) = ours.VitruvianHandGenerator.execute(loaded[0], generator, frames(), 0.0).result
+        (model,) = ours.VitruvianApplyHandGenerator.execute(
+            loaded[0], generator, frames(), 1.0
+        ).result
+        (off,) = ours.VitruvianApplyHandGenerator.execute(
+            loaded[0], generator, frames(), 0.0
+        ).result
         plain, painted = sample(loaded[0]), sample(model)
         assert torch.equal(sample(off)["samples"], plain["samples"])
         assert not torch.allclose(painted["samples"], plain["samples"], atol=0.1)
         assert torch.equal(sample(model)["samples"], painted["samples"])
         (masks,) = ours.VitruvianPredictHandMasks.execute(model, generator, words, painted).result
-        with pytest.raises(ValueError, match="does not come from Hand Generator"):
+        with pytest.raises(ValueError, match="does not come from Apply Hand Generator"):
             ours.VitruvianPredictHandMasks.execute(loaded[0], generator, words, painted)
     assert masks.shape == (2, 104, 96) and set(masks.unique().tolist()) <= {0.0, 1.0}
 
@@ -120,7 +124,7 @@ def test_a_generator_for_another_model_is_refused(loaded, trained):
     generator = host.load(trained[1])
     wide = generator._replace(network=type(generator.network)(320))
     with pytest.raises(ValueError, match="320 channels, but the model has 64"):
-        ours.VitruvianHandGenerator.execute(loaded[0], wide, frames(), 1.0)
+        ours.VitruvianApplyHandGenerator.execute(loaded[0], wide, frames(), 1.0)
     with pytest.raises(ValueError, match="expected weights of 'hands'"):
         host.load(preview.CHECKPOINT)
 
@@ -161,7 +165,9 @@ def test_equals_a_changed_network_for_every_family(family, random_text):
     base = model.model
     with torch.inference_mode():
         slow = changed(base.diffusion_model, loaded, 0.5)  # before the host changes the weights
-        (painting,) = ours.VitruvianHandGenerator.execute(model, loaded, frames()[:1], 0.5).result
+        (painting,) = ours.VitruvianApplyHandGenerator.execute(
+            model, loaded, frames()[:1], 0.5
+        ).result
         spied = painting.clone()
         spied.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "spy", spy)
         latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}

@@ -129,10 +129,10 @@ def test_misuse_says_what_to_mend(loaded):
     with pytest.raises(ValueError, match="the latent has no noise mask"):
         sample(loaded, model, {"samples": latent["samples"]})
     (behind,) = differential.DifferentialDiffusion.execute(model, 1.0).result
-    with pytest.raises(ValueError, match="Connect that node before Mask Expansion"):
+    with pytest.raises(ValueError, match="Connect that node before Apply Mask Expansion"):
         sample(loaded, behind, latent)
     with pytest.raises(ValueError, match="'end' .* must be greater than 'start'"):
-        ours.VitruvianMaskExpansion.execute(loaded[0], 40, 0.8, 0.2)
+        ours.VitruvianApplyMaskExpansion.execute(loaded[0], 40, 0.8, 0.2)
 
 
 def waving(width=256, height=256):
@@ -169,7 +169,7 @@ def test_cut_mask_place_and_paste_give_the_picture_back():
         waving(), "both", 128, 0.35, False, ours.STOP, picture
     ).result
     assert images.shape == (1, 128, 128, 3) and count == 1 and boxes[0][0]["label"] == "right hand"
-    masks, union, count = ours.VitruvianHandMasks.execute(
+    masks, union, count = ours.VitruvianDrawHandMasks.execute(
         poses, 0, 0, "both", 0.11, 0.2, ours.STOP
     ).result
     assert count == 1 and masks.shape == union.shape == (1, 128, 128)
@@ -186,7 +186,7 @@ def test_cut_mask_place_and_paste_give_the_picture_back():
         torch.zeros_like(picture), placed, where, 0, 0.0
     ).result
     assert torch.equal(pasted[0][where[0] > 0], placed[0][where[0] > 0])
-    (strip,) = ours.VitruvianExpansionPreview.execute(1 - where, 40, 0.2, 0.8, 5, placed).result
+    (strip,) = ours.VitruvianPreviewMaskExpansion.execute(1 - where, 40, 0.2, 0.8, 5, placed).result
     assert strip.shape == (1, 256, 5 * 256, 3)
 
 
@@ -194,7 +194,7 @@ def test_boxes_of_a_large_pose_fit_a_small_picture():
     images, poses, boxes, count = ours.VitruvianCutHands.execute(
         waving(), "both", 128, 0.35, True, ours.STOP
     ).result
-    masks = ours.VitruvianHandMasks.execute(poses, 0, 0, "both", 0.11, 0.0, ours.STOP).result[0]
+    masks = ours.VitruvianDrawHandMasks.execute(poses, 0, 0, "both", 0.11, 0.0, ours.STOP).result[0]
     small = ours.VitruvianPlaceHands.execute(images, masks, boxes, 64, 64, 0.0).result[1]
     rows, columns = (small[0] > 0).nonzero().double().mean(0).tolist()
     assert 18 < columns < 32 and 15 < rows < 31  # a quarter of where the hand is on 256 pixels
@@ -211,7 +211,7 @@ def test_a_picture_without_hands_passes_through():
     ).result
     assert torch.equal(placed, picture) and where.sum() == repaint.sum() == 0
     assert (
-        ours.VitruvianHandMasks.execute(
+        ours.VitruvianDrawHandMasks.execute(
             without_hands(), 0, 0, "both", 0.11, 0.2, ours.GO_ON
         ).result[2]
         == 0
@@ -219,8 +219,10 @@ def test_a_picture_without_hands_passes_through():
 
 
 def test_nodes_say_what_to_mend():
-    with pytest.raises(ValueError, match="Hand Masks: frame 1 of the pose has no hand .*'if_none'"):
-        ours.VitruvianHandMasks.execute(without_hands(), 0, 0, "both", 0.11, 0.2, ours.STOP)
+    with pytest.raises(
+        ValueError, match="Draw Hand Masks: frame 1 of the pose has no hand .*'if_none'"
+    ):
+        ours.VitruvianDrawHandMasks.execute(without_hands(), 0, 0, "both", 0.11, 0.2, ours.STOP)
     with pytest.raises(ValueError, match="has no left hand"):
         ours.VitruvianCutHands.execute(waving(), "left", 128, 0.35, False, ours.STOP)
     image, mask = torch.zeros(1, 64, 64, 3), torch.zeros(1, 64, 64)

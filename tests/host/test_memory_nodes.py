@@ -99,7 +99,9 @@ def build(vision, seed=1, memory=None, **changes):
 
 
 def ask(memory, clip, text, map=None, **changes):
-    made = ours.VitruvianRetrieveParts.execute(memory, clip, text, **{**ASKED, **changes}, map=map)
+    made = ours.VitruvianRetrieveAppearance.execute(
+        memory, clip, text, **{**ASKED, **changes}, semantic_map=map
+    )
     return made.result
 
 
@@ -182,7 +184,7 @@ def test_an_encoder_without_a_common_space_is_told(vision):
 def test_the_loader_node_finds_files(tmp_path, monkeypatch):
     file = vision_file(tmp_path / "own.safetensors")
     monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda folder, name: str(file))
-    (found,) = ours.VitruvianPartEncoderLoader.execute("own.safetensors").result
+    (found,) = ours.VitruvianLoadPartEncoder.execute("own.safetensors").result
     assert found.vitruvian_text_projection is not None
 
 
@@ -298,7 +300,7 @@ def test_memories_are_saved_loaded_merged_and_shown(vision, tmp_path, monkeypatc
     memory = build(vision)
     names = [ours.VitruvianSaveMemory.execute(memory, "my: coats").result[0] for _ in range(2)]
     assert names == ["my_ coats.safetensors", "my_ coats_2.safetensors"]
-    (found,) = ours.VitruvianMemoryLoader.execute(names[0]).result
+    (found,) = ours.VitruvianLoadMemory.execute(names[0]).result
     for part in memory.parts:
         assert torch.equal(found.banks[part].features, memory.banks[part].features)
     assert torch.equal(found.projection, memory.projection)
@@ -467,7 +469,7 @@ def test_the_hosts_clips_project_or_the_memory_does(family):
 
 def test_clothes_are_taken_from_a_photograph(vision):
     pictures, maps = dressed(5, 1)
-    take = ours.VitruvianPartsFromPicture.execute
+    take = ours.VitruvianAppearanceFromImage.execute
     parts, _ = take(pictures, maps, vision, "Top, hair", 0.7, 4, 0.05, 0.0).result
     assert [part.part for part in parts] == [TOP, HAIR] and parts[0].strength == 0.7
     crop = dict(core.crop_parts(pictures[0], maps[0], SIZE))[TOP]
@@ -486,27 +488,27 @@ def test_clothes_are_taken_from_a_photograph(vision):
     feature = host.encode_crops(vision, crop[None])[0]
     torch.testing.assert_close(inner.feature, feature, atol=1e-5, rtol=1e-4)
     words, _ = take(pictures, maps, vision, "pants", 1.0, 2, 0.05, 0.0).result
-    (both,) = ours.VitruvianMergeParts.execute(parts, words).result
+    (both,) = ours.VitruvianMergeAppearance.execute(parts, words).result
     assert both == (parts[0], words[0], parts[2])
 
 
 def test_what_does_not_fit_is_said_of_photographs(vision, tmp_path):
     pictures, maps = dressed(5, 1)
-    take = ours.VitruvianPartsFromPicture.execute
+    take = ours.VitruvianAppearanceFromImage.execute
     rest = (1.0, 4, 0.05, 0.0)
-    with pytest.raises(ValueError, match="Appearance from Picture: .*'trousers'.*footwear"):
+    with pytest.raises(ValueError, match="Appearance from Image: .*'trousers'.*footwear"):
         take(pictures, maps, vision, "trousers", *rest)
     with pytest.raises(ValueError, match="shows no footwear .* shows top, pants, hair"):
         take(pictures, maps, vision, "footwear", *rest)
     other = host.load_vision(vision_file(tmp_path / "other.safetensors", seed=1))
-    with pytest.raises(ValueError, match="Appearance from Picture: the memory was made with"):
+    with pytest.raises(ValueError, match="Appearance from Image: the memory was made with"):
         take(pictures, maps, other, "", *rest, build(vision))
     wide = host.load_vision(
         vision_file(tmp_path / "wide.safetensors", projection_dim=16, projection=False)
     )
     parts = [take(pictures, maps, v, "", *rest)[0] for v in (vision, wide)]
     with pytest.raises(ValueError, match="Merge Appearance: .* of 16 and of 24 numbers"):
-        ours.VitruvianMergeParts.execute(*parts)
+        ours.VitruvianMergeAppearance.execute(*parts)
 
 
 def test_every_input_and_output_says_what_it_is():

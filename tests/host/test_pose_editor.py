@@ -36,7 +36,9 @@ STATE = json.dumps(
 
 def run(people=STATE, width=160, height=160, **optional):
     with torch.inference_mode():
-        return PoseEditor.execute(width=width, height=height, people=people, **optional)
+        return PoseEditor.execute(
+            canvas_width=width, canvas_height=height, people=people, **optional
+        )
 
 
 def test_the_saved_state_is_enough():
@@ -56,7 +58,9 @@ def test_masks_are_those_of_person_masks():
     frames, _, masks, _ = run(height=128).result
     with torch.inference_mode():
         defaults = {"dilation": 0.03, "feather": 0.01, "min_confidence": 0.3}
-        each, _ = PersonMasks.execute(pose=frames, width=0, height=0, **defaults).result
+        each, _ = PersonMasks.execute(
+            pose=frames, output_width=0, output_height=0, **defaults
+        ).result
     torch.testing.assert_close(masks, each)
 
 
@@ -70,7 +74,7 @@ def test_prompts_reach_the_right_person():
 
     *_, prompts = run().result
     (chain,) = VitruvianInstancesFromText.execute(
-        clip=Clip(), people=prompts, setting="in a park", quality=""
+        clip=Clip(), prompts=prompts, setting="in a park", quality=""
     ).result
     told = {instance.person: instance.conditioning[0][0] for instance in chain}
     assert told == {1: "a person in a park", 2: "a woman in red in a park"}

@@ -75,7 +75,7 @@ def conditionings(loaded):
 
 def apply(loaded, *, conds=None, strength=1.0, start=0.0, end=1.0, **given):
     conds = conds or conditionings(loaded)
-    return ours.VitruvianApplyRefiner.execute(*conds, strength, start, end, **given).result
+    return ours.VitruvianApplyStructureRefiner.execute(*conds, strength, start, end, **given).result
 
 
 def stock(loaded, net, picture, conds=None, strength=1.0, start=0.0, end=1.0):
@@ -292,7 +292,7 @@ def test_every_family(family, random_text):
             tensors[name] = tensor + 0.05 * torch.randn(tensor.shape, generator=g)
     net = host.widen(net, tensors)
     given = pictures(h=SIZE, w=SIZE + 16)
-    conds = ours.VitruvianApplyRefiner.execute(
+    conds = ours.VitruvianApplyStructureRefiner.execute(
         random_text(model, 1), random_text(model, 2), 1.0, 0.0, 1.0, refiner=net, **given
     ).result
     latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8 + 2)}
@@ -342,7 +342,7 @@ class Called(torch.nn.Module):
 
 def test_the_loader_node(file, loaded, monkeypatch):
     monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda *_: str(file))
-    net = ours.VitruvianRefinerLoader.execute("learnt.safetensors", "pose").result[0]
+    net = ours.VitruvianLoadStructureRefiner.execute("learnt.safetensors", "pose").result[0]
     assert net.control_model.input_hint_block.single == "pose"
     for node in ours.NODES:
         schema = node.define_schema()
@@ -354,13 +354,13 @@ def test_wrong_files_are_named(learnt, tmp_path, monkeypatch):
         path = tmp_path / name
         monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda *_: str(path))
         with pytest.raises(ValueError, match=f"(?s)Load Structure Refiner: .*{name}: .*{words}"):
-            ours.VitruvianRefinerLoader.execute(name, "normal")
+            ours.VitruvianLoadStructureRefiner.execute(name, "normal")
 
     facts = {"method": "refiner", "version": 1, "base": "mini"}
     whole = convert.named(learnt, training.refiner_names, "")
     refused("missing.safetensors", "found no file")
-    weights.save(tmp_path / "prior.safetensors", whole, {**facts, "method": "hcp"})
-    refused("prior.safetensors", "'refiner', found 'hcp'")
+    weights.save(tmp_path / "prior.safetensors", whole, {**facts, "method": "human_prior"})
+    refused("prior.safetensors", "'refiner', found 'human_prior'")
     weights.save(tmp_path / "new.safetensors", whole, {**facts, "version": 2})
     refused("new.safetensors", "Update Vitruvian")
     weights.save(tmp_path / "other.safetensors", {"weight": torch.zeros(1)}, facts)

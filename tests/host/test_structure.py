@@ -320,8 +320,10 @@ def test_a_wrong_file_is_said(tmp_path):
     from vitruvian.models import weights
 
     path = tmp_path / "other.safetensors"
-    weights.save(path, {"a": torch.zeros(1)}, {"method": "hcp", "version": 1, "base": "mini"})
-    with pytest.raises(ValueError, match=r"other\.safetensors.*'structure', found 'hcp'"):
+    weights.save(
+        path, {"a": torch.zeros(1)}, {"method": "human_prior", "version": 1, "base": "mini"}
+    )
+    with pytest.raises(ValueError, match=r"other\.safetensors.*'structure', found 'human_prior'"):
         host.load(path)
 
 
@@ -371,10 +373,13 @@ def test_the_real_architectures(family, size):
 def test_loaders_list_their_own_methods_files(mini_weights):
     from vitruvian.nodes import inputs
 
-    own = {method: inputs.weight_files(method) for method in ("hcp", "hands", "structure", None)}
-    assert "vitruvian_mini_prior.safetensors" in own["hcp"]
+    own = {
+        method: inputs.weight_files(method)
+        for method in ("human_prior", "hands", "structure", None)
+    }
+    assert "vitruvian_mini_human_prior.safetensors" in own["human_prior"]
     assert "vitruvian_mini_hands.safetensors" in own["hands"]
-    assert not set(own["hcp"]) & set(own["hands"]) - set(own[None])
+    assert not set(own["human_prior"]) & set(own["hands"]) - set(own[None])
 
 
 def test_partly_loaded_it_gives_the_same(model):

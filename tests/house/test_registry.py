@@ -60,10 +60,10 @@ ACCELERATORS = {
 
 # Nodes that no example workflow shows. The list may only become shorter.
 WITHOUT_EXAMPLE = {
-    "VitruvianJoinStructure", "VitruvianMapFromColours", "VitruvianMapPart",
-    "VitruvianMergeMemories", "VitruvianMergeParts", "VitruvianMergePeople",
-    "VitruvianOutpaintBody", "VitruvianPersonMasks", "VitruvianPickPeople",
-    "VitruvianSavePose", "VitruvianSaveStructureData", "VitruvianStructureFromCheckpoint",
+    "VitruvianJoinStructure", "VitruvianSemanticMapFromColors", "VitruvianAddPartToSemanticMap",
+    "VitruvianMergeMemories", "VitruvianMergeAppearance", "VitruvianMergePeople",
+    "VitruvianOutpaintBody", "VitruvianDrawPersonMasks", "VitruvianPickPeople",
+    "VitruvianSavePose", "VitruvianSaveStructureData", "VitruvianStructureModelFromCheckpoint",
 }  # fmt: skip
 
 

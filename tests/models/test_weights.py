@@ -5,12 +5,12 @@ import torch
 from safetensors.torch import save_file
 from vitruvian.models import weights
 
-FACTS = {"method": "hcp", "version": 1, "base": "mini", "width": 64}
+FACTS = {"method": "human_prior", "version": 1, "base": "mini", "width": 64}
 
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "new folder" / "hcp.safetensors"
+    return tmp_path / "new folder" / "human_prior.safetensors"
 
 
 def tensors(value=1.0):
@@ -19,7 +19,7 @@ def tensors(value=1.0):
 
 def test_round_trip(path):
     weights.save(path, tensors(), FACTS)
-    found, metadata = weights.load(path, method="hcp", base="mini")
+    found, metadata = weights.load(path, method="human_prior", base="mini")
     assert found.keys() == tensors().keys()
     assert all(torch.equal(found[key], value) for key, value in tensors().items())
     assert metadata == {key: str(value) for key, value in FACTS.items()}
@@ -28,7 +28,7 @@ def test_round_trip(path):
 
 def test_half_precision_spares_scalars_and_integers(path):
     weights.save(path, tensors(), FACTS, torch.float16)
-    found, _ = weights.load(path, method="hcp")
+    found, _ = weights.load(path, method="human_prior")
     assert [found[key].dtype for key in ("a.weight", "ids", "s")] == [
         torch.float16,
         torch.int64,
@@ -39,15 +39,15 @@ def test_half_precision_spares_scalars_and_integers(path):
 def test_channels_last_weights(path):
     weight = torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last)
     weights.save(path, {"w": weight}, FACTS)
-    assert torch.equal(weights.load(path, method="hcp")[0]["w"], weight)
+    assert torch.equal(weights.load(path, method="human_prior")[0]["w"], weight)
 
 
 @pytest.mark.parametrize(
     "wanted, expected, found",
     [
-        ({"method": "hands"}, "'hands'", "'hcp'"),
-        ({"method": "hcp", "base": "sd15"}, "'sd15'", "'mini'"),
-        ({"method": "hcp", "version": 0}, "version 0", "'1'"),
+        ({"method": "hands"}, "'hands'", "'human_prior'"),
+        ({"method": "human_prior", "base": "sd15"}, "'sd15'", "'mini'"),
+        ({"method": "human_prior", "version": 0}, "version 0", "'1'"),
     ],
 )
 def test_another_file(path, wanted, expected, found):
@@ -61,7 +61,7 @@ def test_a_file_of_somebody_else(path):
     path.parent.mkdir()
     save_file(tensors(), path)
     with pytest.raises(ValueError, match="not Vitruvian's") as error:
-        weights.load(path, method="hcp")
+        weights.load(path, method="human_prior")
     assert str(path) in str(error.value)
 
 
@@ -70,13 +70,13 @@ def test_a_broken_file(path, size):
     weights.save(path, tensors(), FACTS)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ValueError, match="copy it again") as error:
-        weights.load(path, method="hcp")
+        weights.load(path, method="human_prior")
     assert str(path) in str(error.value)
 
 
 def test_no_file(path):
     with pytest.raises(ValueError, match="found no file") as error:
-        weights.load(path, method="hcp")
+        weights.load(path, method="human_prior")
     assert str(path) in str(error.value)
 
 

@@ -17,21 +17,21 @@ MINI = {
 
 PICTURES = {  # saved by a workflow, where it is not one
     "human_prior": 2, "structure_refined": 4, "structure_relight": 4, "structure_swap_pose": 2,
-    "appearance": 2, "appearance_edit": 2, "appearance_from_picture": 2, "appearance_memory": 4,
+    "appearance": 2, "appearance_edit": 2, "appearance_from_image": 2, "appearance_memory": 4,
 }  # fmt: skip
 LATENTS = ("EmptyLatentImage", "VitruvianEmptyStructureLatent")
 
 # workflows whose own weights fit no other model, and what they say to another
 OTHER_TEXT = "The structure model reads texts of 192 numbers a word, this prompt has 768"
-OTHER_PRIOR = "Apply Human Prior: vitruvian_mini_prior.* was trained for another model"
+OTHER_PRIOR = "Apply Human Prior: vitruvian_mini_human_prior.* was trained for another model"
 OTHER_MEMORY = "Retrieve Appearance: the memory's text projection takes 192 numbers and the CLIP"
 OTHER_APPEARANCE = "Apply Appearance: vitruvian_mini_appearance.* was trained for another model"
 MADE_FOR_MINI = {
     "appearance": OTHER_MEMORY,
     "appearance_edit": OTHER_MEMORY,
-    "appearance_from_picture": OTHER_APPEARANCE,
+    "appearance_from_image": OTHER_APPEARANCE,
     "appearance_regions": OTHER_MEMORY,
-    "hand_generator": "Hand Generator: .*of 64 channels, but the model has 320",
+    "hand_generator": "Apply Hand Generator: .*of 64 channels, but the model has 320",
     "human_prior": OTHER_PRIOR,
     "human_prior_controlnet": OTHER_PRIOR,
     "human_prior_lora": OTHER_PRIOR,

@@ -1,0 +1,206 @@
+"""The prior's training on the MODEL wire."""
+
+import comfy.model_management
+import folder_paths
+import pytest
+import torch
+from vitruvian.host import human_prior as host
+from vitruvian.host import human_prior_training as training
+from vitruvian.host.registration import register
+from vitruvian.models import human_prior, loss_curve
+from vitruvian.nodes import human_prior as ours
+from vitruvian.nodes import human_prior_training as nodes
+
+import nodes as core
+
+register()
+CHOICE = {
+    "steps": 2,
+    "batch_size": 2,
+    "learning_rate": 1e-2,
+    "hidden": 4,
+    "gamma": 0.0,
+    "mask_tokens": human_prior.KEYS,
+    "alignment": 0.1,
+    "seed": 3,
+    "keep_as": "kept",
+    "encoder": nodes.DRAWN,
+}
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def loaded(mini_weights):
+    with torch.inference_mode():
+        return core.CheckpointLoaderSimple().load_checkpoint("vitruvian_mini.safetensors")[:3]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, "vitruvian", ([str(tmp_path)], {".safetensors"})
+    )
+    return tmp_path
+
+
+def texts(clip, *prompts):
+    return [
+        ours.VitruvianEncodeHumanPrompt.execute(clip, text, "", "").result[0] for text in prompts
+    ]
+
+
+def latents(count, size=(6, 8)):
+    g = torch.Generator().manual_seed(count)
+    return [{"samples": torch.randn(count, 4, *size, generator=g)}]
+
+
+def train(
+    loaded,
+    *,
+    prompts=("a man waving", "a woman jumping"),
+    pictures=None,
+    poses=None,
+    start=None,
+    **changes,
+):
+    choice = {key: [value] for key, value in {**CHOICE, **changes}.items()}
+    return nodes.VitruvianTrainHumanPrior.execute(
+        [loaded[0]],
+        pictures or latents(2),
+        texts(loaded[1], *prompts),
+        pose_images=poses,
+        initial_human_prior=start,
+        **choice,
+    ).result
+
+
+def picture_of(model, conditioning):
+    latent = {"samples": torch.zeros(1, 4, 6, 8)}
+    negative = [[torch.zeros_like(conditioning[0][0]), {}]]
+    return core.common_ksampler(
+        model, 5, 2, 4.0, "euler", "normal", conditioning, negative, latent
+    )[0]["samples"]
+
+
+def applied(model, prior):
+    return ours.VitruvianApplyHumanPrior.execute(
+        model, prior, 1.0, -1.0, ours.AS_TRAINED, 0.0, 1.0, 1.0, 1.0, 1.0
+    ).result[0]
+
+
+def test_learns_every_layer_and_leaves_the_model_as_it_was(loaded):
+    (positive,) = texts(loaded[1], "a man waving")
+    before = picture_of(loaded[0], positive)
+    poses = [torch.rand(1, 48, 64, 3), torch.rand(1, 48, 64, 3)]
+    prior, curve = train(loaded, poses=poses)
+    assert set(prior.layers) == set(host.cross_attentions(loaded[0].model.diffusion_model))
+    for layer in prior.layers.values():
+        assert float(layer.net[2].weight.abs().sum()) > 0
+        assert not layer.training and not any(p.requires_grad for p in layer.parameters())
+    assert curve.shape == (1, loss_curve.HEIGHT, loss_curve.WIDTH, 3)
+    assert torch.equal(picture_of(loaded[0], positive), before)
+    assert not torch.equal(picture_of(applied(loaded[0], prior), positive), before)
+
+
+def test_works_for_every_family(family, random_text):
+    model = family[0]
+    human = torch.zeros(77, dtype=torch.bool)
+    human[2:4] = True
+    entries = [
+        [text, {**entry, host.HUMAN: human}]
+        for seed in (1, 2)
+        for text, entry in random_text(model, seed)
+    ]
+    course = training.Course(1, 2, 1e-3, 4, 0.5, human_prior.BEFORE, 0.1, 0)
+    lessons = training.Lessons(torch.randn(2, 4, 8, 8), entries, [torch.rand(2, 3, 8, 8)])
+    losses = []
+    prior = training.train(model, lessons, course, None, lambda loss, _: losses.append(loss))
+    assert len(losses) == 1 and losses[0] > 0
+    moved = [float(layer.net[2].weight.abs().sum()) for layer in prior.layers.values()]
+    assert all(move > 0 for move in moved)
+
+
+def test_learns_to_denoise_what_it_is_shown(loaded):
+    """Against the same losses at a rate that moves nothing."""
+
+    def losses(rate):
+        course = training.Course(12, 2, rate, 8, 0.0, human_prior.KEYS, 0.0, 1)
+        (entry,) = texts(loaded[1], "a man waving")[0]
+        seen = []
+        lessons = training.Lessons(latents(1)[0]["samples"] * 0.2, [entry], [])
+        training.train(loaded[0], lessons, course, None, lambda loss, _: seen.append(loss))
+        return sum(seen[4:])
+
+    assert losses(3e-2) < losses(1e-12)
+
+
+def test_alignment_brings_the_maps_to_the_pose(loaded):
+    """The alignment's own share of the loss falls, with the denoising the same."""
+
+    def away(rate):
+        (entry,) = texts(loaded[1], "a man waving")[0]
+        pose = torch.zeros(1, 3, 6, 8)
+        pose[..., 3:5] = 1
+        course = training.Course(12, 1, rate, 8, 0.0, human_prior.AFTER, 100.0, 1)
+        seen = []
+        lessons = training.Lessons(latents(1)[0]["samples"], [entry], [pose])
+        training.train(loaded[0], lessons, course, None, lambda loss, _: seen.append(loss))
+        return sum(seen[-4:])
+
+    assert away(3e-2) < 0.95 * away(1e-12)
+
+
+def test_a_picture_whose_text_names_nobody_is_left_out(loaded):
+    mixed, _ = train(loaded, prompts=("a man waving", "a red tree"), steps=3)
+    only = {"samples": latents(2)[0]["samples"][:1]}
+    alone, _ = train(loaded, prompts=("a man waving",), pictures=[only], steps=3)
+    for place, layer in alone.layers.items():
+        assert torch.equal(mixed.layers[place].net[2].weight, layer.net[2].weight)
+
+
+def test_goes_on_from_a_prior_and_a_saved_file_is_the_same(loaded, folder):
+    prior, _ = train(loaded)
+    again, _ = train(loaded, start=[prior], steps=1, learning_rate=1e-9)
+    for place, layer in prior.layers.items():
+        torch.testing.assert_close(
+            again.layers[place].net[2].weight, layer.net[2].weight, atol=1e-6, rtol=1e-6
+        )
+    save = nodes.VitruvianSaveHumanPrior.execute
+    assert save(prior, loaded[0], "my/prior").result == ("my_prior.safetensors",)
+    assert save(again, loaded[0], "my/prior").result == ("my_prior_2.safetensors",)
+    found = host.load(folder / "my_prior.safetensors")
+    assert (found.gamma, found.mask) == (0.0, human_prior.KEYS)
+    for place, layer in prior.layers.items():
+        assert torch.equal(found.layers[place].net[0].weight, layer.net[0].weight.half().float())
+
+
+def test_a_cancelled_run_keeps_what_was_learnt(loaded, folder, monkeypatch):
+    def update(self, value, total=None, preview=None):
+        if value == 2:
+            raise comfy.model_management.InterruptProcessingException()
+
+    monkeypatch.setattr("comfy.utils.ProgressBar.update_absolute", update)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(loaded, steps=5)
+    assert [file.name for file in folder.iterdir()] == ["kept.safetensors"]
+    learnt = host.load(folder / "kept.safetensors").layers.values()
+    assert all(float(layer.net[2].weight.abs().sum()) > 0 for layer in learnt)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": ("a red car", "a tree")}, "Train Human Prior: no text names a person"),
+        ({"prompts": ("a man",) * 3}, "2 pictures in 'latents' and 3 texts"),
+        ({"pictures": [*latents(1), *latents(1, (8, 8))]}, r"several sizes \(64 x 48, 64 x 64\)"),
+        ({"poses": [torch.zeros(1, 48, 64, 3)]}, "2 pictures in 'latents' and 1 in 'pose_images'"),
+    ],
+)
+def test_what_does_not_fit_is_said(loaded, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(loaded, **changes)
