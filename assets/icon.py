@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from models.pose import JOINT_COLORS, LIMBS
+from models.pose import LIMBS
+from models.pose_drawing import JOINT_COLORS
 
 SIZE = 400  # the registry's largest
 FINE = 8  # drawn larger by this and then reduced, which smooths the edges

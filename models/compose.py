@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from . import pose
+from . import body_masks, pose, pose_drawing
 
 TEMPERATURE = 0.001  # of the soft shares
 MERGED = -1  # stands for everybody among the numbers of people
@@ -76,8 +76,8 @@ def areas(
 
     A picture of other proportions than the pose's canvas is covered by it.
     """
-    shown = pose.covering(figures, width, height)
-    bodies = pose.person_masks(shown, width, height, dilation=dilation, feather=0.0)
+    shown = pose.cover_canvas(figures, width, height)
+    bodies = body_masks.person_masks(shown, width, height, dilation=dilation, feather=0.0)
     return torch.stack(
         [
             instance.weight * (body if instance.mask is None else _fitted(instance.mask, body))
@@ -89,7 +89,7 @@ def areas(
 def skeletons(figures: pose.People, person: int, width: int, height: int) -> Tensor:
     """The drawing of one person's skeleton, or of everybody's for MERGED, [height, width, 3]."""
     shown = figures if person == MERGED else pose.pick(figures, [person])
-    return pose.draw_people(pose.covering(shown, width, height), width, height)
+    return pose_drawing.draw_people(pose.cover_canvas(shown, width, height), width, height)
 
 
 def _fitted(mask: Tensor, like: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def draw_shares(shares: Tensor, skeletons: Tensor) -> Tensor:
     """
     import cv2
 
-    hues = [torch.tensor(colour) / 255 for colour in pose.hues(max(3, len(shares)))]
+    hues = [torch.tensor(colour) / 255 for colour in pose_drawing.hues(max(3, len(shares)))]
     picture = 0.1 + sum(0.45 * s[..., None] * hue for s, hue in zip(shares, hues, strict=False))
     picture = torch.where(skeletons.amax(-1, keepdim=True) > 0, skeletons, picture)
     canvas = (picture.clamp(0, 1) * 255).byte().numpy().copy()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from . import pose
+from . import body_masks, pose
 from .pose import People
 
 # OpenPose body and foot point -> MediaPipe landmark; the neck is made from the shoulders, and
@@ -88,7 +88,7 @@ def detect_people(
     if hands:
         people = _with_hands(landmarker, picture, people, large_hands)
     people = pose.pick(people, pose.left_to_right(people))
-    return pose.on_canvas(people, image.shape[1], image.shape[0])
+    return pose.scale_to_canvas(people, image.shape[1], image.shape[0])
 
 
 def read_boxes(value: Any, picture: int) -> list[Box]:
@@ -123,13 +123,13 @@ def assign_hands(hands: Sequence[Tensor], people: People) -> People:
     farther from every wrist than its own length (0.108 of the standing height) stays unused.
     """
     left, right = people.left_hand.clone(), people.right_hand.clone()
-    heights = pose.figure_heights(people).tolist()
+    heights = body_masks.standing_heights(people).tolist()
     pairs = []
     for number, body in enumerate(people.body):
         for side, wrist in enumerate((body[pose.L_WRIST], body[pose.R_WRIST])):
             for index, hand in enumerate(hands):
                 distance = (hand[0] - wrist[:2]).norm().item()
-                if wrist[2] > 0 and distance <= pose.HAND_SHARE * heights[number]:
+                if wrist[2] > 0 and distance <= body_masks.HAND_SHARE * heights[number]:
                     pairs.append((distance, index, number, side))
     given: dict[tuple[int, int], int] = {}  # (person, side) -> hand
     for _, index, number, side in sorted(pairs):
@@ -249,7 +249,7 @@ def _silhouette(body: Tensor, picture: Any) -> Any:
     person = pose.no_people(width, height)
     parts = [torch.zeros(1, *part.shape[1:]) for part in person[:5]]
     person = pose.people_of([points[None], *parts[1:]], width, height)
-    mask = pose.person_masks(person, width, height, dilation=0.04, feather=0)[0]
+    mask = body_masks.person_masks(person, width, height, dilation=0.04, feather=0)[0]
     return mask.numpy() > 0.5
 
 
@@ -298,11 +298,11 @@ def _with_hands(
     if not pose.count(people):
         return _hands_alone(large_hands, width, height) if large_hands else people
     found: list[Tensor] = []
-    for body, tall in zip(people.body, pose.figure_heights(people).tolist(), strict=True):
+    for body, tall in zip(people.body, body_masks.standing_heights(people).tolist(), strict=True):
         for wrist in (body[pose.L_WRIST], body[pose.R_WRIST]):
             if wrist[2] == 0:
                 continue
-            reach = 1.75 * pose.HAND_SHARE * tall
+            reach = 1.75 * body_masks.HAND_SHARE * tall
             x0, y0 = (max(0, round(v - reach)) for v in wrist[:2].tolist())
             x1, y1 = (max(0, round(v + reach)) for v in wrist[:2].tolist())
             crop = picture[y0:y1, x0:x1]
@@ -325,7 +325,7 @@ def _hands_alone(hands: Sequence[SeenHand], width: int, height: int) -> People:
     else:
         none = torch.zeros(21, 3)
         right, left = (points[0], none) if hands[0].side == "right" else (none, points[0])
-    parts = {name: torch.zeros(1, n, 3) for name, (_, n) in pose.PARTS.items()}
+    parts = {name: torch.zeros(1, n, 3) for name, (_, n) in pose.POINT_GROUPS.items()}
     parts["right_hand"], parts["left_hand"] = right[None], left[None]
     return pose.people_of(parts.values(), width, height)
 

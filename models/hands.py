@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
-from . import pose
+from . import body_masks, pose
 
 LEFT, RIGHT = "left", "right"
 SIDES = {LEFT: pose.L_WRIST, RIGHT: pose.R_WRIST}
@@ -96,9 +96,9 @@ def hand_mask(
     bones = [*pose.BONES, *zip(PALM[1:], PALM[2:], strict=False)]
     for a, b in bones:
         if points[a, 2] > 0 and points[b, 2] > 0:
-            pose.fill_capsule(mask, points[a, :2], points[b, :2], radius)
+            body_masks.fill_capsule(mask, points[a, :2], points[b, :2], radius)
     for point in points[points[:, 2] > 0, :2]:
-        pose.fill_capsule(mask, point, point, radius)
+        body_masks.fill_capsule(mask, point, point, radius)
     palm = points[list(PALM)]
     _fill_polygon(mask, palm[palm[:, 2] > 0, :2])
     if wrist > 0 and points[0, 2] > 0:
@@ -106,7 +106,7 @@ def hand_mask(
         if len(knuckles):
             down = points[0, :2] - knuckles.mean(0)
             end = points[0, :2] + down / down.norm().clamp(min=1e-6) * wrist * size
-            pose.fill_capsule(mask, points[0, :2], end, 1.6 * radius)
+            body_masks.fill_capsule(mask, points[0, :2], end, 1.6 * radius)
     return mask
 
 
@@ -220,7 +220,7 @@ def _rotation(angle: float) -> Tensor:
 
 def alone(hand: Hand, square: Square, size: int) -> pose.People:
     """One person who is nothing but this hand, on the square's own canvas."""
-    parts = {name: torch.zeros(1, n, 3) for name, (_, n) in pose.PARTS.items()}
+    parts = {name: torch.zeros(1, n, 3) for name, (_, n) in pose.POINT_GROUPS.items()}
     parts[f"{hand.side}_hand"] = into(hand.points, square, size)[None]
     return pose.people_of(parts.values(), size, size)
 

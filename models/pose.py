@@ -4,7 +4,6 @@ A frame is the ecosystem's OpenPose JSON object. Point order and colours are Ope
 body, 21 points per hand, 70 of the face, 6 of the feet), as pose ControlNets were trained on.
 """
 
-import colorsys
 import json
 import math
 import os
@@ -61,19 +60,8 @@ LIMBS = (
 BONES = tuple((0 if i % 4 == 1 else i - 1, i) for i in range(1, 21))  # five fingers from the wrist
 
 
-def hues(n: int) -> list[tuple[int, ...]]:
-    """n colours around the circle, 0..255."""
-    return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(i / n, 1, 1)) for i in range(n)]
-
-
-JOINT_COLORS = hues(18)
-LIMB_COLORS = [tuple(int(0.6 * c) for c in color) for color in JOINT_COLORS[:17]]
-BONE_COLORS = hues(20)
-HAND_COLOR = (0, 0, 255)
-FACE_COLOR = (255, 255, 255)
-
 # field of People -> key in the JSON, number of points
-PARTS = {
+POINT_GROUPS = {
     "body": ("pose_keypoints_2d", 18),
     "left_hand": ("hand_left_keypoints_2d", 21),
     "right_hand": ("hand_right_keypoints_2d", 21),
@@ -111,7 +99,7 @@ def people_of(parts: Iterable[Tensor], width: int, height: int) -> People:
 
 def no_people(width: int, height: int) -> People:
     """An empty canvas."""
-    return people_of((torch.zeros(0, n, 3) for _, n in PARTS.values()), width, height)
+    return people_of((torch.zeros(0, n, 3) for _, n in POINT_GROUPS.values()), width, height)
 
 
 def count(people: People) -> int:
@@ -119,13 +107,13 @@ def count(people: People) -> int:
     return people.body.shape[0]
 
 
-def on_canvas(people: People, width: int, height: int) -> People:
+def scale_to_canvas(people: People, width: int, height: int) -> People:
     """The same people with their points scaled to another canvas size."""
     scale = torch.tensor([width / people.width, height / people.height, 1.0])
     return people_of((points * scale for points in people[:5]), width, height)
 
 
-def covering(people: People, width: int, height: int) -> People:
+def cover_canvas(people: People, width: int, height: int) -> People:
     """The same people scaled to cover another canvas, and centred on it: what the host does with a
     hint whose proportions are not the picture's.
     """
@@ -146,12 +134,12 @@ def pick(people: People, which: Sequence[int]) -> People:
 
 def merge(first: People, second: People) -> People:
     """Both groups on the first one's canvas; the second group is scaled to it."""
-    second = on_canvas(second, first.width, first.height)
+    second = scale_to_canvas(second, first.width, first.height)
     parts = (torch.cat(pair) for pair in zip(first[:5], second[:5], strict=True))
     return people_of(parts, first.width, first.height)
 
 
-def confident(people: People, minimum: float) -> People:
+def keep_confident(people: People, minimum: float) -> People:
     """The people with every point below this confidence made missing."""
     parts = (points * (points[..., 2:] >= minimum) for points in people[:5])
     return people_of(parts, people.width, people.height)
@@ -246,7 +234,7 @@ def write_frame(people: People) -> dict[str, Any]:
     for number in range(count(people)):
         person = {
             key: getattr(people, field)[number].flatten().tolist()
-            for field, (key, _) in PARTS.items()
+            for field, (key, _) in POINT_GROUPS.items()
         }
         if not people.foot[number, :, 2].any():
             del person["foot_keypoints_2d"]
@@ -311,7 +299,7 @@ def _read_person(person: Any, number: int) -> list[Tensor]:
         raise ValueError(f"person {number} must be an object, but it is {_kind(person)}.")
     found = {
         field: _read_points(person.get(key), f"'{key}' of person {number}")
-        for field, (key, _) in PARTS.items()
+        for field, (key, _) in POINT_GROUPS.items()
     }
     if len(found["body"]) == 25:
         if not len(found["foot"]):
@@ -319,14 +307,14 @@ def _read_person(person: Any, number: int) -> list[Tensor]:
         found["body"] = found["body"][list(BODY_25)]
     if len(found["face"]) == 68:  # without the two pupils
         found["face"] = torch.cat([found["face"], torch.zeros(2, 3)])
-    for field, (key, n) in PARTS.items():
+    for field, (key, n) in POINT_GROUPS.items():
         if not len(found[field]):
             found[field] = torch.zeros(n, 3)
         elif len(found[field]) != n:
             raise ValueError(
                 f"'{key}' of person {number} has {len(found[field])} points, but OpenPose has {n}."
             )
-    return [found[field] for field in PARTS]
+    return [found[field] for field in POINT_GROUPS]
 
 
 def _read_points(values: Any, name: str) -> Tensor:
@@ -347,238 +335,3 @@ def _read_points(values: Any, name: str) -> Tensor:
     known = (points[:, 2] > 0) & ~(points[:, :2] == -1).all(1)
     points = torch.where(known[:, None], points, 0.0)
     return torch.cat([points[:, :2], points[:, 2:].clamp(max=1)], dim=1)
-
-
-# drawing
-
-
-def auto_line_width(width: int, height: int) -> float:
-    """Half width of a limb in pixels: 4 at a short side of 512, as in training; at least 1.5."""
-    return max(1.5, 4 * min(width, height) / 512)
-
-
-def draw_people(
-    people: People,
-    width: int,
-    height: int,
-    *,
-    hands: bool = True,
-    face: bool = True,
-    line_width: float | None = None,
-) -> Tensor:
-    """The OpenPose picture of these people: [height, width, 3] in 0..1 on black.
-
-    Limbs are ellipses in the joints' colours times 0.6, joints full-colour discs over them, hands
-    hue-ramped bones with blue dots, faces white dots (Cao et al. 2019, as drawn for ControlNet).
-    line_width: half the width of a limb in pixels of this picture; None: auto_line_width.
-    Points are scaled from the people's canvas to width x height.
-    """
-    import cv2
-    import numpy as np
-
-    half = line_width or auto_line_width(width, height)
-    canvas = np.zeros((height, width, 3), np.uint8)
-    subpixels = 4  # bits: at 192 pixels a half pixel is a sixth of a limb
-    unit = 1 << subpixels
-    far = float(1 << 24)  # keeps points far outside within OpenCV's integers
-
-    def disc(point: Any, radius: float, color: tuple[int, ...]) -> None:
-        x, y = (point * unit).clip(-far, far).astype(int).tolist()
-        cv2.circle(canvas, (x, y), round(radius * unit), color, -1, shift=subpixels)
-
-    def ellipses(points: Any, known: Any) -> None:
-        ends = points[LIMBS, :]  # [17, 2, 2]
-        center, axis = ends.mean(1, keepdims=True), (ends[:, 1:] - ends[:, :1]) / 2
-        length = np.maximum(np.linalg.norm(axis, axis=2, keepdims=True), 1e-6)
-        across = np.stack([-axis[..., 1], axis[..., 0]], -1) / length * half
-        outline = center + axis * circle[:, :1] + across * circle[:, 1:]  # [17, steps, 2]
-        outline = (outline * unit).round().clip(-far, far).astype(np.int32)
-        for limb, (a, b) in enumerate(LIMBS):
-            if known[a] and known[b]:
-                cv2.fillConvexPoly(canvas, outline[limb], LIMB_COLORS[limb], shift=subpixels)
-
-    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False, dtype=np.float32)
-    circle = np.stack([np.cos(angle), np.sin(angle)], 1)
-    parts = [points.cpu().numpy() for points in on_canvas(people, width, height)[:5]]
-    for body, left, right, features, _ in zip(*parts, strict=True):
-        ellipses(body[:, :2], body[:, 2] > 0)
-        for point, color in zip(body, JOINT_COLORS, strict=True):
-            if point[2] > 0:
-                disc(point[:2], half, color)
-        for hand in (left, right) if hands else ():
-            ends = (hand[:, :2] * unit).clip(-far, far).astype(int).tolist()
-            for (a, b), color in zip(BONES, BONE_COLORS, strict=True):
-                if hand[a, 2] > 0 and hand[b, 2] > 0:
-                    thick = max(1, round(half / 2))
-                    cv2.line(canvas, ends[a], ends[b], color, thick, shift=subpixels)
-            for point in hand[hand[:, 2] > 0]:
-                disc(point[:2], half, HAND_COLOR)
-        for point in features[features[:, 2] > 0] if face else ():
-            disc(point[:2], 0.75 * half, FACE_COLOR)
-    return torch.from_numpy(canvas).float().div(255)
-
-
-def draw_over(image: Tensor, people: People) -> Tensor:
-    """The people drawn over a darkened copy of a picture [height, width, 3 or more] in 0..1."""
-    drawn = draw_people(people, image.shape[1], image.shape[0])
-    return torch.where(drawn.amax(-1, keepdim=True) > 0, drawn, 0.6 * image[..., :3].cpu().float())
-
-
-# masks
-
-# Length of a limb as a share of the standing height (Drillis and Contini 1966; head after OpenPose)
-SHARES = {
-    (R_SHOULDER, L_SHOULDER): 0.22,
-    (NECK, R_HIP): 0.29,
-    (NECK, L_HIP): 0.29,
-    (R_SHOULDER, R_ELBOW): 0.186,
-    (L_SHOULDER, L_ELBOW): 0.186,
-    (R_ELBOW, R_WRIST): 0.146,
-    (L_ELBOW, L_WRIST): 0.146,
-    (R_HIP, R_KNEE): 0.245,
-    (L_HIP, L_KNEE): 0.245,
-    (R_KNEE, R_ANKLE): 0.246,
-    (L_KNEE, L_ANKLE): 0.246,
-    (NECK, NOSE): 0.13,
-    (R_EAR, L_EAR): 0.09,
-    (R_EYE, L_EYE): 0.04,
-}
-HAND_SHARE = 0.108  # wrist to the tip of the middle finger
-TORSO = (
-    (R_SHOULDER, L_SHOULDER),
-    (R_SHOULDER, R_HIP),
-    (L_SHOULDER, L_HIP),
-    (R_HIP, L_HIP),
-    (NECK, R_HIP),
-    (NECK, L_HIP),
-    (R_SHOULDER, L_HIP),
-    (L_SHOULDER, R_HIP),
-)
-HEAD = ((NECK, NOSE), (NOSE, R_EYE), (NOSE, L_EYE), (R_EYE, R_EAR), (L_EYE, L_EAR))
-# half thickness as a share of the standing height
-FEET = ((R_ANKLE, 18), (L_ANKLE, 19))  # the points that _with_feet adds
-FOOT_SHARE = 0.2  # of the shin, how far a foot goes on below the ankle
-THICKNESS = {"head": 0.065, "torso": 0.05, "limb": 0.035, "foot": 0.04, "hand": 0.012}
-
-
-def figure_heights(people: People) -> Tensor:
-    """Standing height of each person in pixels [N], from the visible limbs.
-
-    Foreshortening only shortens a limb, so the largest of the limbs' estimates is taken: seated,
-    cropped and turned people get the height they would stand at. 0 for people without two points.
-    """
-    pairs = torch.tensor(list(SHARES))
-    shares = torch.tensor(list(SHARES.values()))
-    ends = people.body[:, pairs]  # [N, pairs, 2, 3]
-    known = (ends[..., 2] > 0).all(-1)
-    heights = (ends[:, :, 0, :2] - ends[:, :, 1, :2]).norm(dim=-1) / shares * known
-    estimates = [heights]
-    for hand in (people.left_hand, people.right_hand):
-        known = (hand[:, 0, 2] > 0) & (hand[:, 12, 2] > 0)
-        length = (hand[:, 0, :2] - hand[:, 12, :2]).norm(dim=-1)
-        estimates.append((length / HAND_SHARE * known)[:, None])
-    return torch.cat(estimates, dim=1).amax(1)
-
-
-def person_masks(
-    people: People, width: int, height: int, *, dilation: float, feather: float
-) -> Tensor:
-    """One mask per person: [N, height, width] in 0..1, the body thick around its limbs.
-
-    dilation: how far the mask reaches beyond the body; feather: standard deviation of the Gaussian
-    that softens its edge. Both are shares of that person's standing height (figure_heights), so a
-    figure far away gets a narrow margin. Masks of people who overlap overlap.
-    """
-    people = on_canvas(people, width, height)
-    heights = figure_heights(people).tolist()
-    masks = torch.zeros(count(people), height, width)
-    for number, tall in enumerate(heights):
-        tall = tall or 0.2 * min(width, height)  # a lone point still shows
-        tall = min(tall, 2.0 * max(width, height))  # a stray point makes nobody a giant
-        margin = math.ceil(3 * feather * tall)  # the blur sees the body beyond the picture's edge
-        shape = torch.zeros(height + 2 * margin, width + 2 * margin)
-        for start, end, thickness in _capsules(pick(people, [number])):
-            fill_capsule(shape, start + margin, end + margin, (thickness + dilation) * tall)
-        shape = _blur(shape, feather * tall)
-        masks[number] = shape[margin : margin + height, margin : margin + width]
-    return masks.clamp(0, 1)
-
-
-def everybody(masks: Tensor) -> Tensor:
-    """The union [height, width] of person masks [N, height, width]."""
-    return masks.amax(0) if len(masks) else masks.new_zeros(masks.shape[1:])
-
-
-def _capsules(person: People) -> list[tuple[Tensor, Tensor, float]]:
-    """(end, end, half thickness as a share of the height) of every visible limb of one person."""
-    body = with_hips(person.body[0])
-    limbs = [limb for limb in LIMBS if limb not in HEAD]
-    groups = [(body, HEAD, "head"), (body, TORSO, "torso"), (body, limbs, "limb")]
-    groups += [(hand[0], BONES, "hand") for hand in (person.left_hand, person.right_hand)]
-    groups += [(_with_feet(person.body[0]), FEET, "foot")]
-    capsules = [
-        (points[a, :2], points[b, :2], THICKNESS[kind])
-        for points, pairs, kind in groups
-        for a, b in pairs
-        if points[a, 2] > 0 and points[b, 2] > 0
-    ]
-    points = torch.cat([body, person.left_hand[0], person.right_hand[0], person.foot[0]])
-    points = points[points[:, 2] > 0]
-    return capsules + [(point[:2], point[:2], THICKNESS["hand"]) for point in points]
-
-
-def _with_feet(body: Tensor) -> Tensor:
-    """The body with both ankles' points followed by where the feet end: skeletons of 18 points end
-    at the ankles, and shoes would be nobody's.
-    """
-    ankles, knees = body[[R_ANKLE, L_ANKLE]], body[[R_KNEE, L_KNEE]]
-    ends = ankles + FOOT_SHARE * (ankles - knees)
-    ends[:, 2] = torch.minimum(ankles[:, 2], knees[:, 2])
-    return torch.cat((body, ends))
-
-
-def with_hips(body: Tensor) -> Tensor:
-    """The body with hips guessed where both are missing, so that a half figure keeps its chest."""
-    if (body[[R_HIP, L_HIP], 2] > 0).any() or not (body[[R_SHOULDER, L_SHOULDER], 2] > 0).all():
-        return body
-    right, left = body[R_SHOULDER, :2], body[L_SHOULDER, :2]
-    down = torch.stack([right[1] - left[1], left[0] - right[0]])  # across the shoulders
-    up = body[NOSE, :2] - (right + left) / 2 if body[NOSE, 2] > 0 else torch.tensor([0.0, -1.0])
-    down = torch.where((down * up).sum() > 0, -down, down)
-    down = down * (SHARES[NECK, R_HIP] / SHARES[R_SHOULDER, L_SHOULDER])
-    body = body.clone()
-    body[R_HIP, :2], body[L_HIP, :2] = right + down, left + down
-    body[[R_HIP, L_HIP], 2] = 1
-    return body
-
-
-def fill_capsule(shape: Tensor, start: Tensor, end: Tensor, radius: float) -> None:
-    """Sets the pixels within radius of the segment to 1, in place; [h, w], points (x, y)."""
-    low = (torch.minimum(start, end) - radius).floor().tolist()
-    high = (torch.maximum(start, end) + radius).ceil().tolist()
-    x0, x1 = max(0, int(low[0])), min(shape.shape[1], int(high[0]) + 1)
-    y0, y1 = max(0, int(low[1])), min(shape.shape[0], int(high[1]) + 1)
-    if x0 >= x1 or y0 >= y1:
-        return
-    grid_y, grid_x = torch.meshgrid(torch.arange(y0, y1), torch.arange(x0, x1), indexing="ij")
-    offset = torch.stack([grid_x, grid_y], -1) - start  # [y, x, 2]
-    axis = end - start
-    along = ((offset @ axis) / axis.square().sum().clamp(min=1e-6)).clamp(0, 1)
-    distance = (offset - along[..., None] * axis).norm(dim=-1)
-    shape[y0:y1, x0:x1][distance <= radius] = 1
-
-
-def _blur(image: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian of an image [h, w], edges repeated."""
-    radius = math.ceil(3 * sigma)
-    if radius == 0:
-        return image
-    steps = torch.arange(-radius, radius + 1) / sigma
-    kernel = torch.exp(-0.5 * steps.square())
-    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    image = image[None, None]
-    for weight, pad in ((kernel, (radius, radius, 0, 0)), (kernel.mT, (0, 0, radius, radius))):
-        image = torch.nn.functional.conv2d(
-            torch.nn.functional.pad(image, pad, mode="replicate"), weight
-        )
-    return image[0, 0]

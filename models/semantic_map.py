@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import pose
+from . import body_masks, pose
 from .pose import People
 
 CLASSES = (
@@ -313,8 +313,8 @@ def map_from_pose(people: People, outfit: Outfit, width: int, height: int) -> Te
     in front of larger ones, as when instances are composed.
     """
     labels = torch.zeros(height, width, dtype=torch.uint8)
-    people = pose.on_canvas(people, width, height)
-    heights = pose.figure_heights(people)
+    people = pose.scale_to_canvas(people, width, height)
+    heights = body_masks.standing_heights(people)
     for number in heights.argsort(descending=True, stable=True).tolist():
         tall = min(heights[number].item(), 2.0 * max(width, height))  # a stray point is no giant
         if tall > 0:
@@ -325,7 +325,7 @@ def map_from_pose(people: People, outfit: Outfit, width: int, height: int) -> Te
 
 def strokes(person: People, outfit: Outfit, tall: float) -> Iterator[Stroke]:
     """The parts of one person of this standing height, from behind to the front."""
-    at = _points(pose.with_hips(person.body[0]), tall)
+    at = _points(body_masks.guess_hips(person.body[0]), tall)
     hands = [_points(hand[0], tall) for hand in (person.right_hand, person.left_hand)]
     feet = _points(person.foot[0], tall)
     sides = _far_first(at)
@@ -495,7 +495,7 @@ def _paint(labels: Tensor, corners: Tensor, radius: float, part: int) -> None:
     corners = corners - torch.tensor([x0, y0])
     covered = _inside(corners, x1 - x0, y1 - y0)
     for start, end in zip(corners, corners.roll(-1, 0), strict=True):
-        pose.fill_capsule(covered, start, end, radius)
+        body_masks.fill_capsule(covered, start, end, radius)
     labels[y0:y1, x0:x1][covered > 0] = part
 
 

@@ -54,7 +54,7 @@ def _nobody_input(otherwise: str) -> io.Input:
 
 def _find(pose_input: Any, which: str, if_none: str, size: tuple[int, int]) -> list[list[Hand]]:
     """The hands of every frame, in pixels of the size."""
-    frames = [pose.on_canvas(people, *size) for people in read_pose(pose_input)]
+    frames = [pose.scale_to_canvas(people, *size) for people in read_pose(pose_input)]
     found = [hands.hands_of(people, None if which == BOTH else which) for people in frames]
     for number, some in enumerate(found, 1):
         if some:

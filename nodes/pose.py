@@ -10,7 +10,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..models import detect, pose
+from ..models import body_masks, detect, pose, pose_drawing
 from ..models.pose import People
 from .inputs import (
     PoseKeypoint,
@@ -30,7 +30,7 @@ STOP, LEAVE_EMPTY = "stop with an error", "leave the frame empty"
 
 
 def _confident(frames: list[People], minimum: float) -> list[People]:
-    frames = [pose.confident(people, minimum) for people in frames]
+    frames = [pose.keep_confident(people, minimum) for people in frames]
     if not any(part[..., 2].any() for people in frames for part in people[:5]):
         raise ValueError(
             f"no point of the pose has a confidence of {minimum:g}: lower 'min_confidence'."
@@ -122,7 +122,9 @@ class VitruvianDetectPose(io.ComfyNode):
                     )
                 frames.append(people)
                 progress.update(1)
-        preview = torch.stack([pose.draw_over(*pair) for pair in zip(image, frames, strict=True)])
+        preview = torch.stack(
+            [pose_drawing.draw_over(*pair) for pair in zip(image, frames, strict=True)]
+        )
         found = sum(pose.count(people) for people in frames)
         return io.NodeOutput(_write(frames), found, ui=ui.PreviewImage(preview, cls=cls))
 
@@ -287,7 +289,7 @@ def _draw(frames: list[People], width: int, height: int, **look: Any) -> torch.T
     progress = comfy.utils.ProgressBar(len(frames))
     drawn = []
     for people in frames:
-        drawn.append(pose.draw_people(people, width, height, **look))
+        drawn.append(pose_drawing.draw_people(people, width, height, **look))
         progress.update(1)
     return torch.stack(drawn)
 
@@ -349,9 +351,9 @@ def _masks(
     progress = comfy.utils.ProgressBar(len(frames))
     masks = []
     for people in frames:
-        masks.append(pose.person_masks(people, width, height, **edge))
+        masks.append(body_masks.person_masks(people, width, height, **edge))
         progress.update(1)
-    return torch.cat(masks), torch.stack([pose.everybody(mask) for mask in masks])
+    return torch.cat(masks), torch.stack([body_masks.union_mask(mask) for mask in masks])
 
 
 class VitruvianPickPeople(io.ComfyNode):

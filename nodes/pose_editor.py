@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..models import pose, pose_editor
+from ..models import body_masks, pose, pose_drawing, pose_editor
 from ..models.pose import People
 from .inputs import PoseKeypoint, speaking_for
 
@@ -101,9 +101,9 @@ def _first_frame(keypoints: Any) -> People | None:
 
 def _outputs(scene: pose_editor.Scene, arrived: dict[str, list]) -> io.NodeOutput:
     size = scene.people.width, scene.people.height
-    image = pose.draw_people(scene.people, *size)  # the foremost last
+    image = pose_drawing.draw_people(scene.people, *size)  # the foremost last
     numbered = pose_editor.left_to_right(scene)
-    masks = pose.person_masks(numbered.people, *size, **MASK_EDGE)
+    masks = body_masks.person_masks(numbered.people, *size, **MASK_EDGE)
     frame = pose.write_frame(numbered.people)
     return io.NodeOutput([frame], image[None], masks, "\n".join(numbered.prompts), ui=arrived)
 

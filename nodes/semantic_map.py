@@ -247,7 +247,7 @@ def _draw(
     progress = comfy.utils.ProgressBar(len(frames))
     maps = []
     for people in frames:
-        sure = pose.confident(people, min_confidence)
+        sure = pose.keep_confident(people, min_confidence)
         maps.append(core.map_from_pose(sure, outfit, *size))
         progress.update(1)
     drawn = torch.cat(maps)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models import compose, pose
+from ...models import compose, pose, pose_drawing
 from ...models.mini import PICTURE_SIZE
 from ..evaluators import measurements, posenet
 from ..training import convert, preview
@@ -112,7 +112,7 @@ def _hints(scenes: Scenes, truth: Render, i: int) -> tuple[Tensor, list[Tensor]]
     """Everybody's skeleton and each person's own, [1,H,W,3]."""
     people = skeletons(i, scenes, truth)
     each = [
-        pose.draw_people(pose.pick(people, [k]), PICTURE_SIZE, PICTURE_SIZE)[None]
+        pose_drawing.draw_people(pose.pick(people, [k]), PICTURE_SIZE, PICTURE_SIZE)[None]
         for k in range(pose.count(people))
     ]
     return draw_hint(i, scenes, truth).movedim(0, -1)[None], each

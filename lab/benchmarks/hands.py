@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
-from ...models import hands, pose
+from ...models import hands, pose, pose_drawing
 from ...models.mini import LATENT_STRIDE, PICTURE_SIZE
 from ..evaluators import measurements, posenet
 from ..recipes.mini import HAND_GENERATOR, OUTPAINTER
@@ -158,7 +158,7 @@ def _paint_one(
     """A scene in each way and the seconds that took."""
     loaded, people, seed = nets.loaded, skeletons(i, scenes, truth), 10 * i
     frame = [pose.write_frame(people)]
-    skeleton = pose.draw_people(people, PICTURE_SIZE, PICTURE_SIZE)[None]
+    skeleton = pose_drawing.draw_people(people, PICTURE_SIZE, PICTURE_SIZE)[None]
     conds = host.text(loaded, scene_caption(scenes, i)), host.text(loaded, "")
     posed = host.controlled(loaded, *conds, skeleton)
     prompts = [
@@ -242,7 +242,8 @@ def _drawn_hands(nets: Nets, frame: Any, prompts: list[str], seed: int) -> Hands
     loaded = nets.loaded
     poses, boxes, count = _cut(frame)
     drawn = [
-        pose.draw_people(people, PICTURE_SIZE, PICTURE_SIZE) for people in pose.read_poses(poses)
+        pose_drawing.draw_people(people, PICTURE_SIZE, PICTURE_SIZE)
+        for people in pose.read_poses(poses)
     ]
     conds = host.text(loaded, *prompts), host.text(loaded, "")
     conds = host.controlled(loaded, *conds, torch.stack(drawn))
@@ -411,7 +412,7 @@ def _show(made: dict[str, list[Painted]], scenes: Scenes, truth: Render) -> None
     rows = []
     for i in range(min(SHOWN, len(scenes))):
         people, ours = skeletons(i, scenes, truth), made["two_stage"][i]
-        skeleton = pose.draw_people(people, PICTURE_SIZE, PICTURE_SIZE)
+        skeleton = pose_drawing.draw_people(people, PICTURE_SIZE, PICTURE_SIZE)
         strip = hands.expansion_strip(
             ours.repaint[0], ours.placed[0], EXPANSION, START, END, STEPS_SHOWN
         )

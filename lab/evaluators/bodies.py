@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from ...models import pose
+from ...models import body_masks, pose
 from .posenet import STRIDE, PoseNet, find_joints
 
 # what a body must show: neck, shoulders, elbows, wrists, hips, knees, ankles
@@ -134,10 +134,10 @@ def frechet(features: Tensor, true: Tensor) -> float:
 def surroundings(joints: Tensor, size: int) -> Tensor:
     """Where no body is, bool [B,size,size], for joints [B,18,2]."""
     sure = torch.cat((joints, torch.ones_like(joints[..., :1])), -1)
-    rest = (torch.zeros(len(sure), n, 3) for _, n in list(pose.PARTS.values())[1:])
+    rest = (torch.zeros(len(sure), n, 3) for _, n in list(pose.POINT_GROUPS.values())[1:])
     people = pose.people_of((sure, *rest), size, size)
     masks = [
-        pose.person_masks(pose.pick(people, [k]), size, size, dilation=AROUND, feather=0.0)[0]
+        body_masks.person_masks(pose.pick(people, [k]), size, size, dilation=AROUND, feather=0.0)[0]
         for k in range(len(sure))
     ]
     return torch.stack(masks) == 0

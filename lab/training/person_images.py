@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ...models import detect, pose
+from ...models import detect, pose, pose_drawing
 from ...models.mini import LATENT_STRIDE
 from ...models.structure_data import MAPS, POSE, beside
 from .bases import Base
@@ -134,11 +134,11 @@ def _person_in(file: Path, size: int, landmarker: detect.Landmarker | None) -> P
         return PersonPicture(_cut(rgb, size), _cut(drawn, size), [], caption)
     assert landmarker is not None
     people = detect.detect_people(landmarker, rgb, hands=False)
-    people = inside(pose.covering(people, size, size))
+    people = inside(pose.cover_canvas(people, size, size))
     if not pose.count(people):
         log.warning("%s: nobody was found, and it has no pose image; it is left out.", file.name)
         return None
-    drawn = pose.draw_people(people, size, size)
+    drawn = pose_drawing.draw_people(people, size, size)
     return PersonPicture(_cut(rgb, size), _cut(drawn, size), people.body.tolist(), caption)
 
 

@@ -13,7 +13,7 @@ from diffusers import ControlNetModel
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from ...models import detect, mini, pose
+from ...models import detect, mini, pose, pose_drawing
 from .convert import Checkpoint, load_checkpoint, load_controlnet
 from .networks import build_scheduler
 from .tokens import WordTokenizer
@@ -140,7 +140,9 @@ def preview(photo: Path, out: Path, prompt: str | None = None, *, seed: int = 0)
     if prompt is None:
         shows_feet = people.body[:, [pose.R_ANKLE, pose.L_ANKLE], 2].any()
         prompt = f"{PROMPT}, {'full' if shows_feet else 'upper'} body"
-    hint = pose.draw_people(people, mini.PICTURE_SIZE, mini.PICTURE_SIZE).movedim(-1, 0)[None]
+    hint = pose_drawing.draw_people(people, mini.PICTURE_SIZE, mini.PICTURE_SIZE).movedim(-1, 0)[
+        None
+    ]
     model, controlnet = load_checkpoint(CHECKPOINT), load_controlnet(POSE_CONTROLNET)
     picture = sample(model, prompt, hint, controlnet, seed=seed)[0]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ...models import detect, pose
+from ...models import detect, pose, pose_drawing
 from ...models.structure import DEPTH, MIDAS, MODALITIES, NORMAL, RIGHT_UP
 from ...models.structure_data import POSE, beside, our_depth, our_normal, resized
 from .bases import Base
@@ -72,7 +72,7 @@ class Cut(NamedTuple):
 
     def people(self, people: pose.People) -> pose.People:
         """Those of whom the square shows a point, on it."""
-        scaled = pose.on_canvas(people, self.width, self.height)
+        scaled = pose.scale_to_canvas(people, self.width, self.height)
         shift = torch.tensor([self.left, self.top, 0.0])
         parts = (points - shift * (points[..., 2:] > 0) for points in scaled[:5])
         return inside(pose.people_of(parts, self.side, self.side))
@@ -174,7 +174,7 @@ def _posed(
     people = cut.people(detect.detect_people(landmarker, rgb, hands=False))
     if not pose.count(people):
         return None, []
-    drawn = pose.draw_people(people, cut.side, cut.side).movedim(-1, 0)
+    drawn = pose_drawing.draw_people(people, cut.side, cut.side).movedim(-1, 0)
     return drawn[None], people.body.tolist()
 
 

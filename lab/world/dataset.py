@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...models.pose import People as Skeletons
-from ...models.pose import draw_people
+from ...models.pose_drawing import draw_people
 from ...models.structure import depth_picture, normal_picture
 from .captions import person_caption, scene_caption
 from .renderer import Render, render

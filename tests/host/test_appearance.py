@@ -14,7 +14,7 @@ from vitruvian.host import human_prior
 from vitruvian.host.registration import register
 from vitruvian.lab.training import convert, preview
 from vitruvian.lab.training.appearance_unet import AppearanceDenoiser, start_alignment
-from vitruvian.models import pose, semantic_map
+from vitruvian.models import pose, pose_drawing, semantic_map
 from vitruvian.models.appearance import Alignment, Sizes, Worn
 from vitruvian.models.compose import Instance
 from vitruvian.models.memory import Memory, Part
@@ -304,7 +304,7 @@ def test_one_composed_person_is_that_person_alone(loaded, mode):
     words, scene = encode(clip, "a man waving"), encode(clip, "a park")
     flat = [32.0, 32.0, 1.0] * 18
     frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
-    hint = pose.draw_people(pose.read_poses(frames)[0], 64, 64)[None]
+    hint = pose_drawing.draw_people(pose.read_poses(frames)[0], 64, 64)[None]
     plain = core.ControlNetApplyAdvanced().apply_controlnet(
         words, negative, net, hint, 1.0, 0.0, 1.0
     )

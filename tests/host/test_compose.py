@@ -4,7 +4,7 @@ import pytest
 import torch
 from vitruvian.host import compose as host
 from vitruvian.host.registration import register
-from vitruvian.models import compose, pose
+from vitruvian.models import compose, pose, pose_drawing
 from vitruvian.nodes import compose as ours
 
 import nodes as core
@@ -100,7 +100,7 @@ TWO = ("a man with a red top, in a park", "a woman with a blue top, in a park")
 @pytest.mark.parametrize("mode", ["exact", "layers", "couple"])
 def test_one_person_is_plain_controlnet_bit_for_bit(loaded, mode):
     one = cast(loaded, TWO[0])
-    hint = pose.draw_people(pose.read_poses(poses(0.5))[0], SIZE, SIZE)[None]
+    hint = pose_drawing.draw_people(pose.read_poses(poses(0.5))[0], SIZE, SIZE)[None]
     positive, negative = core.ControlNetApplyAdvanced().apply_controlnet(
         one[0].conditioning, text(loaded, ""), loaded[3], hint, 1.0, 0.0, 1.0
     )
@@ -169,7 +169,7 @@ def test_another_packs_attention_patch_sees_whole_chunks(loaded, mode):
 @pytest.mark.parametrize("mode", ["exact", "couple"])
 def test_a_second_controlnet_before_or_behind_adds_to_ours(loaded, mode):
     instances, keypoints = cast(loaded, *TWO), poses(0.3, 0.7)
-    hint = pose.draw_people(pose.read_poses(poses(0.5))[0], SIZE, SIZE)[None]
+    hint = pose_drawing.draw_people(pose.read_poses(poses(0.5))[0], SIZE, SIZE)[None]
     apply = core.ControlNetApplyAdvanced().apply_controlnet
 
     def run(strength, before):

@@ -9,7 +9,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import (
     timestep_embedding,
 )
 from comfy.patcher_extension import WrappersMP
-from vitruvian.models import compose, pose
+from vitruvian.models import compose, pose, pose_drawing
 from vitruvian.nodes import compose as ours
 
 import nodes as core
@@ -126,7 +126,9 @@ def test_equals_a_slow_loop_over_people(family, random_text, mode):
     areas = compose.areas(instances, people, SIZE, SIZE, 0.06)
     occupied = compose.occupancies(areas, SIZE // 8, SIZE // 8)
     shares = compose.hard_shares(occupied, [0, 0])[:, 0, 0]
-    hints = [pose.draw_people(pose.pick(people, [i]), SIZE, SIZE).movedim(-1, 0) for i in (0, 1)]
+    hints = [
+        pose_drawing.draw_people(pose.pick(people, [i]), SIZE, SIZE).movedim(-1, 0) for i in (0, 1)
+    ]
     given = {
         0: [p[0] for p in prompts],  # cond_or_uncond calls positive 0
         1: [negative[0]] * 2,

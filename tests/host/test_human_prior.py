@@ -10,7 +10,7 @@ from vitruvian.host.registration import register
 from vitruvian.lab.training import convert, preview
 from vitruvian.lab.training import human_prior as training
 from vitruvian.lab.training.tokens import WordTokenizer, word_pieces
-from vitruvian.models import compose, human_prior, pose, weights
+from vitruvian.models import compose, human_prior, pose, pose_drawing, weights
 from vitruvian.nodes import compose as people
 from vitruvian.nodes import human_prior as ours
 
@@ -321,7 +321,7 @@ def test_every_composed_person_has_their_own_words(loaded, mode):
     body = torch.rand(18, 2, generator=torch.Generator().manual_seed(0)) * 64
     flat = torch.cat((body, torch.ones(18, 1)), 1).flatten().tolist()
     frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
-    hint = pose.draw_people(pose.read_poses(frames)[0], 64, 64)[None]
+    hint = pose_drawing.draw_people(pose.read_poses(frames)[0], 64, 64)[None]
     plain = core.ControlNetApplyAdvanced().apply_controlnet(
         mark(words, 2), negative, net, hint, 1.0, 0.0, 1.0
     )

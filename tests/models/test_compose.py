@@ -112,7 +112,7 @@ def test_an_own_mask_and_its_weight_make_the_area():
 
 def test_a_pose_covers_another_canvas_as_the_host_crops_a_hint():
     one = people(1)
-    wide = pose.covering(one, 256, 128)
+    wide = pose.cover_canvas(one, 256, 128)
     assert (wide.width, wide.height) == (256, 128)
     torch.testing.assert_close(wide.body[..., 0], one.body[..., 0] * 2)
     torch.testing.assert_close(wide.body[..., 1], one.body[..., 1] * 2 - 64)

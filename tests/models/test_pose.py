@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from vitruvian.models import pose
-from vitruvian.models.pose import PARTS, read_frame, write_frame
+from vitruvian.models import body_masks, pose, pose_drawing
+from vitruvian.models.pose import POINT_GROUPS, read_frame, write_frame
 
 STANDING = [
     (256, 80), (256, 140), (210, 142), (190, 210), (180, 270), (302, 142), (322, 210), (332, 270),
@@ -35,7 +35,7 @@ def hand(x=180, y=280, size=12):
 def random_people(n=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for _, count in PARTS.values():
+    for _, count in POINT_GROUPS.values():
         points = torch.rand(n, count, 3, generator=generator)
         points[..., :2] = points[..., :2] * 800 - 150  # some outside the canvas
         known = torch.rand(n, count, 1, generator=generator) > 0.3
@@ -196,7 +196,7 @@ def test_left_to_right_and_pick():
 
 
 def test_merge_scales_the_second_canvas():
-    small = pose.on_canvas(read_frame(frame()), 256, 128)
+    small = pose.scale_to_canvas(read_frame(frame()), 256, 128)
     merged = pose.merge(read_frame(frame()), small)
     assert pose.count(merged) == 2 and merged.width == merged.height == 512
     torch.testing.assert_close(merged.body[1], merged.body[0])
@@ -217,7 +217,7 @@ def test_wrong_numbers_say_how_many_people_there_are(text):
 
 def test_confident_leaves_out_what_is_unsure():
     people = random_people()
-    sure = pose.confident(people, 0.5)
+    sure = pose.keep_confident(people, 0.5)
     for before, after in zip(people[:5], sure[:5], strict=True):
         assert torch.equal(after, before * (before[..., 2:] >= 0.5))
 
@@ -230,8 +230,17 @@ def colors(image):
 
 
 def test_colours_are_openpose_s():
-    assert pose.JOINT_COLORS[:4] == [(255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0)]
-    assert pose.JOINT_COLORS[17] == (255, 0, 85) and pose.LIMB_COLORS[1] == (153, 51, 0)
+    assert pose_drawing.JOINT_COLORS[:4] == [
+        (255, 0, 0),
+        (255, 85, 0),
+        (255, 170, 0),
+        (255, 255, 0),
+    ]
+    assert pose_drawing.JOINT_COLORS[17] == (255, 0, 85) and pose_drawing.LIMB_COLORS[1] == (
+        153,
+        51,
+        0,
+    )
     assert len(pose.LIMBS) == 17 and len(pose.BONES) == 20
 
 
@@ -239,32 +248,34 @@ def test_colours_are_openpose_s():
 def test_joints_and_limbs_have_their_colours(size):
     width, height = size
     people = read_frame(frame())
-    image = pose.draw_people(people, width, height).mul(255).round().int()
+    image = pose_drawing.draw_people(people, width, height).mul(255).round().int()
     assert image.shape == (height, width, 3)
-    points = (pose.on_canvas(people, width, height).body[0, :, :2]).int().tolist()
+    points = (pose.scale_to_canvas(people, width, height).body[0, :, :2]).int().tolist()
     for joint in range(2, 14):  # the head's discs lie close together
         x, y = points[joint]
-        assert tuple(image[y, x].tolist()) == pose.JOINT_COLORS[joint]
+        assert tuple(image[y, x].tolist()) == pose_drawing.JOINT_COLORS[joint]
     for limb, (a, b) in enumerate(pose.LIMBS[:12]):
         x, y = ((points[a][i] + points[b][i]) // 2 for i in range(2))
-        assert tuple(image[y, x].tolist()) == pose.LIMB_COLORS[limb]
+        assert tuple(image[y, x].tolist()) == pose_drawing.LIMB_COLORS[limb]
 
 
 def test_limbs_are_eight_pixels_wide_at_512_and_grow():
     for size, expected in ((192, 3), (512, 8), (1024, 16)):
-        image = pose.draw_people(read_frame(frame()), size, size)
+        image = pose_drawing.draw_people(read_frame(frame()), size, size)
         row = image[round(325 / 512 * size)].any(-1)  # across both thighs
         assert abs(row.sum().item() / 2 - expected) <= 1.5
-    thick = pose.draw_people(read_frame(frame()), 512, 512, line_width=10)[325].any(-1).sum()
+    thick = (
+        pose_drawing.draw_people(read_frame(frame()), 512, 512, line_width=10)[325].any(-1).sum()
+    )
     assert abs(thick.item() / 2 - 20) <= 1.5
 
 
 def test_missing_points_are_not_drawn():
     body = flat(STANDING)
     body[4 * 3 + 2] = 0  # right wrist
-    drawn = colors(pose.draw_people(read_frame(frame(pose_keypoints_2d=body)), 512, 512))
-    assert pose.JOINT_COLORS[4] not in drawn and pose.LIMB_COLORS[3] not in drawn
-    assert pose.JOINT_COLORS[3] in drawn and pose.LIMB_COLORS[2] in drawn
+    drawn = colors(pose_drawing.draw_people(read_frame(frame(pose_keypoints_2d=body)), 512, 512))
+    assert pose_drawing.JOINT_COLORS[4] not in drawn and pose_drawing.LIMB_COLORS[3] not in drawn
+    assert pose_drawing.JOINT_COLORS[3] in drawn and pose_drawing.LIMB_COLORS[2] in drawn
 
 
 def test_hands_and_face_can_be_left_out():
@@ -274,24 +285,24 @@ def test_hands_and_face_can_be_left_out():
             face_keypoints_2d=flat([(236 + i // 2, 90) for i in range(70)]),
         )
     )
-    all_colors = colors(pose.draw_people(people, 512, 512))
-    assert pose.HAND_COLOR in all_colors and pose.FACE_COLOR in all_colors
-    assert pose.BONE_COLORS[10] in all_colors
-    bare = pose.draw_people(people, 512, 512, hands=False, face=False)
-    assert torch.equal(bare, pose.draw_people(read_frame(frame()), 512, 512))
+    all_colors = colors(pose_drawing.draw_people(people, 512, 512))
+    assert pose_drawing.HAND_COLOR in all_colors and pose_drawing.FACE_COLOR in all_colors
+    assert pose_drawing.BONE_COLORS[10] in all_colors
+    bare = pose_drawing.draw_people(people, 512, 512, hands=False, face=False)
+    assert torch.equal(bare, pose_drawing.draw_people(read_frame(frame()), 512, 512))
 
 
 def test_nobody_and_people_far_outside_give_black():
-    assert not pose.draw_people(pose.no_people(64, 48), 64, 48).any()
+    assert not pose_drawing.draw_people(pose.no_people(64, 48), 64, 48).any()
     for far in (1e4, 1e30):
         away = frame(pose_keypoints_2d=flat([(x + far, y) for x, y in STANDING]))
-        assert not pose.draw_people(read_frame(away), 64, 64).any()
+        assert not pose_drawing.draw_people(read_frame(away), 64, 64).any()
 
 
 def test_drawing_over_a_picture_leaves_it_alone():
     image = torch.rand(64, 64, 3)
     before = image.clone()
-    over = pose.draw_over(image, read_frame(frame()))
+    over = pose_drawing.draw_over(image, read_frame(frame()))
     assert torch.equal(image, before) and over.shape == image.shape
 
 
@@ -300,7 +311,7 @@ def test_drawing_over_a_picture_leaves_it_alone():
 
 def masks(given=None, size=256, dilation=0.0, feather=0.0):
     people = read_frame(given or frame())
-    return pose.person_masks(people, size, size, dilation=dilation, feather=feather)
+    return body_masks.person_masks(people, size, size, dilation=dilation, feather=feather)
 
 
 def test_masks_cover_every_limb():
@@ -345,8 +356,8 @@ def test_the_margin_follows_the_size_of_the_person():
 def test_people_may_overlap_and_everybody_is_their_union():
     both = masks(frame(2, shift=20), dilation=0.02)
     assert (both.sum(0) > 1).any()
-    assert torch.equal(pose.everybody(both), both.amax(0))
-    assert pose.everybody(both[:0]).shape == (256, 256)
+    assert torch.equal(body_masks.union_mask(both), both.amax(0))
+    assert body_masks.union_mask(both[:0]).shape == (256, 256)
 
 
 def test_half_a_figure_keeps_its_chest():

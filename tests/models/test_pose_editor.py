@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from vitruvian.models import pose, pose_editor
+from vitruvian.models import body_masks, pose, pose_editor
 
 
 def person(x, prompt=None, **parts):
@@ -61,7 +61,7 @@ def test_an_unused_editor_has_one_standing_person():
     scene = pose_editor.scene("", None, 512, 512)
     assert scene.prompts == (pose_editor.SOMEBODY,)
     assert (scene.people.body[0, :, 2] > 0).all()
-    assert 300 < pose.figure_heights(scene.people)[0] < 512
+    assert 300 < body_masks.standing_heights(scene.people)[0] < 512
 
 
 def test_a_given_pose_fills_an_editor_without_people():
@@ -105,7 +105,7 @@ def test_the_library():
     for frame in frames:
         people = pose.read_frame(frame)
         assert pose.count(people) == 1
-        tall = pose.figure_heights(people).item()
+        tall = body_masks.standing_heights(people).item()
         assert 750 < tall < 1000, f"{frame['name']} is of another size than the others"
         known = torch.cat([part[0, part[0, :, 2] > 0] for part in people[:5]])
         assert known[:, :2].min() >= 0 and known[:, :2].max() <= 1000

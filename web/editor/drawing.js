@@ -1,5 +1,5 @@
 // Draws the editor's canvas with Konva: the photograph, the people in OpenPose's colours as
-// models/pose.py draws them, and the handles of the selected person.
+// models/pose_drawing.py draws them, and the handles of the selected person.
 
 import { bounds, isKnown } from "./geometry.js"
 import { HANDLE, handles } from "./hits.js"
@@ -10,7 +10,7 @@ import {
 const HEAD = [NOSE, R_EYE, L_EYE, R_EAR, L_EAR]
 const limbColour = (limb) => `hsl(${20 * limb} 100% 30%)`
 
-/** Half a limb's width in the picture: as auto_line_width of models/pose.py. */
+/** Half a limb's width in the picture: as auto_line_width of models/pose_drawing.py. */
 const lineWidth = ({ width, height }) => Math.max(1.5, (4 * Math.min(width, height)) / 512)
 
 /**

@@ -93,7 +93,7 @@ export function withKnown(person, which, known) {
     return { ...person, points: person.points.map(set) }
 }
 
-// standing height from limbs, as models/pose.py estimates it (Drillis and Contini 1966)
+// standing height from limbs, as models/body_masks.py estimates it (Drillis and Contini 1966)
 const SHARES = [
     [R_SHOULDER, L_SHOULDER, 0.22], [NECK, R_HIP, 0.29], [NECK, L_HIP, 0.29],
     [R_SHOULDER, R_ELBOW, 0.186], [L_SHOULDER, L_ELBOW, 0.186], [R_ELBOW, R_WRIST, 0.146],

@@ -80,7 +80,7 @@ export const TWINS = [
     133, 134, 135, 130, 131, 132,
 ]
 
-// how it is drawn, as models/pose.py draws it
+// how it is drawn, as models/pose_drawing.py draws it
 export const LIMBS = [
     [NECK, R_SHOULDER], [NECK, L_SHOULDER], [R_SHOULDER, R_ELBOW], [R_ELBOW, R_WRIST],
     [L_SHOULDER, L_ELBOW], [L_ELBOW, L_WRIST], [NECK, R_HIP], [R_HIP, R_KNEE], [R_KNEE, R_ANKLE],
