@@ -24,7 +24,7 @@ from ..models.compose import Instance
 from ..models.memory import Memory, Part
 from ..models.mini import TEXT
 from .human_prior import POSITIVE, unet_of
-from .part_features import text_projection
+from .phrase_encoder import text_projection
 
 KEY = "vitruvian_appearance"
 

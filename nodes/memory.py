@@ -11,7 +11,8 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..host import part_features as host
+from ..host import memory as host
+from ..host import part_encoder, phrase_encoder
 from ..models import memory as core
 from ..models.phrases import split_phrases
 from ..models.semantic_map import CLASSES, WHOLE_PERSON, part_named
@@ -89,7 +90,7 @@ class VitruvianLoadPartEncoder(io.ComfyNode):
     def execute(cls, clip_vision_name: str) -> io.NodeOutput:
         with speaking_for("Load Part Encoder"):
             path = folder_paths.get_full_path_or_raise("clip_vision", clip_vision_name)
-            return io.NodeOutput(host.load_vision(Path(path)))
+            return io.NodeOutput(part_encoder.load(Path(path)))
 
 
 def _shrink_input() -> io.Input:
@@ -176,7 +177,9 @@ class VitruvianBuildMemory(io.ComfyNode):
                 host.check_encoder(old, clip_vision[0])
             pairs = _pairs(images, semantic_map)
             bar = comfy.utils.ProgressBar(2 * len(pairs))
-            crops = host.look(clip_vision[0], pairs, min_pixels[0], shrink[0], _first_half(bar))
+            crops = part_encoder.encode_parts(
+                clip_vision[0], pairs, min_pixels[0], shrink[0], _first_half(bar)
+            )
             known = [] if old is None or memory_update[0] == EXTEND else old.parts
             new = host.build(
                 _without(crops, known), max_slots[0], clip_vision[0], _second_half(bar, len(pairs))
@@ -208,9 +211,9 @@ def _pairs(images: Sequence[Tensor], maps: Sequence[Tensor]) -> list[tuple[Tenso
     return [*zip(pictures, labels, strict=True)]
 
 
-def _without(crops: host.Crops, parts: Sequence[int]) -> host.Crops:
+def _without(crops: part_encoder.Crops, parts: Sequence[int]) -> part_encoder.Crops:
     kept = ~torch.isin(crops.parts, torch.tensor(parts, dtype=torch.long))
-    return host.Crops(*(field[kept] for field in crops))
+    return part_encoder.Crops(*(field[kept] for field in crops))
 
 
 def _first_half(bar: Any) -> Callable[[], None]:
@@ -370,7 +373,7 @@ class VitruvianRetrieveAppearance(io.ComfyNode):
                 ),
                 io.String.Input(
                     "template",
-                    default=host.PHRASE,
+                    default=phrase_encoder.PLACEHOLDER,
                     tooltip="How each phrase goes to the text encoder. For a full-sized CLIP: a "
                     "photo of {phrase}",
                 ),
@@ -431,7 +434,7 @@ class VitruvianRetrieveAppearance(io.ComfyNode):
                     f"'if_unmentioned' is '{DRAWN}', which needs to know what the picture shows: "
                     "connect the semantic map to 'semantic_map'."
                 )
-            asked = host.Asked(
+            asked = host.Retrieval(
                 template,
                 top_k,
                 temperature,
@@ -509,17 +512,19 @@ class VitruvianAppearanceFromImage(io.ComfyNode):
             if memory is not None:
                 host.check_encoder(memory, clip_vision)
             wanted = [part_named(name) for name in read_phrases(part_names)]
-            crops = host.look(clip_vision, _pairs([image], [semantic_map]), shrink=shrink)
+            crops = part_encoder.encode_parts(
+                clip_vision, _pairs([image], [semantic_map]), shrink=shrink
+            )
             _check_there(wanted, crops)
-            asked = host.Asked(top_k=top_k, temperature=temperature, blend=blend)
-            found = host.from_pictures(
+            asked = host.Retrieval(top_k=top_k, temperature=temperature, blend=blend)
+            found = host.parts_from_images(
                 crops, memory, wanted or crops.parts.tolist(), strength, asked
             )
         banks = {} if memory is None else memory.banks
         return io.NodeOutput(found, core.draw_parts(found, banks)[None])
 
 
-def _check_there(wanted: Sequence[int], crops: host.Crops) -> None:
+def _check_there(wanted: Sequence[int], crops: part_encoder.Crops) -> None:
     there = sorted(set(crops.parts.tolist()))
     missing = [CLASSES[part] for part in wanted if part not in there]
     if missing:
