@@ -18,7 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..models import human_prior as maths
-from ..models.attention_maps import word_maps
+from ..models.human_attention import word_maps
 from . import human_prior
 from .human_prior import Place
 

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..host import human_attention as host
 from ..host import human_prior
-from ..models import attention_maps
+from ..models import human_attention
 from ..models.human_tokens import Word
 from .human_prior import CATEGORY
 from .inputs import read_phrases, speaking_for
@@ -96,20 +96,22 @@ class VitruvianShowHumanAttention(io.ComfyNode):
             )
         if image is None:
             height, width = (PIXELS * side for side in latent["samples"].shape[-2:])
-            picture = torch.full((height, width, 3), attention_maps.GREY)
+            picture = torch.full((height, width, 3), human_attention.GRAY)
         else:
             picture = image[0, ..., :3].float().cpu()
         seen = _by_name(looks)
-        sheets = attention_maps.draw_sheets(list(chosen), times, seen, picture)
-        masks = attention_maps.masks([*seen.values()][-1], *picture.shape[:2])
+        sheets = human_attention.draw_sheets(list(chosen), times, seen, picture)
+        masks = human_attention.word_masks([*seen.values()][-1], *picture.shape[:2])
         return io.NodeOutput(sheets, masks, ui=ui.PreviewImage(sheets, cls=cls))
 
 
-def _by_name(looks: Sequence[host.Look]) -> dict[str, list[attention_maps.Grids]]:
+def _by_name(looks: Sequence[host.Look]) -> dict[str, list[human_attention.Grids]]:
     """Averaged maps of every moment, under the rows' names; last those of the model as it is."""
-    without = [attention_maps.average(each.without.values()) for each in looks]
+    without = [human_attention.average_layers(each.without.values()) for each in looks]
     combined = [
-        attention_maps.average(each.with_priors.values()) for each in looks if each.with_priors
+        human_attention.average_layers(each.with_priors.values())
+        for each in looks
+        if each.with_priors
     ]
     return {WITHOUT: without, WITH: combined} if combined else {MAPS: without}
 
@@ -123,11 +125,13 @@ def _choose(positive: Any, words: str) -> dict[str, tuple[int, ...]]:
         )
     entry = positive[0][1]
     prompt: tuple[Word, ...] = entry[human_prior.WORDS]
-    found = {phrase: attention_maps.find(phrase, prompt) for phrase in read_phrases(words)}
+    found = {
+        phrase: human_attention.phrase_positions(phrase, prompt) for phrase in read_phrases(words)
+    }
     missing = ", ".join(f"'{phrase}'" for phrase, positions in found.items() if not positions)
     if missing:
         raise ValueError(f"{missing}: not in the prompt, whose words are {_listed(prompt)}.")
-    found = found or attention_maps.marked(prompt, entry[human_prior.HUMAN].tolist())
+    found = found or human_attention.marked_positions(prompt, entry[human_prior.HUMAN].tolist())
     if not found:
         raise ValueError(
             "no word of the prompt is marked as human-centric. Write some of its words in 'words': "

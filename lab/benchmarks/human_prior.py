@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ...models import attention_maps as attention_maps_of
+from ...models import human_attention as word_attention
 from ...models.mini import PICTURE_SIZE
 from ..evaluators import bodies, posenet
 from ..recipes.mini import ABLATED, FINETUNED, LORA, PRIOR, PRIOR_RIVALS
@@ -232,7 +232,7 @@ def _maps(loaded: host.Loaded, prompt: str, picture: Tensor, seed: int) -> list[
     from ...host import human_prior as prior
 
     positive = _marked(loaded, prompt)
-    words = attention_maps_of.marked(
+    words = word_attention.marked_positions(
         positive[0][1][prior.WORDS], positive[0][1][prior.HUMAN].tolist()
     )
     columns = [tokens for word, tokens in words.items() if word not in PEOPLE]
@@ -241,8 +241,10 @@ def _maps(loaded: host.Loaded, prompt: str, picture: Tensor, seed: int) -> list[
         _patched(loaded, PRIOR), positive, latent, (MOMENT,), seed, columns[:1], lambda _: None
     )
     assert look.with_priors is not None
-    both = [attention_maps_of.average(maps.values()) for maps in (look.without, look.with_priors)]
+    both = [
+        word_attention.average_layers(maps.values()) for maps in (look.without, look.with_priors)
+    ]
     finest = [next(iter(grids.values()))[0] for grids in both]
     most = max(float(seen.max()) for seen in finest)
     ground = picture.movedim(0, -1)
-    return [attention_maps_of.overlay(seen, most, ground).movedim(-1, 0) for seen in finest]
+    return [word_attention.overlay_map(seen, most, ground).movedim(-1, 0) for seen in finest]

@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrappersMP
 from vitruvian.host import human_attention as host
 from vitruvian.host import human_prior
 from vitruvian.host.registration import register
-from vitruvian.models import attention_maps, compose
+from vitruvian.models import compose, human_attention
 from vitruvian.models import human_prior as maths
 from vitruvian.nodes import compose as people
 from vitruvian.nodes.human_attention import VitruvianShowHumanAttention
@@ -346,11 +346,12 @@ def test_the_node_shows_a_sheet_for_every_word(loaded, prompt):
     assert len(sheets) == 3 and masks.shape == (3, 50, 70)
     assert len(chosen.ui.as_dict()["images"]) == 3
     columns = [
-        attention_maps.find(word, prompt[0][1][human_prior.WORDS]) for word in ("park", "man")
+        human_attention.phrase_positions(word, prompt[0][1][human_prior.WORDS])
+        for word in ("park", "man")
     ]
     looks = host.look(made, prompt, picture(8, 12), [0.2, 0.9], SEED, columns, lambda count: None)
-    wanted = attention_maps.masks(
-        [attention_maps.average(each.with_priors.values()) for each in looks], 50, 70
+    wanted = human_attention.word_masks(
+        [human_attention.average_layers(each.with_priors.values()) for each in looks], 50, 70
     )
     torch.testing.assert_close(masks[0], wanted[0])
 

@@ -19,12 +19,12 @@ Grids = dict[Grid, Tensor]  # maps of all words, [words, height, width]
 CELL = 224  # pixels of a cell's longer side
 GAP = 8  # between cells
 MARGIN = 156  # for the rows' labels
-HEAD = 84  # for the title and the columns' labels
+HEADER = 84  # for the title and the columns' labels
 NARROWEST = 480  # a sheet, so that its title can be read
 LABELS = 96  # height of a grid's labels
 BAR = 8  # of the scale of colours
 BACKGROUND = 0.09
-GREY = 0.5  # where there is no picture
+GRAY = 0.5  # where there is no picture
 DIMMED = 0.45  # the picture below a map
 HEAT = ((0.0, 0.0, 0.0), (0.32, 0.05, 0.48), (0.82, 0.21, 0.36), (0.98, 0.6, 0.15), (1, 1, 0.72))
 FONT = 0  # OpenCV's FONT_HERSHEY_SIMPLEX
@@ -48,7 +48,7 @@ class Label(NamedTuple):
     colour: tuple[int, int, int]
 
 
-def find(phrase: str, words: Sequence[Word]) -> tuple[int, ...]:
+def phrase_positions(phrase: str, words: Sequence[Word]) -> tuple[int, ...]:
     """The positions of the phrase's tokens wherever it stands in the prompt, its last word in any
     form; empty where it does not.
     """
@@ -63,7 +63,7 @@ def _is(run: Sequence[Word], parts: Sequence[str]) -> bool:
     return first == list(parts[:-1]) and parts[-1] in base_forms(last)
 
 
-def marked(words: Sequence[Word], marks: Sequence[bool]) -> dict[str, tuple[int, ...]]:
+def marked_positions(words: Sequence[Word], marks: Sequence[bool]) -> dict[str, tuple[int, ...]]:
     """The positions of the tokens of every marked word."""
     found: dict[str, tuple[int, ...]] = {}
     for word in words:
@@ -81,7 +81,7 @@ def word_maps(attention: Tensor, columns: Sequence[Sequence[int]], grid: Grid) -
     return shares.unflatten(-1, grid).cpu()
 
 
-def average(maps: Iterable[Tensor]) -> Grids:
+def average_layers(maps: Iterable[Tensor]) -> Grids:
     """Maps [words, h, w] of all layers -> their mean for each grid, the finest first."""
     by_grid: dict[Grid, list[Tensor]] = {}
     for each in maps:
@@ -90,7 +90,7 @@ def average(maps: Iterable[Tensor]) -> Grids:
     return {grid: torch.stack(by_grid[grid]).mean(0) for grid in finest}
 
 
-def masks(moments: Sequence[Grids], height: int, width: int) -> Tensor:
+def word_masks(moments: Sequence[Grids], height: int, width: int) -> Tensor:
     """The mean over moments and grids [words, height, width], the largest value of each word 1."""
     resized = [_resize(maps, (height, width)) for grids in moments for maps in grids.values()]
     mean = torch.stack(resized).mean(0)
@@ -129,13 +129,13 @@ def _draw_sheet(
 ) -> Tensor:
     down, right = max(LABELS, ground.shape[0]) + GAP, ground.shape[1] + GAP  # to the next cell
     lines = sum(map(len, rows.values()))
-    height = HEAD + lines * down + (len(rows) - 1) * GAP
+    height = HEADER + lines * down + (len(rows) - 1) * GAP
     width = max(NARROWEST, MARGIN + len(moments) * right)
     sheet = torch.full((height, width, 3), BACKGROUND)
     labels = [Label(word, GAP, 40, 1.0, BRIGHT)]
     for k, moment in enumerate(moments):
-        labels.append(Label(f"{100 * moment:g} %", MARGIN + k * right, HEAD - 12, 0.55, FAINT))
-    top = HEAD
+        labels.append(Label(f"{100 * moment:g} %", MARGIN + k * right, HEADER - 12, 0.55, FAINT))
+    top = HEADER
     for (h, w), some in rows.items():
         most = max(float(seen.max()) for row in some for seen in row.maps)
         sheet[top + 60 : top + 60 + BAR, GAP : MARGIN - 2 * GAP] = _bar()
@@ -144,7 +144,7 @@ def _draw_sheet(
         for number, row in enumerate(some):
             labels.append(Label(row.name, GAP, top + (14 if number else 46), 0.5, BRIGHT))
             for k, seen in enumerate(row.maps):
-                cell = overlay(seen, most, ground)
+                cell = overlay_map(seen, most, ground)
                 left = MARGIN + k * right
                 sheet[top : top + len(cell), left : left + cell.shape[1]] = cell
             top += down
@@ -157,7 +157,7 @@ def _bar() -> Tensor:
     return _heat(torch.linspace(0, 1, MARGIN - 3 * GAP).expand(BAR, -1))
 
 
-def overlay(seen: Tensor, most: float, ground: Tensor) -> Tensor:
+def overlay_map(seen: Tensor, most: float, ground: Tensor) -> Tensor:
     """A map [h, w] as heat over the picture [H, W, 3], dimmed and without its colours; `most` is
     the brightest.
     """

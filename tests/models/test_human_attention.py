@@ -1,7 +1,7 @@
 """Attention maps as pictures: which tokens, averages, one brightness for what is compared."""
 
 import torch
-from vitruvian.models import attention_maps as maps
+from vitruvian.models import human_attention
 from vitruvian.models.human_tokens import Word
 
 PROMPT = [
@@ -11,23 +11,23 @@ PROMPT = [
 
 
 def test_phrases_are_found_wherever_they_stand_and_in_any_form():
-    assert maps.find("Man", PROMPT) == (2, 3, 9)
-    assert maps.find("tai chi", PROMPT) == (5, 6)
-    assert maps.find("wave", PROMPT) == (10,)
-    assert maps.find("tai", PROMPT[:4]) == (5,)
+    assert human_attention.phrase_positions("Man", PROMPT) == (2, 3, 9)
+    assert human_attention.phrase_positions("tai chi", PROMPT) == (5, 6)
+    assert human_attention.phrase_positions("wave", PROMPT) == (10,)
+    assert human_attention.phrase_positions("tai", PROMPT[:4]) == (5,)
     for absent in ("woman", "chi tai", "chi, chi", "", " "):
-        assert maps.find(absent, PROMPT) == ()
-    assert maps.find("man", []) == ()
+        assert human_attention.phrase_positions(absent, PROMPT) == ()
+    assert human_attention.phrase_positions("man", []) == ()
 
 
 def test_marked_words_come_once_with_all_their_tokens():
     marks = [k in (2, 3, 9, 10) for k in range(12)]
-    assert maps.marked(PROMPT, marks) == {"man": (2, 3, 9), "waving": (10,)}
+    assert human_attention.marked_positions(PROMPT, marks) == {"man": (2, 3, 9), "waving": (10,)}
 
 
 def test_a_words_share_is_the_sum_over_its_tokens_and_the_mean_over_heads():
     attention = torch.rand(4, 6, 9, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    made = maps.word_maps(attention, [(1,), (2, 5), tuple(range(9))], (2, 3))
+    made = human_attention.word_maps(attention, [(1,), (2, 5), tuple(range(9))], (2, 3))
     assert made.shape == (3, 2, 3)
     for row in range(2):
         for column in range(3):
@@ -39,7 +39,7 @@ def test_a_words_share_is_the_sum_over_its_tokens_and_the_mean_over_heads():
 
 def test_layers_of_one_grid_are_averaged():
     fine, finer, coarse = torch.rand(2, 4, 6), torch.rand(2, 4, 6), torch.rand(2, 2, 3)
-    made = maps.average([coarse, fine, finer])
+    made = human_attention.average_layers([coarse, fine, finer])
     assert list(made) == [(4, 6), (2, 3)]
     torch.testing.assert_close(made[4, 6], (fine + finer) / 2)
     assert torch.equal(made[2, 3], coarse)
@@ -48,17 +48,17 @@ def test_layers_of_one_grid_are_averaged():
 def test_masks_are_means_with_the_largest_value_1():
     flat, hot = torch.full((2, 2, 2), 0.2), torch.zeros(2, 4, 4)
     hot[0, 0, 0] = 0.6
-    made = maps.masks([{(4, 4): hot, (2, 2): flat}] * 3, 4, 4)
+    made = human_attention.word_masks([{(4, 4): hot, (2, 2): flat}] * 3, 4, 4)
     assert made.shape == (2, 4, 4)
     torch.testing.assert_close(made[0, 0, 0], torch.tensor(1.0))
     torch.testing.assert_close(made[0, 2, 2], torch.tensor(0.25))  # 0.1 of 0.4
     torch.testing.assert_close(made[1], torch.ones(4, 4))
-    assert not maps.masks([{(2, 2): torch.zeros(1, 2, 2)}], 4, 4).any()
+    assert not human_attention.word_masks([{(2, 2): torch.zeros(1, 2, 2)}], 4, 4).any()
 
 
 def sheets(looks, words=("man", "waving"), moments=(0.1, 0.5), picture=None):
     ground = torch.full((90, 60, 3), 0.5) if picture is None else picture
-    return maps.draw_sheets(words, moments, looks, ground)
+    return human_attention.draw_sheets(words, moments, looks, ground)
 
 
 def seen(value):
@@ -70,10 +70,14 @@ def seen(value):
 
 def cell(sheet, row, column):
     """The row-th row (of two for each grid) of a sheet of upright pictures."""
-    width = round(maps.CELL * 2 / 3)
-    top = maps.HEAD + row * (maps.CELL + maps.GAP) + row // 2 * maps.GAP
-    left = maps.MARGIN + column * (width + maps.GAP)
-    return sheet[top : top + maps.CELL, left : left + width]
+    width = round(human_attention.CELL * 2 / 3)
+    top = (
+        human_attention.HEADER
+        + row * (human_attention.CELL + human_attention.GAP)
+        + row // 2 * human_attention.GAP
+    )
+    left = human_attention.MARGIN + column * (width + human_attention.GAP)
+    return sheet[top : top + human_attention.CELL, left : left + width]
 
 
 def test_a_hot_place_is_bright_and_rows_have_one_scale():
@@ -93,8 +97,10 @@ def test_grids_and_words_have_scales_of_their_own():
     other[3, 2][:] *= 3
     other[6, 4][1] *= 5
     alone, beside = sheets({"": [one, one]}), sheets({"": [other, other]})
-    rows = slice(maps.HEAD, maps.HEAD + maps.CELL)
-    assert torch.equal(alone[0, rows, maps.MARGIN :], beside[0, rows, maps.MARGIN :])
+    rows = slice(human_attention.HEADER, human_attention.HEADER + human_attention.CELL)
+    assert torch.equal(
+        alone[0, rows, human_attention.MARGIN :], beside[0, rows, human_attention.MARGIN :]
+    )
 
 
 def test_sheets_are_of_one_size_whatever_they_hold():
