@@ -4,7 +4,7 @@ from pathlib import Path
 
 import folder_paths
 
-from . import mini_family, structure
+from . import mini_family, structure_family
 
 PACK = Path(__file__).resolve().parent.parent
 MINI_WEIGHTS = PACK / "weights"
@@ -16,7 +16,7 @@ def register() -> None:
     for name in ("checkpoints", "clip_vision", "controlnet", "loras", "vitruvian"):
         _add_folder(name, MINI_WEIGHTS / name)
     mini_family.register_family()
-    structure.register_family()
+    structure_family.register_family()
 
 
 def _add_folder(name: str, path: Path, extensions: set[str] | None = None) -> None:

@@ -8,7 +8,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..host import structure as host
+from ..host import structure_family, structure_images, structure_latent
 from ..models import structure
 from .inputs import speaking_for, weight_files
 
@@ -44,7 +44,7 @@ class VitruvianLoadStructureModel(io.ComfyNode):
     def execute(cls, structure_model_name: str) -> io.NodeOutput:
         with speaking_for("Load Structure Model"):
             path = folder_paths.get_full_path_or_raise("vitruvian", structure_model_name)
-            return io.NodeOutput(host.load(Path(path)))
+            return io.NodeOutput(structure_family.load(Path(path)))
 
 
 class VitruvianStructureModelFromCheckpoint(io.ComfyNode):
@@ -86,7 +86,9 @@ class VitruvianStructureModelFromCheckpoint(io.ComfyNode):
     def execute(cls, ckpt_name: str, fusion: str, prediction: str) -> io.NodeOutput:
         with speaking_for("Structure Model from Checkpoint"):
             path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
-            return io.NodeOutput(host.from_checkpoint(Path(path), fusion, prediction == NOISE))
+            return io.NodeOutput(
+                structure_family.from_checkpoint(Path(path), fusion, prediction == NOISE)
+            )
 
 
 class VitruvianEmptyStructureLatent(io.ComfyNode):
@@ -109,7 +111,7 @@ class VitruvianEmptyStructureLatent(io.ComfyNode):
     @classmethod
     def execute(cls, width: int, height: int, batch_size: int) -> io.NodeOutput:
         device = comfy.model_management.intermediate_device()
-        return io.NodeOutput(host.empty_latent(width, height, batch_size, device))
+        return io.NodeOutput(structure_latent.empty_latent(width, height, batch_size, device))
 
 
 class VitruvianApplyStructurePose(io.ComfyNode):
@@ -180,13 +182,14 @@ class VitruvianApplyStructurePose(io.ComfyNode):
             )
         sizes = {"width": original_width, "height": original_height}
         added = {
-            host.POSE: host.pose_latent(vae, pose_image),
+            structure_latent.POSE_LATENT: structure_latent.encode_pose(vae, pose_image),
             "crop_w": crop_left,
             "crop_h": crop_top,
             **{name: size for name, size in sizes.items() if size},
         }
         return io.NodeOutput(
-            host.with_conditions(positive, added), host.with_conditions(negative, added)
+            structure_latent.with_entries(positive, added),
+            structure_latent.with_entries(negative, added),
         )
 
 
@@ -209,7 +212,7 @@ class VitruvianSplitStructure(io.ComfyNode):
     @classmethod
     def execute(cls, latent: dict[str, Any]) -> io.NodeOutput:
         with speaking_for("Split Structure"):
-            return io.NodeOutput(*host.split(latent))
+            return io.NodeOutput(*structure_latent.split(latent))
 
 
 class VitruvianJoinStructure(io.ComfyNode):
@@ -242,7 +245,9 @@ class VitruvianJoinStructure(io.ComfyNode):
     ) -> io.NodeOutput:
         with speaking_for("Join Structure"):
             return io.NodeOutput(
-                host.join({"rgb": image_latent, "depth": depth_latent, "normal": normal_latent})
+                structure_latent.join(
+                    {"rgb": image_latent, "depth": depth_latent, "normal": normal_latent}
+                )
             )
 
 
@@ -315,8 +320,12 @@ class VitruvianConvertStructureImages(io.ComfyNode):
         stretch: bool,
     ) -> io.NodeOutput:
         return io.NodeOutput(
-            host.depth_pictures(depth_image, from_depth_convention, to_depth_convention, stretch),
-            host.normal_pictures(normal_image, from_normal_convention, to_normal_convention),
+            structure_images.convert_depth(
+                depth_image, from_depth_convention, to_depth_convention, stretch
+            ),
+            structure_images.convert_normals(
+                normal_image, from_normal_convention, to_normal_convention
+            ),
         )
 
 
@@ -378,7 +387,7 @@ class VitruvianRelightImage(io.ComfyNode):
                 )
             light = torch.tensor([light_right, light_up, light_front])
             return io.NodeOutput(
-                host.relight(image, normal_image, normal_convention, light, ambient)
+                structure_images.relight(image, normal_image, normal_convention, light, ambient)
             )
 
 

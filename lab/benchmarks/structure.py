@@ -185,33 +185,39 @@ def _rows(asked: Asked) -> list[slice]:
 
 @torch.inference_mode()
 def _load(file: Path) -> Any:
-    from ...host import structure as own
+    from ...host import structure_family
 
-    return own.load(file)
+    return structure_family.load(file)
 
 
 @torch.inference_mode()
 def _split(latent: Any) -> Any:
-    from ...host import structure as own
+    from ...host import structure_latent
 
-    return own.split(latent)
+    return structure_latent.split(latent)
 
 
 @torch.inference_mode()
 def _posed(loaded: host.Loaded, asked: Asked, rows: slice) -> tuple[Any, Any]:
     """The captions and the empty text, with the poses."""
-    from ...host import structure as own
+    from ...host import structure_latent
 
-    added = {own.POSE: own.pose_latent(loaded.vae, asked.hints[rows].movedim(1, -1))}
+    added = {
+        structure_latent.POSE_LATENT: structure_latent.encode_pose(
+            loaded.vae, asked.hints[rows].movedim(1, -1)
+        )
+    }
     positive, negative = host.text(loaded, *asked.prompts[rows]), host.text(loaded, "")
-    return own.with_conditions(positive, added), own.with_conditions(negative, added)
+    return structure_latent.with_entries(positive, added), structure_latent.with_entries(
+        negative, added
+    )
 
 
 @torch.inference_mode()
 def _sample_joint(model: Any, positive: Any, negative: Any, seed: int) -> Any:
-    from ...host import structure as own
+    from ...host import structure_latent
 
-    empty = own.empty_latent(PICTURE_SIZE, PICTURE_SIZE, len(positive[0][0]), "cpu")
+    empty = structure_latent.empty_latent(PICTURE_SIZE, PICTURE_SIZE, len(positive[0][0]), "cpu")
     return host.sample(model, positive, negative, empty, seed)
 
 

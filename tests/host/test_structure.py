@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vitruvian.host import structure as host
+from vitruvian.host import structure_family, structure_latent, structure_unet
 from vitruvian.host.registration import register
 from vitruvian.lab.training import convert, preview
 from vitruvian.lab.training import structure as training
@@ -73,14 +73,14 @@ def test_the_host_gives_what_diffusers_gives(mini, tmp_path, how, size):
     joint = random_joint(mini, **how)
     x, t, text, pose, sizes = inputs(size=size)
     expected = joint(x, t, text, pose, sizes)
-    found = predict(host.load(written(joint, tmp_path)), x, t, text, pose, sizes)
+    found = predict(structure_family.load(written(joint, tmp_path)), x, t, text, pose, sizes)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture
 def model(mini, tmp_path):
     """MODEL of a random joint network."""
-    return host.load(written(random_joint(mini), tmp_path))
+    return structure_family.load(written(random_joint(mini), tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def pose(batch=1, size=(CELLS, CELLS), seed=5):
 
 
 def test_three_copies_are_the_base(mini, loaded, tmp_path):
-    joint = host.load(written(training.start_joint(mini), tmp_path))
+    joint = structure_family.load(written(training.start_joint(mini), tmp_path))
     x, t, words, given, sizes = inputs()
     base = loaded[0].model.diffusion_model(x[:, :4], t, words)
     for part in predict(joint, x[:, :4].repeat(1, 3, 1, 1), t, words, given, sizes).chunk(3, 1):
@@ -123,7 +123,9 @@ def test_three_copies_are_the_base(mini, loaded, tmp_path):
 
 
 def test_without_fusion_the_picture_is_the_base_whatever_the_others_are(mini, loaded, tmp_path):
-    joint = host.load(written(training.start_joint(mini, fusion=structure.OFF), tmp_path))
+    joint = structure_family.load(
+        written(training.start_joint(mini, fusion=structure.OFF), tmp_path)
+    )
     x, t, words, given, sizes = inputs()
     base = loaded[0].model.diffusion_model(x[:, :4], t, words)
     found = predict(joint, x, t, words, given, sizes)
@@ -133,7 +135,7 @@ def test_without_fusion_the_picture_is_the_base_whatever_the_others_are(mini, lo
 
 def test_from_a_checkpoint_every_picture_is_the_bases(loaded):
     path = preview.CHECKPOINT
-    joint, base = host.from_checkpoint(path, structure.MEAN, True), loaded[0]
+    joint, base = structure_family.from_checkpoint(path, structure.MEAN, True), loaded[0]
     words = text()
     empty = {"samples": torch.zeros(1, 4, CELLS, CELLS)}
     noise = torch.randn(1, 4, CELLS, CELLS, generator=torch.Generator().manual_seed(1))
@@ -152,7 +154,7 @@ def test_from_a_checkpoint_every_picture_is_the_bases(loaded):
 
 def test_velocity_on_the_rescaled_schedule_or_noise_on_the_bases(mini, tmp_path):
     joint = random_joint(mini)
-    v, e = (host.load(written(joint, tmp_path, epsilon=flag)) for flag in (False, True))
+    v, e = (structure_family.load(written(joint, tmp_path, epsilon=flag)) for flag in (False, True))
     assert float(v.model.model_sampling.sigma_max) > 1000 > float(e.model.model_sampling.sigma_max)
     x, sigma = torch.randn(1, 12, CELLS, CELLS), torch.tensor([2.0])
     out, signal = torch.randn_like(x), 1 / (1 + sigma**2).sqrt()
@@ -165,15 +167,18 @@ def test_velocity_on_the_rescaled_schedule_or_noise_on_the_bases(mini, tmp_path)
 
 def test_no_pose_is_a_black_picture(model, loaded):
     vae = loaded[2]
-    black = host.pose_latent(vae, torch.zeros(1, 8 * CELLS, 8 * CELLS, 3))
+    black = structure_latent.encode_pose(vae, torch.zeros(1, 8 * CELLS, 8 * CELLS, 3))
     assert not black.any()
-    posed = [host.with_conditions(some, {host.POSE: black}) for some in (text(), text(seed=4))]
+    posed = [
+        structure_latent.with_entries(some, {structure_latent.POSE_LATENT: black})
+        for some in (text(), text(seed=4))
+    ]
     assert torch.equal(sample(model, *posed), sample(model))
 
 
 def posed(seed=5, size=(CELLS, CELLS), **more):
-    added = {host.POSE: pose(seed=seed, size=size), **more}
-    return [host.with_conditions(some, added) for some in (text(), text(seed=4))]
+    added = {structure_latent.POSE_LATENT: pose(seed=seed, size=size), **more}
+    return [structure_latent.with_entries(some, added) for some in (text(), text(seed=4))]
 
 
 def test_pose_and_size_change_the_picture_and_its_maps(model):
@@ -274,7 +279,7 @@ def test_over_an_existing_picture_and_inside_a_mask(model):
 
 
 def test_preview_shows_all_three():
-    latent = host.StructureLatent()
+    latent = structure_family.StructureLatent()
     if not getattr(latent, "latent_rgb_factors_reshape", None):
         assert len(latent.latent_rgb_factors) == 12
         return
@@ -288,16 +293,16 @@ def test_preview_shows_all_three():
 
 def test_split_and_join_are_inverse():
     whole = {"samples": torch.randn(2, 12, 4, 5), "noise_mask": torch.ones(1, 4, 5)}
-    rgb, depth, normal = host.split(whole)
-    again = host.join({"rgb": rgb, "depth": depth, "normal": normal})
+    rgb, depth, normal = structure_latent.split(whole)
+    again = structure_latent.join({"rgb": rgb, "depth": depth, "normal": normal})
     assert torch.equal(again["samples"], whole["samples"]) and "noise_mask" in again
 
 
 def test_wrong_latents_are_said():
     with pytest.raises(ValueError, match="expected 12 channels"):
-        host.split({"samples": torch.zeros(1, 4, 8, 8)})
+        structure_latent.split({"samples": torch.zeros(1, 4, 8, 8)})
     with pytest.raises(ValueError, match="'depth' has the shape"):
-        host.join(
+        structure_latent.join(
             {
                 "rgb": {"samples": torch.zeros(1, 4, 8, 8)},
                 "depth": {"samples": torch.zeros(1, 4, 8, 9)},
@@ -311,7 +316,7 @@ def test_wrong_uses_are_said(model):
         sample(model, latent=filled)
     with pytest.raises(ValueError, match="texts of 192 numbers a word, this prompt has 768"):
         sample(model, text(768), text(768))
-    controlled = host.with_conditions(text(), {"control": object()})
+    controlled = structure_latent.with_entries(text(), {"control": object()})
     with pytest.raises((ValueError, AttributeError)):
         sample(model, controlled)
 
@@ -324,16 +329,16 @@ def test_a_wrong_file_is_said(tmp_path):
         path, {"a": torch.zeros(1)}, {"method": "human_prior", "version": 1, "base": "mini"}
     )
     with pytest.raises(ValueError, match=r"other\.safetensors.*'structure', found 'human_prior'"):
-        host.load(path)
+        structure_family.load(path)
 
 
 def test_an_inpainting_checkpoint_is_refused(tmp_path):
     from safetensors.torch import save_file
 
     path = tmp_path / "inpaint.safetensors"
-    save_file({f"{host.PREFIX}input_blocks.0.0.weight": torch.zeros(64, 9, 3, 3)}, path)
+    save_file({f"{structure_family.PREFIX}input_blocks.0.0.weight": torch.zeros(64, 9, 3, 3)}, path)
     with pytest.raises(ValueError, match=r"inpaint\.safetensors: .*4 channels"):
-        host.from_checkpoint(path, structure.MEAN, True)
+        structure_family.from_checkpoint(path, structure.MEAN, True)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 13)])
@@ -353,11 +358,11 @@ def test_the_real_architectures(family, size):
         "adm_in_channels": structure.SIZE_WIDTH,
     }
     experts = structure.experts_of(list(joint))
-    threefold = host.StructureUNet(
+    threefold = structure_unet.StructureUNet(
         **config, experts=experts, fusion=structure.MEAN, operations=comfy.ops.disable_weight_init
     ).eval()
     missing = threefold.load_state_dict(
-        {host.module_name(key, experts): tensor for key, tensor in joint.items()}
+        {structure_unet.module_name(key, experts): tensor for key, tensor in joint.items()}
     )
     assert not missing.missing_keys and not missing.unexpected_keys and experts == 3
     g = torch.Generator().manual_seed(1)

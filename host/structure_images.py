@@ -1,0 +1,46 @@
+"""Depth and normal IMAGEs in other conventions, and relighting by normals."""
+
+import comfy.utils
+from torch import Tensor
+
+from ..models import structure
+
+
+def convert_depth(
+    images: Tensor, from_convention: str, to_convention: str, stretch: bool
+) -> Tensor:
+    """Convert depth IMAGEs [B, H, W, C] between conventions; `stretch`: each to its full range."""
+    near = structure.depth_of(_channels_first(images), from_convention)
+    if stretch:
+        return _channels_last(structure.depth_picture(near, to_convention))
+    white = 1 - near if to_convention == structure.METRIC else near
+    return white[..., None].expand(-1, -1, -1, 3)
+
+
+def convert_normals(images: Tensor, from_convention: str, to_convention: str) -> Tensor:
+    """Convert normal IMAGEs [B, H, W, C] between conventions; the result has unit length."""
+    normals = structure.normal_of(_channels_first(images), from_convention)
+    return _channels_last(structure.normal_picture(normals, to_convention))
+
+
+def relight(
+    images: Tensor, normal_images: Tensor, convention: str, light: Tensor, ambient: float
+) -> Tensor:
+    """Relight IMAGEs [B, H, W, C] by a lamp in the direction `light` [3]; a single normal image
+    serves for all.
+    """
+    rgb, normal = _channels_first(images), _channels_first(normal_images)
+    normal = comfy.utils.common_upscale(
+        normal, rgb.shape[-1], rgb.shape[-2], "bilinear", "disabled"
+    )
+    normal = comfy.utils.repeat_to_batch_size(structure.normal_of(normal, convention), len(rgb))
+    return _channels_last(structure.relight(rgb, normal, light, ambient))
+
+
+def _channels_first(images: Tensor) -> Tensor:
+    """[B, H, W, C] -> [B, 3, H, W] without transparency."""
+    return images[..., :3].movedim(-1, 1)
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.movedim(1, -1)

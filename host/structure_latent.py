@@ -1,0 +1,56 @@
+"""LATENTs of joint denoising: empty, split, joined; and the pose as a latent in a conditioning."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.mini import LATENT_CHANNELS
+from .structure_unet import CHANNELS, split_modalities
+
+POSE_LATENT = "vitruvian_structure_pose"  # in a conditioning: [B, 4, h, w] as nodes carry latents
+
+
+def empty_latent(width: int, height: int, batch: int, device: Any) -> dict[str, Any]:
+    """Make a LATENT of zeros for images of width x height pixels."""
+    return {"samples": torch.zeros(batch, CHANNELS, height // 8, width // 8, device=device)}
+
+
+def split(latent: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Split a joint LATENT into those of image, depth and normals."""
+    samples = latent["samples"]
+    if samples.dim() != 4 or samples.shape[1] != CHANNELS:
+        raise ValueError(
+            f"the input 'latent' has the shape {list(samples.shape)}, expected {CHANNELS} "
+            "channels: connect a sampler whose model comes from Load Structure Model."
+        )
+    return [{**latent, "samples": part} for part in split_modalities(samples)]
+
+
+def join(latents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Join three LATENTs, by the names of their inputs; a mask is taken from the first."""
+    first = next(iter(latents.values()))
+    for name, latent in latents.items():
+        shape, expected = latent["samples"].shape, first["samples"].shape
+        if shape != expected or shape[1] != LATENT_CHANNELS:
+            raise ValueError(
+                f"the input '{name}' has the shape {list(shape)}, expected "
+                f"{[expected[0], LATENT_CHANNELS, *expected[2:]]}: encode images of one size with "
+                "one VAE, as many in each batch."
+            )
+    samples = torch.cat([latent["samples"] for latent in latents.values()], 1)
+    return {**first, "samples": samples}
+
+
+def encode_pose(vae: Any, pose_images: Tensor) -> Tensor:
+    """Encode pose images [B, H, W, 3] as latents relative to a black image, so that no pose is
+    zero.
+    """
+    black = torch.zeros_like(pose_images[:1, ..., :3])
+    return vae.encode(pose_images[..., :3]) - vae.encode(black)
+
+
+def with_entries(conditioning: Any, entries: Mapping[str, Any]) -> Any:
+    """Add entries to every text of a CONDITIONING."""
+    return [[text, {**entry, **entries}] for text, entry in conditioning]
