@@ -187,7 +187,7 @@ class Layout(NamedTuple):
 
     def mix(self, rows: Tensor, shares: Tensor) -> Tensor:
         """Rows of all streams -> rows of the chunks, every chunk mixed by the shares."""
-        return self._each_chunk(rows, lambda part: compose.compose(part, shares))
+        return self._each_chunk(rows, lambda part: compose.compose_features(part, shares))
 
     def mix_tokens(self, rows: Tensor, shares: Tensor, height: int, width: int) -> Tensor:
         """`mix` for rows of tokens [rows, height * width, C]."""

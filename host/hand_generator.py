@@ -15,7 +15,14 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..models import weights
-from ..models.hand_generator import STRIDE, VERSION, HandGenerator, Hint, Loaded, heat_maps
+from ..models.hand_generator import (
+    STRIDE,
+    VERSION,
+    HandGenerator,
+    KeypointFeatures,
+    LoadedHandGenerator,
+    heat_maps,
+)
 from ..models.pose import People
 
 KEY = "vitruvian_hand_generator"
@@ -23,7 +30,7 @@ OWN = "hand."
 POSITIVE = 0  # in the host's cond_or_uncond
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path) -> LoadedHandGenerator:
     """A hand generator from its file; raises ValueError, naming the file, for any other."""
     tensors, _ = weights.load(path, method="hands", version=VERSION)
     own = {key.removeprefix(OWN): t.float() for key, t in tensors.items() if key.startswith(OWN)}
@@ -33,10 +40,12 @@ def load(path: Path) -> Loaded:
     except (KeyError, RuntimeError) as wrong:
         raise ValueError(f"{path}: expected the layers of a hand generator: {wrong}") from None
     changes = {key: t for key, t in tensors.items() if not key.startswith(OWN)}
-    return Loaded(network.eval(), changes, path.name)
+    return LoadedHandGenerator(network.eval(), changes, path.name)
 
 
-def generate(model: Any, loaded: Loaded, frames: Sequence[People], strength: float) -> Any:
+def generate(
+    model: Any, loaded: LoadedHandGenerator, frames: Sequence[People], strength: float
+) -> Any:
     """A clone of MODEL that paints the hands of `frames`, one frame per picture of the batch."""
     width = model.get_model_object("diffusion_model").input_blocks[0][0].out_channels
     if width != loaded.network.channels:
@@ -54,11 +63,13 @@ def generate(model: Any, loaded: Loaded, frames: Sequence[People], strength: flo
     return model
 
 
-def _hints(network: HandGenerator, frames: Sequence[People]) -> Callable[[int, int, int], Hint]:
+def _hints(
+    network: HandGenerator, frames: Sequence[People]
+) -> Callable[[int, int, int], KeypointFeatures]:
     """The hint of a batch of latents of so many cells, on the CPU: the same in every step."""
 
     @lru_cache(maxsize=2)
-    def hints(batch: int, height: int, width: int) -> Hint:
+    def hints(batch: int, height: int, width: int) -> KeypointFeatures:
         each = [frames[min(k, len(frames) - 1)] for k in range(batch)]
         return network(torch.stack([_heat(people, height, width) for people in each]))
 
@@ -71,7 +82,7 @@ def _heat(people: People, height: int, width: int) -> Tensor:
     return heat_maps(people.left_hand[0], people.right_hand[0], cell, height, width)
 
 
-def _add_hint(hints: Callable[[int, int, int], Hint], strength: float) -> Callable:
+def _add_hint(hints: Callable[[int, int, int], KeypointFeatures], strength: float) -> Callable:
     """To the positive chunks only, as classifier-free guidance was trained."""
 
     @lru_cache(maxsize=2)
@@ -93,7 +104,7 @@ def _add_hint(hints: Callable[[int, int, int], Hint], strength: float) -> Callab
     return patch
 
 
-def predict_mask(model: Any, loaded: Loaded, positive: Any, latent: Tensor) -> Tensor:
+def predict_mask(model: Any, loaded: LoadedHandGenerator, positive: Any, latent: Tensor) -> Tensor:
     """Where the hand is in finished latents [B, 4, h, w] as nodes carry them -> [B, 8h, 8w] in
     0..1. The network runs once, at the lowest noise level; `model` comes from `generate`.
     """

@@ -116,9 +116,9 @@ def encode(
     tokens = clip.tokenize(text)
     chunks = next(iter(tokens.values()))  # SDXL's two encoders cut a text alike
     pieces = [_piece(clip, token) for chunk in chunks for token in chunk]
-    words = tuple(human_tokens.words_of(pieces))
+    words = tuple(human_tokens.join_pieces(pieces))
     chosen = human_tokens.human_words(words, added, removed)
-    human = torch.tensor(human_tokens.human_positions(chosen, len(pieces)))
+    human = torch.tensor(human_tokens.human_token_mask(chosen, len(pieces)))
     conditioning = [
         [encoded, {**entry, HUMAN: human[: encoded.shape[1]], WORDS: words}]
         for encoded, entry in clip.encode_from_tokens_scheduled(tokens)

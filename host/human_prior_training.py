@@ -199,7 +199,7 @@ def _loss(
     seen: list[tuple[str, tuple[int, int], Tensor]] = []
 
     def record(place: human_prior.Place, chunk: int, share: Any, of_humans: Tensor) -> None:
-        seen.append((place[0], maths.grid_of(z.shape[2:], of_humans.shape[-2]), of_humans))
+        seen.append((place[0], maths.map_grid(z.shape[2:], of_humans.shape[-2]), of_humans))
 
     options = extra_args["model_options"]
     inner = options["transformer_options"]
@@ -214,7 +214,7 @@ def _loss(
         human = text[human_prior.HUMAN].to(z.device)[None]
         near = [level.to(z.device) for level in levels]
         share = z.new_full((1,), 1 - done)
-        away = maths.weighted_alignment(seen, human, near, share, maths.cosine_table())
+        away = maths.weighted_alignment_loss(seen, human, near, share, maths.cosine_table())
         loss = loss + course.alpha * away.mean()
     return loss
 

@@ -38,12 +38,12 @@ def expand_mask(model: Any, expansion: float, start: float, end: float) -> Any:
     def expanding(sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
         """Whatever another pack makes of the mask, what it preserves wholly stays preserved."""
         sampling = extra_options["model"].inner_model.model_sampling
-        width = hands.border(progress(sampling, float(sigma.max())), expansion, start, end)
+        width = hands.border_width(progress(sampling, float(sigma.max())), expansion, start, end)
         mask = denoise_mask
         if before is not None:
             mask = before(sigma, denoise_mask, extra_options=extra_options)
             mask = torch.where(denoise_mask == 0, 0.0, mask)
-        border = hands.expand(denoise_mask, width) < denoise_mask
+        border = hands.expand_mask(denoise_mask, width) < denoise_mask
         return torch.where(border, 0.0, mask)
 
     model.set_model_denoise_mask_function(expanding)
@@ -114,7 +114,7 @@ def outpaint_body(
             f"this ControlNet reads {channels} channels, a body outpainter {HINT}. Load one, or "
             "use Apply ControlNet with the skeleton alone: Apply Mask Expansion works with it."
         )
-    hint = hands.body_hint(picture, mask)
+    hint = hands.body_control_image(picture, mask)
     return ControlNetApplyAdvanced().apply_controlnet(
         positive, negative, control_net, skeleton, strength, start, end, extra_concat=[hint]
     )

@@ -38,7 +38,7 @@ def load(path: Path) -> Any:
     The text projection that the file may hold becomes the attribute `vitruvian_text_projection`,
     else None. ValueError, naming the file, for any other file.
     """
-    is_ours = weights.method_of(path) == METHOD
+    is_ours = weights.read_method(path) == METHOD
     encoder, projection = _load_ours(path) if is_ours else _load_stock(path)
     encoder.vitruvian_text_projection = projection
     return encoder

@@ -17,7 +17,7 @@ from . import body_masks, pose, pose_drawing
 
 TEMPERATURE = 0.001  # of the soft shares
 MERGED = -1  # stands for everybody among the numbers of people
-SCENE = 0.01  # a scene stream owns the cells of which no person covers more than this
+SCENE_OCCUPANCY = 0.01  # a scene stream owns the cells of which no person covers more than this
 
 
 class Instance(NamedTuple):
@@ -30,7 +30,7 @@ class Instance(NamedTuple):
     weight: float = 1.0  # of their occupancy where people meet
 
 
-def cast(instances: Sequence[Instance], people: pose.People) -> pose.People:
+def instance_people(instances: Sequence[Instance], people: pose.People) -> pose.People:
     """The people of the instances, one each and in their order; nobody where person is 0.
 
     Raises ValueError when the numbers do not fit the pose.
@@ -63,12 +63,12 @@ def cast(instances: Sequence[Instance], people: pose.People) -> pose.People:
     rows = [
         tuple(part[order[n - 1] :][:1] for part in people[:5]) if n else nobody for n in numbers
     ]
-    return pose.people_of(
+    return pose.people_from_points(
         (torch.cat(part) for part in zip(*rows, strict=True)), people.width, people.height
     )
 
 
-def areas(
+def instance_areas(
     instances: Sequence[Instance], figures: pose.People, width: int, height: int, dilation: float
 ) -> Tensor:
     """Each instance's occupancy of the pixels [N, height, width]: its own mask, or the body around
@@ -86,7 +86,7 @@ def areas(
     )
 
 
-def skeletons(figures: pose.People, person: int, width: int, height: int) -> Tensor:
+def draw_skeleton(figures: pose.People, person: int, width: int, height: int) -> Tensor:
     """The drawing of one person's skeleton, or of everybody's for MERGED, [height, width, 3]."""
     shown = figures if person == MERGED else pose.pick(figures, [person])
     return pose_drawing.draw_people(pose.cover_canvas(shown, width, height), width, height)
@@ -122,7 +122,7 @@ def hard_shares(occupied: Tensor, order: Sequence[int], *, scene: bool = False) 
     people = torch.arange(len(occupied), device=occupied.device)
     shares = (people[:, None, None] == owner).to(occupied)
     if scene:
-        empty = occupied.amax(0) <= SCENE
+        empty = occupied.amax(0) <= SCENE_OCCUPANCY
         shares = torch.cat((torch.where(empty, 0.0, shares), empty[None].to(shares)))
     else:
         shares = torch.where(occupied.amax(0) > 0, shares, 1 / len(occupied))
@@ -132,11 +132,11 @@ def hard_shares(occupied: Tensor, order: Sequence[int], *, scene: bool = False) 
 def soft_shares(occupied: Tensor, *, scene: bool = False) -> Tensor:
     """softmax(occupancy / TEMPERATURE): as hard shares, but people who tie share a cell alike."""
     if scene:
-        occupied = torch.cat((occupied, torch.full_like(occupied[:1], SCENE)))
+        occupied = torch.cat((occupied, torch.full_like(occupied[:1], SCENE_OCCUPANCY)))
     return (occupied / TEMPERATURE).softmax(0)[:, None, None]
 
 
-def resize(shares: Tensor, height: int, width: int) -> Tensor:
+def resize_shares(shares: Tensor, height: int, width: int) -> Tensor:
     """The shares on another grid. Bilinear without antialiasing, so that they still sum to 1."""
     if shares.shape[-2:] == (height, width):
         return shares
@@ -144,16 +144,18 @@ def resize(shares: Tensor, height: int, width: int) -> Tensor:
     return flat.unflatten(0, shares.shape[:2])
 
 
-def compose(features: Tensor, shares: Tensor) -> Tensor:
+def compose_features(features: Tensor, shares: Tensor) -> Tensor:
     """Features [S * B, C, h, w] of all streams -> their mix by the shares [B, C, h, w]."""
     streams = features.unflatten(0, (len(shares), -1))
-    return (resize(shares, *features.shape[-2:]).to(features) * streams).sum(0)
+    return (resize_shares(shares, *features.shape[-2:]).to(features) * streams).sum(0)
 
 
 def compose_tokens(tokens: Tensor, shares: Tensor, height: int, width: int) -> Tensor:
     """Tokens [S * B, height * width, C] of all streams -> their mix [B, height * width, C]."""
     streams = tokens.unflatten(0, (len(shares), -1))
-    weights = resize(shares, height, width).flatten(3).mT.to(tokens)  # [S, B or 1, tokens, 1]
+    weights = (
+        resize_shares(shares, height, width).flatten(3).mT.to(tokens)
+    )  # [S, B or 1, tokens, 1]
     return (weights.view(*shares.shape[:2], -1, 1) * streams).sum(0)
 
 
@@ -168,7 +170,7 @@ def share_residuals(residuals: Sequence[Tensor | None], shares: Tensor) -> list[
     return [
         r
         if r is None or r.shape[-2] * r.shape[-1] == min(sizes)
-        else compose(r, shares).repeat(len(shares), 1, 1, 1)
+        else compose_features(r, shares).repeat(len(shares), 1, 1, 1)
         for r in residuals
     ]
 

@@ -248,7 +248,7 @@ def _silhouette(body: Tensor, picture: Any) -> Any:
     height, width = picture.shape[:2]
     person = pose.no_people(width, height)
     parts = [torch.zeros(1, *part.shape[1:]) for part in person[:5]]
-    person = pose.people_of([points[None], *parts[1:]], width, height)
+    person = pose.people_from_points([points[None], *parts[1:]], width, height)
     mask = body_masks.person_masks(person, width, height, dilation=0.04, feather=0)[0]
     return mask.numpy() > 0.5
 
@@ -273,7 +273,7 @@ def _as_people(bodies: Sequence[Tensor], picture: Any, min_confidence: float) ->
     body = _sure(torch.stack([_points(landmarks, BODY) for landmarks in bodies]), min_confidence)
     foot = _sure(torch.stack([_points(landmarks, FEET) for landmarks in bodies]), min_confidence)
     empty = [torch.zeros(len(bodies), n, 3) for n in (21, 21, 70)]
-    people = pose.people_of([body, *empty, foot], width, height)
+    people = pose.people_from_points([body, *empty, foot], width, height)
     shown = (body[..., 2] > 0).any(1) | (foot[..., 2] > 0).any(1)
     return pose.pick(people, shown.nonzero().flatten().tolist())
 
@@ -327,7 +327,7 @@ def _hands_alone(hands: Sequence[SeenHand], width: int, height: int) -> People:
         right, left = (points[0], none) if hands[0].side == "right" else (none, points[0])
     parts = {name: torch.zeros(1, n, 3) for name, (_, n) in pose.POINT_GROUPS.items()}
     parts["right_hand"], parts["left_hand"] = right[None], left[None]
-    return pose.people_of(parts.values(), width, height)
+    return pose.people_from_points(parts.values(), width, height)
 
 
 # MediaPipe

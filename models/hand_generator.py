@@ -48,7 +48,7 @@ def _line(points: Tensor, cell: float, height: int, width: int) -> Tensor:
     return torch.exp(-square.amin(-1) / (2 * SPREAD**2))
 
 
-class Hint(NamedTuple):
+class KeypointFeatures(NamedTuple):
     """What a generator makes of heat maps, at the sides of heat cells, half of them, a quarter."""
 
     fine: Tensor  # [B, FINE, 4h, 4w]
@@ -82,19 +82,19 @@ class HandGenerator(nn.Module):
             nn.ConvTranspose2d(FINE, 1, 4, 2, 1),
         )
 
-    def forward(self, heat: Tensor) -> Hint:
+    def forward(self, heat: Tensor) -> KeypointFeatures:
         """Heat maps [B, CHANNELS, 4h, 4w] -> what they give to the UNet and to the mask."""
         fine = self.fine(heat)
         middle = self.middle(fine)
-        return Hint(fine, middle, self.first(self.coarse(middle)))
+        return KeypointFeatures(fine, middle, self.first(self.coarse(middle)))
 
-    def predict_mask(self, features: Tensor, hint: Hint) -> Tensor:
+    def predict_mask(self, features: Tensor, hint: KeypointFeatures) -> Tensor:
         """The UNet's last features [B, C, h, w], before its head -> logits [B, 8h, 8w]."""
         x = self.seen(features) + hint.middle
         return self.finest(self.finer(x) + hint.fine)[:, 0]
 
 
-class Loaded(NamedTuple):
+class LoadedHandGenerator(NamedTuple):
     """A hand generator from its file."""
 
     network: HandGenerator

@@ -19,9 +19,9 @@ LEFT, RIGHT = "left", "right"
 SIDES = {LEFT: pose.L_WRIST, RIGHT: pose.R_WRIST}
 PALM = (0, 1, 5, 9, 13, 17)  # wrist, base of the thumb, four knuckles
 FINGERS = tuple(range(1 + 4 * k, 5 + 4 * k) for k in range(5))  # thumb to little finger
-THICKNESS = 0.08  # of a finger, half of it, as a share of the hand's size
-SMALLEST = 8.0  # pixels; a smaller hand is not looked at
-GREY = 0.5  # where there is no picture
+FINGER_THICKNESS = 0.08  # of a finger, half of it, as a share of the hand's size
+SMALLEST_HAND = 8.0  # pixels; a smaller hand is not looked at
+GRAY = 0.5  # where there is no picture
 
 
 class Hand(NamedTuple):
@@ -32,9 +32,9 @@ class Hand(NamedTuple):
     points: Tensor
 
 
-def hands_of(people: pose.People, side: str | None = None) -> list[Hand]:
+def find_hands(people: pose.People, side: str | None = None) -> list[Hand]:
     """Every hand that can be worked on, the largest first: at least a wrist and two more points,
-    SMALLEST pixels or more. `side`: only these.
+    SMALLEST_HAND pixels or more. `side`: only these.
 
     A missing wrist is taken from the body. Hands nearer to the body's other wrist change sides, and
     of two in one place the one on its own side stays: detectors take left for right.
@@ -42,16 +42,16 @@ def hands_of(people: pose.People, side: str | None = None) -> list[Hand]:
     found: list[Hand] = []
     for person in range(pose.count(people)):
         both = {LEFT: people.left_hand[person], RIGHT: people.right_hand[person]}
-        for name, points in untangle(both, people.body[person]).items():
+        for name, points in untangle_hands(both, people.body[person]).items():
             if points[0, 2] == 0:
                 points = torch.cat((people.body[person, SIDES[name]][None], points[1:]))
             enough = points[0, 2] > 0 and (points[1:, 2] > 0).sum() >= 2
-            if enough and side in (None, name) and hand_size(points) >= SMALLEST:
+            if enough and side in (None, name) and hand_size(points) >= SMALLEST_HAND:
                 found.append(Hand(person, name, points))
     return sorted(found, key=lambda hand: -hand_size(hand.points))
 
 
-def untangle(both: dict[str, Tensor], body: Tensor) -> dict[str, Tensor]:
+def untangle_hands(both: dict[str, Tensor], body: Tensor) -> dict[str, Tensor]:
     """The hands of one person, each at the wrist it is nearer to; `both` by side, [21, 3]."""
     if not all(body[wrist, 2] > 0 for wrist in SIDES.values()):
         return both
@@ -85,7 +85,12 @@ def hand_size(points: Tensor) -> float:
 
 
 def hand_mask(
-    points: Tensor, width: int, height: int, *, thickness: float = THICKNESS, wrist: float = 0.0
+    points: Tensor,
+    width: int,
+    height: int,
+    *,
+    thickness: float = FINGER_THICKNESS,
+    wrist: float = 0.0,
 ) -> Tensor:
     """The hand around its keypoints [height, width], 0 or 1: fingers as thick lines, the palm
     filled. `wrist`: how far it goes on below the wrist. Both are shares of the hand's size.
@@ -120,7 +125,7 @@ def _fill_polygon(mask: Tensor, corners: Tensor) -> None:
         mask.copy_(torch.from_numpy(filled))
 
 
-def clean(mask: Tensor, least: float = 0.1) -> Tensor:
+def clean_mask(mask: Tensor, least: float = 0.1) -> Tensor:
     """A predicted mask [h, w] in 0..1 as 0 or 1, holes filled, parts smaller than `least` times the
     largest dropped.
     """
@@ -134,7 +139,7 @@ def clean(mask: Tensor, least: float = 0.1) -> Tensor:
     return torch.from_numpy(filled).float()
 
 
-def distance(inside: Tensor, reach: int) -> Tensor:
+def distance_map(inside: Tensor, reach: int) -> Tensor:
     """Euclidean distance of each cell to the nearest one of `inside` (bool [..., h, w]), in cells;
     beyond `reach` it is only known to be more.
     """
@@ -149,7 +154,7 @@ def distance(inside: Tensor, reach: int) -> Tensor:
     return square.sqrt()
 
 
-def border(progress: float, expansion: float, start: float, end: float) -> float:
+def border_width(progress: float, expansion: float, start: float, end: float) -> float:
     """How wide a border around the hand is still preserved: all of `expansion` until `start`, then
     less and less until `end`. Progress, start and end are shares of the sampling.
     """
@@ -157,13 +162,13 @@ def border(progress: float, expansion: float, start: float, end: float) -> float
     return expansion * (1 - min(1.0, max(0.0, done)))
 
 
-def expand(mask: Tensor, width: float) -> Tensor:
+def expand_mask(mask: Tensor, width: float) -> Tensor:
     """Denoise mask [..., h, w] (1: painted anew) with a border of `width` cells around what it
     preserves preserved as well. Width 0 is the mask itself; the narrower, the more is painted.
     """
     if width <= 0:
         return mask
-    away = distance(mask < 0.5, math.ceil(width))
+    away = distance_map(mask < 0.5, math.ceil(width))
     return torch.where((away > 0) & (away <= width), 0.0, mask)
 
 
@@ -178,7 +183,7 @@ def expansion_strip(
     white, orange = torch.ones(3), torch.tensor([1.0, 0.55, 0.1])
     shown = []
     for k in range(count):
-        now = expand(mask, border(k / (count - 1), expansion, start, end))[..., None]
+        now = expand_mask(mask, border_width(k / (count - 1), expansion, start, end))[..., None]
         held = mask[..., None] - now  # by the border
         seen = 0.6 * orange + 0.4 * kept
         shown.append(kept * (1 - mask[..., None]) + now * white + held * seen)
@@ -218,21 +223,21 @@ def _rotation(angle: float) -> Tensor:
     return torch.tensor([[c, -s], [s, c]])
 
 
-def alone(hand: Hand, square: Square, size: int) -> pose.People:
+def isolate_hand(hand: Hand, square: Square, size: int) -> pose.People:
     """One person who is nothing but this hand, on the square's own canvas."""
     parts = {name: torch.zeros(1, n, 3) for name, (_, n) in pose.POINT_GROUPS.items()}
-    parts[f"{hand.side}_hand"] = into(hand.points, square, size)[None]
-    return pose.people_of(parts.values(), size, size)
+    parts[f"{hand.side}_hand"] = to_square(hand.points, square, size)[None]
+    return pose.people_from_points(parts.values(), size, size)
 
 
-def into(points: Tensor, square: Square, size: int) -> Tensor:
+def to_square(points: Tensor, square: Square, size: int) -> Tensor:
     """Points [N, 3] of the picture in the pixels of the square cut out at size x size."""
     centre = torch.tensor([square.x, square.y])
     moved = (points[:, :2] - centre) @ _rotation(square.angle) * size / square.side + size / 2
     return torch.cat((moved, points[:, 2:]), 1) * (points[:, 2:] > 0)
 
 
-def cut(picture: Tensor, square: Square, size: int) -> Tensor:
+def cut_square(picture: Tensor, square: Square, size: int) -> Tensor:
     """The square of a picture [H, W, C] as [size, size, C]; beyond the edge its border goes on."""
     finer = max(1, math.ceil(square.side / size))  # averaged, so that nothing is left out
     n = finer * size
@@ -246,7 +251,7 @@ def cut(picture: Tensor, square: Square, size: int) -> Tensor:
     return avg_pool2d(found, finer)[0].movedim(0, -1)
 
 
-class Cut(NamedTuple):
+class HandCutout(NamedTuple):
     """One hand, cut out of its picture."""
 
     square: Square
@@ -256,13 +261,17 @@ class Cut(NamedTuple):
 
 def cut_hands(
     found: Sequence[Hand], source: Tensor | None, size: int, margin: float, *, upright: bool = False
-) -> list[Cut]:
+) -> list[HandCutout]:
     """Each hand in its square of the picture [H, W, 3], or, without one, of grey."""
     made = []
     for hand in found:
         square = square_around(hand.points, margin, upright=upright)
-        picture = torch.full((size, size, 3), GREY) if source is None else cut(source, square, size)
-        made.append(Cut(square, picture, alone(hand, square, size)))
+        picture = (
+            torch.full((size, size, 3), GRAY)
+            if source is None
+            else cut_square(source, square, size)
+        )
+        made.append(HandCutout(square, picture, isolate_hand(hand, square, size)))
     return made
 
 
@@ -306,8 +315,8 @@ def read_squares(boxes: Any, width: int, height: int) -> list[list[Square]]:
         ) from None
 
 
-def place(picture: Tensor, square: Square, width: int, height: int) -> Tensor:
-    """The inverse of `cut`: a picture [h, w, C] where its square lies on an empty canvas of zeros
+def place_square(picture: Tensor, square: Square, width: int, height: int) -> Tensor:
+    """The inverse of `cut_square`: a picture [h, w, C] where its square lies on an empty canvas of zeros
     [height, width, C].
     """
     shown = picture.movedim(-1, 0)[None].float()
@@ -323,19 +332,21 @@ def place(picture: Tensor, square: Square, width: int, height: int) -> Tensor:
     return found[0].movedim(0, -1) * inside
 
 
-def surroundings(squares: Sequence[Square], pictures: Tensor, width: int, height: int) -> Tensor:
+def hand_surroundings(
+    squares: Sequence[Square], pictures: Tensor, width: int, height: int
+) -> Tensor:
     """A picture [height, width, 3] of what was painted around hands [N, h, w, 3], and beyond their
     squares grey: a border that is preserved for a while, and latent cells on a hand's outline, then
     hold what belongs to the hand.
     """
-    canvas = torch.full((height, width, 3), GREY)
+    canvas = torch.full((height, width, 3), GRAY)
     for square, picture in reversed([*zip(squares, pictures, strict=True)]):
-        inside = place(torch.ones(1, 1, 1), square, width, height) > 0
-        canvas = torch.where(inside, place(picture, square, width, height), canvas)
+        inside = place_square(torch.ones(1, 1, 1), square, width, height) > 0
+        canvas = torch.where(inside, place_square(picture, square, width, height), canvas)
     return canvas
 
 
-def put(
+def insert_hands(
     canvas: Tensor, squares: Sequence[Square], pictures: Tensor, masks: Tensor, room: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Hands [N, h, w, 3] with masks [N, h, w] put into a picture [H, W, 3], the first ones above.
@@ -346,18 +357,18 @@ def put(
     height, width = canvas.shape[:2]
     where, ring = torch.zeros(height, width), torch.zeros(height, width)
     for square, picture, mask in reversed([*zip(squares, pictures, masks, strict=True)]):
-        shape = place(mask[..., None], square, width, height)
-        canvas = canvas + shape * (place(picture, square, width, height) - canvas)
+        shape = place_square(mask[..., None], square, width, height)
+        canvas = canvas + shape * (place_square(picture, square, width, height) - canvas)
         inside = shape[..., 0] > 0.5
         where = torch.where(inside, 1.0, where)
         reach = round(room * square.side)
-        ring = torch.where(distance(inside, reach) <= reach, 1.0, ring)
+        ring = torch.where(distance_map(inside, reach) <= reach, 1.0, ring)
     if squares and room == 0:
         ring = torch.ones_like(ring)
     return canvas, where, ring * (1 - where)
 
 
-def body_hint(picture: Tensor, mask: Tensor) -> Tensor:
+def body_control_image(picture: Tensor, mask: Tensor) -> Tensor:
     """What a body outpainter sees beside the skeleton: a picture [B, H, W, 3] where its hands
     [B, H, W] are, and where that is, [B, 4, H, W].
     """
@@ -365,15 +376,15 @@ def body_hint(picture: Tensor, mask: Tensor) -> Tensor:
     return torch.cat((picture.movedim(-1, 1) * where, where), 1)
 
 
-def paste(base: Tensor, top: Tensor, mask: Tensor, *, feather: float, colour: float) -> Tensor:
+def paste_over(base: Tensor, top: Tensor, mask: Tensor, *, feather: float, color: float) -> Tensor:
     """`top` over `base` [H, W, C] where the mask [H, W] is, its edge softened inwards by `feather`
-    pixels. `colour` 0..1: how far top's mean colour along the edge is drawn to base's.
+    pixels. `color` 0..1: how far top's mean color along the edge is drawn to base's.
     """
     soft = mask
     if feather > 0:
-        inner = distance(mask < 0.5, math.ceil(feather) + 1)  # how deep inside
+        inner = distance_map(mask < 0.5, math.ceil(feather) + 1)  # how deep inside
         soft = mask * (inner / (feather + 1)).clamp(0, 1)
-    edge = (distance(mask > 0.5, 3) <= 3) & (distance(mask <= 0.5, 3) <= 3)
-    if colour > 0 and edge.any():
-        top = (top + colour * (base[edge].mean(0) - top[edge].mean(0))).clamp(0, 1)
+    edge = (distance_map(mask > 0.5, 3) <= 3) & (distance_map(mask <= 0.5, 3) <= 3)
+    if color > 0 and edge.any():
+        top = (top + color * (base[edge].mean(0) - top[edge].mean(0))).clamp(0, 1)
     return base + soft[..., None] * (top - base)

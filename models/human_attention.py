@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .human_tokens import PARTS, Word, base_forms
+from .human_tokens import WORD_PATTERN, Word, base_forms
 
 Grid = tuple[int, int]  # height, width
 Grids = dict[Grid, Tensor]  # maps of all words, [words, height, width]
@@ -52,7 +52,7 @@ def phrase_positions(phrase: str, words: Sequence[Word]) -> tuple[int, ...]:
     """The positions of the phrase's tokens wherever it stands in the prompt, its last word in any
     form; empty where it does not.
     """
-    parts = PARTS.findall(phrase.casefold())
+    parts = WORD_PATTERN.findall(phrase.casefold())
     runs = [words[i : i + len(parts)] for i in range(len(words) - len(parts) + 1)] if parts else []
     found = [word for run in runs if _is(run, parts) for word in run]
     return tuple(sorted({position for word in found for position in word.positions}))

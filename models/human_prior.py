@@ -76,7 +76,7 @@ def combined_map(ordinary: Tensor, of_humans: Tensor, gamma: float) -> Tensor:
     return gamma * ordinary + (1 - gamma) * of_humans
 
 
-def read(attention: Tensor, v: Tensor) -> Tensor:
+def apply_map(attention: Tensor, v: Tensor) -> Tensor:
     """A map [B, heads, N, T] applied to values [B, T, C] -> [B, N, C]."""
     return _join(attention @ _split(v, attention.shape[1]))
 
@@ -94,12 +94,14 @@ def human_attention(
     return _join(scaled_dot_product_attention(q, k, v, allowed))
 
 
-def combine(ordinary: Tensor, of_humans: Tensor, gamma: float) -> Tensor:
+def combine_results(ordinary: Tensor, of_humans: Tensor, gamma: float) -> Tensor:
     """Results of both attentions -> the combined map's."""
     return ordinary + (1 - gamma) * (of_humans - ordinary)
 
 
-def alignment(of_humans: Tensor, human: Tensor, features: Tensor, grid: tuple[int, int]) -> Tensor:
+def alignment_loss(
+    of_humans: Tensor, human: Tensor, features: Tensor, grid: tuple[int, int]
+) -> Tensor:
     """Sum over each picture's human tokens of 1 - cos(M_h^i, H), [B].
 
     of_humans [B, heads, h * w, T], its heads averaged; H is the magnitude over channels of a pose
@@ -112,7 +114,7 @@ def alignment(of_humans: Tensor, human: Tensor, features: Tensor, grid: tuple[in
     return (away * human).sum(1)
 
 
-def grid_of(size: Sequence[int], tokens: int) -> tuple[int, int]:
+def map_grid(size: Sequence[int], tokens: int) -> tuple[int, int]:
     """Height and width of a map with so many tokens, of latents of this size: every level of a UNet
     halves both, rounding up.
     """
@@ -122,14 +124,14 @@ def grid_of(size: Sequence[int], tokens: int) -> tuple[int, int]:
     return height, width
 
 
-def weighted_alignment(
+def weighted_alignment_loss(
     seen: Iterable[tuple[str, tuple[int, int], Tensor]],
     human: Tensor,
     levels: Sequence[Tensor],
     share: Tensor,
     table: Table,
 ) -> Tensor:
-    """`alignment` of every layer's map with the features nearest to it in size, weighted by its
+    """`alignment_loss` of every layer's map with the features nearest to it in size, weighted by its
     stage and each picture's step and summed, [B].
 
     seen: stage, grid and M_h of each layer; levels: features [B, C, H, W] of several sizes; share:
@@ -138,7 +140,7 @@ def weighted_alignment(
     total = torch.zeros_like(share)
     for stage, grid, maps in seen:
         level = min(levels, key=lambda level: abs(level.shape[-1] - grid[1]))
-        away = alignment(maps.float(), human, level.float(), grid)
+        away = alignment_loss(maps.float(), human, level.float(), grid)
         total = total + stage_weight(table, stage, share) * away
     return total
 

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-WORDS = Path(__file__).with_name("human_words.txt")
+WORDS_FILE = Path(__file__).with_name("human_words.txt")
 END = "</w>"  # CLIP's mark of a word's last piece
-PARTS = re.compile(r"[^\W\d_]+(?:'s)?|\d|[^\w\s]|_")  # as CLIP cuts a text into words
+WORD_PATTERN = re.compile(r"[^\W\d_]+(?:'s)?|\d|[^\w\s]|_")  # as CLIP cuts a text into words
 
 
 class Word(NamedTuple):
@@ -23,14 +23,14 @@ class Word(NamedTuple):
 
 
 @cache
-def known_words() -> frozenset[tuple[str, ...]]:
+def listed_words() -> frozenset[tuple[str, ...]]:
     """The shipped list; a word of several parts is a tuple of them."""
-    lines = WORDS.read_text("utf-8").splitlines()
+    lines = WORDS_FILE.read_text("utf-8").splitlines()
     listed = (line for line in lines if line[:1] not in ("", "#", "["))
     return frozenset(_parts(word) for line in listed for word in line.split())
 
 
-def words_of(pieces: Sequence[str | None]) -> list[Word]:
+def join_pieces(pieces: Sequence[str | None]) -> list[Word]:
     """Tokens as CLIP's vocabulary spells them -> words. None: a token that is no text, such as an
     embedding or a mark of beginning and end.
     """
@@ -54,7 +54,7 @@ def human_words(
     one (tai chi), and are taken in all forms. Where two meet, the longer one counts.
     """
     unwanted = frozenset(map(_parts, removed)) - {()}
-    phrases = (known_words() | frozenset(map(_parts, added)) | unwanted) - {()}
+    phrases = (listed_words() | frozenset(map(_parts, added)) | unwanted) - {()}
     longest = max(map(len, phrases))
     chosen: list[Word] = []
     i = 0
@@ -67,7 +67,7 @@ def human_words(
     return chosen
 
 
-def human_positions(words: Iterable[Word], count: int) -> list[bool]:
+def human_token_mask(words: Iterable[Word], count: int) -> list[bool]:
     """Whether each of `count` tokens belongs to one of the words."""
     chosen = {position for word in words for position in word.positions}
     return [position in chosen for position in range(count)]
@@ -99,7 +99,7 @@ def _is_in(run: Sequence[Word], phrases: frozenset[tuple[str, ...]]) -> bool:
 
 def _parts(text: str) -> tuple[str, ...]:
     """As the tokenizer cuts it: cross-legged is three words."""
-    return tuple(PARTS.findall(text.casefold()))
+    return tuple(WORD_PATTERN.findall(text.casefold()))
 
 
 def _spell(text: str) -> str:

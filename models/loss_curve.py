@@ -10,7 +10,7 @@ SMOOTHED = 50  # parts of a run that the mean is taken over
 PAPER, INK, FAINT, LINE = (250, 250, 248), (60, 60, 60), (205, 205, 205), (181, 67, 43)
 
 
-def draw(losses: Sequence[float], steps: int) -> Tensor:
+def draw_loss_curve(losses: Sequence[float], steps: int) -> Tensor:
     """Losses of the steps so far, of `steps` in all, on a logarithmic scale: each faint, their
     running mean on top, [HEIGHT, WIDTH, 3] in 0..1.
     """

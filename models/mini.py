@@ -8,7 +8,7 @@ here.
 from dataclasses import dataclass
 
 NAME = "mini"  # the value of `vitruvian.base` in the metadata of weights made for this family
-PICTURE_SIZE = 192  # pixels, both sides
+IMAGE_SIZE = 192  # pixels, both sides
 LATENT_CHANNELS = 4
 LATENT_STRIDE = 8  # pixels per latent cell
 HOST_LATENT_SCALE = 0.18215  # the SD1.5 latent format: model latents = 0.18215 * node latents

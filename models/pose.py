@@ -91,7 +91,7 @@ class People(NamedTuple):
     height: int
 
 
-def people_of(parts: Iterable[Tensor], width: int, height: int) -> People:
+def people_from_points(parts: Iterable[Tensor], width: int, height: int) -> People:
     """People from (body, left_hand, right_hand, face, foot) and the canvas."""
     body, left_hand, right_hand, face, foot = parts
     return People(body, left_hand, right_hand, face, foot, width, height)
@@ -99,7 +99,9 @@ def people_of(parts: Iterable[Tensor], width: int, height: int) -> People:
 
 def no_people(width: int, height: int) -> People:
     """An empty canvas."""
-    return people_of((torch.zeros(0, n, 3) for _, n in POINT_GROUPS.values()), width, height)
+    return people_from_points(
+        (torch.zeros(0, n, 3) for _, n in POINT_GROUPS.values()), width, height
+    )
 
 
 def count(people: People) -> int:
@@ -110,7 +112,7 @@ def count(people: People) -> int:
 def scale_to_canvas(people: People, width: int, height: int) -> People:
     """The same people with their points scaled to another canvas size."""
     scale = torch.tensor([width / people.width, height / people.height, 1.0])
-    return people_of((points * scale for points in people[:5]), width, height)
+    return people_from_points((points * scale for points in people[:5]), width, height)
 
 
 def cover_canvas(people: People, width: int, height: int) -> People:
@@ -123,26 +125,26 @@ def cover_canvas(people: People, width: int, height: int) -> People:
     grow = torch.tensor([scale, scale, 1.0])
     parts = ((points - middle) * grow + shift for points in people[:5])
     parts = (points * (old[..., 2:] > 0) for points, old in zip(parts, people[:5], strict=True))
-    return people_of(parts, width, height)
+    return people_from_points(parts, width, height)
 
 
 def pick(people: People, which: Sequence[int]) -> People:
     """The people of these numbers (from 0), in this order."""
     index = torch.as_tensor(which, dtype=torch.long)
-    return people_of((points[index] for points in people[:5]), people.width, people.height)
+    return people_from_points((points[index] for points in people[:5]), people.width, people.height)
 
 
 def merge(first: People, second: People) -> People:
     """Both groups on the first one's canvas; the second group is scaled to it."""
     second = scale_to_canvas(second, first.width, first.height)
     parts = (torch.cat(pair) for pair in zip(first[:5], second[:5], strict=True))
-    return people_of(parts, first.width, first.height)
+    return people_from_points(parts, first.width, first.height)
 
 
 def keep_confident(people: People, minimum: float) -> People:
     """The people with every point below this confidence made missing."""
     parts = (points * (points[..., 2:] >= minimum) for points in people[:5])
-    return people_of(parts, people.width, people.height)
+    return people_from_points(parts, people.width, people.height)
 
 
 def left_to_right(people: People) -> list[int]:
@@ -221,7 +223,7 @@ def read_frame(frame: Any) -> People:
     parts = [torch.stack(part) for part in zip(*persons, strict=True)]
     if max(part[..., :2].abs().max().item() for part in parts) <= NORMALIZED_REACH:
         parts = [part * torch.tensor([width, height, 1.0]) for part in parts]
-    return people_of(parts, width, height)
+    return people_from_points(parts, width, height)
 
 
 def write_frame(people: People) -> dict[str, Any]:

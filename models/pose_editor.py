@@ -2,7 +2,7 @@
 
 The text is one OpenPose frame, as pose.read_frame reads it, whose persons may also hold a "prompt".
 They stand in it from the hindmost to the foremost. The editor in the browser (web/editor) writes
-the same text and shows what `scene` makes of it.
+the same text and shows what `editor_scene` makes of it.
 """
 
 import json
@@ -15,8 +15,8 @@ import torch
 from . import pose
 from .pose import People
 
-LIBRARY = Path(__file__).parent.parent / "web" / "poses.json"  # the editor's own, too
-SOMEBODY = "a person"  # holds the line of a person without a prompt
+POSE_LIBRARY = Path(__file__).parent.parent / "web" / "poses.json"  # the editor's own, too
+DEFAULT_PROMPT = "a person"  # holds the line of a person without a prompt
 REPAIR = "undo the change, or clear the text to begin with one standing person"
 
 
@@ -27,7 +27,7 @@ class Scene(NamedTuple):
     prompts: tuple[str, ...]
 
 
-def scene(text: str, given: People | None, width: int, height: int) -> Scene:
+def editor_scene(text: str, given: People | None, width: int, height: int) -> Scene:
     """What the editor shows on a canvas of this size, from the hindmost person to the foremost.
 
     text: the saved state; where nobody is in it, the given people; without them a standing person
@@ -38,14 +38,14 @@ def scene(text: str, given: People | None, width: int, height: int) -> Scene:
     state = read_state(text)
     if state is None or not state.prompts:
         if given is not None and pose.count(given):
-            state = Scene(given, (SOMEBODY,) * pose.count(given))
+            state = Scene(given, (DEFAULT_PROMPT,) * pose.count(given))
         elif state is None and given is None:
-            state = Scene(fitted(standing(), width, height), (SOMEBODY,))
+            state = Scene(fit_canvas(standing_person(), width, height), (DEFAULT_PROMPT,))
         else:
             raise ValueError(
                 "nobody is there: add a person in the editor, or connect a 'pose' with people."
             )
-    return Scene(fitted(state.people, width, height), state.prompts)
+    return Scene(fit_canvas(state.people, width, height), state.prompts)
 
 
 def left_to_right(scene: Scene) -> Scene:
@@ -82,19 +82,19 @@ def _is_seen(person: dict[str, Any], frame: dict[str, Any]) -> bool:
 def _read_prompt(prompt: Any) -> str:
     if not isinstance(prompt, str | None):
         raise ValueError(f"a 'prompt' must be text, but it is {prompt!r}.")
-    return " ".join((prompt or "").split()) or SOMEBODY  # one line, whatever was pasted
+    return " ".join((prompt or "").split()) or DEFAULT_PROMPT  # one line, whatever was pasted
 
 
-def fitted(people: People, width: int, height: int) -> People:
+def fit_canvas(people: People, width: int, height: int) -> People:
     """The same people on another canvas: as large as all of theirs fits on it, and centred."""
     scale = min(width / people.width, height / people.height)
     shift = torch.tensor([width - scale * people.width, height - scale * people.height, 0.0]) / 2
     grow = torch.tensor([scale, scale, 1.0])
     parts = ((part * grow + shift) * (part[..., 2:] > 0) for part in people[:5])
-    return pose.people_of(parts, width, height)
+    return pose.people_from_points(parts, width, height)
 
 
 @cache
-def standing() -> People:
+def standing_person() -> People:
     """The person whom an unused editor shows: the first of the library."""
-    return pose.read_frame(json.loads(LIBRARY.read_text(encoding="utf-8"))[0])
+    return pose.read_frame(json.loads(POSE_LIBRARY.read_text(encoding="utf-8"))[0])

@@ -14,12 +14,17 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
-STRIDES = (8, 16, 32, 64)  # of `drawn`: a UNet's four grids, from 8 pixels a latent cell on
+STRIDES = (
+    8,
+    16,
+    32,
+    64,
+)  # of `image_features`: a UNet's four grids, from 8 pixels a latent cell on
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 
 
-def drawn(pictures: Tensor) -> list[Tensor]:
+def image_features(pictures: Tensor) -> list[Tensor]:
     """Pictures [B,3,H,W] themselves, averaged to H and W over STRIDES: features without weights."""
     height, width = pictures.shape[2:]
     return [interpolate(pictures, (-(-height // s), -(-width // s)), mode="area") for s in STRIDES]
@@ -73,7 +78,7 @@ def _fitting(path: Path, layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def differing(features: Features, pictures: Tensor) -> list[Tensor]:
+def feature_differences(features: Features, pictures: Tensor) -> list[Tensor]:
     """Features of pose images less those of an empty picture, which most of any picture's are: H is
     to be where the pose is.
     """

@@ -10,7 +10,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 PREFIX = "vitruvian."  # of our keys in the metadata
-SCALE = ".scale"  # after the name of a tensor in 8 bits, what its rows are multiplied with
+SCALE_SUFFIX = ".scale"  # after the name of a tensor in 8 bits, what its rows are multiplied with
 
 
 def load(
@@ -37,7 +37,7 @@ def load(
         ) from broken
 
 
-def method_of(path: str | Path) -> str | None:
+def read_method(path: str | Path) -> str | None:
     """The method that a file was made for; None for files that are not ours or can not be read."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -122,15 +122,15 @@ def _narrowed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rows = tensor.float()
         scale = rows.abs().amax(tuple(range(1, rows.dim())), keepdim=True).clamp(min=1e-5) / 127
         found[key] = (rows / scale).round().to(torch.int8)
-        found[key + SCALE] = scale
+        found[key + SCALE_SUFFIX] = scale
     return found
 
 
 def _widened(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The other way round, float16."""
-    wide = {key: tensor for key, tensor in tensors.items() if not key.endswith(SCALE)}
+    wide = {key: tensor for key, tensor in tensors.items() if not key.endswith(SCALE_SUFFIX)}
     for key in tensors:
-        if key.endswith(SCALE):
-            name = key.removesuffix(SCALE)
+        if key.endswith(SCALE_SUFFIX):
+            name = key.removesuffix(SCALE_SUFFIX)
             wide[name] = (tensors[name] * tensors[key]).half()
     return wide

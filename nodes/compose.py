@@ -260,11 +260,11 @@ class VitruvianComposeInstances(io.ComfyNode):
     ) -> io.NodeOutput:
         with speaking_for("Compose Instances"):
             check_order(start_percent, end_percent)
-            figures = compose.cast(instances, read_pose(pose)[0])
+            figures = compose.instance_people(instances, read_pose(pose)[0])
             composition = host.Composition(
                 people=tuple(instance.conditioning[0] for instance in instances),
-                masks=partial(compose.areas, instances, figures, dilation=dilation),
-                hint=partial(compose.skeletons, figures),
+                masks=partial(compose.instance_areas, instances, figures, dilation=dilation),
+                hint=partial(compose.draw_skeleton, figures),
                 order=tuple(instance.order for instance in instances),
                 mode=mode,
                 harmony=harmony,
@@ -321,12 +321,12 @@ class VitruvianPreviewInstances(io.ComfyNode):
     ) -> io.NodeOutput:
         with speaking_for("Preview Instances"):
             frames = read_pose(pose)
-            figures = compose.cast(instances, frames[0])
+            figures = compose.instance_people(instances, frames[0])
         size = picture_size(frames, output_width, output_height)
-        occupied = compose.areas(instances, figures, *size, dilation=dilation)
+        occupied = compose.instance_areas(instances, figures, *size, dilation=dilation)
         order = [instance.order for instance in instances]
         owned = compose.hard_shares(occupied, order)[:, 0, 0] * (occupied.amax(0) > 0)
-        picture = compose.draw_shares(owned, compose.skeletons(figures, compose.MERGED, *size))
+        picture = compose.draw_shares(owned, compose.draw_skeleton(figures, compose.MERGED, *size))
         return io.NodeOutput(picture[None], owned, ui=ui.PreviewImage(picture[None], cls=cls))
 
 

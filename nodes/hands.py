@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 from ..host import hand_generator as generator
 from ..host import mask_expansion as host
 from ..models import hands, pose
-from ..models.hands import GREY, Hand, Square, read_squares
+from ..models.hands import GRAY, Hand, Square, read_squares
 from .inputs import (
     PoseKeypoint,
     check_order,
@@ -55,13 +55,13 @@ def _nobody_input(otherwise: str) -> io.Input:
 def _find(pose_input: Any, which: str, if_none: str, size: tuple[int, int]) -> list[list[Hand]]:
     """The hands of every frame, in pixels of the size."""
     frames = [pose.scale_to_canvas(people, *size) for people in read_pose(pose_input)]
-    found = [hands.hands_of(people, None if which == BOTH else which) for people in frames]
+    found = [hands.find_hands(people, None if which == BOTH else which) for people in frames]
     for number, some in enumerate(found, 1):
         if some:
             continue
         what = (
             f"frame {number} of the pose has no {'' if which == BOTH else which + ' '}hand that is "
-            f"larger than {hands.SMALLEST:g} pixels and has a wrist and two more points"
+            f"larger than {hands.SMALLEST_HAND:g} pixels and has a wrist and two more points"
         )
         if if_none == STOP:
             raise ValueError(
@@ -86,7 +86,7 @@ class VitruvianDrawHandMasks(io.ComfyNode):
                 _which_input(),
                 io.Float.Input(
                     "thickness",
-                    default=hands.THICKNESS,
+                    default=hands.FINGER_THICKNESS,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -227,7 +227,7 @@ def _cut(
         for pair in zip(found, each, strict=True)
     ]
     if not pictures:
-        pictures = [torch.full((size, size, 3), GREY)]
+        pictures = [torch.full((size, size, 3), GRAY)]
         poses = [pose.write_frame(pose.no_people(size, size))]
     return torch.stack(pictures), poses, boxes
 
@@ -330,10 +330,10 @@ def _place(
     for number, squares in enumerate(frames):
         rows = slice(first, first + len(squares))
         if image is None:
-            canvas = hands.surroundings(squares, pictures[rows], *size)
+            canvas = hands.hand_surroundings(squares, pictures[rows], *size)
         else:
             canvas = image[min(number, len(image) - 1), ..., :3].float().cpu()
-        made.append(hands.put(canvas, squares, pictures[rows], masks[rows], room))
+        made.append(hands.insert_hands(canvas, squares, pictures[rows], masks[rows], room))
         first += len(squares)
         progress.update(1)
     return [torch.stack(part) for part in zip(*made, strict=True)]
@@ -506,12 +506,12 @@ def _paste(
 
     return torch.stack(
         [
-            hands.paste(
+            hands.paste_over(
                 of(image, k)[..., :3],
                 of(top, k)[..., :3],
                 of(mask, k),
                 feather=feather,
-                colour=colour,
+                color=colour,
             )
             for k in range(len(image))
         ]
@@ -666,7 +666,7 @@ class VitruvianPredictHandMasks(io.ComfyNode):
 
 def _predict(model: Any, loaded: Any, positive: Any, latent: torch.Tensor) -> torch.Tensor:
     return torch.stack(
-        [hands.clean(mask) for mask in generator.predict_mask(model, loaded, positive, latent)]
+        [hands.clean_mask(mask) for mask in generator.predict_mask(model, loaded, positive, latent)]
     )
 
 

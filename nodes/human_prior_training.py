@@ -171,7 +171,7 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                 if learnt is not None:
                     _save(learnt, filename_prefix[0], model[0])
                 raise
-        picture = loss_curve.draw(losses, course.steps)[None]
+        picture = loss_curve.draw_loss_curve(losses, course.steps)[None]
         return io.NodeOutput(prior, picture, ui=ui.PreviewImage(picture, cls=cls))
 
 
@@ -231,19 +231,19 @@ def _levels(images: torch.Tensor, count: int, encoder: str) -> list[torch.Tensor
             f"there are {count} pictures in 'latents' and {len(images)} in 'pose_images': connect "
             "the pose of every picture, in the same order."
         )
-    features: pose_features.Features = pose_features.drawn
+    features: pose_features.Features = pose_features.image_features
     if encoder != DRAWN:
         path = folder_paths.get_full_path_or_raise("vitruvian", encoder)
         features = pose_features.resnet50(Path(path))
     each = [
-        pose_features.differing(features, image[None, ..., :3].movedim(-1, 1).float())
+        pose_features.feature_differences(features, image[None, ..., :3].movedim(-1, 1).float())
         for image in images
     ]
     return [torch.cat(level) for level in zip(*each, strict=True)]
 
 
 def _preview(losses: list[float], steps: int) -> Curve:
-    pixels = (loss_curve.draw(losses, steps) * 255).byte().numpy()
+    pixels = (loss_curve.draw_loss_curve(losses, steps) * 255).byte().numpy()
     return "JPEG", Image.fromarray(np.ascontiguousarray(pixels)), loss_curve.WIDTH
 
 

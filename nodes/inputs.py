@@ -26,7 +26,7 @@ def weight_files(method: str | None) -> list[str]:
     """Files in models/vitruvian that were made for this method or do not say for which."""
     names = folder_paths.get_filename_list("vitruvian")
     made_for = {
-        name: weights.method_of(folder_paths.get_full_path("vitruvian", name) or name)
+        name: weights.read_method(folder_paths.get_full_path("vitruvian", name) or name)
         for name in names
     }
     return [name for name in names if made_for[name] in (method, None)]

@@ -74,7 +74,7 @@ class VitruvianPoseEditor(io.ComfyNode):
     ) -> io.NodeOutput:
         with speaking_for("Pose Editor"):
             given = _first_frame(pose)
-            scene = pose_editor.scene(people, given, canvas_width, canvas_height)
+            scene = pose_editor.editor_scene(people, given, canvas_width, canvas_height)
         return _outputs(scene, {**_arrived_pose(given), **_arrived_photo(background_image, cls)})
 
 
@@ -83,7 +83,7 @@ def _people_input() -> io.Input:
         "people",
         default="",
         tooltip="The people and their prompts. A prompt left empty counts as "
-        f"'{pose_editor.SOMEBODY}'.",
+        f"'{pose_editor.DEFAULT_PROMPT}'.",
     )
     people.extra_dict["widgetType"] = WIDGET  # a text to the server, the editor to the front end
     return people

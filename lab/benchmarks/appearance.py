@@ -40,7 +40,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...models import compose, memory, pose, semantic_map
-from ...models.mini import PICTURE_SIZE
+from ...models.mini import IMAGE_SIZE
 from ..evaluators import clothnet, measurements, posenet
 from ..recipes import appearance
 from ..training import convert, preview
@@ -397,7 +397,7 @@ def _in_turns(
 
 
 def _sample(sampling: Sampling, seed: int, latent: dict[str, Any] | None = None) -> dict[str, Any]:
-    return host.sample(*sampling, latent or host.empty(PICTURE_SIZE), seed)
+    return host.sample(*sampling, latent or host.empty(IMAGE_SIZE), seed)
 
 
 def _edited(given: Given, ways: Mapping[str, Way], asked: Asked, count: int) -> dict[str, float]:
@@ -478,7 +478,7 @@ def _round_trip(pictures: Tensor) -> Tensor:
 def _show(given: Given, asked: Asked, made: Mapping[str, Tensor], prefix: str) -> None:
     """The sheet of the first scenes; of several people the slots of the first one."""
     each = [asked.people(i) for i in range(SHOWN)]
-    maps = semantic_map.colour_picture(torch.stack([asked.maps[k].amax(0) for k in each]))
+    maps = semantic_map.color_image(torch.stack([asked.maps[k].amax(0) for k in each]))
     maps = maps.movedim(-1, 1)
     slots = [_slots(_retrieved(given, asked.looks[k[0]]), given.memory) for k in each]
     painted = [made[name] for name in ("base", "region", "training_free", "appearance")]
@@ -489,8 +489,8 @@ def _show(given: Given, asked: Asked, made: Mapping[str, Tensor], prefix: str) -
 
 
 def _slots(parts: Sequence[memory.Part], known: memory.Memory) -> Tensor:
-    """The nearest slots of the first parts in a row each [3, PICTURE_SIZE, PICTURE_SIZE]."""
-    canvas, size = torch.ones(PICTURE_SIZE, PICTURE_SIZE, 3), memory.THUMBNAIL
+    """The nearest slots of the first parts in a row each [3, IMAGE_SIZE, IMAGE_SIZE]."""
+    canvas, size = torch.ones(IMAGE_SIZE, IMAGE_SIZE, 3), memory.THUMBNAIL
     edge = (PITCH - size) // 2
     for row, part in enumerate(parts[:THUMBNAILS]):
         shown = known.banks[part.part].thumbnails[part.slots[:THUMBNAILS]] / 255

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...models import compose, pose, pose_drawing
-from ...models.mini import PICTURE_SIZE
+from ...models.mini import IMAGE_SIZE
 from ..evaluators import measurements, posenet
 from ..training import convert, preview
 from ..world.captions import person_caption, scene_caption
@@ -112,7 +112,7 @@ def _hints(scenes: Scenes, truth: Render, i: int) -> tuple[Tensor, list[Tensor]]
     """Everybody's skeleton and each person's own, [1,H,W,3]."""
     people = skeletons(i, scenes, truth)
     each = [
-        pose_drawing.draw_people(pose.pick(people, [k]), PICTURE_SIZE, PICTURE_SIZE)[None]
+        pose_drawing.draw_people(pose.pick(people, [k]), IMAGE_SIZE, IMAGE_SIZE)[None]
         for k in range(pose.count(people))
     ]
     return draw_hint(i, scenes, truth).movedim(0, -1)[None], each
@@ -121,7 +121,7 @@ def _hints(scenes: Scenes, truth: Render, i: int) -> tuple[Tensor, list[Tensor]]
 def _shares(scenes: Scenes, truth: Render, i: int) -> Tensor:
     people = skeletons(i, scenes, truth)
     instances = [compose.Instance(None, k + 1) for k in range(pose.count(people))]
-    areas = compose.areas(instances, people, PICTURE_SIZE, PICTURE_SIZE, DILATION)
+    areas = compose.instance_areas(instances, people, IMAGE_SIZE, IMAGE_SIZE, DILATION)
     return compose.hard_shares(areas, [0] * len(instances))[:, 0, 0]
 
 
@@ -135,7 +135,7 @@ def _regions(scenes: Scenes, truth: Render, count: int) -> tuple[Tensor, Tensor]
 
 
 def _sample(loaded: host.Loaded, conds: Sequence, seed: int, model: Any = None) -> Tensor:
-    latent = host.sample(model or loaded.model, conds[0], conds[1], host.empty(PICTURE_SIZE), seed)
+    latent = host.sample(model or loaded.model, conds[0], conds[1], host.empty(IMAGE_SIZE), seed)
     return host.decode(loaded, latent)
 
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
 from ...models import hands, pose, pose_drawing
-from ...models.mini import LATENT_STRIDE, PICTURE_SIZE
+from ...models.mini import IMAGE_SIZE, LATENT_STRIDE
 from ..evaluators import measurements, posenet
 from ..recipes.mini import HAND_GENERATOR, OUTPAINTER
 from ..training import convert, preview
@@ -158,16 +158,16 @@ def _paint_one(
     """A scene in each way and the seconds that took."""
     loaded, people, seed = nets.loaded, skeletons(i, scenes, truth), 10 * i
     frame = [pose.write_frame(people)]
-    skeleton = pose_drawing.draw_people(people, PICTURE_SIZE, PICTURE_SIZE)[None]
+    skeleton = pose_drawing.draw_people(people, IMAGE_SIZE, IMAGE_SIZE)[None]
     conds = host.text(loaded, scene_caption(scenes, i)), host.text(loaded, "")
     posed = host.controlled(loaded, *conds, skeleton)
     prompts = [
         hand_caption(scenes, i, SIDES.index(hand.side), _setting(scenes, i))
-        for hand in hands.hands_of(people)
+        for hand in hands.find_hands(people)
     ]
 
     def one_stage() -> Painted:
-        latent = host.sample(loaded.model, *posed, host.empty(PICTURE_SIZE), seed)
+        latent = host.sample(loaded.model, *posed, host.empty(IMAGE_SIZE), seed)
         picture = host.decode(loaded, latent).movedim(1, -1)
         nothing = torch.zeros_like(picture[..., 0])
         return Painted(picture, picture, picture, nothing, nothing)
@@ -221,7 +221,7 @@ def _cut(frame: Any) -> tuple[Any, Any, int]:
     """Poses, boxes and number of the squares around the hands, as large as a whole picture."""
     from ...nodes.hands import BOTH, GO_ON, VitruvianCutHands
 
-    return VitruvianCutHands.execute(frame, BOTH, PICTURE_SIZE, MARGIN, True, GO_ON).result[1:]
+    return VitruvianCutHands.execute(frame, BOTH, IMAGE_SIZE, MARGIN, True, GO_ON).result[1:]
 
 
 def _hands(nets: Nets, frame: Any, prompts: list[str], seed: int) -> Hands:
@@ -232,7 +232,7 @@ def _hands(nets: Nets, frame: Any, prompts: list[str], seed: int) -> Hands:
     poses, boxes, count = _cut(frame)
     (model,) = VitruvianApplyHandGenerator.execute(loaded.model, generator, poses, 1.0).result
     positive, negative = host.text(loaded, *prompts), host.text(loaded, "")
-    latent = host.sample(model, positive, negative, host.empty(PICTURE_SIZE, count), seed + 1)
+    latent = host.sample(model, positive, negative, host.empty(IMAGE_SIZE, count), seed + 1)
     (masks,) = VitruvianPredictHandMasks.execute(model, generator, positive, latent).result
     return Hands(host.decode(loaded, latent).movedim(1, -1), masks, boxes)
 
@@ -242,19 +242,19 @@ def _drawn_hands(nets: Nets, frame: Any, prompts: list[str], seed: int) -> Hands
     loaded = nets.loaded
     poses, boxes, count = _cut(frame)
     drawn = [
-        pose_drawing.draw_people(people, PICTURE_SIZE, PICTURE_SIZE)
+        pose_drawing.draw_people(people, IMAGE_SIZE, IMAGE_SIZE)
         for people in pose.read_poses(poses)
     ]
     conds = host.text(loaded, *prompts), host.text(loaded, "")
     conds = host.controlled(loaded, *conds, torch.stack(drawn))
-    latent = host.sample(loaded.model, *conds, host.empty(PICTURE_SIZE, count), seed + 1)
+    latent = host.sample(loaded.model, *conds, host.empty(IMAGE_SIZE, count), seed + 1)
     return Hands(host.decode(loaded, latent).movedim(1, -1), _keypoint_masks(poses), boxes)
 
 
 def _keypoint_masks(poses: Any) -> Tensor:
     from ...nodes.hands import BOTH, GO_ON, VitruvianDrawHandMasks
 
-    size = PICTURE_SIZE, PICTURE_SIZE
+    size = IMAGE_SIZE, IMAGE_SIZE
     return VitruvianDrawHandMasks.execute(poses, *size, BOTH, THICKNESS, WRIST, GO_ON).result[0]
 
 
@@ -273,7 +273,7 @@ def _body(
 
     from ...nodes.hands import VitruvianOutpaintBody, VitruvianPasteHands, VitruvianPlaceHands
 
-    size = PICTURE_SIZE, PICTURE_SIZE
+    size = IMAGE_SIZE, IMAGE_SIZE
     placed, where, repaint = VitruvianPlaceHands.execute(*made, *size, 0.0).result
     if outpainter is not None:
         posed = VitruvianOutpaintBody.execute(
@@ -302,7 +302,7 @@ def _bordered(model: Any, border: str) -> Any:
 
 def _soft(mask: Tensor) -> Tensor:
     """From 0 at what is preserved to 1 at EXPANSION pixels from it."""
-    away = hands.distance(mask < 0.5, EXPANSION)
+    away = hands.distance_map(mask < 0.5, EXPANSION)
     return (away / EXPANSION).clamp(max=1)
 
 
@@ -350,12 +350,12 @@ def _masks(
     """
     close = sample_scenes(len(judged), UNSEEN + 202, framing=HAND)
     shown = render(close)
-    whole = hands.Square(PICTURE_SIZE / 2, PICTURE_SIZE / 2, PICTURE_SIZE)
+    whole = hands.Square(IMAGE_SIZE / 2, IMAGE_SIZE / 2, IMAGE_SIZE)
     large = [_overlap(nets, close, shown, i, int(close.hand[i]), whole) for i in range(len(close))]
     small = []
     for i, side in judged:
         people = skeletons(i, scenes, truth)
-        hand = next(iter(hands.hands_of(people, SIDES[side])), None)
+        hand = next(iter(hands.find_hands(people, SIDES[side])), None)
         if hand is not None:
             square = hands.square_around(hand.points, MARGIN, upright=True)
             small.append(_overlap(nets, scenes, truth, i, side, square))
@@ -380,14 +380,14 @@ def _overlap(
     people = skeletons(i, scenes, truth)
     points = (people.left_hand if SIDES[side] == hands.LEFT else people.right_hand)[0]
     hand = hands.Hand(0, SIDES[side], points)
-    poses = [pose.write_frame(hands.alone(hand, square, PICTURE_SIZE))]
+    poses = [pose.write_frame(hands.isolate_hand(hand, square, IMAGE_SIZE))]
     true = _true_mask(truth, i, side, square)
     prompt = hand_caption(scenes, i, side, _setting(scenes, i))
     with torch.inference_mode():
         (model,) = VitruvianApplyHandGenerator.execute(loaded.model, generator, poses, 1.0).result
         positive, negative = host.text(loaded, prompt), host.text(loaded, "")
-        drawn = host.sample(model, positive, negative, host.empty(PICTURE_SIZE), i)
-        crop = hands.cut(truth.rgb[i].movedim(0, -1), square, PICTURE_SIZE)[None]
+        drawn = host.sample(model, positive, negative, host.empty(IMAGE_SIZE), i)
+        crop = hands.cut_square(truth.rgb[i].movedim(0, -1), square, IMAGE_SIZE)[None]
         real = nodes.VAEEncode().encode(loaded.vae, crop)[0]
         found = {
             name: VitruvianPredictHandMasks.execute(model, generator, positive, latent).result[0][0]
@@ -400,7 +400,7 @@ def _overlap(
 def _true_mask(truth: Render, i: int, side: int, square: hands.Square) -> Tensor:
     label = (RIGHT_HAND, LEFT_HAND)[side]
     mask = (truth.parsing[i] == label).float()[..., None]
-    return hands.cut(mask, square, PICTURE_SIZE)[..., 0] > 0.5
+    return hands.cut_square(mask, square, IMAGE_SIZE)[..., 0] > 0.5
 
 
 def _iou(mask: Tensor, true: Tensor) -> Tensor:
@@ -412,7 +412,7 @@ def _show(made: dict[str, list[Painted]], scenes: Scenes, truth: Render) -> None
     rows = []
     for i in range(min(SHOWN, len(scenes))):
         people, ours = skeletons(i, scenes, truth), made["two_stage"][i]
-        skeleton = pose_drawing.draw_people(people, PICTURE_SIZE, PICTURE_SIZE)
+        skeleton = pose_drawing.draw_people(people, IMAGE_SIZE, IMAGE_SIZE)
         strip = hands.expansion_strip(
             ours.repaint[0], ours.placed[0], EXPANSION, START, END, STEPS_SHOWN
         )

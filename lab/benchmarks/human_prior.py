@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...models import human_attention as word_attention
-from ...models.mini import PICTURE_SIZE
+from ...models.mini import IMAGE_SIZE
 from ..evaluators import bodies, posenet
 from ..recipes.mini import ABLATED, FINETUNED, LORA, PRIOR, PRIOR_RIVALS
 from ..training import convert, preview
@@ -168,7 +168,7 @@ def _marked(loaded: host.Loaded, prompt: str) -> Any:
 
 
 def _sample(loaded: host.Loaded, model: Any, positive: Any, seed: int) -> Tensor:
-    latent = host.empty(PICTURE_SIZE, len(positive[0][0]))
+    latent = host.empty(IMAGE_SIZE, len(positive[0][0]))
     made = host.sample(model, positive, host.text(loaded, ""), latent, seed)
     return host.decode(loaded, made)
 

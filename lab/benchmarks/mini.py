@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ...models.mini import PICTURE_SIZE
+from ...models.mini import IMAGE_SIZE
 from ..evaluators import measurements, posenet
 from ..training import convert, networks, preview, vae
 from ..world.captions import scene_caption
@@ -39,10 +39,10 @@ def run(quick: bool) -> dict[str, float]:
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
 
     start = time.perf_counter()
-    controlled = host.pictures(loaded, prompts, hints, PICTURE_SIZE)
+    controlled = host.pictures(loaded, prompts, hints, IMAGE_SIZE)
     seconds = (time.perf_counter() - start) / count
     start = time.perf_counter()
-    free = host.pictures(loaded, prompts, None, PICTURE_SIZE)
+    free = host.pictures(loaded, prompts, None, IMAGE_SIZE)
     seconds_free = (time.perf_counter() - start) / count
 
     net, whole = posenet.load_posenet(), convert.load_checkpoint(preview.CHECKPOINT)
@@ -76,7 +76,7 @@ def save_contact_sheet(loaded: host.Loaded) -> None:
     truth = render(scenes)
     hints = torch.stack([draw_hint(i, scenes, truth) for i in range(SHEET)])
     made = host.pictures(
-        loaded, [scene_caption(scenes, i) for i in range(SHEET)], hints, PICTURE_SIZE
+        loaded, [scene_caption(scenes, i) for i in range(SHEET)], hints, IMAGE_SIZE
     )
     RESULTS.mkdir(exist_ok=True)
     preview.save_sheet(torch.stack((hints, made), 1).flatten(0, 1), RESULTS / "mini.jpg", columns=8)

@@ -31,7 +31,7 @@ from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
 from ...models import refiner, structure
-from ...models.mini import PICTURE_SIZE
+from ...models.mini import IMAGE_SIZE
 from ..evaluators import bodies, measurements, posenet, surfacenet
 from ..recipes import structure as recipe
 from ..training import convert, preview
@@ -217,7 +217,7 @@ def _posed(loaded: host.Loaded, asked: Asked, rows: slice) -> tuple[Any, Any]:
 def _sample_joint(model: Any, positive: Any, negative: Any, seed: int) -> Any:
     from ...host import structure_latent
 
-    empty = structure_latent.empty_latent(PICTURE_SIZE, PICTURE_SIZE, len(positive[0][0]), "cpu")
+    empty = structure_latent.empty_latent(IMAGE_SIZE, IMAGE_SIZE, len(positive[0][0]), "cpu")
     return host.sample(model, positive, negative, empty, seed)
 
 
@@ -268,7 +268,7 @@ def _refine(
             with torch.inference_mode():
                 conditions = own.apply(net, *conditions, some, 1.0, 0.0, 1.0, loaded.vae)
         latent = host.sample(
-            loaded.model, *conditions, host.empty(PICTURE_SIZE, len(prompts)), rows.start
+            loaded.model, *conditions, host.empty(IMAGE_SIZE, len(prompts)), rows.start
         )
         parts.append(_decode(loaded, latent))
     return torch.cat(parts)
@@ -281,7 +281,7 @@ def _costs(loaded: host.Loaded, asked: Asked) -> dict[str, float]:
     posed = _posed(loaded, asked, rows)
 
     def base() -> None:
-        host.sample(loaded.model, *plain, host.empty(PICTURE_SIZE, 4), 0)
+        host.sample(loaded.model, *plain, host.empty(IMAGE_SIZE, 4), 0)
 
     def thrice() -> None:
         for _ in structure.MODALITIES:

@@ -135,7 +135,7 @@ def surroundings(joints: Tensor, size: int) -> Tensor:
     """Where no body is, bool [B,size,size], for joints [B,18,2]."""
     sure = torch.cat((joints, torch.ones_like(joints[..., :1])), -1)
     rest = (torch.zeros(len(sure), n, 3) for _, n in list(pose.POINT_GROUPS.values())[1:])
-    people = pose.people_of((sure, *rest), size, size)
+    people = pose.people_from_points((sure, *rest), size, size)
     masks = [
         body_masks.person_masks(pose.pick(people, [k]), size, size, dilation=AROUND, feather=0.0)[0]
         for k in range(len(sure))

@@ -129,8 +129,8 @@ def hand_crop(
             side=square.side * (1 + 0.4 * larger),
             angle=square.angle + turn,
         )
-    crop = hands.cut(picture.movedim(0, -1), square, HAND_SIDE).movedim(-1, 0)
-    joints = hands.into(points, square, HAND_SIDE)[:, :2]
+    crop = hands.cut_square(picture.movedim(0, -1), square, HAND_SIDE).movedim(-1, 0)
+    joints = hands.to_square(points, square, HAND_SIDE)[:, :2]
     if left:
         crop, joints = crop.flip(-1), torch.stack((HAND_SIDE - joints[:, 0], joints[:, 1]), -1)
     return crop, joints

@@ -22,9 +22,9 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from ...models import weights
 from ...models.hand_generator import STRIDE, heat_maps
-from ...models.hands import body_hint
+from ...models.hands import body_control_image
 from ...models.human_prior import AFTER, BEFORE, GAMMA, KEYS, constant_table, cosine_table
-from ...models.mini import PICTURE_SIZE
+from ...models.mini import IMAGE_SIZE
 from ..evaluators import clothnet, measurements, posenet
 from ..training import (
     base,
@@ -346,7 +346,7 @@ def show_hands(whole: convert.Checkpoint) -> Callable[[hands.HandDenoiser, Path]
     truth = render(scenes)
     hints = torch.stack([draw_hint(i, scenes, truth) for i in range(SAMPLES_SHOWN)])
     prompts = [scene_caption(scenes, i) for i in range(SAMPLES_SHOWN)]
-    cells = PICTURE_SIZE // STRIDE
+    cells = IMAGE_SIZE // STRIDE
     heat = torch.stack(
         [heat_maps(left, right, STRIDE, cells, cells) for right, left in truth.hands]
     )
@@ -372,7 +372,7 @@ class BodyDataset(Dataset):
     def __getitem__(self, i: int) -> dict:
         item = self.data[i]
         mask = ((item["parsing"] == RIGHT_HAND) | (item["parsing"] == LEFT_HAND)).float()
-        seen = body_hint(item["rgb"].movedim(0, -1)[None].float(), mask[None])[0]
+        seen = body_control_image(item["rgb"].movedim(0, -1)[None].float(), mask[None])[0]
         seen[3] *= 255
         return {**item, "hint": torch.cat((item["hint"], seen.byte()))}
 
@@ -494,7 +494,7 @@ def show_prior(
     """
     scenes = sample_scenes(SAMPLES_SHOWN, VALIDATION_SEED, framing=FULL, people=1)
     texts = [scene_caption(scenes, i) for i in range(SAMPLES_SHOWN)]
-    cells = (PICTURE_SIZE // STRIDE,) * 2
+    cells = (IMAGE_SIZE // STRIDE,) * 2
 
     def decode(latents: Tensor) -> Tensor:
         return preview.decode(whole, latents)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...models.mini import PICTURE_SIZE
+from ...models.mini import IMAGE_SIZE
 from ...models.structure import MEAN, OFF, PAIR
 from ..evaluators import surfacenet
 from ..training import convert, preview, refiner, structure, vae
@@ -127,7 +127,7 @@ class JointDataset(Dataset):
 
 def whole_picture() -> Tensor:
     """Height, width, top and left of an uncropped picture of the mini world."""
-    return torch.tensor([PICTURE_SIZE, PICTURE_SIZE, 0, 0])
+    return torch.tensor([IMAGE_SIZE, IMAGE_SIZE, 0, 0])
 
 
 def joint_data(whole: convert.Checkpoint, work: Path) -> JointDataset:
@@ -152,7 +152,7 @@ def write_bodies(work: Path) -> Path:
 
 def nobody(whole: convert.Checkpoint) -> Tensor:
     """The latent [1,4,h,w] of a black picture, which a pose's latent is less of."""
-    return preview.encode(whole, torch.zeros(1, 3, PICTURE_SIZE, PICTURE_SIZE))
+    return preview.encode(whole, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))
 
 
 def mini_joint(work: Path, schedule: Schedule = SCHEDULE, start: Path | None = None) -> None:

@@ -81,7 +81,7 @@ def _open_mini(path: str | Path) -> Base:
         word_pieces(tokenizer.words),
         partial(preview.encode, whole),
         partial(preview.decode, whole),
-        mini.PICTURE_SIZE,
+        mini.IMAGE_SIZE,
     )
 
 

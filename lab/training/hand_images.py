@@ -82,16 +82,16 @@ def _hands_in(
     except (OSError, UnicodeDecodeError) as trouble:
         log.warning("%s can not be read: %s", file.name, trouble)
         return
-    for hand in hands.hands_of(detect.detect_people(landmarker, rgb)):
+    for hand in hands.find_hands(detect.detect_people(landmarker, rgb)):
         if hands.hand_size(hand.points) < LEAST:
             continue
         square = hands.square_around(hand.points, margin)
-        points = hands.into(hand.points, square, size)
+        points = hands.to_square(hand.points, square, size)
         if drawn is None or drawn.shape[:2] != rgb.shape[:2]:
             mask = hands.hand_mask(points, size, size, wrist=WRIST)
         else:
-            mask = (hands.cut(drawn, square, size)[..., 0] > 0.5).float()
-        yield HandPicture(hands.cut(rgb, square, size), mask, hand.side, points, caption)
+            mask = (hands.cut_square(drawn, square, size)[..., 0] > 0.5).float()
+        yield HandPicture(hands.cut_square(rgb, square, size), mask, hand.side, points, caption)
 
 
 def read_upright(file: Path, mode: str) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...models import weights
-from ...models.hand_generator import VERSION, HandGenerator, Hint, mask_loss
+from ...models.hand_generator import VERSION, HandGenerator, KeypointFeatures, mask_loss
 from . import preview as sampler
 from .bases import open_base
 from .denoise import DenoisingLoss, attention_kernel, in_fastest_format
@@ -54,7 +54,7 @@ class HandDenoiser(nn.Module):
         return noise, self.generator.predict_mask(features[0], hint)
 
     @contextmanager
-    def seeing(self, hint: Hint) -> Iterator[list[Tensor]]:
+    def seeing(self, hint: KeypointFeatures) -> Iterator[list[Tensor]]:
         """While it lasts the UNet sees the hint in its last rows, as many as the hint has; the list
         receives its last features, call after call.
         """

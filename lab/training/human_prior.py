@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...models import human_prior
-from ...models.human_tokens import human_positions, human_words, words_of
+from ...models.human_tokens import human_token_mask, human_words, join_pieces
 from ...models.mini import LATENT_STRIDE
-from ...models.pose_features import differing, drawn, resnet50
+from ...models.pose_features import feature_differences, image_features, resnet50
 from . import preview as sampler
 from .bases import Base, Pieces, Tokenizer, open_base
 from .denoise import DenoisingLoss
@@ -72,18 +72,20 @@ class PriorLoss:
         size: Sequence[int],
     ) -> Tensor:
         """Mean over pictures."""
-        levels = differing(self.features, hints)
+        levels = feature_differences(self.features, hints)
         share = t.float() / build_scheduler().config["num_train_timesteps"]
         layers = (
-            (place.split("_")[0], human_prior.grid_of(size, maps.shape[-2]), maps)
+            (place.split("_")[0], human_prior.map_grid(size, maps.shape[-2]), maps)
             for place, maps in seen.items()
         )
-        return human_prior.weighted_alignment(layers, human, levels, share, self.table).mean()
+        return human_prior.weighted_alignment_loss(layers, human, levels, share, self.table).mean()
 
 
 def human_of(pieces: Pieces, ids: Tensor) -> Tensor:
     """Which of the token ids [B, T] are human-centric, bool [B, T]."""
-    rows = [human_positions(human_words(words_of(pieces(row))), len(row)) for row in ids.tolist()]
+    rows = [
+        human_token_mask(human_words(join_pieces(pieces(row))), len(row)) for row in ids.tolist()
+    ]
     return torch.tensor(rows, device=ids.device)
 
 
@@ -230,7 +232,7 @@ def _networks(chosen: argparse.Namespace) -> tuple[Base, PriorDenoiser, PriorLos
     if not 0 <= gamma <= 1:
         raise ValueError(f"--gamma is a share from 0 to 1, but it is {gamma}.")
     table = read_table(chosen.table) if chosen.table else human_prior.cosine_table()
-    features = resnet50(chosen.encoder) if chosen.encoder else drawn
+    features = resnet50(chosen.encoder) if chosen.encoder else image_features
     base = open_base(chosen.checkpoint)
     how = {"hidden": chosen.hidden, "gamma": gamma, "mask": chosen.mask}
     model = PriorDenoiser(base.unet, base.text_encoder, **how)

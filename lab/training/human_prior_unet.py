@@ -47,7 +47,7 @@ class HumanAttention(nn.Module):
         self.seen = human_prior.human_map(q, k_human, whole, attn.heads, self.mask)
         combined = human_prior.combined_map(ordinary, self.seen, self.gamma)
         attention = torch.where(named[:, None, None, None], combined, ordinary)
-        out = human_prior.read(attention, v)
+        out = human_prior.apply_map(attention, v)
         for layer in attn.to_out:
             out = layer(out)
         return out

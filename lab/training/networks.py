@@ -19,7 +19,7 @@ def build_unet(
         "CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(layout.attention)
     ]
     return UNet2DConditionModel(
-        sample_size=mini.PICTURE_SIZE // mini.LATENT_STRIDE,
+        sample_size=mini.IMAGE_SIZE // mini.LATENT_STRIDE,
         in_channels=in_channels,
         out_channels=mini.LATENT_CHANNELS,
         block_out_channels=tuple(layout.model_channels * m for m in layout.channel_mult),

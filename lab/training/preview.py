@@ -54,7 +54,7 @@ def sample(
     seed: int = 0,
     steps: int = 20,
     cfg: float = 4.0,
-    size: tuple[int, int] = (mini.PICTURE_SIZE, mini.PICTURE_SIZE),
+    size: tuple[int, int] = (mini.IMAGE_SIZE, mini.IMAGE_SIZE),
 ) -> Tensor:
     """B prompts -> pictures [B,3,H,W] in 0..1; `size` is (H, W) in pixels, multiples of 32.
 
@@ -140,9 +140,7 @@ def preview(photo: Path, out: Path, prompt: str | None = None, *, seed: int = 0)
     if prompt is None:
         shows_feet = people.body[:, [pose.R_ANKLE, pose.L_ANKLE], 2].any()
         prompt = f"{PROMPT}, {'full' if shows_feet else 'upper'} body"
-    hint = pose_drawing.draw_people(people, mini.PICTURE_SIZE, mini.PICTURE_SIZE).movedim(-1, 0)[
-        None
-    ]
+    hint = pose_drawing.draw_people(people, mini.IMAGE_SIZE, mini.IMAGE_SIZE).movedim(-1, 0)[None]
     model, controlnet = load_checkpoint(CHECKPOINT), load_controlnet(POSE_CONTROLNET)
     picture = sample(model, prompt, hint, controlnet, seed=seed)[0]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +154,7 @@ def in_square(people: pose.People) -> pose.People:
     side = max(people.width, people.height)
     shift = torch.tensor([(side - people.width) / 2, (side - people.height) / 2, 0.0])
     parts = (points + shift * (points[..., 2:] > 0) for points in people[:5])
-    return pose.people_of(parts, side, side)
+    return pose.people_from_points(parts, side, side)
 
 
 def _people_in(photo: Path) -> pose.People:

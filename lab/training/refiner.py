@@ -147,7 +147,7 @@ def begin_refiner(path: Path | None, unet: UNet2DConditionModel, base: str) -> C
         raise ValueError(f"{path} can not be read as a .safetensors file: {trouble}") from trouble
     if not all(refiner.is_plain(name) for name in tensors):
         return load_refiner(path, unet, base)
-    if any(name.endswith(weights.SCALE) for name in tensors):  # 8 bits, which are ours alone
+    if any(name.endswith(weights.SCALE_SUFFIX) for name in tensors):  # 8 bits, which are ours alone
         tensors, _ = weights.load(path, method="controlnet", base=base)
     try:
         return start_refiner(controlnet_from_ldm(empty, _ldm(tensors)))

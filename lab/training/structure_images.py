@@ -75,7 +75,7 @@ class Cut(NamedTuple):
         scaled = pose.scale_to_canvas(people, self.width, self.height)
         shift = torch.tensor([self.left, self.top, 0.0])
         parts = (points - shift * (points[..., 2:] > 0) for points in scaled[:5])
-        return inside(pose.people_of(parts, self.side, self.side))
+        return inside(pose.people_from_points(parts, self.side, self.side))
 
 
 def collect_structure(

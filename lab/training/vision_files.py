@@ -59,7 +59,7 @@ class Vision:
 def open_vision(path: str | Path) -> Vision:
     """The image encoder of a file; ValueError, naming the file, if it is none of these."""
     path = Path(path)
-    own = weights.method_of(path) == OURS
+    own = weights.read_method(path) == OURS
     network, projection = _open_own(path) if own else _open_clip(path)
     name = encoder_name(network.state_dict())
     return Vision(network.to(_device()), name, projection)  # type: ignore[arg-type]

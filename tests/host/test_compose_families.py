@@ -122,8 +122,8 @@ def test_equals_a_slow_loop_over_people(family, random_text, mode):
 
     base = model.model
     sampling = base.model_sampling
-    people = compose.cast(instances, pose.read_poses(keypoints())[0])
-    areas = compose.areas(instances, people, SIZE, SIZE, 0.06)
+    people = compose.instance_people(instances, pose.read_poses(keypoints())[0])
+    areas = compose.instance_areas(instances, people, SIZE, SIZE, 0.06)
     occupied = compose.occupancies(areas, SIZE // 8, SIZE // 8)
     shares = compose.hard_shares(occupied, [0, 0])[:, 0, 0]
     hints = [

@@ -105,7 +105,7 @@ def explicit(unet, chain, human, seen):
                 share = (1 - gamma) * STRENGTHS[place[0]]
                 attention = (1 - share) * attention + share * of_humans
             seen[place] = attention[0]
-            return own.to_out(maths.read(attention, v))
+            return own.to_out(maths.apply_map(attention, v))
 
         attention.forward = forward
     return unet

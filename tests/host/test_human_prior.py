@@ -108,7 +108,7 @@ def explicit(unet, prior, human, gamma, mask):
                 human_prior.human_map(q, learnt, human[None], own.heads, mask),
                 gamma,
             )
-            return own.to_out(human_prior.read(both, v))
+            return own.to_out(human_prior.apply_map(both, v))
 
         attention.forward = forward
     return unet

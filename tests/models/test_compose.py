@@ -17,7 +17,7 @@ def test_shares_sum_to_one_on_every_grid(scene, size):
         compose.hard_shares(occupied(), [0, 0, 0], scene=scene),
         compose.soft_shares(occupied(), scene=scene),
     ):
-        total = compose.resize(shares, *size).sum(0)
+        total = compose.resize_shares(shares, *size).sum(0)
         torch.testing.assert_close(total, torch.ones_like(total))
 
 
@@ -52,7 +52,7 @@ def test_swapping_people_swaps_their_shares():
 def test_composing_equal_streams_changes_nothing():
     shares = compose.soft_shares(occupied())
     h = torch.randn(2, 8, 12, 12)
-    torch.testing.assert_close(compose.compose(h.repeat(3, 1, 1, 1), shares), h)
+    torch.testing.assert_close(compose.compose_features(h.repeat(3, 1, 1, 1), shares), h)
     tokens = h.flatten(2).mT
     mixed = compose.compose_tokens(tokens.repeat(3, 1, 1), shares, 12, 12)
     torch.testing.assert_close(mixed, tokens)
@@ -62,7 +62,7 @@ def test_tokens_are_composed_as_their_grid_is():
     shares = compose.hard_shares(occupied(), [0, 0, 0])
     h = torch.randn(6, 8, 6, 6)
     mixed = compose.compose_tokens(h.flatten(2).mT, shares, 6, 6)
-    torch.testing.assert_close(mixed.mT.unflatten(2, (6, 6)), compose.compose(h, shares))
+    torch.testing.assert_close(mixed.mT.unflatten(2, (6, 6)), compose.compose_features(h, shares))
 
 
 def test_only_the_coarsest_residuals_stay_private():
@@ -77,12 +77,12 @@ def people(n):
     body = torch.rand(n, 18, 3).clamp(min=0.1) * torch.tensor([20.0, 100.0, 1.0])
     body[..., 0] += 30 * torch.arange(n).flip(0)[:, None]  # listed right to left
     parts = (torch.zeros(n, k, 3) for k in (21, 21, 70, 6))
-    return pose.people_of([body, *parts], 128, 128)
+    return pose.people_from_points([body, *parts], 128, 128)
 
 
 def test_instances_find_their_person_from_the_left():
     there = people(2)
-    figures = compose.cast([compose.Instance(None, 2), compose.Instance(None, 1)], there)
+    figures = compose.instance_people([compose.Instance(None, 2), compose.Instance(None, 1)], there)
     assert torch.equal(figures.body, there.body)
 
 
@@ -97,7 +97,7 @@ def test_instances_find_their_person_from_the_left():
 )
 def test_wrong_numbers_say_how_to_correct_them(numbers, message):
     with pytest.raises(ValueError, match=message):
-        compose.cast([compose.Instance(None, n) for n in numbers], people(2))
+        compose.instance_people([compose.Instance(None, n) for n in numbers], people(2))
 
 
 def test_an_own_mask_and_its_weight_make_the_area():
@@ -105,7 +105,7 @@ def test_an_own_mask_and_its_weight_make_the_area():
     half = torch.zeros(10, 10)
     half[:, :5] = 1
     instance = compose.Instance(None, 1, half, weight=0.5)
-    area = compose.areas([instance], figures, 64, 64, 0.05)
+    area = compose.instance_areas([instance], figures, 64, 64, 0.05)
     assert area.shape == (1, 64, 64)
     assert (area[0, :, :20] == 0.5).all() and not area[0, :, 44:].any()
 

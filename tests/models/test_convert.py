@@ -165,7 +165,7 @@ def test_a_photograph_is_put_in_a_square_without_stretching():
     body = torch.zeros(1, 18, 3)
     body[0, 0] = torch.tensor([10.0, 30.0, 1.0])
     parts = [body, *pose.no_people(1, 1)[1:5]]
-    people = preview.in_square(pose.people_of(parts, 100, 300))
+    people = preview.in_square(pose.people_from_points(parts, 100, 300))
     assert (people.width, people.height) == (300, 300)
     assert people.body[0, 0].tolist() == [110, 30, 1]
     assert not people.body[0, 1:].any()  # missing points stay missing

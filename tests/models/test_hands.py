@@ -26,7 +26,7 @@ def person(left=None, right=None, wrists=((150.0, 150.0), (50.0, 150.0)), width=
         if place is not None:
             body[0, index] = torch.tensor([*place, 1.0])
     none = torch.zeros(21, 3)
-    return pose.people_of(
+    return pose.people_from_points(
         (
             body,
             (none if left is None else left)[None],
@@ -40,7 +40,7 @@ def person(left=None, right=None, wrists=((150.0, 150.0), (50.0, 150.0)), width=
 
 
 def sides(people, side=None):
-    return [hand.side for hand in hands.hands_of(people, side)]
+    return [hand.side for hand in hands.find_hands(people, side)]
 
 
 def test_hands_are_found_the_larger_first_and_by_side():
@@ -51,26 +51,26 @@ def test_hands_are_found_the_larger_first_and_by_side():
 
 def test_hands_that_detectors_took_for_the_other_change_sides():
     swapped = person(left=open_hand(50, 150), right=open_hand(150, 150))
-    found = {hand.side: float(hand.points[0, 0]) for hand in hands.hands_of(swapped)}
+    found = {hand.side: float(hand.points[0, 0]) for hand in hands.find_hands(swapped)}
     assert found == {LEFT: 150.0, RIGHT: 50.0}
     twice = person(left=open_hand(50, 150), right=open_hand(52, 150))  # one hand, reported twice
-    (hand,) = hands.hands_of(twice)
+    (hand,) = hands.find_hands(twice)
     assert hand.side == RIGHT and float(hand.points[0, 0]) == 52.0
 
 
 def test_a_missing_wrist_comes_from_the_body_and_else_the_hand_is_left_out():
     points = open_hand(50, 150)
     points[0] = 0
-    (hand,) = hands.hands_of(person(right=points))
+    (hand,) = hands.find_hands(person(right=points))
     assert hand.points[0].tolist() == [50.0, 150.0, 1.0]
-    assert not hands.hands_of(person(right=points, wrists=(None, None)))
+    assert not hands.find_hands(person(right=points, wrists=(None, None)))
 
 
 def test_tiny_and_half_known_hands_are_left_out():
-    assert not hands.hands_of(person(right=open_hand(50, 150, hands.SMALLEST / 2)))
+    assert not hands.find_hands(person(right=open_hand(50, 150, hands.SMALLEST_HAND / 2)))
     points = open_hand(50, 150)
     points[2:] = 0
-    assert not hands.hands_of(person(right=points))
+    assert not hands.find_hands(person(right=points))
 
 
 def test_the_size_is_that_of_the_open_hand_even_of_a_fist():
@@ -103,15 +103,15 @@ def test_cleaning_fills_holes_and_drops_specks():
     mask[5:25, 5:25] = 0.9
     mask[12:15, 12:15] = 0.0
     mask[35, 35] = 1.0
-    cleaned = hands.clean(mask)
+    cleaned = hands.clean_mask(mask)
     assert cleaned[5:25, 5:25].all() and cleaned.sum() == 400
-    assert hands.clean(torch.zeros(8, 8)).sum() == 0
+    assert hands.clean_mask(torch.zeros(8, 8)).sum() == 0
 
 
 @pytest.mark.parametrize("reach", [0, 3, 12])
 def test_distances_are_euclidean(reach):
     inside = torch.rand(3, 1, 17, 23, generator=torch.Generator().manual_seed(1)) > 0.97
-    found = hands.distance(inside, reach)
+    found = hands.distance_map(inside, reach)
     at = torch.stack(torch.meshgrid(torch.arange(17), torch.arange(23), indexing="ij"), -1).float()
     for one, away in zip(inside[:, 0], found[:, 0], strict=True):
         slow = torch.cdist(at.reshape(-1, 2), at[one]).amin(1).reshape(17, 23)
@@ -124,8 +124,8 @@ def test_what_is_preserved_is_nested_and_ends_as_the_mask():
     mask = torch.ones(1, 4, 24, 24)
     mask[..., 10:14, 9:15] = 0
     mask[..., 9, 9:15] = 0.7  # a soft rim
-    widths = [hands.border(k / 20, 5.0, 0.2, 0.8) for k in range(21)]
-    masks = [hands.expand(mask, width) for width in widths]
+    widths = [hands.border_width(k / 20, 5.0, 0.2, 0.8) for k in range(21)]
+    masks = [hands.expand_mask(mask, width) for width in widths]
     assert widths[:5] == [5.0] * 5 and widths[-4:] == [0.0] * 4
     assert all((a <= b).all() for a, b in zip(masks, masks[1:], strict=False))
     assert torch.equal(masks[-1], mask)
@@ -143,16 +143,16 @@ def test_a_hand_cut_out_and_put_back_is_where_it_was(upright):
     points[:, :2] = (points[:, :2] - points[0, :2]) @ turn + points[0, :2]
     square = hands.square_around(points, 0.2, upright=upright)
     size = 96
-    picture = hands.cut(smooth, square, size)
-    moved = hands.into(points, square, size)
+    picture = hands.cut_square(smooth, square, size)
+    moved = hands.to_square(points, square, size)
     assert ((moved[:, :2] > 0) & (moved[:, :2] < size)).all()
     if upright:
         assert abs(float(moved[1:, 0].mean() - moved[0, 0])) < 1e-3
     mask = torch.zeros(size, size)
     mask[8:-8, 8:-8] = 1
     canvas = torch.zeros_like(smooth)
-    back, where, ring = hands.put(canvas, [square], picture[None], mask[None], 0.0)
-    inside = hands.distance(where < 0.5, 3) > 2
+    back, where, ring = hands.insert_hands(canvas, [square], picture[None], mask[None], 0.0)
+    inside = hands.distance_map(where < 0.5, 3) > 2
     assert inside.sum() > 300
     assert float((back - smooth)[inside].abs().max()) < 0.05
     assert torch.equal(ring, 1 - where)
@@ -162,29 +162,29 @@ def test_room_paints_a_ring_and_without_hands_nothing_changes():
     canvas = torch.rand(64, 64, 3)
     square = Square(32, 32, 20)
     hand, mask = torch.zeros(1, 40, 40, 3), torch.ones(1, 40, 40)
-    placed, where, ring = hands.put(canvas, [square], hand, mask, 0.25)
+    placed, where, ring = hands.insert_hands(canvas, [square], hand, mask, 0.25)
     assert where.sum() == 400 and (where * ring).sum() == 0
     assert 0 < ring.sum() < 1200
     assert torch.equal(placed[ring == 1], canvas[ring == 1])
-    same, nobody, nothing = hands.put(canvas, [], hand[:0], mask[:0], 0.0)
+    same, nobody, nothing = hands.insert_hands(canvas, [], hand[:0], mask[:0], 0.0)
     assert torch.equal(same, canvas) and nobody.sum() == nothing.sum() == 0
 
 
 def test_around_the_hands_lies_what_was_painted_with_them():
     square = Square(32, 32, 40)
-    below = hands.surroundings([square], torch.full((1, 40, 40, 3), 0.7), 64, 60)
+    below = hands.hand_surroundings([square], torch.full((1, 40, 40, 3), 0.7), 64, 60)
     inside = torch.zeros(60, 64, dtype=torch.bool)
     inside[12:52, 12:52] = True
     assert torch.allclose(below[inside], torch.tensor(0.7))
-    assert (below[~inside] == hands.GREY).all()
-    assert (hands.surroundings([], torch.zeros(0, 4, 4, 3), 8, 8) == hands.GREY).all()
+    assert (below[~inside] == hands.GRAY).all()
+    assert (hands.hand_surroundings([], torch.zeros(0, 4, 4, 3), 8, 8) == hands.GRAY).all()
 
 
 def test_overlapping_hands_the_first_lies_above():
     canvas = torch.zeros(64, 64, 3)
     squares = [Square(30, 32, 20), Square(38, 32, 20)]
     pictures = torch.stack([torch.full((20, 20, 3), 0.2), torch.full((20, 20, 3), 0.8)])
-    placed, where, _ = hands.put(canvas, squares, pictures, torch.ones(2, 20, 20), 0.0)
+    placed, where, _ = hands.insert_hands(canvas, squares, pictures, torch.ones(2, 20, 20), 0.0)
     assert float(placed[32, 34, 0]) == pytest.approx(0.2)
     assert float(placed[32, 45, 0]) == pytest.approx(0.8)
     assert where.sum() == 20 * 28
@@ -194,12 +194,12 @@ def test_pasting_keeps_the_core_and_draws_colours_together():
     base, top = torch.full((40, 40, 3), 0.3), torch.full((40, 40, 3), 0.7)
     mask = torch.zeros(40, 40)
     mask[10:30, 10:30] = 1
-    hard = hands.paste(base, top, mask, feather=0, colour=0)
+    hard = hands.paste_over(base, top, mask, feather=0, color=0)
     assert torch.equal(hard[mask > 0], top[mask > 0])
     assert torch.equal(hard[mask == 0], base[mask == 0])
-    soft = hands.paste(base, top, mask, feather=4, colour=0)
+    soft = hands.paste_over(base, top, mask, feather=4, color=0)
     assert float(soft[20, 20, 0]) == pytest.approx(0.7) and 0.3 < float(soft[10, 20, 0]) < 0.5
     assert torch.equal(soft[mask == 0], base[mask == 0])
-    torch.testing.assert_close(hands.paste(base, top, mask, feather=0, colour=1.0), base)
-    empty = hands.paste(base, top, torch.zeros(40, 40), feather=4, colour=1.0)
+    torch.testing.assert_close(hands.paste_over(base, top, mask, feather=0, color=1.0), base)
+    empty = hands.paste_over(base, top, torch.zeros(40, 40), feather=4, color=1.0)
     assert torch.equal(empty, base)

@@ -64,9 +64,9 @@ def test_two_attentions_equal_the_combined_map(case, mask, gamma):
     q, k, k_h, v, human = case
     ordinary = human_prior.attention_map(q, k, HEADS)
     of_humans = human_prior.human_map(q, k_h, human, HEADS, mask)
-    explicit = human_prior.read(human_prior.combined_map(ordinary, of_humans, gamma), v)
-    both = human_prior.combine(
-        human_prior.read(ordinary, v),
+    explicit = human_prior.apply_map(human_prior.combined_map(ordinary, of_humans, gamma), v)
+    both = human_prior.combine_results(
+        human_prior.apply_map(ordinary, v),
         human_prior.human_attention(q, k_h, v, human, HEADS, mask),
         gamma,
     )
@@ -75,9 +75,9 @@ def test_two_attentions_equal_the_combined_map(case, mask, gamma):
 
 def test_gamma_1_is_the_ordinary_attention_bit_for_bit(case):
     q, k, k_h, v, human = case
-    ordinary = human_prior.read(human_prior.attention_map(q, k, HEADS), v)
+    ordinary = human_prior.apply_map(human_prior.attention_map(q, k, HEADS), v)
     of_humans = human_prior.human_attention(q, k_h, v, human, HEADS)
-    assert torch.equal(human_prior.combine(ordinary, of_humans, 1.0), ordinary)
+    assert torch.equal(human_prior.combine_results(ordinary, of_humans, 1.0), ordinary)
 
 
 def test_a_new_layer_gives_the_frozen_key():
@@ -99,16 +99,18 @@ def test_alignment_is_nothing_for_a_map_like_the_pose_and_counts_human_tokens_on
     like = torch.nn.functional.interpolate(features.norm(dim=1, keepdim=True), grid, mode="area")
     maps = torch.rand(1, 2, 24, 3)
     maps[..., 1] = 0.3 * like.flatten()
-    assert float(human_prior.alignment(maps, human, features, grid)) == pytest.approx(0, abs=1e-6)
+    assert float(human_prior.alignment_loss(maps, human, features, grid)) == pytest.approx(
+        0, abs=1e-6
+    )
     other = maps.clone()
     other[..., 0] = torch.rand(24)
     assert torch.equal(
-        human_prior.alignment(other, human, features, grid),
-        human_prior.alignment(maps, human, features, grid),
+        human_prior.alignment_loss(other, human, features, grid),
+        human_prior.alignment_loss(maps, human, features, grid),
     )
     other[..., 1] = 0
     other[:, :, 3, 1] = 1  # all of the word's attention in one place
-    assert float(human_prior.alignment(other, human, features, grid)) > 0.5
+    assert float(human_prior.alignment_loss(other, human, features, grid)) > 0.5
 
 
 def test_a_worse_map_is_drawn_to_the_pose():
@@ -117,7 +119,7 @@ def test_a_worse_map_is_drawn_to_the_pose():
     features[0, 0, 1, 2] = 1
     logits = torch.zeros(1, 1, 16, 2, requires_grad=True)
     human = torch.tensor([[True, True]])
-    human_prior.alignment(logits.softmax(2), human, features, (4, 4)).backward()
+    human_prior.alignment_loss(logits.softmax(2), human, features, (4, 4)).backward()
     assert logits.grad[0, 0, 6].max() < 0 < logits.grad[0, 0, :6].min()
 
 

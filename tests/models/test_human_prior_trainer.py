@@ -70,7 +70,7 @@ def test_captions_words_are_found_from_their_ids(tokenizer):
     ],
 )
 def test_the_grid_of_a_map(size, tokens, grid):
-    assert human_prior.grid_of(size, tokens) == grid
+    assert human_prior.map_grid(size, tokens) == grid
 
 
 def test_prompts_without_people_are_the_base(tokenizer):

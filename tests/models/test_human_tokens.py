@@ -34,7 +34,7 @@ def pieces(text, longest=3):
     """As CLIP's vocabulary spells them, words cut into pieces of a few letters."""
     letter = {byte: char for char, byte in ours._bytes().items()}
     made = [None]
-    for part in ours.PARTS.findall(text.lower()):
+    for part in ours.WORD_PATTERN.findall(text.lower()):
         spelled = "".join(letter[byte] for byte in part.encode())
         cut = [spelled[k : k + longest] for k in range(0, len(spelled), longest)]
         made += [*cut[:-1], cut[-1] + ours.END]
@@ -42,7 +42,7 @@ def pieces(text, longest=3):
 
 
 def found(text, added=(), removed=()):
-    words = ours.words_of(pieces(text))
+    words = ours.join_pieces(pieces(text))
     return [word.text for word in ours.human_words(words, added, removed)]
 
 
@@ -77,15 +77,15 @@ def test_pictures_of_things_have_none(text):
 
 def test_positions_are_all_pieces_of_the_words():
     listed = pieces("a woman doing yoga")
-    words = ours.words_of(listed)
-    marked = ours.human_positions(ours.human_words(words), len(listed))
+    words = ours.join_pieces(listed)
+    marked = ours.human_token_mask(ours.human_words(words), len(listed))
     shown = "".join(p for p, m in zip(listed, marked, strict=True) if m)
     assert shown == "woman</w>yoga</w>" and len(marked) == len(listed)
 
 
 def test_embeddings_and_marks_are_no_words():
-    assert ours.words_of([None, "wom", None, "an</w>", None]) == [ours.Word("an", (3,))]
-    assert ours.human_words(ours.words_of([None, "man</w>", None])) == [ours.Word("man", (1,))]
+    assert ours.join_pieces([None, "wom", None, "an</w>", None]) == [ours.Word("an", (3,))]
+    assert ours.human_words(ours.join_pieces([None, "man</w>", None])) == [ours.Word("man", (1,))]
 
 
 def test_the_artist_adds_and_removes_words_and_phrases_in_any_letters():

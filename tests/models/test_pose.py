@@ -40,7 +40,7 @@ def random_people(n=3, seed=0):
         points[..., :2] = points[..., :2] * 800 - 150  # some outside the canvas
         known = torch.rand(n, count, 1, generator=generator) > 0.3
         parts.append(points * known)
-    return pose.people_of(parts, 512, 384)
+    return pose.people_from_points(parts, 512, 384)
 
 
 def same(one, other):

@@ -18,26 +18,26 @@ def state(*people, width=400, height=200):
 
 
 def prompts(text, width=400, height=200):
-    return pose_editor.left_to_right(pose_editor.scene(text, None, width, height)).prompts
+    return pose_editor.left_to_right(pose_editor.editor_scene(text, None, width, height)).prompts
 
 
 def test_prompts_follow_the_people_from_left_to_right():
     text = state(person(300, "right"), person(100, "left"), person(200, "middle"))
     assert prompts(text) == ("left", "middle", "right")
-    people = pose_editor.left_to_right(pose_editor.scene(text, None, 400, 200)).people
+    people = pose_editor.left_to_right(pose_editor.editor_scene(text, None, 400, 200)).people
     assert pose.left_to_right(people) == [0, 1, 2]
     assert people.body[:, 0, 0].tolist() == [90, 190, 290]
 
 
 def test_editing_order_is_kept_for_who_is_in_front():
     text = state(person(300, "behind"), person(100, "in front"))
-    assert pose_editor.scene(text, None, 400, 200).prompts == ("behind", "in front")
+    assert pose_editor.editor_scene(text, None, 400, 200).prompts == ("behind", "in front")
 
 
 @pytest.mark.parametrize("empty", [None, "", "  \n "])
 def test_an_empty_prompt_holds_its_line(empty):
     text = state(person(100, empty), person(200, "a man"))
-    assert prompts(text) == (pose_editor.SOMEBODY, "a man")
+    assert prompts(text) == (pose_editor.DEFAULT_PROMPT, "a man")
 
 
 def test_a_prompt_is_one_line():
@@ -51,15 +51,15 @@ def test_people_without_a_known_point_are_left_out_with_their_prompts():
 
 def test_people_keep_their_proportions_on_another_canvas():
     text = state(person(100), width=200, height=200)
-    people = pose_editor.scene(text, None, 800, 400).people
+    people = pose_editor.editor_scene(text, None, 800, 400).people
     assert (people.width, people.height) == (800, 400)
     assert people.body[0, :2].tolist() == [[380, 100, 1], [420, 300, 1]]
     assert not people.body[0, 2:].any(), "missing points stay at zero"
 
 
 def test_an_unused_editor_has_one_standing_person():
-    scene = pose_editor.scene("", None, 512, 512)
-    assert scene.prompts == (pose_editor.SOMEBODY,)
+    scene = pose_editor.editor_scene("", None, 512, 512)
+    assert scene.prompts == (pose_editor.DEFAULT_PROMPT,)
     assert (scene.people.body[0, :, 2] > 0).all()
     assert 300 < body_masks.standing_heights(scene.people)[0] < 512
 
@@ -67,17 +67,19 @@ def test_an_unused_editor_has_one_standing_person():
 def test_a_given_pose_fills_an_editor_without_people():
     given = pose.read_frame(json.loads(state(person(50), person(150), width=200)))
     for text in ("", state()):
-        scene = pose_editor.scene(text, given, 400, 400)
-        assert scene.prompts == (pose_editor.SOMEBODY,) * 2
+        scene = pose_editor.editor_scene(text, given, 400, 400)
+        assert scene.prompts == (pose_editor.DEFAULT_PROMPT,) * 2
         assert scene.people.body[:, 0, 0].tolist() == [80, 280]
-    assert pose_editor.scene(state(person(100)), given, 400, 200).prompts == (pose_editor.SOMEBODY,)
+    assert pose_editor.editor_scene(state(person(100)), given, 400, 200).prompts == (
+        pose_editor.DEFAULT_PROMPT,
+    )
 
 
 def test_nobody_is_an_error_that_says_what_to_do():
     nobody = pose.no_people(64, 64)
     for text, given in ((state(), None), ("", nobody), (state(), nobody)):
         with pytest.raises(ValueError, match="nobody is there: add a person .* connect a 'pose'"):
-            pose_editor.scene(text, given, 64, 64)
+            pose_editor.editor_scene(text, given, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_a_bad_state_is_refused(text, message):
 
 
 def test_the_library():
-    frames = json.loads(pose_editor.LIBRARY.read_text())
+    frames = json.loads(pose_editor.POSE_LIBRARY.read_text())
     names = [frame["name"] for frame in frames]
     assert names[0] == "standing" and len(set(names)) == len(names) >= 8
     for frame in frames:

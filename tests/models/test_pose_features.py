@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
-from vitruvian.models.pose_features import drawn, resnet50
+from vitruvian.models.pose_features import image_features, resnet50
 
 models = pytest.importorskip("torchvision.models")
 
@@ -65,8 +65,8 @@ def test_a_wrong_file_is_named_with_what_was_expected_and_found(network, tmp_pat
 
 
 def test_without_weights_the_picture_itself_is_averaged(pictures):
-    levels = drawn(pictures)
+    levels = image_features(pictures)
     assert [level.shape[2:] for level in levels] == [(8, 12), (4, 6), (2, 3), (1, 2)]
     torch.testing.assert_close(levels[0][0, :, 1, 2], pictures[0, :, 8:16, 16:24].mean((1, 2)))
-    odd = drawn(pictures[..., :40, :72])
+    odd = image_features(pictures[..., :40, :72])
     assert [level.shape[2:] for level in odd] == [(5, 9), (3, 5), (2, 3), (1, 2)]

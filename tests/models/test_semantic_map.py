@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from vitruvian.models import outfit as outfits
 from vitruvian.models import pose
 from vitruvian.models import semantic_map as ours
-from vitruvian.models.semantic_map import Outfit, from_colours, map_from_pose, part_mask, shares
+from vitruvian.models.outfit import Outfit, map_from_pose
+from vitruvian.models.semantic_map import from_colors, part_mask, shares
 
 BODY = {  # right is the viewer's left: somebody who faces us
     pose.NOSE: (256, 80), pose.NECK: (256, 140), pose.R_SHOULDER: (210, 142),
@@ -29,7 +31,7 @@ def people(*shifts, without=(), grow=1.0, moved=None):
                 body[number, joint] = torch.tensor((x * grow + shift, y * grow, 1.0))
     empty = pose.no_people(512, 512)
     parts = (torch.zeros(len(shifts), *part.shape[1:]) for part in empty[1:5])
-    return pose.people_of((body, *parts), 512, 512)
+    return pose.people_from_points((body, *parts), 512, 512)
 
 
 def drawn(outfit=None, size=(512, 512), **who):
@@ -64,14 +66,14 @@ def test_the_palette_s_colours_are_far_apart():
     assert apart.min() >= 80
 
 
-@pytest.mark.parametrize("palette", [ours.PALETTE, ours.GREY_LEVELS])
+@pytest.mark.parametrize("palette", [ours.PALETTE, ours.GRAY_LEVELS])
 def test_colours_are_read_back(palette):
     labels = random_map(2, 16, 24)
     picture = palette[labels.long()].float() / 255
-    read = from_colours(picture, palette, 0.4)
+    read = from_colors(picture, palette, 0.4)
     assert read.dtype == torch.uint8 and torch.equal(read, labels)
-    assert torch.equal(from_colours(torch.cat((picture, picture[..., :1]), -1), palette, 1), labels)
-    assert torch.equal(ours.colour_picture(labels), ours.PALETTE[labels.long()] / 255)
+    assert torch.equal(from_colors(torch.cat((picture, picture[..., :1]), -1), palette, 1), labels)
+    assert torch.equal(ours.color_image(labels), ours.PALETTE[labels.long()] / 255)
 
 
 def test_the_nearest_colour_counts_up_to_the_tolerance():
@@ -84,9 +86,9 @@ def test_the_nearest_colour_counts_up_to_the_tolerance():
             far += min(away) > 60
             expected[y, x] = 0 if min(away) > 60 else away.index(min(away))
     assert 10 < far < 134
-    assert torch.equal(from_colours(picture, ours.PALETTE, 60, background=True)[0], expected)
+    assert torch.equal(from_colors(picture, ours.PALETTE, 60, background=True)[0], expected)
     with pytest.raises(ValueError, match=f"{far} of 144 pixels .* 60 levels .*tolerance"):
-        from_colours(picture, ours.PALETTE, 60)
+        from_colors(picture, ours.PALETTE, 60)
 
 
 def test_own_palettes():
@@ -94,19 +96,19 @@ def test_own_palettes():
     assert palette.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]]
     assert parts == [ours.TOP, ours.FOOTWEAR, ours.FOOTWEAR, ours.BACKGROUND]
     picture = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]])[None]
-    assert from_colours(picture, palette, 1, parts).flatten().tolist() == parts
+    assert from_colors(picture, palette, 1, parts).flatten().tolist() == parts
     assert ours.read_palette("background: #ffffff\ntop: #000000")[1] == [ours.BACKGROUND, ours.TOP]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("top", "'top' is not a part and its colour"),
+        ("top", "'top' is not a part and its color"),
         ("top: red", "'top: red' is not a part"),
         ("top: #ff00", "'top: #ff00' is not"),
         ("hat: #ff0000", "no part 'hat'"),
-        ("top: #ff0000\nskirt: #FF0000", "'skirt: #FF0000': top has that colour"),
-        (" \n", "no colours are given"),
+        ("top: #ff0000\nskirt: #FF0000", "'skirt: #FF0000': top has that color"),
+        (" \n", "there are no colors"),
     ],
 )
 def test_palettes_that_can_not_be_read(text, message):
@@ -143,7 +145,7 @@ def test_one_map_or_one_mask_goes_with_many():
 
 
 def test_empty_is_background():
-    assert torch.equal(ours.empty(torch.ones(2, 3, 4)), torch.zeros(2, 3, 4, dtype=torch.uint8))
+    assert torch.equal(ours.empty_map(torch.ones(2, 3, 4)), torch.zeros(2, 3, 4, dtype=torch.uint8))
 
 
 # shares
@@ -216,7 +218,7 @@ def test_the_legend_names_what_occurs():
     labels[0, :20], labels[1, 40:] = ours.DRESS, ours.HAIR
     shown = ours.with_legend(labels)
     assert shown.shape[:2] == (2, 384) and shown.shape[2] > 240
-    large = ours.colour_picture(labels).repeat_interleave(6, 1).repeat_interleave(6, 2)
+    large = ours.color_image(labels).repeat_interleave(6, 1).repeat_interleave(6, 2)
     assert torch.equal(shown[:, :, :240], large)
     legend = (255 * shown[0, :, 240:]).round().long()
     there = [part for part in range(24) if (legend == ours.PALETTE[part]).all(-1).sum() > 40]
@@ -267,7 +269,7 @@ def from_segment(a, b, x, y):
 @pytest.mark.parametrize("radius", [0.3, 2.6])
 def test_a_stroke_is_what_is_inside_or_near(corners, radius):
     labels = torch.zeros(24, 28, dtype=torch.uint8)
-    ours._paint(labels, torch.tensor(corners), radius, TOP)
+    outfits._fill(labels, torch.tensor(corners), radius, TOP)
     for y in range(24):
         for x in range(28):
             edges = list(zip(corners, corners[1:] + corners[:1], strict=True))
@@ -282,7 +284,7 @@ def test_corners_in_any_order_are_the_same_polygon():
     maps = []
     for order in ([0, 1, 2, 3], [0, 2, 1, 3], [2, 3, 0, 1]):
         maps.append(torch.zeros(24, 28, dtype=torch.uint8))
-        ours._paint(maps[-1], corners[order], 1.0, TOP)
+        outfits._fill(maps[-1], corners[order], 1.0, TOP)
     assert torch.equal(maps[0], maps[1]) and torch.equal(maps[0], maps[2])
     assert maps[0][11, 12] == TOP
 
@@ -322,7 +324,7 @@ def test_parts_lie_on_the_skeleton():
         (Outfit(), {"top", "pants", "footwear", "hair", "face", "skin"}),
         (Outfit("outer", "leggings"), {"outer", "leggings", "footwear", "hair", "face", "skin"}),
         (
-            Outfit(ours.OPEN, "skirt", shoes=False),
+            Outfit(outfits.OPEN, "skirt", shoes=False),
             {"outer", "top", "skirt", "hair", "face", "skin"},
         ),
         (Outfit("dress", "nothing", "none", shoes=False), {"dress", "face", "skin"}),
@@ -343,9 +345,9 @@ def test_an_outfit_is_what_is_drawn(outfit, expected):
 
 
 def test_every_outfit_can_be_drawn():
-    for upper in ours.UPPERS:
-        for lower in ours.LOWERS:
-            for hair in ours.HAIRS:
+    for upper in outfits.UPPERS:
+        for lower in outfits.LOWERS:
+            for hair in outfits.HAIRS:
                 for switch in (False, True):
                     labels = drawn(Outfit(upper, lower, hair, *[switch] * 5), (64, 64))
                     assert (labels > 0).sum() > 200
