@@ -1,4 +1,4 @@
-"""Networks of the shape of SD1.5, SD2 and SDXL, narrow and with random weights."""
+"""The mini checkpoint, and networks of the shape of SD1.5, SD2 and SDXL, narrow and random."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ FAMILIES = {
 V_PREDICTION = "output_blocks.11.1.transformer_blocks.0.norm1.bias"  # how the host tells SD2's kind
 
 
-def randomise(network, seed):
+def randomize(network, seed):
     """Weights that keep activations near 1; nothing stays zero, the zero convolutions least."""
     g = torch.Generator().manual_seed(seed)
     for name, p in network.named_parameters():
@@ -48,25 +48,36 @@ def randomise(network, seed):
             p.data = torch.randn(p.shape, generator=g) * 0.1 + name.endswith("weight")
 
 
+@pytest.fixture(scope="module")
+def loaded(mini_weights):
+    """MODEL, CLIP and VAE of the mini checkpoint."""
+    import nodes  # the host's, as all imports in this file: it is read without a host as well
+
+    with torch.inference_mode():
+        return nodes.CheckpointLoaderSimple().load_checkpoint("vitruvian_mini.safetensors")[:3]
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request):
     """MODEL and CONTROL_NET of one family."""
-    import comfy.cldm.cldm  # here: without a host this file is read as well
+    import comfy.cldm.cldm
     import comfy.controlnet
     import comfy.model_patcher
     import comfy.ops
     import comfy.supported_models
 
-    kind, config, out = FAMILIES[request.param]
-    described = getattr(comfy.supported_models, kind)({**config, **out, "out_channels": 4})
-    described.unet_config.update({k: config[k] for k in ("num_heads", "num_head_channels")})
-    described.custom_operations = comfy.ops.disable_weight_init
-    base = described.get_model({V_PREDICTION: torch.randn(32)})
-    randomise(base.diffusion_model, 1)
+    class_name, config, output_config = FAMILIES[request.param]
+    model_config = getattr(comfy.supported_models, class_name)(
+        {**config, **output_config, "out_channels": 4}
+    )
+    model_config.unet_config.update({k: config[k] for k in ("num_heads", "num_head_channels")})
+    model_config.custom_operations = comfy.ops.disable_weight_init
+    base = model_config.get_model({V_PREDICTION: torch.randn(32)})
+    randomize(base.diffusion_model, 1)
     net = comfy.cldm.cldm.ControlNet(
         **config, hint_channels=3, operations=comfy.ops.disable_weight_init
     )
-    randomise(net, 2)
+    randomize(net, 2)
     cpu = torch.device("cpu")
     return (
         comfy.model_patcher.ModelPatcher(base, load_device=cpu, offload_device=cpu),

@@ -25,7 +25,7 @@ import nodes as core
 
 register()
 CELLS = 8
-WHOLE = {"strength": 1.0, "map_strength": 1.0, "start": 0.0, "end": 1.0}
+SETTINGS = {"strength": 1.0, "map_strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
 SIZES = Sizes(features=10, width=16, tokens=2, heads=2, hidden=6)
 
 
@@ -33,12 +33,6 @@ SIZES = Sizes(features=10, width=16, tokens=2, heads=2, hidden=6)
 def inference():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def loaded(mini_weights):
-    with torch.inference_mode():
-        return core.CheckpointLoaderSimple().load_checkpoint("vitruvian_mini.safetensors")[:3]
 
 
 def trained(alignment, seed=3):
@@ -60,30 +54,30 @@ def random_appearance(model, seed=3):
 
 def parts_of(*classes, width=10, seed=0):
     g = torch.Generator().manual_seed(seed)
-    made = []
+    parts = []
     for part in classes:
         feature = torch.nn.functional.normalize(torch.randn(width, generator=g), dim=0)
-        none = torch.zeros(0)
-        made.append(
-            Part(part, semantic_map.CLASSES[part], 1.0, feature, feature, none.long(), none)
+        empty = torch.zeros(0)
+        parts.append(
+            Part(part, semantic_map.CLASSES[part], 1.0, feature, feature, empty.long(), empty)
         )
-    return tuple(made)
+    return tuple(parts)
 
 
 DRESSED = parts_of(semantic_map.TOP, semantic_map.PANTS)
 
 
-def a_map(batch=1, seed=0):
+def random_map(batch=1, seed=0):
     g = torch.Generator().manual_seed(seed)
     return torch.randint(24, (batch, 40, 56), generator=g).byte()
 
 
 def apply(model, appearance, parts=DRESSED, labels=None, **changes):
-    labels = a_map() if labels is None else labels
-    (made,) = ours.VitruvianApplyAppearance.execute(
-        model, appearance, parts, labels, **{**WHOLE, **changes}
+    labels = random_map() if labels is None else labels
+    (patched,) = ours.VitruvianApplyAppearance.execute(
+        model, appearance, parts, labels, **{**SETTINGS, **changes}
     ).result
-    return made
+    return patched
 
 
 def encode(clip, text):
@@ -97,10 +91,10 @@ def sample(model, positive, negative, *, cfg=4.0, steps=2, batch=1, size=(CELLS,
     )[0]["samples"]
 
 
-def spying(model, seen):
+def spying(model, calls):
     def spy(executor, x, t, *args, **kwargs):
         out = executor(x, t, *args, **kwargs)
-        seen.append((x, t, out, args[3]["cond_or_uncond"]))
+        calls.append((x, t, out, args[3]["cond_or_uncond"]))
         return out
 
     model = model.clone()
@@ -125,14 +119,14 @@ def with_layers(unet, appearance, worn):
 
 
 def test_equals_a_changed_unet_for_every_family(family, random_text):
-    model, seen = family[0], []
+    model, calls = family[0], []
     positive, negative = random_text(model, 1), random_text(model, 2)
-    appearance, base, labels = random_appearance(model), model.model, a_map()
-    sample(spying(apply(model, appearance), seen), positive, negative, steps=1)
+    appearance, base, labels = random_appearance(model), model.model, random_map()
+    sample(spying(apply(model, appearance), calls), positive, negative, steps=1)
     changed = with_layers(
         base.diffusion_model, appearance, host.worn_of(DRESSED, labels, SIZES.features)
     )
-    rows = [row for *parts, kinds in seen for row in zip(*parts, kinds, strict=True)]
+    rows = [row for *parts, kinds in calls for row in zip(*parts, kinds, strict=True)]
     assert sorted(kind for *_, kind in rows) == [0, 1]
     sampling = base.model_sampling
     for x, sigma, denoised, kind in rows:
@@ -156,7 +150,7 @@ def test_nothing_to_do_is_the_base_bit_for_bit(loaded):
     for parts, changes in (
         (DRESSED, {"strength": 0.0, "map_strength": 0.0}),
         ((), {"map_strength": 0.0}),
-        (DRESSED, {"start": 0.3, "end": 0.4}),  # between the two steps
+        (DRESSED, {"start_percent": 0.3, "end_percent": 0.4}),  # between the two steps
         (DRESSED, {"mask": torch.zeros(1, 64, 64)}),
     ):
         assert torch.equal(
@@ -185,37 +179,37 @@ def start_alignment_of(model):
     ],
 )
 def test_sizes_batches_and_samplers_repeat(loaded, how):
-    made = apply(loaded[0], random_appearance(loaded[0]))
+    patched = apply(loaded[0], random_appearance(loaded[0]))
     positive, negative = encode(loaded[1], "a man"), encode(loaded[1], "")
-    first = sample(made, positive, negative, **how)
+    first = sample(patched, positive, negative, **how)
     assert first.isfinite().all()
-    assert torch.equal(first, sample(made.clone(), positive, negative, **how))
+    assert torch.equal(first, sample(patched.clone(), positive, negative, **how))
 
 
-def test_each_picture_of_a_batch_has_its_own_map(loaded):
+def test_each_image_of_a_batch_has_its_own_map(loaded):
     """Same noise in both rows: what differs is the map."""
     model, appearance = loaded[0], random_appearance(loaded[0])
     positive, negative = encode(loaded[1], "a man"), encode(loaded[1], "")
-    maps = torch.cat((a_map(seed=0), a_map(seed=1)))
+    maps = torch.cat((random_map(seed=0), random_map(seed=1)))
 
-    def of(labels):
-        seen: list = []
+    def positive_rows(labels):
+        calls: list = []
         noise = torch.randn(1, 4, CELLS, CELLS, generator=torch.Generator().manual_seed(1))
         latent = {"samples": noise.repeat(2, 1, 1, 1), "batch_index": [0, 0]}
-        made = spying(apply(model, appearance, labels=labels), seen)
-        core.common_ksampler(made, 7, 1, 4.0, "euler", "normal", positive, negative, latent)
+        spied = spying(apply(model, appearance, labels=labels), calls)
+        core.common_ksampler(spied, 7, 1, 4.0, "euler", "normal", positive, negative, latent)
         (out,) = [
             out[k * 2 : k * 2 + 2]
-            for *_, out, kinds in seen
+            for *_, out, kinds in calls
             for k, kind in enumerate(kinds)
             if kind == 0
         ]
         return out
 
-    both, first, second = of(maps), of(maps[:1]), of(maps[1:])
-    torch.testing.assert_close(both[0], first[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(both[1], second[1], atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(both[0], both[1], atol=1e-3)
+    pair, first, second = (positive_rows(m) for m in (maps, maps[:1], maps[1:]))
+    torch.testing.assert_close(pair[0], first[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pair[1], second[1], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(pair[0], pair[1], atol=1e-3)
 
 
 @pytest.mark.parametrize("kinds", [(0, 1), (1, 0), (0,), (1,), (1, 0, 0)])
@@ -248,26 +242,26 @@ def test_a_mask_says_where(loaded):
     left = torch.zeros(1, 64, 64)
     left[..., :32] = 1
 
-    def heard(model):
-        found = []
+    def features_at_place(model):
+        features = []
 
         def listen(h, skip, options):
             if options["block"] == ("output", place):
-                found.append(h[options["cond_or_uncond"].index(0)])
+                features.append(h[options["cond_or_uncond"].index(0)])
             return h, skip
 
         model = model.clone()
         model.set_model_output_block_patch(listen)
         sample(model, encode(loaded[1], "a man"), encode(loaded[1], ""), steps=1)
-        return found[0]
+        return features[0]
 
     alone = trained(only)
-    plain, whole = heard(model), heard(apply(model, alone))
-    part = heard(apply(model, alone, mask=left))
+    plain, everywhere = features_at_place(model), features_at_place(apply(model, alone))
+    masked = features_at_place(apply(model, alone, mask=left))
     half = plain.shape[-1] // 2
-    assert torch.equal(part[..., half:], plain[..., half:])
-    torch.testing.assert_close(part[..., :half], whole[..., :half])
-    assert not torch.allclose(whole[..., half:], plain[..., half:], atol=1e-3)
+    assert torch.equal(masked[..., half:], plain[..., half:])
+    torch.testing.assert_close(masked[..., :half], everywhere[..., :half])
+    assert not torch.allclose(everywhere[..., half:], plain[..., half:], atol=1e-3)
 
 
 def test_two_people_and_another_packs_patch_chain(loaded):
@@ -280,7 +274,7 @@ def test_two_people_and_another_packs_patch_chain(loaded):
         model.set_model_output_block_patch(lambda h, skip, options: (h * 1.1, skip))
         return model
 
-    made = [
+    latents = [
         sample(m, positive, negative)
         for m in (
             apply(model, one),
@@ -290,10 +284,10 @@ def test_two_people_and_another_packs_patch_chain(loaded):
             apply(foreign(model), one),
         )
     ]
-    assert all(x.isfinite().all() for x in made)
+    assert all(x.isfinite().all() for x in latents)
     for a in range(5):
         for b in range(a):
-            assert not torch.allclose(made[a], made[b], atol=1e-3)
+            assert not torch.allclose(latents[a], latents[b], atol=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["exact", "layers", "couple"])
@@ -309,18 +303,18 @@ def test_one_composed_person_is_that_person_alone(loaded, mode):
         words, negative, net, hint, 1.0, 0.0, 1.0
     )
     settings = (mode, 1.0, 0.5, 0.06, 0.0, 1.0, people.MEAN, False)
-    made = []
+    latents = []
     for order in (0, 1):
         start = apply(model, appearance) if order == 0 else model
         composed, *conds = people.VitruvianComposeInstances.execute(
             start, scene, negative, (Instance(words, 1),), frames, net, *settings
         ).result
-        made.append(sample(composed if order == 0 else apply(composed, appearance), *conds))
-    torch.testing.assert_close(made[0], made[1], atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(made[0], sample(model, *plain), atol=1e-2)
+        latents.append(sample(composed if order == 0 else apply(composed, appearance), *conds))
+    torch.testing.assert_close(latents[0], latents[1], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(latents[0], sample(model, *plain), atol=1e-2)
     if mode != "couple":  # whose one pass also sees the scene's own prompt
         expected = sample(apply(model, appearance), *plain)
-        torch.testing.assert_close(made[0], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(latents[0], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_human_prior_stays_at_work_beside_it(loaded):
@@ -331,37 +325,37 @@ def test_a_human_prior_stays_at_work_beside_it(loaded):
     settings = human_prior.Settings(0.5, prior.mask, strengths, 0.0, 1.0)
     positive, _ = human_prior.encode(clip, "a man waving", (), ())
     negative, appearance = encode(clip, ""), random_appearance(model)
-    both = [
+    combined = [
         sample(m, positive, negative)
         for m in (
             apply(human_prior.apply(model, prior, settings), appearance),
             human_prior.apply(apply(model, appearance), prior, settings),
         )
     ]
-    assert torch.equal(*both)
+    assert torch.equal(*combined)
     for one in (apply(model, appearance), human_prior.apply(model, prior, settings)):
-        assert not torch.allclose(both[0], sample(one, positive, negative), atol=1e-3)
+        assert not torch.allclose(combined[0], sample(one, positive, negative), atol=1e-3)
 
 
 def test_trainer_and_host_make_the_same_noise(loaded):
-    whole = convert.load_checkpoint(preview.CHECKPOINT)
-    appearance = trained(start_alignment(whole.unet, SIZES))
-    model, seen = loaded[0], []
+    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
+    appearance = trained(start_alignment(checkpoint.unet, SIZES))
+    model, calls = loaded[0], []
     sample(
-        spying(apply(model, appearance), seen),
+        spying(apply(model, appearance), calls),
         encode(loaded[1], "a man"),
         encode(loaded[1], ""),
         steps=1,
     )
     ((x, sigma, denoised),) = [
         (x[k : k + 1], t[k : k + 1], out[k : k + 1])
-        for x, t, out, kinds in seen
+        for x, t, out, kinds in calls
         for k, kind in enumerate(kinds)
         if kind == 0
     ]
     sampling = model.model.model_sampling
-    trainer = AppearanceDenoiser(whole.unet, whole.text_encoder, appearance.alignment)
-    worn = host.worn_of(DRESSED, a_map(), SIZES.features)
+    trainer = AppearanceDenoiser(checkpoint.unet, checkpoint.text_encoder, appearance.alignment)
+    worn = host.worn_of(DRESSED, random_map(), SIZES.features)
     text = encode(loaded[1], "a man")[0][0]
     with trainer.wearing(Worn(*worn), x.shape[2:]):
         noise = trainer.denoiser.unet(
@@ -380,11 +374,11 @@ def test_misuse_says_what_to_do(loaded):
         apply(model, trained(Alignment({0: 32}, SIZES)))
     with pytest.raises(ValueError, match="no such block"):
         apply(model, trained(Alignment({99: 32}, SIZES)))
-    with pytest.raises(ValueError, match="'end' .* must be greater"):
-        apply(model, appearance, start=0.5, end=0.5)
-    made = apply(model, appearance, labels=a_map(3))
-    with pytest.raises(ValueError, match="the map has 3 pictures, the latent 2"):
-        sample(made, positive, negative, batch=2)
+    with pytest.raises(ValueError, match="'end_percent' .* must be greater"):
+        apply(model, appearance, start_percent=0.5, end_percent=0.5)
+    patched = apply(model, appearance, labels=random_map(3))
+    with pytest.raises(ValueError, match="the map has 3 images, the latent 2"):
+        sample(patched, positive, negative, batch=2)
     area = core.ConditioningSetArea().append(positive, 32, 32, 0, 0, 1.0)[0]
     with pytest.raises(ValueError, match="Apply Appearance: .* area"):
         sample(apply(model, appearance), area, negative)
@@ -396,14 +390,14 @@ def test_parts_as_regions_show_words_and_what_was_retrieved(loaded):
     g = torch.Generator().manual_seed(0)
     memory = Memory({}, "none", torch.randn(10, 192, generator=g))
 
-    def of(tokens, parts=DRESSED):
+    def instances(tokens, parts=DRESSED):
         return ours.VitruvianInstancesFromParts.execute(parts, labels, clip, memory, tokens).result[
             0
         ]
 
-    (plain,), (shown,) = of(0), of(3)  # the map shows no trousers
+    (plain,), (with_features,) = instances(0), instances(3)  # the map shows no trousers
     assert torch.equal(plain.mask, (labels[0] == semantic_map.TOP).float()) and plain.person == 0
-    words, retrieved = plain.conditioning[0][0], shown.conditioning[0][0]
+    words, retrieved = plain.conditioning[0][0], with_features.conditioning[0][0]
     assert torch.equal(words, encode(clip, "top")[0][0])
     differing = (words != retrieved).any(-1)[0].nonzero()[:, 0].tolist()
     assert differing == [3, 4, 5]  # behind begin, word and end
@@ -411,5 +405,5 @@ def test_parts_as_regions_show_words_and_what_was_retrieved(loaded):
     back = torch.nn.functional.normalize(memory.projection @ token, dim=0)
     torch.testing.assert_close(back, DRESSED[0].feature, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(token.norm(), words[0, 2].norm())
-    with pytest.raises(ValueError, match="Parts as Regions: none of the parts is on the map"):
-        of(3, parts_of(semantic_map.BAG))
+    with pytest.raises(ValueError, match="Instances from Parts: none of the parts is on the map"):
+        instances(3, parts_of(semantic_map.BAG))

@@ -33,17 +33,17 @@ VAE = {
 def networks():
     torch.manual_seed(0)
     layers = ops.disable_weight_init
-    made = (
+    modules = (
         UNetModel(**UNET, operations=layers),
         clip_model.CLIPTextModel(CLIP, torch.float32, "cpu", layers),
         AutoencoderKL(embed_dim=4, ddconfig=VAE),
     )
-    for network in made:
+    for network in modules:
         for name, p in network.named_parameters():
             spread = 0.1 if p.dim() < 2 else p[0].numel() ** -0.5
             p.data = torch.randn(p.shape) * spread + (p.dim() < 2 and name.endswith("weight"))
         network.eval().requires_grad_(False)
-    return made
+    return modules
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +96,13 @@ def test_its_tokens_as_pieces(base):
 
 
 def test_the_autoencoder(networks, base):
-    pictures = torch.rand(1, 3, 64, 48)
+    images = torch.rand(1, 3, 64, 48)
     with torch.no_grad():
-        moments = networks[2].quant_conv(networks[2].encoder(pictures * 2 - 1))
+        moments = networks[2].quant_conv(networks[2].encoder(images * 2 - 1))
         latents = moments.chunk(2, 1)[0] * 0.18215
-        close(base.encode(pictures), latents)
-        seen = networks[2].decoder(networks[2].post_quant_conv(latents / 0.18215))
-        close(base.decode(latents), (seen / 2 + 0.5).clamp(0, 1))
+        close(base.encode(images), latents)
+        decoded = networks[2].decoder(networks[2].post_quant_conv(latents / 0.18215))
+        close(base.decode(latents), (decoded / 2 + 0.5).clamp(0, 1))
 
 
 def test_other_files_are_refused(checkpoint, tmp_path, monkeypatch):

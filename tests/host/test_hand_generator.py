@@ -9,7 +9,7 @@ from vitruvian.host import hand_generator as host
 from vitruvian.host.registration import register
 from vitruvian.lab.training import convert, hands, preview
 from vitruvian.models import pose, weights
-from vitruvian.models.hand_generator import HandGenerator, Loaded, heat_maps
+from vitruvian.models.hand_generator import HandGenerator, LoadedHandGenerator, heat_maps
 from vitruvian.nodes import hands as ours
 
 import nodes as core
@@ -19,17 +19,11 @@ SIZE = 96
 
 
 @pytest.fixture(scope="module")
-def loaded(mini_weights):
-    with torch.inference_mode():
-        return core.CheckpointLoaderSimple().load_checkpoint("vitruvian_mini.safetensors")[:3]
-
-
-@pytest.fixture(scope="module")
 def trained(mini_weights, tmp_path_factory):
     """A generator with random changes, as the trainer has it, and its file."""
-    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
     torch.manual_seed(0)
-    model = hands.HandDenoiser(whole.unet, whole.text_encoder).requires_grad_(False)
+    model = hands.HandDenoiser(checkpoint.unet, checkpoint.text_encoder).requires_grad_(False)
     for name, p in model.named_parameters():
         if name.endswith(".up"):
             p.normal_(std=0.02)
@@ -59,8 +53,8 @@ def heat_of(person):
     return heat_maps(person.left_hand[0], person.right_hand[0], 8, cells, cells)
 
 
-def ask(model, x, sigma, context):
-    """The model's denoised latents for one positive and one negative chunk of two pictures."""
+def predict(model, x, sigma, context):
+    """The model's denoised latents for one positive and one negative chunk of two images."""
     options = {**model.model_options["transformer_options"], "cond_or_uncond": [1, 0]}
     return model.model.apply_model(
         x.repeat(2, 1, 1, 1), sigma.repeat(2), c_crossattn=context, transformer_options=options
@@ -68,10 +62,10 @@ def ask(model, x, sigma, context):
 
 
 def test_the_same_numbers_in_trainer_and_host(loaded, trained):
-    own, path = trained
+    trainer_model, path = trained
     people = [pose.read_frame(frame) for frame in frames()]
     with torch.inference_mode():
-        model = host.generate(loaded[0], host.load(path), people, 1.0)
+        model = host.apply(loaded[0], host.load(path), people, 1.0)
         model.patch_model()
         try:
             sampling = model.model.model_sampling
@@ -81,18 +75,18 @@ def test_the_same_numbers_in_trainer_and_host(loaded, trained):
             cells = SIZE // 8
             x = torch.randn(2, 4, cells, cells, generator=g) * (1 + sigma[0] ** 2) ** 0.5
             context = torch.randn(4, 77, 192, generator=g)
-            found = ask(model, x, sigma, context)
+            denoised = predict(model, x, sigma, context)
         finally:
             model.unpatch_model()
         heat = torch.stack([heat_of(p) for p in people])
         scaled = sampling.calculate_input(sigma, x)
-        with own.seeing(own.generator(heat)):
-            noise = own.unet(scaled.repeat(2, 1, 1, 1), time.repeat(2), context).sample
+        with trainer_model.seeing(trainer_model.generator(heat)):
+            noise = trainer_model.unet(scaled.repeat(2, 1, 1, 1), time.repeat(2), context).sample
         expected = sampling.calculate_denoised(sigma.repeat(2), noise, x.repeat(2, 1, 1, 1))
-    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)  # the file is float16
+    torch.testing.assert_close(denoised, expected, atol=2e-3, rtol=2e-3)  # the file is float16
 
 
-def test_strength_0_is_the_model_as_it_was_and_masks_have_the_pictures_size(loaded, trained):
+def test_strength_0_is_the_model_as_it_was_and_masks_have_the_images_size(loaded, trained):
     with torch.inference_mode():
         generator = host.load(trained[1])
         words = core.CLIPTextEncode().encode(loaded[1], "a hand")[0]
@@ -110,13 +104,13 @@ def test_strength_0_is_the_model_as_it_was_and_masks_have_the_pictures_size(load
         (off,) = ours.VitruvianApplyHandGenerator.execute(
             loaded[0], generator, frames(), 0.0
         ).result
-        plain, painted = sample(loaded[0]), sample(model)
+        plain, hands = sample(loaded[0]), sample(model)
         assert torch.equal(sample(off)["samples"], plain["samples"])
-        assert not torch.allclose(painted["samples"], plain["samples"], atol=0.1)
-        assert torch.equal(sample(model)["samples"], painted["samples"])
-        (masks,) = ours.VitruvianPredictHandMasks.execute(model, generator, words, painted).result
+        assert not torch.allclose(hands["samples"], plain["samples"], atol=0.1)
+        assert torch.equal(sample(model)["samples"], hands["samples"])
+        (masks,) = ours.VitruvianPredictHandMasks.execute(model, generator, words, hands).result
         with pytest.raises(ValueError, match="does not come from Apply Hand Generator"):
-            ours.VitruvianPredictHandMasks.execute(loaded[0], generator, words, painted)
+            ours.VitruvianPredictHandMasks.execute(loaded[0], generator, words, hands)
     assert masks.shape == (2, 104, 96) and set(masks.unique().tolist()) <= {0.0, 1.0}
 
 
@@ -142,50 +136,52 @@ def random_generator(model):
     g = torch.Generator().manual_seed(4)
     network = HandGenerator(unet.input_blocks[0][0].out_channels).requires_grad_(False)
     network.first.weight.copy_(0.3 * torch.randn(network.first.weight.shape, generator=g))
-    changes = {}
+    low_rank = {}
     for name in ("input_blocks.0.0", "middle_block.1.transformer_blocks.0.attn2.to_k"):
-        out, *rest = unet.get_submodule(name).weight.shape
-        sizes = {"lora_up": (out, 2, *[1] * (len(rest) - 1)), "lora_down": (2, *rest)}
+        out, *inner = unet.get_submodule(name).weight.shape
+        sizes = {"lora_up": (out, 2, *[1] * (len(inner) - 1)), "lora_down": (2, *inner)}
         for part, shape in sizes.items():
             tensor = 0.3 * torch.randn(shape, generator=g)
-            changes[f"diffusion_model.{name}.{part}.weight"] = tensor
-    return Loaded(network, changes, "random")
+            low_rank[f"diffusion_model.{name}.{part}.weight"] = tensor
+    return LoadedHandGenerator(network, low_rank, "random")
 
 
 def test_equals_a_changed_network_for_every_family(family, random_text):
-    model, seen = family[0], []
+    model, calls = family[0], []
     positive, negative = random_text(model, 1), random_text(model, 2)
     loaded = random_generator(model)
 
     def spy(executor, x, t, *args, **kwargs):
         out = executor(x, t, *args, **kwargs)
-        seen.append((x, t, out, args[3]["cond_or_uncond"]))
+        calls.append((x, t, out, args[3]["cond_or_uncond"]))
         return out
 
     base = model.model
     with torch.inference_mode():
-        slow = changed(base.diffusion_model, loaded, 0.5)  # before the host changes the weights
-        (painting,) = ours.VitruvianApplyHandGenerator.execute(
+        reference = with_changes(
+            base.diffusion_model, loaded, 0.5
+        )  # before the host changes the weights
+        (generating,) = ours.VitruvianApplyHandGenerator.execute(
             model, loaded, frames()[:1], 0.5
         ).result
-        spied = painting.clone()
+        spied = generating.clone()
         spied.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "spy", spy)
         latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
-        done = core.common_ksampler(
+        sampled = core.common_ksampler(
             spied, 3, 1, 4.0, "euler", "normal", positive, negative, latent
         )[0]
         (person,) = pose.read_poses(frames()[:1])
         hint = 0.5 * loaded.network(heat_of(person)[None]).first
         sampling = base.model_sampling
-        rows = [row for *parts, kinds in seen for row in zip(*parts, kinds, strict=True)]
+        rows = [row for *parts, kinds in calls for row in zip(*parts, kinds, strict=True)]
         assert sorted(kind for *_, kind in rows) == [0, 1]
         for x, sigma, denoised, kind in rows:
             x, sigma = x[None], sigma[None]
             text, entry = (positive, negative)[kind][0]
-            hook = slow.input_blocks[0][0].register_forward_hook(  # the block is never called
+            hook = reference.input_blocks[0][0].register_forward_hook(  # the block is never called
                 lambda _, __, h, kind=kind: h + hint if kind == 0 else h
             )
-            noise = slow(
+            noise = reference(
                 sampling.calculate_input(sigma, x),
                 sampling.timestep(sigma).float(),
                 text,
@@ -195,11 +191,13 @@ def test_equals_a_changed_network_for_every_family(family, random_text):
             expected = sampling.calculate_denoised(sigma, noise, x)
             error = (denoised - expected[0]).norm() / (x - expected).norm()
             assert float(error) < 1e-4
-        (masks,) = ours.VitruvianPredictHandMasks.execute(painting, loaded, positive, done).result
+        (masks,) = ours.VitruvianPredictHandMasks.execute(
+            generating, loaded, positive, sampled
+        ).result
     assert masks.shape == (1, SIZE, SIZE)
 
 
-def changed(unet, loaded, strength):
+def with_changes(unet, loaded, strength):
     """A copy with W + strength * up @ down."""
     unet = copy.deepcopy(unet)
     for key, up in loaded.low_rank.items():

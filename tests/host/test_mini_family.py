@@ -22,7 +22,7 @@ CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 SCALE, SHIFT = 0.7, -0.3  # of the latents
 
 
-def randomised(module):
+def randomized(module):
     """Random weights, signals of about unit size, also where training starts from zeros."""
     for name, parameter in module.named_parameters():
         matrix = parameter.dim() > 1
@@ -40,24 +40,24 @@ def tokenizer():
 def files(tmp_path_factory, tokenizer):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
-    unet = randomised(networks.build_unet())
+    unet = randomized(networks.build_unet())
     convert.save_checkpoint(
         folder / "mini.safetensors",
         unet,
-        randomised(networks.build_text_encoder(len(tokenizer))),
-        randomised(networks.build_vae()),
+        randomized(networks.build_text_encoder(len(tokenizer))),
+        randomized(networks.build_vae()),
         tokenizer.token_ids,
         SCALE,
         SHIFT,
     )
     convert.save_controlnet(
-        folder / "pose.safetensors", randomised(networks.build_controlnet(unet))
+        folder / "pose.safetensors", randomized(networks.build_controlnet(unet))
     )
     return folder
 
 
 @pytest.fixture(scope="module")
-def own(files):
+def reference(files):
     """The file as diffusers modules: both sides start from the same float16 numbers."""
     return convert.load_checkpoint(files / "mini.safetensors")
 
@@ -92,13 +92,13 @@ def test_the_family_is_found(host):
 
 def test_noise_schedule(host):
     alphas = networks.build_scheduler().alphas_cumprod
-    sigmas = ((1 - alphas) / alphas) ** 0.5
-    torch.testing.assert_close(host[0].model.model_sampling.sigmas, sigmas, **CLOSE)
-    found = comfy.samplers.calculate_sigmas(host[0].model.model_sampling, "normal", 20)
-    torch.testing.assert_close(preview.noise_levels(20)[0], found, **CLOSE)
+    expected = ((1 - alphas) / alphas) ** 0.5
+    torch.testing.assert_close(host[0].model.model_sampling.sigmas, expected, **CLOSE)
+    sigmas = comfy.samplers.calculate_sigmas(host[0].model.model_sampling, "normal", 20)
+    torch.testing.assert_close(preview.noise_levels(20)[0], sigmas, **CLOSE)
 
 
-def predicted(patcher, x, step, context, control=None):
+def predict_noise(patcher, x, step, context, control=None):
     """The host's epsilon at a whole step, taken back from its denoised latents."""
     comfy.model_management.load_models_gpu([patcher])
     sigma = patcher.model.model_sampling.sigmas[step].expand(len(x))
@@ -109,25 +109,25 @@ def predicted(patcher, x, step, context, control=None):
 
 @pytest.mark.parametrize("height, width", [(24, 24), (16, 28)])
 @pytest.mark.parametrize("step", [0, 10, 700])
-def test_unet(host, own, height, width, step):
+def test_unet(host, reference, height, width, step):
     x, context = torch.randn(2, 4, height, width), torch.randn(2, 77, mini.UNET.context_dim)
-    found = predicted(host[0], x, step, context)
-    torch.testing.assert_close(found, own.unet(x, step, context).sample, **CLOSE)
+    noise = predict_noise(host[0], x, step, context)
+    torch.testing.assert_close(noise, reference.unet(x, step, context).sample, **CLOSE)
 
 
-def test_controlnet(host, own, files):
+def test_controlnet(host, reference, files):
     x, context = torch.randn(2, 4, 24, 24), torch.randn(2, 77, mini.UNET.context_dim)
     hint = torch.rand(1, 3, 192, 192)
     controlnet = convert.load_controlnet(files / "pose.safetensors")
     down, middle = controlnet(x, 300, context, hint.expand(2, -1, -1, -1), return_dict=False)
-    expected = own.unet(
+    expected = reference.unet(
         x,
         300,
         context,
         down_block_additional_residuals=down,
         mid_block_additional_residual=middle,
     ).sample
-    assert (expected - own.unet(x, 300, context).sample).abs().mean() > 0.01
+    assert (expected - reference.unet(x, 300, context).sample).abs().mean() > 0.01
 
     control = comfy.controlnet.load_controlnet(str(files / "pose.safetensors"))
     control = control.copy().set_cond_hint(hint)
@@ -135,23 +135,25 @@ def test_controlnet(host, own, files):
     control.pre_run(host[0].model, host[0].model.model_sampling.percent_to_sigma)
     sigma = host[0].model.model_sampling.sigmas[300].expand(2)
     noisy = x * (1 + sigma[0] ** 2) ** 0.5
-    given = control.get_control(noisy, sigma, {"c_crossattn": context}, 1, {})
-    torch.testing.assert_close(predicted(host[0], x, 300, context, given), expected, **CLOSE)
-
-
-def test_vae(host, own):
-    pictures = torch.rand(2, 3, 64, 96)
-    latents = preview.encode(own, pictures)
+    residuals = control.get_control(noisy, sigma, {"c_crossattn": context}, 1, {})
     torch.testing.assert_close(
-        latents, (own.vae.encode(pictures * 2 - 1).latents - SHIFT) * SCALE, **CLOSE
+        predict_noise(host[0], x, 300, context, residuals), expected, **CLOSE
     )
-    found = nodes.VAEEncode().encode(host[2], pictures.movedim(1, -1))[0]["samples"]
-    torch.testing.assert_close(host[0].model.process_latent_in(found), latents, **CLOSE)
+
+
+def test_vae(host, reference):
+    images = torch.rand(2, 3, 64, 96)
+    latents = preview.encode(reference, images)
+    torch.testing.assert_close(
+        latents, (reference.vae.encode(images * 2 - 1).latents - SHIFT) * SCALE, **CLOSE
+    )
+    encoded_latents = nodes.VAEEncode().encode(host[2], images.movedim(1, -1))[0]["samples"]
+    torch.testing.assert_close(host[0].model.process_latent_in(encoded_latents), latents, **CLOSE)
 
     z = torch.randn(2, 4, 8, 12)
-    given = {"samples": host[0].model.process_latent_out(z)}
-    found = nodes.VAEDecode().decode(host[2], given)[0].movedim(-1, 1)
-    torch.testing.assert_close(found, preview.decode(own, z), **CLOSE)
+    latent = {"samples": host[0].model.process_latent_out(z)}
+    decoded = nodes.VAEDecode().decode(host[2], latent)[0].movedim(-1, 1)
+    torch.testing.assert_close(decoded, preview.decode(reference, z), **CLOSE)
 
 
 PROMPTS = [
@@ -166,14 +168,14 @@ def encoded(clip, text):
 
 
 @pytest.mark.parametrize("text", PROMPTS)
-def test_text(host, own, tokenizer, text):
-    given = [id for id, _ in host[1].tokenize(text)["l"][0]]
+def test_text(host, reference, tokenizer, text):
+    token_ids = [id for id, _ in host[1].tokenize(text)["l"][0]]
     rows = [tokenizer.token_ids[id] for id in tokenizer.encode(text)]
     if "Gargantuan" not in text:  # unknown words are one row here and several tokens there
-        assert rows == given
-    known = {id: row for row, id in enumerate(tokenizer.token_ids)}
-    ids = torch.tensor([[known.get(id, tokens.UNKNOWN) for id in given]])
-    torch.testing.assert_close(encoded(host[1], text), own.text_encoder(ids)[0], **CLOSE)
+        assert rows == token_ids
+    row_of = {id: row for row, id in enumerate(tokenizer.token_ids)}
+    ids = torch.tensor([[row_of.get(id, tokens.UNKNOWN) for id in token_ids]])
+    torch.testing.assert_close(encoded(host[1], text), reference.text_encoder(ids)[0], **CLOSE)
 
 
 def test_unknown_words_share_a_row(host):
@@ -189,18 +191,18 @@ def test_unknown_words_share_a_row(host):
 
 def test_weighted_text(host, tokenizer):
     plain, empty = encoded(host[1], "a red top"), encoded(host[1], "")
-    found = encoded(host[1], "a (red:1.5) top")
+    weighted = encoded(host[1], "a (red:1.5) top")
     position = tokenizer.encode("a red top").index(tokenizer.encode("red")[1])
     expected = plain.clone()
     expected[0, position] = empty[0, position].lerp(plain[0, position], 1.5)
-    torch.testing.assert_close(found, expected, **CLOSE)
+    torch.testing.assert_close(weighted, expected, **CLOSE)
 
 
 def test_long_text(host):
     assert encoded(host[1], "a red top, " * 30).shape == (1, 154, mini.TEXT.hidden)
 
 
-def test_same_picture_as_the_preview(host, own, files):
+def test_same_image_as_the_preview(host, reference, files):
     """KSampler, ControlNetApplyAdvanced and VAEDecode against the preview, seed for seed."""
     hint = torch.rand(1, 3, 192, 192)
     positive = nodes.CLIPTextEncode().encode(host[1], PROMPTS[1])[0]
@@ -213,11 +215,13 @@ def test_same_picture_as_the_preview(host, own, files):
     latents = nodes.KSampler().sample(
         host[0], 7, 4, 3.0, "euler", "normal", positive, negative, empty
     )[0]
-    found = nodes.VAEDecode().decode(host[2], latents)[0].movedim(-1, 1)
+    images = nodes.VAEDecode().decode(host[2], latents)[0].movedim(-1, 1)
 
     controlnet = convert.load_controlnet(files / "pose.safetensors")
-    expected = preview.sample(own, [PROMPTS[1]] * 2, hint, controlnet, seed=7, steps=4, cfg=3.0)
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    expected = preview.sample(
+        reference, [PROMPTS[1]] * 2, hint, controlnet, seed=7, steps=4, cfg=3.0
+    )
+    torch.testing.assert_close(images, expected, atol=1e-3, rtol=0)
 
 
 def test_lora_keys(host):
@@ -267,7 +271,7 @@ def test_names_of_the_large_models(config):
 
 def test_the_vocabulary_is_the_hosts_and_covers_the_captions(host):
     clip = host[1].tokenizer.clip_l.tokenizer
-    made = tokens.build_vocabulary(
+    vocabulary = tokens.build_vocabulary(
         captions.WORDS, lambda word: clip(word, add_special_tokens=False)["input_ids"]
     )
-    assert tokens.read_vocabulary() == made
+    assert tokens.read_vocabulary() == vocabulary

@@ -4,7 +4,7 @@ import pytest
 import torch
 from vitruvian.host.registration import register
 from vitruvian.lab.training import convert, hands, preview
-from vitruvian.models.hands import body_hint
+from vitruvian.models.hands import body_control_image
 from vitruvian.nodes import hands as ours
 
 import nodes as core
@@ -14,24 +14,18 @@ SIZE = 96
 PROMPT = "a man in a park"
 
 
-@pytest.fixture(scope="module")
-def loaded(mini_weights):
-    with torch.inference_mode():
-        return core.CheckpointLoaderSimple().load_checkpoint("vitruvian_mini.safetensors")[:3]
-
-
 @pytest.fixture(autouse=True)
 def inference():
     with torch.inference_mode():
         yield
 
 
-def pictures():
+def inputs():
     g = torch.Generator().manual_seed(1)
-    skeleton, seen = (torch.rand(1, SIZE, SIZE, 3, generator=g) for _ in range(2))
+    pose_image, placed_image = (torch.rand(1, SIZE, SIZE, 3, generator=g) for _ in range(2))
     mask = torch.zeros(1, SIZE, SIZE)
     mask[:, 20:50, 30:60] = 1
-    return skeleton, seen, mask
+    return pose_image, placed_image, mask
 
 
 @pytest.fixture(scope="module")
@@ -52,68 +46,93 @@ def conditionings(loaded):
 
 def sample(loaded, conds):
     empty = core.EmptyLatentImage().generate(SIZE, SIZE, 1)[0]
-    done = core.common_ksampler(loaded[0], 7, 3, 3.0, "euler", "normal", *conds, empty)[0]
-    return core.VAEDecode().decode(loaded[2], done)[0].movedim(-1, 1)
+    sampled = core.common_ksampler(loaded[0], 7, 3, 3.0, "euler", "normal", *conds, empty)[0]
+    return core.VAEDecode().decode(loaded[2], sampled)[0].movedim(-1, 1)
 
 
 def test_before_training_it_is_the_pose_controlnet(loaded, untrained, tmp_path):
-    skeleton, seen, mask = pictures()
+    pose_image, placed_image, mask = inputs()
     ours_conds = ours.VitruvianOutpaintBody.execute(
-        *conditionings(loaded), in_host(untrained, tmp_path), skeleton, seen, mask, 1.0, 0.0, 1.0
+        *conditionings(loaded),
+        in_host(untrained, tmp_path),
+        pose_image,
+        placed_image,
+        mask,
+        1.0,
+        0.0,
+        1.0,
     ).result
     stock = core.ControlNetLoader().load_controlnet("vitruvian_mini_openpose.safetensors")[0]
     plain = core.ControlNetApplyAdvanced().apply_controlnet(
-        *conditionings(loaded), stock, skeleton, 1.0, 0.0, 1.0
+        *conditionings(loaded), stock, pose_image, 1.0, 0.0, 1.0
     )
     torch.testing.assert_close(sample(loaded, ours_conds), sample(loaded, plain), atol=1e-3, rtol=0)
 
 
-def test_the_same_picture_as_the_trainers_preview(loaded, untrained, tmp_path):
-    skeleton, seen, mask = pictures()
+def test_the_same_image_as_the_trainers_preview(loaded, untrained, tmp_path):
+    pose_image, placed_image, mask = inputs()
     with torch.no_grad():
         weight = untrained.controlnet_cond_embedding.conv_in.weight
         g = torch.Generator().manual_seed(2)
         weight[:, 3:] = 0.3 * torch.randn(weight[:, 3:].shape, generator=g)
     conds = ours.VitruvianOutpaintBody.execute(
-        *conditionings(loaded), in_host(untrained, tmp_path), skeleton, seen, mask, 1.0, 0.0, 1.0
+        *conditionings(loaded),
+        in_host(untrained, tmp_path),
+        pose_image,
+        placed_image,
+        mask,
+        1.0,
+        0.0,
+        1.0,
     ).result
-    found = sample(loaded, conds)
-    own = convert.load_checkpoint(preview.CHECKPOINT)
-    hint = torch.cat((skeleton.movedim(-1, 1), body_hint(seen, mask)), 1)
+    image = sample(loaded, conds)
+    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
+    hint = torch.cat((pose_image.movedim(-1, 1), body_control_image(placed_image, mask)), 1)
     expected = preview.sample(
-        own, PROMPT, hint, untrained, seed=7, steps=3, cfg=3.0, size=(SIZE, SIZE)
+        checkpoint, PROMPT, hint, untrained, seed=7, steps=3, cfg=3.0, size=(SIZE, SIZE)
     )
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(image, expected, atol=1e-3, rtol=0)
     blind = ours.VitruvianOutpaintBody.execute(
         *conditionings(loaded),
         in_host(untrained, tmp_path),
-        skeleton,
-        seen,
+        pose_image,
+        placed_image,
         0 * mask,
         1.0,
         0.0,
         1.0,
     ).result
-    assert not torch.allclose(sample(loaded, blind), found, atol=1e-2)
+    assert not torch.allclose(sample(loaded, blind), image, atol=1e-2)
 
 
 def test_strength_0_changes_nothing(loaded, untrained, tmp_path):
     conds = conditionings(loaded)
     unchanged = ours.VitruvianOutpaintBody.execute(
-        *conds, in_host(untrained, tmp_path), *pictures(), 0.0, 0.0, 1.0
+        *conds, in_host(untrained, tmp_path), *inputs(), 0.0, 0.0, 1.0
     ).result
     assert all(a is b for a, b in zip(unchanged, conds, strict=True))
 
 
 def test_other_controlnets_and_sizes_are_refused(loaded, untrained, tmp_path):
     stock = core.ControlNetLoader().load_controlnet("vitruvian_mini_openpose.safetensors")[0]
-    skeleton, seen, mask = pictures()
+    pose_image, placed_image, mask = inputs()
     conds = conditionings(loaded)
     with pytest.raises(ValueError, match="Outpaint Body: this ControlNet reads 3 channels"):
-        ours.VitruvianOutpaintBody.execute(*conds, stock, skeleton, seen, mask, 1.0, 0.0, 1.0)
+        ours.VitruvianOutpaintBody.execute(
+            *conds, stock, pose_image, placed_image, mask, 1.0, 0.0, 1.0
+        )
     with pytest.raises(ValueError, match="reads other channels"):
-        ours.VitruvianOutpaintBody.execute(*conds, object(), skeleton, seen, mask, 1.0, 0.0, 1.0)
+        ours.VitruvianOutpaintBody.execute(
+            *conds, object(), pose_image, placed_image, mask, 1.0, 0.0, 1.0
+        )
     with pytest.raises(ValueError, match="'skeleton' .96 x 96., 'hands' .96 x 48."):
         ours.VitruvianOutpaintBody.execute(
-            *conds, in_host(untrained, tmp_path), skeleton, seen[:, :48], mask, 1.0, 0.0, 1.0
+            *conds,
+            in_host(untrained, tmp_path),
+            pose_image,
+            placed_image[:, :48],
+            mask,
+            1.0,
+            0.0,
+            1.0,
         )

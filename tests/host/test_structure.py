@@ -26,18 +26,18 @@ def mini(mini_weights):
     return convert.load_checkpoint(preview.CHECKPOINT).unet
 
 
-def random_joint(unet, seed=1, **how):
+def random_joint(unet, seed=1, **options):
     """A joint network whose branches differ from the base and from each other."""
-    joint = training.start_joint(unet, **how).eval()
+    joint = training.start_joint(unet, **options).eval()
     g = torch.Generator().manual_seed(seed)
     for p in joint.parameters():
         p.data += 0.02 * torch.randn(p.shape, generator=g)
     return joint
 
 
-def written(joint, folder, **how):
+def written(joint, folder, **options):
     path = folder / "joint.safetensors"
-    training.save_structure(joint, path, "mini", dtype=torch.float32, **how)
+    training.save_structure(joint, path, "mini", dtype=torch.float32, **options)
     return path
 
 
@@ -57,7 +57,7 @@ def inputs(batch=2, size=(CELLS, CELLS), seed=2):
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         {},
         {"experts": 1},
@@ -69,24 +69,18 @@ def inputs(batch=2, size=(CELLS, CELLS), seed=2):
     ],
 )
 @pytest.mark.parametrize("size", [(8, 8), (9, 13)])
-def test_the_host_gives_what_diffusers_gives(mini, tmp_path, how, size):
-    joint = random_joint(mini, **how)
+def test_the_host_gives_what_diffusers_gives(mini, tmp_path, options, size):
+    joint = random_joint(mini, **options)
     x, t, text, pose, sizes = inputs(size=size)
     expected = joint(x, t, text, pose, sizes)
-    found = predict(structure_family.load(written(joint, tmp_path)), x, t, text, pose, sizes)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    predicted = predict(structure_family.load(written(joint, tmp_path)), x, t, text, pose, sizes)
+    torch.testing.assert_close(predicted, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture
 def model(mini, tmp_path):
     """MODEL of a random joint network."""
     return structure_family.load(written(random_joint(mini), tmp_path))
-
-
-@pytest.fixture(scope="module")
-def loaded(mini_weights):
-    with torch.inference_mode():
-        return core.CheckpointLoaderSimple().load_checkpoint("vitruvian_mini.safetensors")[:3]
 
 
 def text(width=192, seed=3):
@@ -116,24 +110,24 @@ def pose(batch=1, size=(CELLS, CELLS), seed=5):
 
 def test_three_copies_are_the_base(mini, loaded, tmp_path):
     joint = structure_family.load(written(training.start_joint(mini), tmp_path))
-    x, t, words, given, sizes = inputs()
+    x, t, words, pose, sizes = inputs()
     base = loaded[0].model.diffusion_model(x[:, :4], t, words)
-    for part in predict(joint, x[:, :4].repeat(1, 3, 1, 1), t, words, given, sizes).chunk(3, 1):
+    for part in predict(joint, x[:, :4].repeat(1, 3, 1, 1), t, words, pose, sizes).chunk(3, 1):
         torch.testing.assert_close(part, base, atol=1e-5, rtol=1e-4)
 
 
-def test_without_fusion_the_picture_is_the_base_whatever_the_others_are(mini, loaded, tmp_path):
+def test_without_fusion_the_image_is_the_base_whatever_the_others_are(mini, loaded, tmp_path):
     joint = structure_family.load(
         written(training.start_joint(mini, fusion=structure.OFF), tmp_path)
     )
-    x, t, words, given, sizes = inputs()
+    x, t, words, pose, sizes = inputs()
     base = loaded[0].model.diffusion_model(x[:, :4], t, words)
-    found = predict(joint, x, t, words, given, sizes)
-    torch.testing.assert_close(found[:, :4], base, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(found[:, 4:8], base, atol=1e-2)
+    predicted = predict(joint, x, t, words, pose, sizes)
+    torch.testing.assert_close(predicted[:, :4], base, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(predicted[:, 4:8], base, atol=1e-2)
 
 
-def test_from_a_checkpoint_every_picture_is_the_bases(loaded):
+def test_from_a_checkpoint_every_image_is_the_bases(loaded):
     path = preview.CHECKPOINT
     joint, base = structure_family.from_checkpoint(path, structure.MEAN, True), loaded[0]
     words = text()
@@ -147,8 +141,8 @@ def test_from_a_checkpoint_every_picture_is_the_bases(loaded):
         )
 
     expected = run(base, noise, empty["samples"])
-    found = run(joint, noise.repeat(1, 3, 1, 1), empty["samples"].repeat(1, 3, 1, 1))
-    for part in found.chunk(3, 1):
+    sampled = run(joint, noise.repeat(1, 3, 1, 1), empty["samples"].repeat(1, 3, 1, 1))
+    for part in sampled.chunk(3, 1):
         torch.testing.assert_close(part, expected, atol=1e-4, rtol=1e-3)
 
 
@@ -159,62 +153,62 @@ def test_velocity_on_the_rescaled_schedule_or_noise_on_the_bases(mini, tmp_path)
     x, sigma = torch.randn(1, 12, CELLS, CELLS), torch.tensor([2.0])
     out, signal = torch.randn_like(x), 1 / (1 + sigma**2).sqrt()
     clean = structure.clean_of(x * signal, out, signal, sigma * signal)
-    found = v.model.model_sampling.calculate_denoised(sigma, out, x)
-    torch.testing.assert_close(found, clean, atol=1e-5, rtol=1e-4)
-    found = e.model.model_sampling.calculate_denoised(sigma, out, x)
-    torch.testing.assert_close(found, x - sigma * out, atol=1e-5, rtol=1e-4)
+    denoised = v.model.model_sampling.calculate_denoised(sigma, out, x)
+    torch.testing.assert_close(denoised, clean, atol=1e-5, rtol=1e-4)
+    denoised = e.model.model_sampling.calculate_denoised(sigma, out, x)
+    torch.testing.assert_close(denoised, x - sigma * out, atol=1e-5, rtol=1e-4)
 
 
-def test_no_pose_is_a_black_picture(model, loaded):
+def test_no_pose_is_a_black_image(model, loaded):
     vae = loaded[2]
     black = structure_latent.encode_pose(vae, torch.zeros(1, 8 * CELLS, 8 * CELLS, 3))
     assert not black.any()
     posed = [
-        structure_latent.with_entries(some, {structure_latent.POSE_LATENT: black})
-        for some in (text(), text(seed=4))
+        structure_latent.with_entries(words, {structure_latent.POSE_LATENT: black})
+        for words in (text(), text(seed=4))
     ]
     assert torch.equal(sample(model, *posed), sample(model))
 
 
 def posed(seed=5, size=(CELLS, CELLS), **more):
-    added = {structure_latent.POSE_LATENT: pose(seed=seed, size=size), **more}
-    return [structure_latent.with_entries(some, added) for some in (text(), text(seed=4))]
+    entries = {structure_latent.POSE_LATENT: pose(seed=seed, size=size), **more}
+    return [structure_latent.with_entries(words, entries) for words in (text(), text(seed=4))]
 
 
-def test_pose_and_size_change_the_picture_and_its_maps(model):
-    parts = [sample(model, *given) for given in (posed(), posed(seed=6), posed(width=2000))]
+def test_pose_and_size_change_the_image_and_its_maps(model):
+    parts = [sample(model, *conds) for conds in (posed(), posed(seed=6), posed(width=2000))]
     for one, other in ((0, 1), (0, 2)):
         for a, b in zip(parts[one].chunk(3, 1), parts[other].chunk(3, 1), strict=True):
             assert not torch.allclose(a, b, atol=1e-3)
 
 
 def test_the_pose_of_another_size_is_fitted(model):
-    found = sample(model, *posed(size=(5, 6)), size=(9, 13), batch=2)
-    assert found.shape == (2, 12, 9, 13) and found.isfinite().all()
+    sampled = sample(model, *posed(size=(5, 6)), size=(9, 13), batch=2)
+    assert sampled.shape == (2, 12, 9, 13) and sampled.isfinite().all()
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "dpmpp_sde", "uni_pc", "lcm", "heun"])
 def test_any_sampler_repeats(model, sampler):
-    found = sample(model, *posed(), sampler=sampler, scheduler="sgm_uniform")
-    assert found.isfinite().all()
-    assert torch.equal(found, sample(model, *posed(), sampler=sampler, scheduler="sgm_uniform"))
+    sampled = sample(model, *posed(), sampler=sampler, scheduler="sgm_uniform")
+    assert sampled.isfinite().all()
+    assert torch.equal(sampled, sample(model, *posed(), sampler=sampler, scheduler="sgm_uniform"))
 
 
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
 def test_chunks_one_by_one_give_the_same(model, monkeypatch, cfg):
-    whole = sample(model, *posed(), cfg=cfg, batch=2)
+    together = sample(model, *posed(), cfg=cfg, batch=2)
     monkeypatch.setattr(model.model, "memory_required", lambda *_, **__: 1e18)
     split = sample(model, *posed(), cfg=cfg, batch=2)
-    torch.testing.assert_close(split, whole, atol=5e-3, rtol=5e-3)  # of a sigma of thousands
+    torch.testing.assert_close(split, together, atol=5e-3, rtol=5e-3)  # of a sigma of thousands
 
 
 def test_an_area_sees_its_part_of_the_pose(model):
     (entry,) = posed()[0]
     area = [entry[0], {**entry[1], "area": (4, 8, 4, 0), "strength": 1.0}]
-    seen = []
+    pose_inputs = []
 
     def spy(executor, x, t, c_concat=None, *args, **kwargs):
-        seen.append(c_concat)
+        pose_inputs.append(c_concat)
         return executor(x, t, c_concat, *args, **kwargs)
 
     from comfy.patcher_extension import WrappersMP
@@ -223,7 +217,7 @@ def test_an_area_sees_its_part_of_the_pose(model):
     spied.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "spy", spy)
     sample(spied, [area], posed()[1], steps=1, cfg=1.0)
     expected = model.model.process_latent_in(pose()[:, :, 4:8])
-    torch.testing.assert_close(seen[0], expected)
+    torch.testing.assert_close(pose_inputs[0], expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16])
@@ -234,12 +228,12 @@ def test_narrow_weights_and_little_memory(model, mini, tmp_path, dtype):
 
     tensors, _ = weights.load(written(random_joint(mini), tmp_path), method="structure")
     narrow = comfy.sd.load_diffusion_model_state_dict(tensors, {"dtype": dtype})
-    found = sample(narrow, *posed())
-    error = (found - sample(model, *posed())).norm() / found.norm()
-    assert found.isfinite().all() and error < 0.5
+    sampled = sample(narrow, *posed())
+    error = (sampled - sample(model, *posed())).norm() / sampled.norm()
+    assert sampled.isfinite().all() and error < 0.5
 
 
-def test_a_change_by_name_reaches_trunk_and_picture(model, loaded):
+def test_a_change_by_name_reaches_trunk_and_image(model, loaded):
     """As a LoRA of the base does."""
     import comfy.lora
 
@@ -266,16 +260,16 @@ def test_what_the_host_saves_it_loads_again(model):
     assert torch.equal(sample(again), sample(model))
 
 
-def test_over_an_existing_picture_and_inside_a_mask(model):
-    given = {"samples": torch.randn(1, 12, CELLS, CELLS)}
-    found = sample(model, *posed(), latent=given, denoise=0.4)
-    assert not torch.equal(found, given["samples"])
+def test_over_an_existing_image_and_inside_a_mask(model):
+    latent = {"samples": torch.randn(1, 12, CELLS, CELLS)}
+    sampled = sample(model, *posed(), latent=latent, denoise=0.4)
+    assert not torch.equal(sampled, latent["samples"])
     mask = torch.zeros(1, 8 * CELLS, 8 * CELLS)
     mask[..., : 4 * CELLS] = 1
-    found = sample(model, *posed(), latent={**given, "noise_mask": mask})
-    torch.testing.assert_close(found[..., 4:], given["samples"][..., 4:])
-    for part, own in zip(found.chunk(3, 1), given["samples"].chunk(3, 1), strict=True):
-        assert not torch.allclose(part[..., :4], own[..., :4], atol=1e-2)
+    sampled = sample(model, *posed(), latent={**latent, "noise_mask": mask})
+    torch.testing.assert_close(sampled[..., 4:], latent["samples"][..., 4:])
+    for part, before in zip(sampled.chunk(3, 1), latent["samples"].chunk(3, 1), strict=True):
+        assert not torch.allclose(part[..., :4], before[..., :4], atol=1e-2)
 
 
 def test_preview_shows_all_three():
@@ -292,13 +286,13 @@ def test_preview_shows_all_three():
 
 
 def test_split_and_join_are_inverse():
-    whole = {"samples": torch.randn(2, 12, 4, 5), "noise_mask": torch.ones(1, 4, 5)}
-    rgb, depth, normal = structure_latent.split(whole)
+    joint = {"samples": torch.randn(2, 12, 4, 5), "noise_mask": torch.ones(1, 4, 5)}
+    rgb, depth, normal = structure_latent.split(joint)
     again = structure_latent.join({"rgb": rgb, "depth": depth, "normal": normal})
-    assert torch.equal(again["samples"], whole["samples"]) and "noise_mask" in again
+    assert torch.equal(again["samples"], joint["samples"]) and "noise_mask" in again
 
 
-def test_wrong_latents_are_said():
+def test_wrong_latents_are_reported():
     with pytest.raises(ValueError, match="expected 12 channels"):
         structure_latent.split({"samples": torch.zeros(1, 4, 8, 8)})
     with pytest.raises(ValueError, match="'depth' has the shape"):
@@ -310,7 +304,7 @@ def test_wrong_latents_are_said():
         )
 
 
-def test_wrong_uses_are_said(model):
+def test_wrong_uses_are_reported(model):
     filled = {"samples": torch.ones(1, 4, CELLS, CELLS)}
     with pytest.raises(ValueError, match="Empty Structure Latent"):
         sample(model, latent=filled)
@@ -321,7 +315,7 @@ def test_wrong_uses_are_said(model):
         sample(model, controlled)
 
 
-def test_a_wrong_file_is_said(tmp_path):
+def test_a_wrong_file_is_reported(tmp_path):
     from vitruvian.models import weights
 
     path = tmp_path / "other.safetensors"
@@ -348,7 +342,7 @@ def test_the_real_architectures(family, size):
 
     base = family[0].model
     if base.model_config.unet_config["context_dim"] not in (48, 64) or base.adm_channels:
-        pytest.skip("SDXL's has a size condition of its own: it is refined, not made threefold")
+        pytest.skip("SDXL's has a size condition of its own: it is refined, not made joint_unet")
     unet = base.diffusion_model
     joint = structure.with_experts(unet.state_dict())
     config = {
@@ -358,43 +352,43 @@ def test_the_real_architectures(family, size):
         "adm_in_channels": structure.SIZE_WIDTH,
     }
     experts = structure.experts_of(list(joint))
-    threefold = structure_unet.StructureUNet(
+    joint_unet = structure_unet.StructureUNet(
         **config, experts=experts, fusion=structure.MEAN, operations=comfy.ops.disable_weight_init
     ).eval()
-    missing = threefold.load_state_dict(
+    missing = joint_unet.load_state_dict(
         {structure_unet.module_name(key, experts): tensor for key, tensor in joint.items()}
     )
     assert not missing.missing_keys and not missing.unexpected_keys and experts == 3
     g = torch.Generator().manual_seed(1)
-    x, given = torch.randn(2, 4, *size, generator=g), torch.randn(2, 4, *size, generator=g)
+    x, pose = torch.randn(2, 4, *size, generator=g), torch.randn(2, 4, *size, generator=g)
     words = torch.randn(2, 77, config["context_dim"], generator=g)
     t, sizes = torch.tensor([5.0, 900.0]), torch.tensor([[8, 9, 1, 0]] * 2)
     y = structure.size_embedding(sizes)
-    found = threefold(torch.cat((x, x, x, given), 1), t, words, y=y)
-    for part in found.chunk(3, 1):
+    predicted = joint_unet(torch.cat((x, x, x, pose), 1), t, words, y=y)
+    for part in predicted.chunk(3, 1):
         torch.testing.assert_close(part, unet(x, t, words), atol=1e-4, rtol=1e-3)
 
 
 def test_loaders_list_their_own_methods_files(mini_weights):
     from vitruvian.nodes import inputs
 
-    own = {
+    files = {
         method: inputs.weight_files(method)
         for method in ("human_prior", "hands", "structure", None)
     }
-    assert "vitruvian_mini_human_prior.safetensors" in own["human_prior"]
-    assert "vitruvian_mini_hands.safetensors" in own["hands"]
-    assert not set(own["human_prior"]) & set(own["hands"]) - set(own[None])
+    assert "vitruvian_mini_human_prior.safetensors" in files["human_prior"]
+    assert "vitruvian_mini_hands.safetensors" in files["hands"]
+    assert not set(files["human_prior"]) & set(files["hands"]) - set(files[None])
 
 
 def test_partly_loaded_it_gives_the_same(model):
     """As on a GPU with too little memory: some layers are cast only when they are called."""
-    x, t, words, given, sizes = inputs()
-    expected = predict(model, x, t, words, given, sizes)
+    x, t, words, pose, sizes = inputs()
+    expected = predict(model, x, t, words, pose, sizes)
     model.load(torch.device("cpu"), lowvram_model_memory=200_000)
     cast = [m for m in model.model.modules() if getattr(m, "comfy_cast_weights", False)]
     assert cast, "everything was loaded"
-    torch.testing.assert_close(predict(model, x, t, words, given, sizes), expected)
+    torch.testing.assert_close(predict(model, x, t, words, pose, sizes), expected)
     model.unpatch_model()
 
 

@@ -6,9 +6,8 @@ import folder_paths
 import pytest
 import torch
 from PIL import Image
-from vitruvian.host import structure_data as host
 from vitruvian.lab.training.structure_images import collect_structure
-from vitruvian.models import structure
+from vitruvian.models import structure, structure_data
 from vitruvian.nodes import structure_data as nodes
 
 HEIGHT = WIDTH = 64
@@ -33,22 +32,22 @@ def normals(count=2, height=HEIGHT, width=WIDTH):
     """IMAGEs of unit normals, x right."""
     raw = batch(count, height, width, seed=2).movedim(-1, 1) - 0.5
     raw[:, 2] = 1
-    return structure.normal_picture(torch.nn.functional.normalize(raw, dim=1)).movedim(1, -1)
+    return structure.normal_image(torch.nn.functional.normalize(raw, dim=1)).movedim(1, -1)
 
 
-def save(**changed):
+def save(**changes):
     depth = batch(seed=3)[..., :1].expand(-1, -1, -1, 3)
     inputs = {
         "images": batch(),
-        "depth": depth,
-        "normal": normals(),
-        "pose": batch(seed=4),
+        "depth_images": depth,
+        "normal_images": normals(),
+        "pose_images": batch(seed=4),
         "caption": "a man waving",
         "folder": "data",
         "depth_convention": structure.MIDAS,
         "normal_convention": structure.RIGHT_UP,
     }
-    return NODE.execute(**{**inputs, **changed}).args[0]
+    return NODE.execute(**{**inputs, **changes}).args[0]
 
 
 def names(folder):
@@ -64,9 +63,9 @@ def test_the_schema_explains_everything():
     assert nodes.NODES == [NODE]
 
 
-def test_every_picture_lies_there_with_all_that_belongs_to_it(output):
+def test_every_image_lies_there_with_all_that_belongs_to_it(output):
     assert save() == str(output / "data")
-    wanted = [
+    expected = [
         f"0000{n}.{end}"
         for n in (1, 2)
         for end in (
@@ -77,7 +76,7 @@ def test_every_picture_lies_there_with_all_that_belongs_to_it(output):
             "txt",
         )
     ]
-    assert names(output / "data") == wanted
+    assert names(output / "data") == expected
     assert (output / "data" / "00002.txt").read_text() == "a man waving"
     assert Image.open(output / "data" / "00001.depth.png").mode == "L"
 
@@ -88,7 +87,7 @@ def test_numbers_go_on_and_nothing_is_overwritten(output):
     (output / "data" / "mine.png").write_bytes(b"an artist's own")
     before = {file: file.read_bytes() for file in (output / "data").iterdir()}
     save(images=batch(seed=9), caption="  ")
-    assert all(file.read_bytes() == was for file, was in before.items())
+    assert all(file.read_bytes() == content for file, content in before.items())
     new = {file.name for file in (output / "data").iterdir() if file not in before}
     ends = ("png", "depth.png", "normal.png", "pose.png")
     assert new == {f"0000{n}.{end}" for n in (8, 9) for end in ends}  # no caption: no text
@@ -98,40 +97,40 @@ def test_numbers_go_on_and_nothing_is_overwritten(output):
 @pytest.mark.parametrize("normal_convention", structure.NORMALS)
 def test_the_trainer_reads_what_was_saved(output, depth_convention, normal_convention):
     depth, normal = batch(seed=3)[..., :1].expand(-1, -1, -1, 3), normals()
-    given = 1 - depth if depth_convention == structure.METRIC else depth
+    stored = 1 - depth if depth_convention == structure.METRIC else depth
     turned = torch.cat((1 - normal[..., :1], normal[..., 1:]), -1)
     folder = save(
-        depth=given,
-        normal=turned if normal_convention == structure.BAE else normal,
+        depth_images=stored,
+        normal_images=turned if normal_convention == structure.BAE else normal,
         depth_convention=depth_convention,
         normal_convention=normal_convention,
     )
-    found = collect_structure(output / folder, HEIGHT)
-    assert len(found) == 2
-    for i, picture in enumerate(found):
-        assert picture.caption == "a man waving" and picture.size == (HEIGHT, WIDTH, 0, 0)
-        wanted = batch()[i], depth[i], normal[i], batch(seed=4)[i]
-        for part, image in zip(picture[:4], wanted, strict=True):
+    examples = collect_structure(output / folder, HEIGHT)
+    assert len(examples) == 2
+    for i, example in enumerate(examples):
+        assert example.caption == "a man waving" and example.size == (HEIGHT, WIDTH, 0, 0)
+        expected = batch()[i], depth[i], normal[i], batch(seed=4)[i]
+        for part, image in zip(example[:4], expected, strict=True):
             assert (part / 255 - image.movedim(-1, 0)).abs().max() < 2.5 / 255
 
 
 def test_maps_of_another_size_are_resized_and_transparency_is_left_out(output):
-    whole = batch(height=64, width=96)
-    alpha = torch.cat((whole, torch.zeros(2, 64, 96, 1)), -1)
+    opaque = batch(height=64, width=96)
+    transparent = torch.cat((opaque, torch.zeros(2, 64, 96, 1)), -1)
     save(
-        images=alpha,
-        depth=batch(height=32, width=48, seed=3),
-        pose=batch(height=128, width=128),
-        normal=normals(height=200, width=100),
+        images=transparent,
+        depth_images=batch(height=32, width=48, seed=3),
+        pose_images=batch(height=128, width=128),
+        normal_images=normals(height=200, width=100),
     )
     for end in ("", ".depth", ".normal", ".pose"):
         assert Image.open(output / "data" / f"00001{end}.png").size == (96, 64)
     assert Image.open(output / "data" / "00001.png").mode == "RGB"
 
 
-@pytest.mark.parametrize("name", ["depth", "normal", "pose"])
-def test_a_map_for_every_picture(output, name):
-    message = f"Save Structure Data: there are 2 pictures in 'images' and 1 in '{name}'"
+@pytest.mark.parametrize("name", ["depth_images", "normal_images", "pose_images"])
+def test_a_map_for_every_image(output, name):
+    message = f"Save Structure Data: there are 2 images in 'images' and 1 in '{name}'"
     with pytest.raises(ValueError, match=message):
         save(**{name: batch(1)})
     assert names(output) == []
@@ -157,7 +156,7 @@ def test_a_link_out_of_the_output_folder_is_no_folder_inside(output, tmp_path_fa
         save(folder="link")
 
 
-def test_a_cancelled_run_leaves_whole_pictures_only(output, monkeypatch):
+def test_a_cancelled_run_leaves_whole_images_only(output, monkeypatch):
     def cancel(self, value, *_):
         raise comfy.model_management.InterruptProcessingException
 
@@ -168,18 +167,18 @@ def test_a_cancelled_run_leaves_whole_pictures_only(output, monkeypatch):
     assert len(collect_structure(output / "data", HEIGHT)) == 1
 
 
-def test_a_run_that_fails_leaves_no_picture_without_its_maps(output, monkeypatch):
-    whole = Image.Image.save
+def test_a_run_that_fails_leaves_no_image_without_its_maps(output, monkeypatch):
+    save_image = Image.Image.save
 
-    def full_disk(self, file, *how):
+    def full_disk(self, file, *options):
         if ".pose." in str(file):
             file.write_bytes(b"half")
             raise OSError("no space left")
-        whole(self, file, *how)
+        save_image(self, file, *options)
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
     with pytest.raises(OSError, match=r"00001\.pose\.png could not be written: no space left"):
         save()
     assert names(output / "data") == ["00001.depth.png", "00001.normal.png"]
     monkeypatch.undo()
-    assert host.structure_data.next_number(output / "data") == 2
+    assert structure_data.next_number(output / "data") == 2

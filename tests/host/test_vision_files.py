@@ -3,7 +3,7 @@
 import pytest
 import torch
 from transformers import CLIPVisionConfig
-from vitruvian.host import part_features as host
+from vitruvian.host import part_encoder as host
 from vitruvian.lab.training.appearance_images import in_bytes
 from vitruvian.lab.training.part_encoder import save_encoder, start_encoder
 from vitruvian.lab.training.vision_files import open_vision
@@ -29,11 +29,11 @@ def file(tmp_path):
     return tmp_path / "ours.safetensors"
 
 
-def test_trainer_and_host_see_parts_alike(file):
-    ours, theirs = open_vision(file), host.load_vision(file)
-    assert ours.name == host.encoder_name(theirs)
-    assert ours.side == host.crop_size(theirs)
-    torch.testing.assert_close(ours.text_projection, host.projection_of(theirs).float())
+def test_trainer_and_host_encode_parts_alike(file):
+    ours, stock = open_vision(file), host.load(file)
+    assert ours.name == host.encoder_name(stock)
+    assert ours.side == host.crop_size(stock)
+    torch.testing.assert_close(ours.text_projection, host.text_projection_of(stock).float())
     g = torch.Generator().manual_seed(5)
     labels = torch.randint(0, 24, (3, 4), generator=g).byte().repeat_interleave(20, 0)
     labels = labels.repeat_interleave(20, 1)
@@ -41,6 +41,6 @@ def test_trainer_and_host_see_parts_alike(file):
         [crop for _, crop in core.crop_parts(torch.rand(60, 80, 3, generator=g), labels, SIDE)]
     )
     with torch.inference_mode():
-        expected = host.encode_crops(theirs, crops)
-    found = ours(in_bytes(crops).movedim(-1, 1))
-    torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-2)
+        expected = host.encode_crops(stock, crops)
+    features = ours(in_bytes(crops).movedim(-1, 1))
+    torch.testing.assert_close(features, expected, atol=2e-3, rtol=1e-2)

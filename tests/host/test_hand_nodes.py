@@ -1,0 +1,112 @@
+"""The hand nodes one after the other: cut, mask, place, paste."""
+
+import pytest
+import torch
+from vitruvian.models import pose
+from vitruvian.nodes import hands as ours
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+def waving(width=256, height=256):
+    """A person with a right hand of 21 points, as POSE_KEYPOINT."""
+    hand = [(100.0, 120.0)]
+    for finger in range(5):
+        hand += [(84 + 8 * finger + 2 * k, 100 - 10 * k) for k in range(4)]
+    body = [(0.0, 0.0, 0.0)] * 18
+    body[pose.R_WRIST] = (100.0, 122.0, 1.0)
+    body[pose.L_WRIST] = (200.0, 122.0, 1.0)
+    return [
+        {
+            "people": [
+                {
+                    "pose_keypoints_2d": [v for point in body for v in point],
+                    "hand_right_keypoints_2d": [v for x, y in hand for v in (x, y, 1.0)],
+                }
+            ],
+            "canvas_width": width,
+            "canvas_height": height,
+        }
+    ]
+
+
+def without_hands():
+    frames = waving()
+    del frames[0]["people"][0]["hand_right_keypoints_2d"]
+    return frames
+
+
+def test_cut_mask_place_and_paste_give_the_image_back():
+    image = torch.rand(1, 32, 32, 3).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    images, poses, boxes, count = ours.VitruvianCutHands.execute(
+        waving(), "both", 128, 0.35, False, ours.STOP, image
+    ).result
+    assert images.shape == (1, 128, 128, 3) and count == 1 and boxes[0][0]["label"] == "right hand"
+    masks, union, count = ours.VitruvianDrawHandMasks.execute(
+        poses, 0, 0, "both", 0.11, 0.2, ours.STOP
+    ).result
+    assert count == 1 and masks.shape == union.shape == (1, 128, 128)
+    placed, where, repaint = ours.VitruvianPlaceHands.execute(
+        images, masks, boxes, 0, 0, 0.1, image
+    ).result
+    assert placed.shape == image.shape and where.sum() > 200 and repaint.sum() > 200
+    assert torch.equal(
+        placed[0][(where[0] == 0) & (repaint[0] == 0)],
+        image[0][(where[0] == 0) & (repaint[0] == 0)],
+    )
+    assert float((placed - image).abs().mean()) < 0.02
+    (pasted,) = ours.VitruvianPasteHands.execute(
+        torch.zeros_like(image), placed, where, 0, 0.0
+    ).result
+    assert torch.equal(pasted[0][where[0] > 0], placed[0][where[0] > 0])
+    (strip,) = ours.VitruvianPreviewMaskExpansion.execute(1 - where, 40, 0.2, 0.8, 5, placed).result
+    assert strip.shape == (1, 256, 5 * 256, 3)
+
+
+def test_boxes_of_a_large_pose_fit_a_small_image():
+    images, poses, boxes, count = ours.VitruvianCutHands.execute(
+        waving(), "both", 128, 0.35, True, ours.STOP
+    ).result
+    masks = ours.VitruvianDrawHandMasks.execute(poses, 0, 0, "both", 0.11, 0.0, ours.STOP).result[0]
+    small = ours.VitruvianPlaceHands.execute(images, masks, boxes, 64, 64, 0.0).result[1]
+    rows, columns = (small[0] > 0).nonzero().double().mean(0).tolist()
+    assert 18 < columns < 32 and 15 < rows < 31  # a quarter of where the hand is on 256 pixels
+
+
+def test_a_image_without_hands_passes_through():
+    image = torch.rand(1, 64, 64, 3)
+    images, poses, boxes, count = ours.VitruvianCutHands.execute(
+        without_hands(), "both", 128, 0.35, False, ours.GO_ON, image
+    ).result
+    masks = torch.ones(1, 128, 128)
+    placed, where, repaint = ours.VitruvianPlaceHands.execute(
+        images, masks, boxes, 0, 0, 0.0, image
+    ).result
+    assert torch.equal(placed, image) and where.sum() == repaint.sum() == 0
+    assert (
+        ours.VitruvianDrawHandMasks.execute(
+            without_hands(), 0, 0, "both", 0.11, 0.2, ours.GO_ON
+        ).result[2]
+        == 0
+    )
+
+
+def test_nodes_say_what_to_do():
+    with pytest.raises(
+        ValueError, match="Draw Hand Masks: frame 1 of the pose has no hand .*'if_no_hands'"
+    ):
+        ours.VitruvianDrawHandMasks.execute(without_hands(), 0, 0, "both", 0.11, 0.2, ours.STOP)
+    with pytest.raises(ValueError, match="has no left hand"):
+        ours.VitruvianCutHands.execute(waving(), "left", 128, 0.35, False, ours.STOP)
+    image, mask = torch.zeros(1, 64, 64, 3), torch.zeros(1, 64, 64)
+    with pytest.raises(ValueError, match="there are 2 boxes, but 1 (pictures|images)"):
+        box = {"x": 1, "y": 1, "width": 9, "height": 9}
+        ours.VitruvianPlaceHands.execute(image, mask, [[box, box]], 0, 0, 0.0, image)
+    with pytest.raises(ValueError, match="connect the output '.*boxes'"):
+        ours.VitruvianPlaceHands.execute(image, mask, [["left"]], 0, 0, 0.0, image)
+    with pytest.raises(ValueError, match="must have one size"):
+        ours.VitruvianPasteHands.execute(image, image[:, :32], mask, 4, 0.5)
