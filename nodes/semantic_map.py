@@ -9,12 +9,13 @@ from comfy_api.latest import io, ui
 
 from ..models import pose
 from ..models import semantic_map as core
-from ..models.semantic_map import CLASSES, CLOTHING, WHOLE_PERSON, Outfit
+from ..models.outfit import HAIRS, LOWERS, OPEN, SHORT, UPPERS, Outfit, map_from_pose
+from ..models.semantic_map import CLASSES, CLOTHING, WHOLE_PERSON
 from .inputs import picture_size, pose_input, read_pose, size_inputs, speaking_for
 
 Parsing = io.Custom("VITRUVIAN_SEMANTIC_MAP")
 CATEGORY = "Vitruvian/appearance"
-OURS, GREY, OWN = "Vitruvian", "grey levels 0 to 23", "own colours"
+OURS, GREY, OWN = "Vitruvian", f"grey levels 0 to {len(CLASSES) - 1}", "own colours"
 STOP, BACKGROUND = "stop with an error", "background"
 GO_ON = "go on with an empty mask"
 ALL_CLOTHING, PERSON, LISTED = "all clothing", "whole person", "only those below"
@@ -82,7 +83,7 @@ class VitruvianSemanticMapFromColors(io.ComfyNode):
             if palette == OWN:
                 chosen, parts = _own_palette(custom_colors)
             else:
-                chosen = core.PALETTE if palette == OURS else core.GREY_LEVELS
+                chosen = core.PALETTE if palette == OURS else core.GRAY_LEVELS
                 parts = list(range(len(CLASSES)))
             return io.NodeOutput(_read_colours(image, chosen, tolerance, parts, if_unknown_color))
 
@@ -98,7 +99,7 @@ def _read_colours(
     image: torch.Tensor, palette: torch.Tensor, tolerance: float, parts: list[int], if_unknown: str
 ) -> torch.Tensor:
     try:
-        return core.from_colours(
+        return core.from_colors(
             image, palette, tolerance, parts, background=if_unknown == BACKGROUND
         )
     except ValueError as error:
@@ -139,7 +140,7 @@ class VitruvianAddPartToSemanticMap(io.ComfyNode):
     ) -> io.NodeOutput:
         mask = mask.reshape(-1, *mask.shape[-2:])
         with speaking_for("Add Part to Semantic Map"):
-            before = core.empty(mask) if semantic_map is None else semantic_map
+            before = core.empty_map(mask) if semantic_map is None else semantic_map
             try:
                 return io.NodeOutput(core.add_part(before, mask, core.part_named(part)))
             except ValueError as error:
@@ -161,21 +162,21 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
                 *size_inputs(),
                 io.Combo.Input(
                     "upper",
-                    options=list(core.UPPERS),
-                    default=core.UPPERS[0],
-                    tooltip=f"What covers the trunk. '{core.OPEN}': an open jacket.",
+                    options=list(UPPERS),
+                    default=UPPERS[0],
+                    tooltip=f"What covers the trunk. '{OPEN}': an open jacket.",
                 ),
                 io.Combo.Input(
                     "lower",
-                    options=list(core.LOWERS),
-                    default=core.LOWERS[0],
+                    options=list(LOWERS),
+                    default=LOWERS[0],
                     tooltip="What covers the legs. Under a dress, what shows below it; rompers "
                     "cover the legs themselves.",
                 ),
                 io.Combo.Input(
                     "hair",
-                    options=list(core.HAIRS),
-                    default=core.SHORT,
+                    options=list(HAIRS),
+                    default=SHORT,
                     tooltip="Of somebody seen from behind it covers the head.",
                 ),
                 io.Boolean.Input(
@@ -233,7 +234,7 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
             drawn = _draw(frames, outfit, size, min_confidence)
             if semantic_map is not None:
                 try:
-                    drawn = core.over(semantic_map, torch.where(drawn > 0, drawn.int(), -1))
+                    drawn = core.overlay(semantic_map, torch.where(drawn > 0, drawn.int(), -1))
                 except ValueError as error:
                     raise ValueError(
                         f"the inputs 'semantic_map' and 'pose' do not fit: {error}"
@@ -248,7 +249,7 @@ def _draw(
     maps = []
     for people in frames:
         sure = pose.keep_confident(people, min_confidence)
-        maps.append(core.map_from_pose(sure, outfit, *size))
+        maps.append(map_from_pose(sure, outfit, *size))
         progress.update(1)
     drawn = torch.cat(maps)
     if not drawn.any():
@@ -283,7 +284,7 @@ class VitruvianShowSemanticMap(io.ComfyNode):
     def execute(cls, semantic_map: torch.Tensor) -> io.NodeOutput:
         shown = core.with_legend(semantic_map)
         return io.NodeOutput(
-            shown, core.colour_picture(semantic_map), ui=ui.PreviewImage(shown, cls=cls)
+            shown, core.color_image(semantic_map), ui=ui.PreviewImage(shown, cls=cls)
         )
 
 

@@ -225,7 +225,7 @@ def _show_dressed(data: DressedPictures, base: Base) -> Callable[[AppearanceDeno
     """Above what is painted, the pictures and their maps."""
     shown = data.found[:SHOWN]
     pictures = torch.stack([picture.rgb for picture in shown]) / 255
-    maps = semantic_map.colour_picture(torch.stack([picture.labels for picture in shown]))
+    maps = semantic_map.color_image(torch.stack([picture.labels for picture in shown]))
     above = torch.cat((pictures, maps.movedim(-1, 1)))
     items = [data[i] for i in range(len(shown))]
     return show_appearance(base.tokenizer, items, above, base.decode)

@@ -101,7 +101,7 @@ def read_map(file: Path) -> Tensor:
         return _checked(numbers if indexed and levels.max() > HIGHEST else levels, file)
     try:
         shown = torch.from_numpy(colours)[None] / 255
-        return semantic_map.from_colours(shown, semantic_map.PALETTE, TOLERANCE)[0]
+        return semantic_map.from_colors(shown, semantic_map.PALETTE, TOLERANCE)[0]
     except ValueError as wrong:
         if indexed and numbers.max() <= HIGHEST:
             return _checked(numbers, file)

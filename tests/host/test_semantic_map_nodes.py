@@ -3,7 +3,7 @@
 import pytest
 import torch
 from vitruvian.host.registration import register
-from vitruvian.models import semantic_map
+from vitruvian.models import outfit, semantic_map
 from vitruvian.models.semantic_map import CLASSES
 from vitruvian.nodes import semantic_map as nodes
 
@@ -61,7 +61,7 @@ def test_schemas_explain_everything():
 def test_defaults_and_options_are_what_execute_takes():
     options = {i.id: i for i in nodes.VitruvianSemanticMapFromPose.define_schema().inputs}
     assert {name: i.default for name, i in options.items() if name in POSE} == POSE
-    assert options["upper"].options == list(semantic_map.UPPERS)
+    assert options["upper"].options == list(outfit.UPPERS)
     options = {i.id: i for i in nodes.VitruvianMaskFromSemanticMap.define_schema().inputs}
     assert options["part"].options[3:] == list(CLASSES)
 
@@ -97,7 +97,7 @@ def test_other_palettes():
     ("inputs", "message"),
     [
         ({}, "Colours: the input 'image': 12 of 12 pixels .*tolerance"),
-        ({"palette": nodes.OWN}, "Colours: the input 'colours': no colours are given"),
+        ({"palette": nodes.OWN}, "Colours: the input 'colours': there are no colors"),
         ({"palette": nodes.OWN, "colours": "top red"}, "Colours: .*'top red' is not a part"),
     ],
 )

@@ -128,7 +128,7 @@ def test_maps_lie_beside_or_in_a_folder_of_their_own(folder, scenes, vision, tmp
     assert len({tuple(picture.parts.tolist()) for picture in beside}) > 1
     maps = tmp_path / "maps"
     maps.mkdir()
-    save(semantic_map.colour_picture(scenes[1][:1])[0].movedim(-1, 0), maps / "0.png")
+    save(semantic_map.color_image(scenes[1][:1])[0].movedim(-1, 0), maps / "0.png")
     save_map(scenes[1][1], maps / "1_segm.png")
     save_map(scenes[1][2], maps / "2.map.png")
     same(collect_dressed(folder, SIZE, vision, maps), beside)
