@@ -1,5 +1,5 @@
-"""The hand generator on the host's UNet: low-rank changes through the host's own LoRA code, the
-hint added to the first features, and the mask read from the last ones.
+"""Apply the hand generator to the host's UNet: low-rank weights through the host's own LoRA code,
+features of the hands' keypoints added to the UNet's first, and a mask read from its last.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.lora
-import comfy.sample
-import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -24,124 +22,131 @@ from ..models.hand_generator import (
     heat_maps,
 )
 from ..models.pose import People
+from .sampling import chunks, run_as_sampler, unet_of
 
 KEY = "vitruvian_hand_generator"
-OWN = "hand."
-POSITIVE = 0  # in the host's cond_or_uncond
+PREFIX = "hand."  # of the generator's own layers in a file
+
+Features = Callable[[int, int, int], KeypointFeatures]  # of batch, height and width of a latent
 
 
 def load(path: Path) -> LoadedHandGenerator:
-    """A hand generator from its file; raises ValueError, naming the file, for any other."""
+    """Load a hand generator; ValueError, naming the file, for any other file."""
     tensors, _ = weights.load(path, method="hands", version=VERSION)
-    own = {key.removeprefix(OWN): t.float() for key, t in tensors.items() if key.startswith(OWN)}
+    layers = {
+        key.removeprefix(PREFIX): tensor.float()
+        for key, tensor in tensors.items()
+        if key.startswith(PREFIX)
+    }
     try:
-        network = HandGenerator(len(own["first.bias"])).requires_grad_(False)
-        network.load_state_dict(own)
-    except (KeyError, RuntimeError) as wrong:
-        raise ValueError(f"{path}: expected the layers of a hand generator: {wrong}") from None
-    changes = {key: t for key, t in tensors.items() if not key.startswith(OWN)}
-    return LoadedHandGenerator(network.eval(), changes, path.name)
+        network = HandGenerator(len(layers["first.bias"])).requires_grad_(False)
+        network.load_state_dict(layers)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path}: expected the layers of a hand generator: {error}") from None
+    low_rank = {key: tensor for key, tensor in tensors.items() if not key.startswith(PREFIX)}
+    return LoadedHandGenerator(network.eval(), low_rank, path.name)
 
 
-def generate(
+def apply(
     model: Any, loaded: LoadedHandGenerator, frames: Sequence[People], strength: float
 ) -> Any:
-    """A clone of MODEL that paints the hands of `frames`, one frame per picture of the batch."""
-    width = model.get_model_object("diffusion_model").input_blocks[0][0].out_channels
-    if width != loaded.network.channels:
+    """Clone MODEL so that it generates the hands of `frames`, one frame per image of the batch.
+
+    ValueError for models that are no UNet or have another number of channels.
+    """
+    unet = unet_of(model, "Apply Hand Generator")
+    channels = unet.input_blocks[0][0].out_channels
+    if channels != loaded.network.channels:
         raise ValueError(
-            f"{loaded.name} was made for a UNet of {loaded.network.channels} channels, "
-            f"but the model has {width}: load the checkpoint that it was trained on."
+            f"{loaded.name} was trained for a UNet of {loaded.network.channels} channels, "
+            f"but the model has {channels}: load the checkpoint that it was trained on."
         )
     model = model.clone()
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     model.add_patches(comfy.lora.load_lora(loaded.low_rank, keys), strength)
-    hints = _hints(loaded.network, frames)
-    model.set_attachments(KEY, hints)
+    features = _keypoint_features(loaded.network, frames)
+    model.set_attachments(KEY, features)
     if strength != 0:
-        model.set_model_input_block_patch(_add_hint(hints, strength))
+        model.set_model_input_block_patch(_add_features(features, strength))
     return model
 
 
-def _hints(
-    network: HandGenerator, frames: Sequence[People]
-) -> Callable[[int, int, int], KeypointFeatures]:
-    """The hint of a batch of latents of so many cells, on the CPU: the same in every step."""
+def _keypoint_features(network: HandGenerator, frames: Sequence[People]) -> Features:
+    """Compute, on the CPU, what the network makes of the frames for a batch of latents. It is the
+    same in every step.
+    """
 
     @lru_cache(maxsize=2)
-    def hints(batch: int, height: int, width: int) -> KeypointFeatures:
-        each = [frames[min(k, len(frames) - 1)] for k in range(batch)]
-        return network(torch.stack([_heat(people, height, width) for people in each]))
+    def features(batch: int, height: int, width: int) -> KeypointFeatures:
+        people_of_image = [frames[min(k, len(frames) - 1)] for k in range(batch)]
+        return network(torch.stack([_heat(people, height, width) for people in people_of_image]))
 
-    return hints
+    return features
 
 
 def _heat(people: People, height: int, width: int) -> Tensor:
-    """Heat maps of the first person's hands; the picture is covered by the pose's canvas."""
+    """Draw heat maps of the first person's hands; the pose's canvas covers the image."""
     cell = min(people.width / width, people.height / height)
     return heat_maps(people.left_hand[0], people.right_hand[0], cell, height, width)
 
 
-def _add_hint(hints: Callable[[int, int, int], KeypointFeatures], strength: float) -> Callable:
-    """To the positive chunks only, as classifier-free guidance was trained."""
+def _add_features(features: Features, strength: float) -> Callable:
+    """Make the patch that adds the features to the positive chunks: only these saw them in
+    training with classifier-free guidance.
+    """
 
     @lru_cache(maxsize=2)
     def first(batch: int, height: int, width: int, device: Any, dtype: Any) -> Tensor:
-        return strength * hints(batch, height, width).first.to(device, dtype)
+        return strength * features(batch, height, width).first.to(device, dtype)
 
     def patch(h: Tensor, options: dict[str, Any]) -> Tensor:
         if options["block"] != ("input", 0):
             return h
-        chunks = options["cond_or_uncond"]
-        batch = len(h) // len(chunks)
-        hint = first(batch, *h.shape[-2:], h.device, h.dtype)
-        parts = [
-            part + hint if kind == POSITIVE else part
-            for part, kind in zip(h.split(batch), chunks, strict=True)
-        ]
-        return torch.cat(parts)
+        batch_chunks = chunks(len(h), options)
+        addition = first(len(h) // len(batch_chunks), *h.shape[-2:], h.device, h.dtype)
+        return torch.cat(
+            [
+                h[chunk.rows] + addition if chunk.positive else h[chunk.rows]
+                for chunk in batch_chunks
+            ]
+        )
 
     return patch
 
 
-def predict_mask(model: Any, loaded: LoadedHandGenerator, positive: Any, latent: Tensor) -> Tensor:
-    """Where the hand is in finished latents [B, 4, h, w] as nodes carry them -> [B, 8h, 8w] in
-    0..1. The network runs once, at the lowest noise level; `model` comes from `generate`.
+def predict_masks(model: Any, loaded: LoadedHandGenerator, positive: Any, latent: Tensor) -> Tensor:
+    """Predict where the hand is in finished latents [B, 4, h, w], as nodes carry them -> masks
+    [B, 8h, 8w] in 0..1.
+
+    The network runs once, at the lowest noise level. ValueError if `model` does not come from
+    `apply`.
     """
-    hints = model.get_attachment(KEY)
-    if hints is None:
+    features = model.get_attachment(KEY)
+    if features is None:
         raise ValueError(
             "the model does not come from Apply Hand Generator: connect that node's output."
         )
-    features: list[Tensor] = []
+    last_features: list[Tensor] = []
 
     def listen(executor, *args, **kwargs):
         unet = executor.class_obj.diffusion_model
-        hook = unet.out.register_forward_pre_hook(lambda _, h: features.append(h[0].float().cpu()))
+        hook = unet.out.register_forward_pre_hook(
+            lambda _, inputs: last_features.append(inputs[0].float().cpu())
+        )
         try:
             return executor(*args, **kwargs)
         finally:
             hook.remove()
 
-    def once(denoise, x, sigmas, extra_args=None, callback=None, disable=None):
+    def denoise_once(denoise, x, sigmas, extra_args=None, callback=None, disable=None):
         denoise(x, sigmas[0] * x.new_ones(len(x)), **(extra_args or {}))
         return x
 
     model = model.clone()
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, listen)
-    sigmas = torch.tensor([float(model.get_model_object("model_sampling").sigma_min), 0.0])
-    comfy.sample.sample_custom(
-        model,
-        torch.zeros_like(latent),
-        1.0,
-        comfy.samplers.KSAMPLER(once),
-        sigmas,
-        positive,
-        positive,
-        latent,
-        disable_pbar=True,
-    )
-    hint = hints(len(latent), *latent.shape[-2:])
-    logits = loaded.network.predict_mask(torch.cat(features), hint)
+    sigma = float(model.get_model_object("model_sampling").sigma_min)
+    run_as_sampler(model, denoise_once, latent, (positive, positive), sigma)
+    hint = features(len(latent), *latent.shape[-2:])
+    logits = loaded.network.predict_mask(torch.cat(last_features), hint)
     height, width = (STRIDE * side for side in latent.shape[-2:])
     return logits.sigmoid()[:, :height, :width]

@@ -1,5 +1,5 @@
-"""The structure-guided refiner as a CONTROL_NET of the host, and what the host's own nodes make of
-three ControlNets where there is none (HyperHuman, section 3.3).
+"""Load the structure-guided refiner as a CONTROL_NET of the host, and apply it, or three
+ControlNets where there is no refiner (HyperHuman, section 3.3).
 """
 
 import copy
@@ -13,13 +13,16 @@ from torch import Tensor
 
 from ..models import refiner, weights
 from ..models.refiner import CONDITIONS, NORMAL, RGB, SummedEmbedders
+from .control_net import ControlSettings, apply_control_net, hint_block
 
-Pictures = Mapping[str, Tensor | None]  # by condition, [B, H, W, C]
+Images = Mapping[str, Tensor | None]  # by condition, [B, H, W, C]
 
 
 def load(path: Path, single: str = NORMAL) -> ControlNet:
-    """The refiner of a file. `single` names the condition of a hint that is one picture, as the
-    stock Apply ControlNet gives it. ValueError, naming the file, for another.
+    """Load a refiner; ValueError, naming the file, for any other file.
+
+    `single` names the condition of a hint that is one image, as the stock Apply ControlNet gives
+    it.
     """
     tensors, _ = weights.load(path, method="refiner", version=refiner.VERSION)
     try:
@@ -28,115 +31,105 @@ def load(path: Path, single: str = NORMAL) -> ControlNet:
         )
         if not isinstance(net, ControlNet):
             raise ValueError("no ControlNet is in it")
-        return widen(net, tensors, single)
-    except (KeyError, RuntimeError, ValueError) as wrong:
-        raise ValueError(f"{path}: expected a structure refiner, found another: {wrong}") from wrong
+        return add_embedders(net, tensors, single)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a structure refiner, found another: {error}") from error
 
 
-def widen(net: ControlNet, tensors: Mapping[str, Tensor], single: str = NORMAL) -> ControlNet:
-    """A pose ControlNet that no device has seen yet -> its network with a file's embedders in the
-    place of its only one: copies of the host's own layers, which it casts and moves as the others.
+def add_embedders(
+    net: ControlNet, tensors: Mapping[str, Tensor], single: str = NORMAL
+) -> ControlNet:
+    """Turn a pose ControlNet into a refiner: one embedder per condition instead of a single one.
+
+    The embedders are copies of the host's own layers, which it casts and moves like the others.
+    `net` must not have been loaded onto a device yet.
     """
     block = net.control_model.input_hint_block
     embedders = {condition: copy.deepcopy(block) for condition in CONDITIONS}
-    for condition, own in embedders.items():
-        own.load_state_dict(refiner.embedder(tensors, condition))
+    for condition, embedder in embedders.items():
+        embedder.load_state_dict(refiner.embedder(tensors, condition))
     net.control_model.input_hint_block = SummedEmbedders(embedders, single)
-    # anew: the old one has counted the layers already
+    # a new ControlNet: the old one has already counted its layers
     return ControlNet(
         net.control_model, load_device=net.load_device, manual_cast_dtype=net.manual_cast_dtype
     )
 
 
 def apply(
+    conditionings: tuple[Any, Any],
     control_net: Any,
-    positive: Any,
-    negative: Any,
-    pictures: Pictures,
-    strength: float,
-    start: float,
-    end: float,
+    images: Images,
+    settings: ControlSettings,
     vae: Any = None,
 ) -> tuple[Any, Any]:
-    """Both conditionings with the refiner, behind what ControlNets they have.
+    """Add the refiner behind the ControlNets of the conditionings (positive, negative).
 
-    Pictures are brought to the size of the largest and the length of the longest batch. Raises
-    ValueError for other ControlNets and if there is no picture.
+    Images are brought to the size of the largest and the length of the longest batch. ValueError
+    for other ControlNets and if there is no image.
     """
-    block = getattr(getattr(control_net, "control_model", None), "input_hint_block", None)
-    if not isinstance(block, SummedEmbedders):
+    if not isinstance(hint_block(control_net), SummedEmbedders):
         raise ValueError(
             "the input 'refiner' is another ControlNet. Connect Load Structure Refiner, or this "
             "one to 'pose_control_net', 'depth_control_net' or 'normal_control_net'."
         )
-    stacked = refiner.hint(_alike(pictures)).movedim(1, -1)
-    return _stock(positive, negative, control_net, stacked, strength, start, end, vae)
+    hint = refiner.hint(_of_one_size(images)).movedim(1, -1)
+    return apply_control_net(conditionings, control_net, hint, settings, vae=vae)
 
 
-def stack(
+def apply_control_nets(
+    conditionings: tuple[Any, Any],
     nets: Mapping[str, Any],
-    positive: Any,
-    negative: Any,
-    pictures: Pictures,
-    strengths: Mapping[str, float],
-    start: float,
-    end: float,
+    images: Images,
+    factors: Mapping[str, float],
+    settings: ControlSettings,
     vae: Any = None,
 ) -> tuple[Any, Any]:
-    """Both conditionings with a ControlNet for each condition, one behind the other, where there
-    are net and picture. Raises ValueError if there are nowhere both.
+    """Add one ControlNet after the other, for each condition that has a net and an image.
+
+    Each condition's strength is that of the settings times its factor. ValueError if no condition
+    has both.
     """
-    both = [
+    conditions = [
         condition
         for condition in CONDITIONS
-        if nets.get(condition) is not None and pictures.get(condition) is not None
+        if nets.get(condition) is not None and images.get(condition) is not None
     ]
-    if not both:
+    if not conditions:
         raise ValueError(
-            "no ControlNet has its picture. Connect 'refiner' and one of 'pose', 'depth' and "
-            "'normal', or a picture and its ControlNet, such as 'depth' and 'depth_control_net'."
+            "no ControlNet has its image. Connect 'refiner' and one of 'pose_image', "
+            "'depth_image' and 'normal_image', or an image and its ControlNet, such as "
+            "'depth_image' and 'depth_control_net'."
         )
-    for condition in both:
-        net, picture, strength = nets[condition], pictures[condition], strengths[condition]
-        positive, negative = _stock(positive, negative, net, picture, strength, start, end, vae)
-    return positive, negative
+    for condition in conditions:
+        conditionings = apply_control_net(
+            conditionings,
+            nets[condition],
+            images[condition],
+            settings._replace(strength=settings.strength * factors[condition]),
+            vae=vae,
+        )
+    return conditionings
 
 
-def _alike(pictures: Pictures) -> dict[str, Tensor]:
-    """Those that are there as [B, 3, H, W] of one size and length. What has other proportions than
-    the largest is cut as the host cuts a hint.
+def _of_one_size(images: Images) -> dict[str, Tensor]:
+    """Bring the images that exist to one size and length [B, 3, H, W]. Those with other
+    proportions than the largest are cropped as the host crops a hint.
     """
-    found = {
-        condition: picture[..., :RGB].movedim(-1, 1)
-        for condition, picture in pictures.items()
-        if picture is not None
+    channels_first = {
+        condition: image[..., :RGB].movedim(-1, 1)
+        for condition, image in images.items()
+        if image is not None
     }
-    if not found:
+    if not channels_first:
         return {}
-    length = max(len(picture) for picture in found.values())
-    height, width = max((p.shape[2:] for p in found.values()), key=lambda size: size.numel())
-
-    def like_largest(picture: Tensor) -> Tensor:
-        if picture.shape[2:] != (height, width):
-            picture = comfy.utils.common_upscale(picture, width, height, "bilinear", "center")
-        return comfy.utils.repeat_to_batch_size(picture, length)
-
-    return {condition: like_largest(picture) for condition, picture in found.items()}
-
-
-def _stock(
-    positive: Any,
-    negative: Any,
-    net: Any,
-    picture: Any,
-    strength: float,
-    start: float,
-    end: float,
-    vae: Any,
-) -> tuple[Any, Any]:
-    """Apply ControlNet, which passes on pictures of any number of channels."""
-    import nodes
-
-    return nodes.ControlNetApplyAdvanced().apply_controlnet(
-        positive, negative, net, picture, strength, start, end, vae=vae
+    length = max(len(image) for image in channels_first.values())
+    height, width = max(
+        (image.shape[2:] for image in channels_first.values()), key=lambda size: size.numel()
     )
+
+    def like_largest(image: Tensor) -> Tensor:
+        if image.shape[2:] != (height, width):
+            image = comfy.utils.common_upscale(image, width, height, "bilinear", "center")
+        return comfy.utils.repeat_to_batch_size(image, length)
+
+    return {condition: like_largest(image) for condition, image in channels_first.items()}

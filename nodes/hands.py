@@ -10,7 +10,9 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..host import hand_generator as generator
-from ..host import mask_expansion as host
+from ..host import mask_expansion
+from ..host.control_net import ControlSettings
+from ..host.outpaint import outpaint_body
 from ..models import hands, pose
 from ..models.hands import GRAY, Hand, Square, read_squares
 from .inputs import (
@@ -362,9 +364,7 @@ class VitruvianApplyMaskExpansion(io.ComfyNode):
         with speaking_for("Apply Mask Expansion"):
             check_order(shrink_start_percent, shrink_end_percent, "shrink_")
         return io.NodeOutput(
-            host.expand_mask(
-                model, expansion / host.cell(model), shrink_start_percent, shrink_end_percent
-            )
+            mask_expansion.apply(model, expansion, shrink_start_percent, shrink_end_percent)
         )
 
 
@@ -564,16 +564,13 @@ class VitruvianOutpaintBody(io.ComfyNode):
             check_order(start_percent, end_percent)
             mask = mask.reshape(-1, *mask.shape[-2:])
             _check_one_size(pose_image, placed_image, mask, "skeleton")
-            conditionings = host.outpaint_body(
-                positive,
-                negative,
+            conditionings = outpaint_body(
+                (positive, negative),
                 control_net,
                 pose_image[..., :3],
                 placed_image[..., :3],
                 mask,
-                strength,
-                start_percent,
-                end_percent,
+                ControlSettings(strength, start_percent, end_percent),
             )
         return io.NodeOutput(*conditionings)
 
@@ -632,7 +629,7 @@ class VitruvianApplyHandGenerator(io.ComfyNode):
 
 
 def _generate(model: Any, loaded: Any, frames: list[pose.People], strength: float) -> Any:
-    return generator.generate(model, loaded, frames, strength)
+    return generator.apply(model, loaded, frames, strength)
 
 
 class VitruvianPredictHandMasks(io.ComfyNode):
@@ -666,7 +663,10 @@ class VitruvianPredictHandMasks(io.ComfyNode):
 
 def _predict(model: Any, loaded: Any, positive: Any, latent: torch.Tensor) -> torch.Tensor:
     return torch.stack(
-        [hands.clean_mask(mask) for mask in generator.predict_mask(model, loaded, positive, latent)]
+        [
+            hands.clean_mask(mask)
+            for mask in generator.predict_masks(model, loaded, positive, latent)
+        ]
     )
 
 

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..host import refiner as host
+from ..host.control_net import ControlSettings
 from ..models.refiner import CONDITIONS, DEPTH, NORMAL, POSE
 from .inputs import check_order, percent_inputs, speaking_for, strength_input, weight_files
 
@@ -106,18 +107,18 @@ class VitruvianApplyStructureRefiner(io.ComfyNode):
         depth_strength: float = 1.0,
         normal_strength: float = 1.0,
     ) -> io.NodeOutput:
-        pictures = {POSE: pose_image, DEPTH: depth_image, NORMAL: normal_image}
+        images = {POSE: pose_image, DEPTH: depth_image, NORMAL: normal_image}
+        settings = ControlSettings(strength, start_percent, end_percent)
         with speaking_for("Apply Structure Refiner"):
             check_order(start_percent, end_percent)
-            when = start_percent, end_percent, vae
+            conditionings = positive, negative
             if refiner is not None:
-                return io.NodeOutput(
-                    *host.apply(refiner, positive, negative, pictures, strength, *when)
-                )
+                return io.NodeOutput(*host.apply(conditionings, refiner, images, settings, vae))
             nets = {POSE: pose_control_net, DEPTH: depth_control_net, NORMAL: normal_control_net}
-            shares = {POSE: pose_strength, DEPTH: depth_strength, NORMAL: normal_strength}
-            strengths = {condition: strength * share for condition, share in shares.items()}
-            return io.NodeOutput(*host.stack(nets, positive, negative, pictures, strengths, *when))
+            factors = {POSE: pose_strength, DEPTH: depth_strength, NORMAL: normal_strength}
+            return io.NodeOutput(
+                *host.apply_control_nets(conditionings, nets, images, factors, settings, vae)
+            )
 
 
 def _net_input(condition: str) -> io.Input:

@@ -2,7 +2,7 @@
 
 On unseen scenes of the mini world of one person each, from caption and pose, through the host's own
 nodes, the same seed for all. The joint network, the ablations in the order of the paper's table 2
-(each trained as many steps, `train mini joint-ablations`), and the refiner in that of table 7,
+(each trained as many steps, `train mini structure-ablations`), and the refiner in that of table 7,
 which paints from what the joint network gave, or some of it, and once trained without dropout
 (`train mini refiner-ablations`):
   <x>_fd                 Frechet distance of the pose network's features to true pictures'
@@ -33,6 +33,7 @@ from tqdm import tqdm
 from ...models import refiner, structure
 from ...models.mini import IMAGE_SIZE
 from ..evaluators import bodies, measurements, posenet, surfacenet
+from ..recipes import refiner as refiner_recipe
 from ..recipes import structure as recipe
 from ..training import convert, preview
 from ..world.captions import scene_caption
@@ -85,12 +86,14 @@ def run(quick: bool) -> dict[str, float]:
     asked = _asked(count, UNSEEN + 400)
     judge = Judge(asked.truth, known)
     numbers: dict[str, float] = {"pictures": count}
-    made = {"joint": _paint(loaded, recipe.JOINT, asked)}
-    names = list(recipe.ABLATED)[:1] if quick else list(recipe.ABLATED)
+    made = {"joint": _paint(loaded, recipe.STRUCTURE, asked)}
+    names = list(recipe.ABLATIONS)[:1] if quick else list(recipe.ABLATIONS)
     for name in names:
-        file = recipe.RIVALS / f"structure_{name}.safetensors"
+        file = recipe.ablation_file(name)
         if file.is_file():
-            made[f"ablation_{name}"] = _paint(loaded, file, asked, recipe.ABLATED[name].modalities)
+            made[f"ablation_{name}"] = _paint(
+                loaded, file, asked, recipe.ABLATIONS[name].modalities
+            )
     made["ceiling"] = _ceiling(asked.truth)
     refined = _refined(loaded, asked, made["joint"], quick)
     for name, pictures in {**made, **refined}.items():
@@ -243,13 +246,13 @@ def _refined(loaded: host.Loaded, asked: Asked, given: Made, quick: bool) -> dic
     it.
     """
     pictures = {POSE: asked.hints, DEPTH: given.depth, NORMAL: given.normal}
-    made = {"refined": _refine(loaded, recipe.REFINER, asked, pictures)}
+    made = {"refined": _refine(loaded, refiner_recipe.REFINER, asked, pictures)}
     if not quick:
-        if recipe.NO_DROPOUT.is_file():
-            made["refiner_no_dropout"] = _refine(loaded, recipe.NO_DROPOUT, asked, pictures)
+        if refiner_recipe.NO_DROPOUT.is_file():
+            made["refiner_no_dropout"] = _refine(loaded, refiner_recipe.NO_DROPOUT, asked, pictures)
         for name, kept in TABLE_7.items():
             some = {condition: pictures[condition] for condition in kept}
-            made[f"refiner_{name}"] = _refine(loaded, recipe.REFINER, asked, some)
+            made[f"refiner_{name}"] = _refine(loaded, refiner_recipe.REFINER, asked, some)
     return {name: Made(rgb, given.depth, given.normal) for name, rgb in made.items()}
 
 
@@ -257,7 +260,9 @@ def _refine(
     loaded: host.Loaded, file: Path, asked: Asked, pictures: Mapping[str, Tensor | None]
 ) -> Tensor:
     from ...host import refiner as own
+    from ...host.control_net import ControlSettings
 
+    settings = ControlSettings(1.0, 0.0, 1.0)
     with torch.inference_mode():
         net, parts = own.load(file, structure.NORMAL), []
     for rows in tqdm(_rows(asked), desc=file.stem.removeprefix("vitruvian_")):
@@ -266,7 +271,7 @@ def _refine(
         if pictures:
             some = {k: v[rows].movedim(1, -1) for k, v in pictures.items() if v is not None}
             with torch.inference_mode():
-                conditions = own.apply(net, *conditions, some, 1.0, 0.0, 1.0, loaded.vae)
+                conditions = own.apply(conditions, net, some, settings, loaded.vae)
         latent = host.sample(
             loaded.model, *conditions, host.empty(IMAGE_SIZE, len(prompts)), rows.start
         )
@@ -276,7 +281,7 @@ def _refine(
 
 def _costs(loaded: host.Loaded, asked: Asked) -> dict[str, float]:
     """Sampling times over the base's, in turns; the first turn warms up."""
-    model, rows = _load(recipe.JOINT), slice(0, 4)
+    model, rows = _load(recipe.STRUCTURE), slice(0, 4)
     plain = host.text(loaded, *asked.prompts[rows]), host.text(loaded, "")
     posed = _posed(loaded, asked, rows)
 

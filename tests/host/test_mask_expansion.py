@@ -10,6 +10,7 @@ from vitruvian.nodes import hands as ours
 import nodes as core
 
 register()
+EXPANSION = 24  # pixels: three latent cells
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ SAMPLERS = [
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_is_preserved_comes_back_exactly(loaded, sampler):
     latent, is_preserved = preserved()
-    model = host.expand_mask(loaded[0], 3.0, 0.2, 0.8)
+    model = host.apply(loaded[0], EXPANSION, 0.2, 0.8)
     samples = sample(loaded, model, latent, sampler)
     torch.testing.assert_close(
         samples[is_preserved], latent["samples"][is_preserved], atol=1e-6, rtol=0
@@ -67,11 +68,9 @@ def test_what_is_preserved_comes_back_exactly(loaded, sampler):
 def test_no_expansion_is_the_plain_noise_mask_bit_for_bit(loaded, sampler):
     latent, _ = preserved()
     plain = sample(loaded, loaded[0], latent, sampler)
-    assert torch.equal(
-        sample(loaded, host.expand_mask(loaded[0], 0, 0.2, 0.8), latent, sampler), plain
-    )
+    assert torch.equal(sample(loaded, host.apply(loaded[0], 0, 0.2, 0.8), latent, sampler), plain)
     assert not torch.equal(
-        sample(loaded, host.expand_mask(loaded[0], 3.0, 0.2, 0.8), latent, sampler), plain
+        sample(loaded, host.apply(loaded[0], EXPANSION, 0.2, 0.8), latent, sampler), plain
     )
 
 
@@ -92,7 +91,7 @@ def denoise_masks(loaded, model, latent, **more):
 
 def test_the_border_gives_way_step_by_step(loaded):
     latent, is_preserved = preserved(batch=2, height=13, width=19)
-    masks = denoise_masks(loaded, host.expand_mask(loaded[0], 3.0, 0.2, 0.8), latent, steps=8)
+    masks = denoise_masks(loaded, host.apply(loaded[0], EXPANSION, 0.2, 0.8), latent, steps=8)
     counts = [int(mask.sum()) for mask in masks]
     assert counts == sorted(counts) and counts[0] < counts[3] < counts[-1]
     assert all((mask[is_preserved] == 0).all() for mask in masks)
@@ -101,7 +100,7 @@ def test_the_border_gives_way_step_by_step(loaded):
 
 def test_sampling_in_two_parts_sees_the_same_masks(loaded):
     latent, _ = preserved()
-    model = host.expand_mask(loaded[0], 3.0, 0.2, 0.8)
+    model = host.apply(loaded[0], EXPANSION, 0.2, 0.8)
     all_steps = denoise_masks(loaded, model, latent, steps=6)
     halves = [
         *denoise_masks(loaded, model, latent, steps=6, last_step=3),
@@ -114,7 +113,7 @@ def test_sampling_in_two_parts_sees_the_same_masks(loaded):
 def test_differential_diffusion_before_it_leaves_the_core_alone(loaded):
     latent, is_preserved = preserved()
     (other,) = differential.DifferentialDiffusion.execute(loaded[0], 1.0).result
-    samples = sample(loaded, host.expand_mask(other, 3.0, 0.2, 0.8), latent)
+    samples = sample(loaded, host.apply(other, EXPANSION, 0.2, 0.8), latent)
     torch.testing.assert_close(
         samples[is_preserved], latent["samples"][is_preserved], atol=1e-6, rtol=0
     )
@@ -122,7 +121,7 @@ def test_differential_diffusion_before_it_leaves_the_core_alone(loaded):
 
 def test_misuse_says_what_to_do(loaded):
     latent, _ = preserved()
-    model = host.expand_mask(loaded[0], 3.0, 0.2, 0.8)
+    model = host.apply(loaded[0], EXPANSION, 0.2, 0.8)
     with pytest.raises(ValueError, match="the latent has no noise mask"):
         sample(loaded, model, {"samples": latent["samples"]})
     (behind,) = differential.DifferentialDiffusion.execute(model, 1.0).result

@@ -290,7 +290,7 @@ def test_every_family(family, random_text):
     for name, tensor in tensors.items():
         if not refiner.is_plain(name):
             tensors[name] = tensor + 0.05 * torch.randn(tensor.shape, generator=g)
-    net = host.widen(net, tensors)
+    net = host.add_embedders(net, tensors)
     images = condition_images(h=SIZE, w=SIZE + 16)
     conds = ours.VitruvianApplyStructureRefiner.execute(
         random_text(model, 1),
