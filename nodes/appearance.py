@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..host import appearance as host
+from ..host.part_instances import instances_from_parts
 from .compose import Instances
 from .inputs import check_order, percent_inputs, speaking_for, strength_input, weight_files
 from .memory import Memory, Parts
@@ -146,9 +147,9 @@ class VitruvianInstancesFromParts(io.ComfyNode):
         token_count: int,
         instances: tuple = (),
     ) -> io.NodeOutput:
-        with speaking_for("Parts as Regions"):
-            made = host.as_regions(parts, semantic_map, clip, memory, token_count)
-            return io.NodeOutput((*instances, *made))
+        with speaking_for("Instances from Parts"):
+            part_instances = instances_from_parts(parts, semantic_map, clip, memory, token_count)
+            return io.NodeOutput((*instances, *part_instances))
 
 
 NODES: list[type[io.ComfyNode]] = [

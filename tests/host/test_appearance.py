@@ -12,6 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from vitruvian.host import appearance as host
 from vitruvian.host import human_prior
 from vitruvian.host.registration import register
+from vitruvian.host.sampling import Window
 from vitruvian.lab.training import convert, preview
 from vitruvian.lab.training.appearance_unet import AppearanceDenoiser, start_alignment
 from vitruvian.models import pose, pose_drawing, semantic_map
@@ -223,7 +224,7 @@ def test_only_positive_rows_change_whatever_their_order(loaded, kinds):
     h = torch.randn(2, channels, 4, 4).repeat(len(kinds), 1, 1, 1)
     slot = patch.__closure__[[*patch.__code__.co_freevars].index("slot")].cell_contents
     options = {
-        slot: host.Plan((8, 8), 1.0, 0.0, {}),
+        slot: host.Plan(Window(1.0, 0.0), (8, 8), {}),
         "block": ("output", place),
         "cond_or_uncond": list(kinds),
     }
