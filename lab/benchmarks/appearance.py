@@ -42,7 +42,8 @@ from tqdm import tqdm
 from ...models import compose, memory, pose, semantic_map
 from ...models.mini import IMAGE_SIZE
 from ..evaluators import clothnet, measurements, posenet
-from ..recipes import appearance
+from ..recipes import appearance, dressed
+from ..recipes import memory as memory_recipe
 from ..training import convert, preview
 from ..world.captions import person_caption, scene_caption
 from ..world.dataset import draw_hint, skeletons
@@ -101,7 +102,7 @@ def run(quick: bool) -> dict[str, float]:
     """
     count, edits = (6, 4) if quick else (50, 24)
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
-    given = Given(loaded, memory.load(appearance.MEMORY))
+    given = Given(loaded, memory.load(memory_recipe.MEMORY))
     ways = _ways(given, quick)
     numbers: dict[str, float] = {"pictures": count}
     for people, prefix in ((2, ""), (1, "alone_")):
@@ -140,10 +141,10 @@ def _new_scenes(count: int, seed: int, people: int) -> Scenes:
 
 def new_clothes(people: People) -> Tensor:
     """Whose top and bottom are both held out, bool [P]."""
-    garments = [appearance.GARMENTS.index(name) for name in ("top", *BOTTOMS)]
+    garments = [dressed.GARMENTS.index(name) for name in ("top", *BOTTOMS)]
     held = torch.zeros(len(COLOURS), len(PATTERNS), len(garments), dtype=torch.bool)
-    for colour, pattern, garment in appearance.HELD:
-        at = [*COLOURS].index(colour), PATTERNS.index(pattern), appearance.GARMENTS.index(garment)
+    for colour, pattern, garment in dressed.HELD_OUT:
+        at = [*COLOURS].index(colour), PATTERNS.index(pattern), dressed.GARMENTS.index(garment)
         held[at] = True
     bottom = torch.tensor(garments)[1:][people.bottom_kind]
     below = held[people.bottom, people.bottom_pattern, bottom]
@@ -153,8 +154,8 @@ def new_clothes(people: People) -> Tensor:
 def _asked(scenes: Scenes) -> Asked:
     truth = render(scenes)
     prompts = [scene_caption(scenes, i) for i in range(len(scenes))]
-    looks = [appearance.looks_of(person_caption(scenes, k)) for k in range(len(scenes.people))]
-    whole = appearance.map_of(scenes, truth)[scenes.people.scene]
+    looks = [dressed.part_phrases(person_caption(scenes, k)) for k in range(len(scenes.people))]
+    whole = dressed.semantic_maps(scenes, truth)[scenes.people.scene]
     each = torch.arange(len(looks))[:, None, None]
     own = truth.instance[scenes.people.scene] == each
     return Asked(scenes, truth, prompts, looks, whole * own)
@@ -241,7 +242,7 @@ def _bare(given: Given) -> dict[str, Way]:
 
     def silent(way: Way) -> Way:
         def made(asked: Asked, i: int) -> Sampling:
-            prompts = [appearance.bare(prompt) for prompt in asked.prompts]
+            prompts = [dressed.without_appearance(prompt) for prompt in asked.prompts]
             return way(asked._replace(prompts=prompts), i)
 
         return made
@@ -435,7 +436,7 @@ def _asked_anew(asked: Asked) -> Asked:
     colours, patterns = torch.tensor(tops).unbind(1)
     scenes = replace(asked.scenes, people=replace(people, top=colours, top_pattern=patterns))
     prompts = [scene_caption(scenes, i) for i in range(len(tops))]
-    looks = [appearance.looks_of(prompt) for prompt in prompts]
+    looks = [dressed.part_phrases(prompt) for prompt in prompts]
     return asked._replace(scenes=scenes, prompts=prompts, looks=looks)
 
 
@@ -443,7 +444,7 @@ def new_top(colour: int, number: int) -> tuple[int, int]:
     """Colour and pattern of a held-out top of another colour."""
     offered = sorted(
         ([*COLOURS].index(name), PATTERNS.index(pattern))
-        for name, pattern, garment in appearance.HELD
+        for name, pattern, garment in dressed.HELD_OUT
         if garment == "top" and name != [*COLOURS][colour]
     )
     return offered[number % len(offered)]

@@ -36,7 +36,8 @@ from torch.nn.functional import interpolate, max_pool2d
 from ...models import hands, pose, pose_drawing
 from ...models.mini import IMAGE_SIZE, LATENT_STRIDE
 from ..evaluators import measurements, posenet
-from ..recipes.mini import HAND_GENERATOR, OUTPAINTER
+from ..recipes.hand_generator import HAND_GENERATOR
+from ..recipes.outpainter import OUTPAINTER
 from ..training import convert, preview
 from ..world.captions import hand_caption, scene_caption
 from ..world.dataset import skeletons

@@ -6,7 +6,7 @@ seed for all:
   human_prior       with the human-centric prior
   lora      with a low-rank change of its attention, as many numbers and steps, the same data
   finetune  all of its UNet trained on, as many steps, the same data
-`train mini prior` and `train mini rivals` make them; a rival without a file is left out.
+`train mini human-prior lora human-prior-finetuned` makes them; what has no file is left out.
   <x>_anatomy  share of pictures whose body has every limb once and of human proportions
   <x>_action   share whose pose is the action's that the prompt names
   <x>_fd       Frechet distance of the pose network's features to true pictures'
@@ -14,7 +14,7 @@ seed for all:
   cost         sampling time with the prior over that without, taken in turns
 `ceiling`: the instruments on the true pictures after a round trip through the VAE.
 Ablations are read on some of the prompts, with the base's and the prior's own figures there:
-settings of the same prior, and priors trained otherwise (`train mini ablations`).
+settings of the same prior, and priors trained otherwise (`train mini human-prior-ablations`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from tqdm import tqdm
 from ...models import human_attention as word_attention
 from ...models.mini import IMAGE_SIZE
 from ..evaluators import bodies, posenet
-from ..recipes.mini import ABLATED, FINETUNED, LORA, PRIOR, PRIOR_RIVALS
+from ..recipes.human_prior import ABLATIONS, FINETUNED, HUMAN_PRIOR
+from ..recipes.lora import LORA
+from ..recipes.recipe import BASELINES
 from ..training import convert, preview
 from ..world.captions import scene_caption
 from ..world.renderer import render
@@ -58,7 +60,7 @@ def run(quick: bool) -> dict[str, float]:
     scenes = sample_scenes(count, UNSEEN + 300, framing=FULL, people=1)
     prompts = [scene_caption(scenes, i) for i in range(count)]
     alike = _alike(loaded, prompts)
-    made, seconds = _in_turns(_rivals(loaded), prompts, alike)
+    made, seconds = _in_turns(_baselines(loaded), prompts, alike)
     made["ceiling"] = _round_trip(render(scenes).rgb)
     judge = Judge(scenes.people.action, made["base"], known)
     numbers: dict[str, float] = {"prompts": count}
@@ -104,12 +106,12 @@ class Judge:
         }
 
 
-def _rivals(loaded: host.Loaded) -> dict[str, Paint]:
+def _baselines(loaded: host.Loaded) -> dict[str, Paint]:
     import comfy.sd
 
     painters = {
         "base": _plain(loaded, loaded.model),
-        "human_prior": _with_prior(loaded, PRIOR),
+        "human_prior": _with_prior(loaded, HUMAN_PRIOR),
     }
     with torch.inference_mode():
         if LORA.is_file():
@@ -123,9 +125,9 @@ def _rivals(loaded: host.Loaded) -> dict[str, Paint]:
 
 def _ablations(loaded: host.Loaded) -> dict[str, Paint]:
     """The prior with other settings, and priors trained in other ways."""
-    ways = {f"strength_{value:g}": _with_prior(loaded, PRIOR, value) for value in STRENGTHS}
-    for name in ABLATED:
-        file = PRIOR_RIVALS / f"{name}.safetensors"
+    ways = {f"strength_{value:g}": _with_prior(loaded, HUMAN_PRIOR, value) for value in STRENGTHS}
+    for name in ABLATIONS:
+        file = BASELINES / f"{name}.safetensors"
         if file.is_file():
             ways[name] = _with_prior(loaded, file)
     return ways
@@ -238,7 +240,13 @@ def _maps(loaded: host.Loaded, prompt: str, picture: Tensor, seed: int) -> list[
     columns = [tokens for word, tokens in words.items() if word not in PEOPLE]
     latent = loaded.vae.encode(picture.movedim(0, -1)[None])
     (look,) = human_attention.look(
-        _patched(loaded, PRIOR), positive, latent, (MOMENT,), seed, columns[:1], lambda _: None
+        _patched(loaded, HUMAN_PRIOR),
+        positive,
+        latent,
+        (MOMENT,),
+        seed,
+        columns[:1],
+        lambda _: None,
     )
     assert look.with_priors is not None
     both = [

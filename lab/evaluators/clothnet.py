@@ -35,7 +35,6 @@ PATTERNED = ("top", "bottom")  # others are plain and teach nothing about patter
 UNTOLD = -100  # of a pattern: not learnt from
 SHARD = 256  # scenes
 SEEDS = {1: range(80_000, 80_008), 2: range(90_000, 90_005)}  # of shards, by people in a picture
-SCHEDULE = Schedule(steps=4000, batch=48, lr=2e-3, warmup=50, save_every=250)
 
 
 class Reading(NamedTuple):
@@ -197,12 +196,6 @@ def train_clothnet(data: Dataset, schedule: Schedule, out: Path) -> ClothNet:
     net = ClothNet()
     fit(net, _loss, data, schedule, out, collate=list)
     return net
-
-
-def mini_clothes(work: Path, schedule: Schedule = SCHEDULE) -> None:
-    """Train the instrument that measures clothes."""
-    data = Garments(cloths_of(work))
-    save_clothnet(train_clothnet(data, schedule, work / "clothnet"))
 
 
 def cloths_of(work: Path) -> Cloths:

@@ -1,1 +1,101 @@
-"""How each mini weight file is made."""
+"""How the mini weights are made, one file per weight file: `dev.py train mini --work FOLDER`.
+
+Each step goes on from its last checkpoint in the work folder. A finished one is over at once,
+because its checkpoint stands at the last step.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..training.loop import native_precision
+from . import (
+    appearance,
+    base,
+    clothnet,
+    controlnet,
+    hand_generator,
+    handnet,
+    human_prior,
+    lora,
+    memory,
+    outpainter,
+    part_encoder,
+    posenet,
+    refiner,
+    structure,
+    surfacenet,
+    vae,
+)
+from .recipe import Recipe, Run
+from .worlds import MIXED_SCENES
+
+RECIPES: tuple[Recipe, ...] = (  # in this order: later ones read what earlier ones wrote
+    vae.RECIPE,
+    base.RECIPE,
+    base.FURTHER_RECIPE,
+    controlnet.RECIPE,
+    vae.MAPS_RECIPE,
+    posenet.RECIPE,
+    handnet.RECIPE,
+    surfacenet.RECIPE,
+    clothnet.RECIPE,
+    hand_generator.RECIPE,
+    outpainter.RECIPE,
+    human_prior.RECIPE,
+    human_prior.ABLATIONS_RECIPE,
+    human_prior.FINETUNED_RECIPE,
+    lora.RECIPE,
+    structure.RECIPE,
+    structure.ABLATIONS_RECIPE,
+    refiner.RECIPE,
+    refiner.ABLATIONS_RECIPE,
+    part_encoder.RECIPE,
+    memory.RECIPE,
+    appearance.RECIPE,
+    appearance.ABLATIONS_RECIPE,
+)
+NAMES = tuple(recipe.name for recipe in RECIPES)
+DEFAULTS = tuple(recipe.name for recipe in RECIPES if recipe.default)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the named steps, by default all that make the committed weights from nothing."""
+    options = _options(arguments)
+    for recipe in RECIPES:
+        if recipe.name in options.step:
+            schedule = replace(recipe.schedule, precision=options.precision)
+            if options.steps:
+                schedule = replace(schedule, steps=options.steps)
+            recipe.train(Run(options.work, schedule, options.scenes, options.start))
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; `step` holds the names of the steps to run."""
+    parser = argparse.ArgumentParser(prog="dev.py train mini", description=__doc__)
+    parser.add_argument(
+        "step",
+        nargs="*",
+        help=f"some of {', '.join(NAMES)}; without any, those that make the committed weights: "
+        f"{', '.join(DEFAULTS)}",
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for world and checkpoints")
+    parser.add_argument(
+        "--scenes", type=int, default=MIXED_SCENES, help="scenes of the base's training world"
+    )
+    parser.add_argument("--steps", type=int, help="length of the one named step")
+    parser.add_argument("--start", type=Path, help="weights that the one named step goes on from")
+    parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
+    options = parser.parse_args(arguments)
+    options.step = options.step or DEFAULTS
+    if unknown := set(options.step) - set(NAMES):
+        parser.error(f"there is no step {', '.join(unknown)}; the steps are {', '.join(NAMES)}")
+    if len(options.step) > 1 and (options.steps or options.start):
+        parser.error("--steps and --start go with one named step")
+    continuing = [recipe.name for recipe in RECIPES if recipe.continues]
+    if options.start and options.step[0] not in continuing:
+        parser.error(f"--start goes with {' and '.join(continuing)}")
+    return options

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 from transformers import CLIPVisionConfig
-from vitruvian.lab.recipes.appearance import map_of
+from vitruvian.lab.recipes.dressed import semantic_maps
 from vitruvian.lab.training import bases, preview
 from vitruvian.lab.training.appearance_images import (
     DressedPictures,
@@ -35,7 +35,7 @@ def scenes():
     """Pictures [3,3,H,W] and their maps."""
     drawn = sample_scenes(3, 91, framing=FULL, people=1)
     truth = render(drawn, PHOTO)
-    return truth.rgb, map_of(drawn, truth)
+    return truth.rgb, semantic_maps(drawn, truth)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import CLIPVisionConfig
-from vitruvian.lab.recipes.appearance import map_of
+from vitruvian.lab.recipes.dressed import semantic_maps
 from vitruvian.lab.training import appearance as ours
 from vitruvian.lab.training import bases, preview
 from vitruvian.lab.training.appearance_images import DressedPictures, collect_dressed, memory_of
@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
     scenes = sample_scenes(2, 91, framing=FULL, people=1)
     truth = render(scenes, 96)
     (folder / "maps").mkdir()
-    for i, (rgb, labels) in enumerate(zip(truth.rgb, map_of(scenes, truth), strict=True)):
+    for i, (rgb, labels) in enumerate(zip(truth.rgb, semantic_maps(scenes, truth), strict=True)):
         pixels = (rgb.movedim(0, -1) * 255).round().byte().contiguous()
         Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
         Image.fromarray(labels.numpy()).save(folder / "maps" / f"{i}.png")

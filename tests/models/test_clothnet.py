@@ -6,7 +6,7 @@ import pytest
 import torch
 from vitruvian.lab.benchmarks import appearance as bench
 from vitruvian.lab.evaluators import clothnet, measurements
-from vitruvian.lab.recipes import appearance
+from vitruvian.lab.recipes import dressed
 from vitruvian.lab.training import convert, preview
 from vitruvian.lab.world.captions import person_caption
 from vitruvian.lab.world.figure import TOP
@@ -129,13 +129,13 @@ def test_scenes_of_the_benchmark_are_held_out(people):
     scenes = bench._new_scenes(3, 4_000_000, people)
     assert len(scenes) == 3 and len(scenes.people) == 3 * people
     for k in range(3 * people):
-        looks = appearance.looks_of(person_caption(scenes, k))
+        looks = dressed.part_phrases(person_caption(scenes, k))
         bottom = semantic_map.SKIRT if semantic_map.SKIRT in looks else semantic_map.PANTS
-        assert appearance.held_out(looks[semantic_map.TOP]) and appearance.held_out(looks[bottom])
+        assert dressed.is_held_out(looks[semantic_map.TOP]) and dressed.is_held_out(looks[bottom])
 
 
 @pytest.mark.parametrize("number", range(30))
 def test_new_tops_are_held_out_and_of_another_colour(number):
     colour, pattern = bench.new_top(BLUE, number)
     assert colour != BLUE
-    assert ([*COLOURS][colour], PATTERNS[pattern], "top") in appearance.HELD
+    assert ([*COLOURS][colour], PATTERNS[pattern], "top") in dressed.HELD_OUT

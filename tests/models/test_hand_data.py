@@ -3,7 +3,10 @@
 import pytest
 import torch
 from vitruvian.lab.evaluators import measurements
-from vitruvian.lab.recipes import mini
+from vitruvian.lab.recipes.hand_generator import HandDataset
+from vitruvian.lab.recipes.handnet import in_sight
+from vitruvian.lab.recipes.outpainter import BodyDataset
+from vitruvian.lab.recipes.worlds import hands_in_image
 from vitruvian.lab.world import renderer
 from vitruvian.lab.world import scenes as world
 from vitruvian.lab.world.figure import LEFT_HAND, RIGHT_HAND
@@ -33,8 +36,8 @@ def item(truth, i):
 def test_a_window_shows_the_same_hand(close_ups):
     truth = close_ups[1]
     for i in range(4):
-        whole = mini.HandDataset([item(truth, i)])[0]
-        part = mini.HandDataset([item(truth, i)], window=16)[0]
+        whole = HandDataset([item(truth, i)])[0]
+        part = HandDataset([item(truth, i)], window=16)[0]
         top, left = part["latent"][:2, 0, 0].int().tolist()
         inside = slice(top, top + 16), slice(left, left + 16)
         assert torch.equal(part["latent"], whole["latent"][:, inside[0], inside[1]])
@@ -47,7 +50,7 @@ def test_a_window_shows_the_same_hand(close_ups):
 
 def test_the_outpainter_sees_only_the_hands(close_ups):
     truth = close_ups[1]
-    shown = mini.BodyDataset([item(truth, 0)])[0]["hint"]
+    shown = BodyDataset([item(truth, 0)])[0]["hint"]
     hand = (truth.parsing[0] == RIGHT_HAND) | (truth.parsing[0] == LEFT_HAND)
     assert shown.shape == (7, 192, 192) and shown.dtype == torch.uint8
     assert torch.equal(shown[6], hand.byte() * 255)
@@ -125,12 +128,12 @@ def test_a_hand_hidden_behind_its_body_is_not_in_sight(close_ups):
     scenes, truth = close_ups
     side = int(scenes.hand[0])
     item = {"captions": {"hands": [truth.hands[0].tolist()]}, "parsing": truth.parsing[0]}
-    assert mini.in_sight(item, side)
-    assert not mini.in_sight({**item, "parsing": truth.parsing[0] * 0}, side)
+    assert in_sight(item, side)
+    assert not in_sight({**item, "parsing": truth.parsing[0] * 0}, side)
 
 
 def test_a_hand_outside_the_picture_is_not_whole(close_ups):
     hands = close_ups[1].hands[:1].clone()
     hands[0, :, :, 2] = 1
     hands[0, 0, 4, 2] = 0
-    assert mini.whole_hands({"hands": hands.tolist()}) == [1]
+    assert hands_in_image({"hands": hands.tolist()}) == [1]

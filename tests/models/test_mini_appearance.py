@@ -4,7 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-from vitruvian.lab.recipes import appearance
+from vitruvian.lab.recipes import dressed
+from vitruvian.lab.recipes import memory as memory_recipe
+from vitruvian.lab.recipes import part_encoder as encoder_recipe
 from vitruvian.lab.training import convert, part_encoder, preview
 from vitruvian.lab.world.captions import scene_caption
 from vitruvian.lab.world.figure import BOTTOM, HAT, TOP
@@ -27,10 +29,10 @@ def truth(scenes):
 
 
 def test_a_fifth_is_held_out_and_everything_else_is_seen():
-    every = set(product(COLOURS, PATTERNS, appearance.GARMENTS))
-    assert len(appearance.HELD) == len(every) / 5
+    every = set(product(COLOURS, PATTERNS, dressed.GARMENTS))
+    assert len(dressed.HELD_OUT) == len(every) / 5
     for k in range(3):
-        seen = {combination[k] for combination in every - appearance.HELD}
+        seen = {combination[k] for combination in every - dressed.HELD_OUT}
         assert seen == {combination[k] for combination in every}
 
 
@@ -38,18 +40,18 @@ def test_captions_tell_what_is_worn(scenes):
     p, held = scenes.people, 0
     for i in range(COUNT):
         caption = scene_caption(scenes, i)
-        looks = appearance.looks_of(caption)
+        looks = dressed.part_phrases(caption)
         bottom = BOTTOMS[int(p.bottom_kind[i])]
         parts = {"top": (p.top, p.top_pattern), bottom: (p.bottom, p.bottom_pattern)}
         worn = {
             (list(COLOURS)[int(colour[i])], PATTERNS[int(pattern[i])], noun)
             for noun, (colour, pattern) in parts.items()
         }
-        assert appearance.held_out(caption) == bool(worn & appearance.HELD)
-        held += appearance.held_out(caption)
+        assert dressed.is_held_out(caption) == bool(worn & dressed.HELD_OUT)
+        held += dressed.is_held_out(caption)
         assert (semantic_map.HEADWEAR in looks) == (int(p.hat[i]) >= 0)
         assert looks[semantic_map.FOOTWEAR] == f"{list(COLOURS)[int(p.shoes[i])]} shoes"
-        words = appearance.bare(caption).split()
+        words = dressed.without_appearance(caption).split()
         assert not set(words) & {*COLOURS, *PATTERNS, "wearing", "hair"}
         found = {phrase.part: phrase.text for phrase in split_phrases(caption)}
         assert found == {part: text for part, text in looks.items() if part != semantic_map.FACE}
@@ -57,9 +59,9 @@ def test_captions_tell_what_is_worn(scenes):
 
 
 def test_maps_of_renders_and_of_their_captions_agree(scenes, truth):
-    maps = appearance.map_of(scenes, truth)
+    maps = dressed.semantic_maps(scenes, truth)
     for i in range(COUNT):
-        own = appearance.map_from(truth.parsing[i], scene_caption(scenes, i))
+        own = dressed.map_of_single(truth.parsing[i], scene_caption(scenes, i))
         assert torch.equal(maps[i], own)
         assert torch.equal(maps[i] == semantic_map.TOP, truth.parsing[i] == TOP)
         assert torch.equal(maps[i] == semantic_map.HEADWEAR, truth.parsing[i] == HAT)
@@ -68,19 +70,19 @@ def test_maps_of_renders_and_of_their_captions_agree(scenes, truth):
 
 
 def test_the_shipped_encoder_finds_the_words_for_what_it_sees(scenes, truth, mini_weights):
-    encoder = part_encoder.load_encoder(appearance.VISION)
-    maps, crops, right = appearance.map_of(scenes, truth), [], []
+    encoder = part_encoder.load_encoder(encoder_recipe.VISION)
+    maps, crops, right = dressed.semantic_maps(scenes, truth), [], []
     for i in range(COUNT):
         picture = truth.rgb[i].movedim(0, -1)
-        for part, crop in memory.crop_parts(picture, maps[i], appearance.CROP):
+        for part, crop in memory.crop_parts(picture, maps[i], dressed.CROP):
             if part in (semantic_map.TOP, semantic_map.FOOTWEAR, semantic_map.PANTS):
                 crops.append(crop.movedim(-1, 0))
-                right.append(appearance.looks_of(scene_caption(scenes, i))[part].split())
+                right.append(dressed.part_phrases(scene_caption(scenes, i))[part].split())
     nouns = ("top", "shoes", "trousers")
     texts = [f"{colour} {noun}" for noun in nouns for colour in COLOURS]
     whole = convert.load_checkpoint(preview.CHECKPOINT)
     with torch.no_grad():
-        text = encoder.of_text(appearance.pooled_texts(whole, texts))
+        text = encoder.of_text(encoder_recipe.pooled_texts(whole, texts))
         found = (encoder.of_pictures(torch.stack(crops)) @ text.mT).argmax(1).tolist()
     named = (texts[k].split() for k in found)
     hits = [read == [words[0], words[-1]] for read, words in zip(named, right, strict=True)]
@@ -88,7 +90,10 @@ def test_the_shipped_encoder_finds_the_words_for_what_it_sees(scenes, truth, min
 
 
 def test_the_shipped_memory_is_the_encoders_and_holds_what_it_needs(mini_weights):
-    encoder, kept = part_encoder.load_encoder(appearance.VISION), memory.load(appearance.MEMORY)
+    encoder, kept = (
+        part_encoder.load_encoder(encoder_recipe.VISION),
+        memory.load(memory_recipe.MEMORY),
+    )
     assert kept.encoder == memory.encoder_name(encoder.vision.state_dict())
     worn = {
         semantic_map.TOP,
@@ -98,5 +103,5 @@ def test_the_shipped_memory_is_the_encoders_and_holds_what_it_needs(mini_weights
         semantic_map.HEADWEAR,
     }
     assert worn <= set(kept.parts)
-    assert all(len(bank) <= appearance.SLOTS for bank in kept.banks.values())
+    assert all(len(bank) <= memory_recipe.SLOTS for bank in kept.banks.values())
     torch.testing.assert_close(kept.projection, encoder.text_projection.detach())

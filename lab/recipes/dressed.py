@@ -1,0 +1,155 @@
+"""The world of dressed people: which clothes no training sees, semantic maps, phrases and crops.
+
+Some combinations of color, pattern and garment are held out (HELD_OUT): neither encoder nor memory
+nor alignment ever sees one. The base has seen them all.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...models import memory, semantic_map
+from ..world.dataset import WorldDataset
+from ..world.figure import BOTTOM, FACE, HAIR, HAT, LEFT_HAND, RIGHT_HAND, SHOES, SKIN, TOP
+from ..world.renderer import Render
+from ..world.scenes import BOTTOMS, COLOURS, PATTERNS, Scenes
+from .worlds import write_dressed
+
+CROP = 48  # pixels
+GARMENTS = ("top", *BOTTOMS)
+HELD_OUT = {  # a fifth of all: every color, pattern and garment is in some that are trained on
+    (color, pattern, garment)
+    for (a, color), (b, pattern), (c, garment) in product(
+        enumerate(COLOURS), enumerate(PATTERNS), enumerate(GARMENTS)
+    )
+    if (a + 2 * b + 3 * c) % 5 == 0
+}
+_COMBINATION = re.compile(
+    rf"\b({'|'.join(COLOURS)}) (?:({'|'.join(PATTERNS[1:])}) )?({'|'.join(GARMENTS)})\b"
+)
+_CAPTION = re.compile(
+    r"(?P<who>an? \w+) with (?P<skin>\w+ skin) and (?P<hair>\w+ \w+ hair) wearing an? "
+    r"(?P<top>[\w ]+ top), (?:an? )?(?P<bottom>[\w ]+ (?:trousers|skirt))(?:,| and) "
+    r"(?P<shoes>\w+ shoes)(?: and an? (?P<hat>\w+ hat))?, (?P<scene>.*)"
+)
+
+
+def is_held_out(caption: str) -> bool:
+    """Tell whether a caption names a combination of HELD_OUT."""
+    return not HELD_OUT.isdisjoint(
+        (color, pattern or PATTERNS[0], garment)
+        for color, pattern, garment in _COMBINATION.findall(caption)
+    )
+
+
+def part_phrases(caption: str) -> dict[int, str]:
+    """Read the phrase of each part, by class, from the whole caption of one person."""
+    words = _read(caption)
+    bottom = semantic_map.SKIRT if words["bottom"].endswith("skirt") else semantic_map.PANTS
+    phrases = {
+        semantic_map.TOP: words["top"],
+        bottom: words["bottom"],
+        semantic_map.FOOTWEAR: words["shoes"],
+        semantic_map.HEADWEAR: words["hat"],
+        semantic_map.HAIR: words["hair"],
+        semantic_map.FACE: words["skin"],
+        semantic_map.SKIN: words["skin"],
+    }
+    return {part: phrase for part, phrase in phrases.items() if phrase}
+
+
+def without_appearance(caption: str) -> str:
+    """Shorten a caption by what the person looks like."""
+    words = _read(caption)
+    return f"{words['who']}, {words['scene']}"
+
+
+def _read(caption: str) -> re.Match:
+    match = _CAPTION.match(caption)
+    if match is None:
+        raise ValueError(f"'{caption}' is no whole caption of one person.")
+    return match
+
+
+def class_table(skirt: Tensor) -> Tensor:
+    """List the semantic class [P, 11] of each of the world's labels, for people in a skirt (bool
+    [P]) or in trousers.
+    """
+    table = torch.zeros(len(skirt), 11, dtype=torch.uint8)
+    classes = {
+        FACE: semantic_map.FACE,
+        HAIR: semantic_map.HAIR,
+        HAT: semantic_map.HEADWEAR,
+        TOP: semantic_map.TOP,
+        SHOES: semantic_map.FOOTWEAR,
+        SKIN: semantic_map.SKIN,
+        RIGHT_HAND: semantic_map.SKIN,
+        LEFT_HAND: semantic_map.SKIN,
+    }
+    for label, part in classes.items():
+        table[:, label] = part
+    table[:, BOTTOM] = torch.where(skirt, semantic_map.SKIRT, semantic_map.PANTS).byte()
+    return table
+
+
+def semantic_maps(scenes: Scenes, truth: Render) -> Tensor:
+    """Make the semantic maps uint8 [B, H, W] of renders; the bottom is a skirt or trousers."""
+    skirt = scenes.people.bottom_kind == BOTTOMS.index("skirt")
+    table = class_table(torch.cat((skirt, torch.zeros(1, dtype=torch.bool))))  # last row: nobody
+    return table[truth.instance, truth.parsing]
+
+
+def map_of_single(labels: Tensor, caption: str) -> Tensor:
+    """Make the semantic map [H, W] of a scene of one person from the world's labels [H, W]."""
+    skirt = torch.tensor([semantic_map.SKIRT in part_phrases(caption)])
+    return class_table(skirt)[0][labels.long()]
+
+
+class Crops(NamedTuple):
+    """Every part of every image without a held-out combination."""
+
+    images: Tensor  # uint8 [M, 3, S, S]
+    parts: Tensor  # [M], classes
+    scenes: Tensor  # [M], rows of the world
+    phrases: list[str]  # of each
+
+
+def read_crops(work: Path) -> Crops:
+    """Cut all parts out of the dressed world; the crops stay in `work` for the next time."""
+    file = work / "dressed-crops.npz"
+    world = WorldDataset(write_dressed(work), names=("rgb", "parsing"))
+    if not file.is_file():
+        _write_crops(world, file)
+    arrays = np.load(file)
+    phrases = [
+        part_phrases(world.captions[scene]["full"])[part]
+        for scene, part in zip(arrays["scenes"].tolist(), arrays["parts"].tolist(), strict=True)
+    ]
+    images, parts, scenes = (torch.from_numpy(arrays[name]) for name in Crops._fields[:3])
+    return Crops(images, parts, scenes, phrases)
+
+
+def _write_crops(world: WorldDataset, file: Path) -> None:
+    images, classes, rows = [], [], []
+    for i in training_rows(world):
+        item = world[i]
+        labels = map_of_single(item["parsing"], item["captions"]["full"])
+        image = item["rgb"].movedim(0, -1) / 255
+        for part, crop in memory.crop_parts(image, labels, CROP):
+            images.append((crop.movedim(-1, 0) * 255).round().byte())
+            classes.append(part)
+            rows.append(i)
+    np.savez(file, images=torch.stack(images).numpy(), parts=classes, scenes=rows)
+
+
+def training_rows(world: WorldDataset) -> list[int]:
+    """List the scenes whose captions name no held-out combination."""
+    captions = (caption["full"] for caption in world.captions)
+    return [i for i, caption in enumerate(captions) if not is_held_out(caption)]
