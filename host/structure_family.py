@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..models import structure, weights
 from ..models.mini import LATENT_CHANNELS
-from ..models.structure import EXPERT, FUSE, LEARNT, MEAN, MODALITIES
+from ..models.structure import EXPERT, FUSE, LEARNED, MEAN, MODALITIES
 from .structure_latent import POSE_LATENT
 from .structure_unet import CHANNELS, StructureUNet, file_name, module_name, split_modalities
 
@@ -134,7 +134,7 @@ class VitruvianStructure(comfy.supported_models_base.BASE):
     def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]):
         renamed = {file_name(key): tensor for key, tensor in state_dict.items()}
         fusion = self.unet_config["fusion"]
-        if fusion not in (MEAN, LEARNT):
+        if fusion not in (MEAN, LEARNED):
             renamed[FUSE + fusion] = torch.zeros(0)
         if not self.sampling_settings["zsnr"]:
             renamed[structure.EPSILON_MARK] = torch.zeros(0)

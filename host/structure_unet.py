@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..models import structure
 from ..models.mini import LATENT_CHANNELS
-from ..models.structure import EXPERT, FUSE, LEARNT, MODALITIES
+from ..models.structure import EXPERT, FUSE, LEARNED, MODALITIES
 
 COUNT = len(MODALITIES)
 CHANNELS = COUNT * LATENT_CHANNELS
@@ -112,7 +112,7 @@ class StructureUNet(UNetModel):
         operations = kwargs["operations"]
         placement = {"dtype": kwargs.get("dtype"), "device": kwargs.get("device")}
         width, mix = widths[experts], None
-        if fusion == LEARNT:
+        if fusion == LEARNED:
             mix = operations.Conv2d(COUNT * width, width, 1, bias=False, **placement)
         blocks[experts].add_module("fuse", Fuse(fusion, mix))
         outer_blocks: Any = self.output_blocks[len(blocks) - experts :]
@@ -147,7 +147,7 @@ def module_name(key: str, experts: int) -> str:
 def file_name(name: str) -> str:
     """Translate a tensor's name in StructureUNet to its name in a file."""
     if ".fuse." in name:
-        return f"{FUSE}{LEARNT}.weight"
+        return f"{FUSE}{LEARNED}.weight"
     if f".{COPIES}." not in name:
         return name.replace(f".{RGB}.", ".")
     layer, inner = name.split(f".{COPIES}.")

@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 from .mini import LATENT_CHANNELS
 
 RGB, DEPTH, NORMAL = MODALITIES = "rgb", "depth", "normal"
-MEAN, SUM, LEARNT, PAIR, OFF = FUSIONS = "mean", "sum", "learnt", "pair", "off"
+MEAN, SUM, LEARNED, PAIR, OFF = FUSIONS = "mean", "sum", "learned", "pair", "off"
 VERSION = 1  # of our files
 EXPERT, FUSE = "expert.", "expert.fuse."
 EPSILON_MARK = "expert.epsilon"  # there if the network predicts the noise, on the base's schedule
@@ -65,19 +65,19 @@ def fuse(
 ) -> Tensor:
     """Features [B, C, h, w] of all branches, the picture's first -> the trunk's input: the others
     brought to the mean and spread that the picture's have in each channel, then the mean or sum of
-    all, or what `mix` makes of [B, 3 * C, h, w] (LEARNT). PAIR: the mean of picture and depth. OFF:
+    all, or what `mix` makes of [B, 3 * C, h, w] (LEARNED). PAIR: the mean of picture and depth. OFF:
     the picture's own.
     """
     rgb, *others = features[: {PAIR: 2, OFF: 1}.get(how)]
     alike = [rgb, *(_like(other, rgb) for other in others)]
-    if how == LEARNT:
+    if how == LEARNED:
         assert mix is not None
         return mix(torch.cat(alike, 1))
     return sum(alike[1:], rgb) / (1 if how == SUM else len(alike))
 
 
 def mean_kernel(channels: int) -> Tensor:
-    """The 1 x 1 convolution [C, 3 * C, 1, 1] that a LEARNT fusion starts as: the mean."""
+    """The 1 x 1 convolution [C, 3 * C, 1, 1] that a LEARNED fusion starts as: the mean."""
     return torch.eye(channels).repeat(1, len(MODALITIES))[:, :, None, None] / len(MODALITIES)
 
 
@@ -146,8 +146,8 @@ def with_experts(
     for modality in (DEPTH, NORMAL):
         own = [name for name in names if is_expert(name, experts, outputs)]
         joint |= {f"{EXPERT}{modality}.{name}": joint[name].clone() for name in own}
-    if fusion == LEARNT:
-        joint[f"{FUSE}{LEARNT}.weight"] = mean_kernel(_fused(base, experts)).to(conv)
+    if fusion == LEARNED:
+        joint[f"{FUSE}{LEARNED}.weight"] = mean_kernel(_fused(base, experts)).to(conv)
     elif fusion != MEAN:
         joint[FUSE + fusion] = torch.zeros(0)
     return joint

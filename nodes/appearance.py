@@ -25,13 +25,12 @@ class VitruvianLoadAppearance(io.ComfyNode):
             node_id="VitruvianLoadAppearance",
             display_name="Load Appearance",
             category=CATEGORY,
-            description="Loads the layers that align parts with their appearance, from "
-            "models/vitruvian.",
+            description="Loads the layers that give parts their look, from models/vitruvian.",
             inputs=[
                 io.Combo.Input(
                     "appearance_name",
                     options=weight_files("appearance"),
-                    tooltip="A file that was trained for the checkpoint in use.",
+                    tooltip="A file trained for the checkpoint you use.",
                 )
             ],
             outputs=[Appearance.Output("appearance", tooltip="To Apply Appearance.")],
@@ -51,31 +50,37 @@ class VitruvianApplyAppearance(io.ComfyNode):
             node_id="VitruvianApplyAppearance",
             display_name="Apply Appearance",
             category=CATEGORY,
-            description="Puts each garment on its own part of a semantic map while the picture is "
-            "sampled. A reconstruction inspired by HumanDiffusion.",
+            description="Gives every garment its look on its own part of a semantic map "
+            "while the image is sampled. A reconstruction inspired by "
+            "HumanDiffusion.",
             inputs=[
-                io.Model.Input("model", tooltip="The checkpoint that the appearance was made for."),
+                io.Model.Input(
+                    "model", tooltip="The checkpoint that the appearance was trained for."
+                ),
                 Appearance.Input("appearance", tooltip="From Load Appearance."),
-                Parts.Input("parts", tooltip="Of Retrieve Appearance or Appearance from Image."),
+                Parts.Input("parts", tooltip="From Retrieve Appearance or Appearance from Image."),
                 Parsing.Input(
                     "semantic_map",
-                    tooltip="Where the parts are: one map, or one for each picture of the "
-                    "batch. Any size.",
+                    tooltip="Where the parts are: one map, or one per image of the batch. Any "
+                    "size.",
                 ),
                 strength_input(
-                    "Of what the parts look like; 0: left to the prompt. A "
-                    "single part's own strength is written in the words, as (red shoes:0.5)."
+                    "How strongly the parts look as retrieved. 0: their look is left to "
+                    "the prompt. The strength of a single part is written in its words, "
+                    "as (red shoes:0.5)."
                 ),
                 strength_input(
-                    "Of the map's shapes; 0: they come from prompt, pose and noise alone.",
+                    "How strongly the image follows the shapes of the map. 0: shapes "
+                    "come from the prompt, the pose and the noise alone.",
                     "map_strength",
                 ),
                 *percent_inputs(),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where in the picture; else all. One person's, "
-                    "where several people have a map and an Apply Appearance each.",
+                    tooltip="Where in the image this acts. Without it, everywhere. With several "
+                    "people who have a map and an Apply Appearance each: the area of "
+                    "one person.",
                 ),
             ],
             outputs=[io.Model.Output("model_out", "model", tooltip="To the sampler.")],
@@ -108,26 +113,29 @@ class VitruvianInstancesFromParts(io.ComfyNode):
             node_id="VitruvianInstancesFromParts",
             display_name="Instances from Parts",
             category=CATEGORY,
-            description="Makes an instance of each part for Compose Instances in its mode couple: "
-            "the part's words and what was retrieved for them, seen from the part's area alone. "
-            "Works on every checkpoint, without trained weights.",
+            description="Makes one instance per part, for Compose Instances in mode couple: "
+            "the words of the part and what was retrieved for them act in the "
+            "area of the part alone. Works with every checkpoint, without "
+            "trained weights.",
             inputs=[
                 Parts.Input("parts", tooltip="From Retrieve Appearance."),
-                Parsing.Input("semantic_map", tooltip="Where the parts are; its first picture."),
-                io.Clip.Input("clip", tooltip="The checkpoint's."),
-                Memory.Input("memory", tooltip="That the parts came from."),
+                Parsing.Input(
+                    "semantic_map", tooltip="Where the parts are. Only its first image is used."
+                ),
+                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
+                Memory.Input("memory", tooltip="The memory that the parts came from."),
                 io.Int.Input(
                     "token_count",
                     default=4,
                     min=0,
                     max=64,
-                    tooltip="Tokens behind the words that show what was retrieved. 0: the words "
-                    "alone.",
+                    tooltip="How many tokens with the retrieved look follow the words. 0: only "
+                    "the words.",
                 ),
                 Instances.Input(
                     "instances",
                     optional=True,
-                    tooltip="Instances before these; they are added behind them.",
+                    tooltip="Instances that come before these. These are added after them.",
                 ),
             ],
             outputs=[

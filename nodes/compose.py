@@ -28,7 +28,9 @@ MODES = [host.EXACT, host.LAYERS, host.COUPLE]
 
 def _chain_input() -> io.Input:
     return Instances.Input(
-        "instances", optional=True, tooltip="Instances before this one; it is added behind them."
+        "instances",
+        optional=True,
+        tooltip="Instances that come before this one. This one is added after them.",
     )
 
 
@@ -39,26 +41,30 @@ class VitruvianAddInstance(io.ComfyNode):
             node_id="VitruvianAddInstance",
             display_name="Add Instance",
             category=CATEGORY,
-            description="One person of a picture: their own prompt, and where they are.",
+            description="Describes one person of the image: their own prompt and where they "
+            "are. Chain several of these nodes, one per person.",
             inputs=[
                 io.Conditioning.Input(
-                    "conditioning", tooltip="The prompt for this person, with the setting in it."
+                    "conditioning",
+                    tooltip="The prompt of this person. Mention the setting in it too, such as "
+                    "'in a park'.",
                 ),
                 io.Int.Input(
                     "person",
                     default=1,
                     min=0,
                     max=99,
-                    tooltip="Number of the person in the pose, 1 is the leftmost. 0: somebody or "
-                    "something without a skeleton, placed by the mask alone.",
+                    tooltip="Which person of the pose this is, counted from the left: 1 is the "
+                    "leftmost. 0: someone or something without a skeleton; the mask "
+                    "says where.",
                 ),
                 io.Int.Input(
                     "order",
                     default=0,
                     min=-99,
                     max=99,
-                    tooltip="Who is in front where people overlap: the higher number. With equal "
-                    "numbers the smaller person is.",
+                    tooltip="Who is in front where people overlap: the higher number. With "
+                    "equal numbers, the smaller person.",
                 ),
                 io.Float.Input(
                     "weight",
@@ -66,12 +72,13 @@ class VitruvianAddInstance(io.ComfyNode):
                     min=0.01,
                     max=10.0,
                     step=0.01,
-                    tooltip="Of this person where people meet: above 1 they take more room.",
+                    tooltip="How much room this person takes where people meet. 1: as much as "
+                    "the others. Higher: more. Near 0: hardly any.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="The person's own area. Without it, the body around the skeleton.",
+                    tooltip="The area of this person. Without it, the body around the skeleton.",
                 ),
                 _chain_input(),
             ],
@@ -121,19 +128,23 @@ class VitruvianInstancesFromText(io.ComfyNode):
             node_id="VitruvianInstancesFromText",
             display_name="Instances from Text",
             category=CATEGORY,
-            description="A line of text for each person, from left to right.",
+            description="Makes one instance per line of text. The first line is the "
+            "leftmost person.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder of the checkpoint."),
+                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
                 io.String.Input(
-                    "prompts", tooltip="One line per person, the leftmost first.", **line
+                    "prompts", tooltip="One line per person, the leftmost person first.", **line
                 ),
                 io.String.Input(
-                    "setting", default="", tooltip="Where they are: goes into every prompt.", **line
+                    "setting",
+                    default="",
+                    tooltip="Where the people are. It is added to the prompt of every person.",
+                    **line,
                 ),
                 io.String.Input(
                     "quality",
                     default="best quality",
-                    tooltip="Goes to the end of every prompt.",
+                    tooltip="Words that are added at the end of every prompt.",
                 ),
                 _chain_input(),
             ],
@@ -178,43 +189,49 @@ class VitruvianComposeInstances(io.ComfyNode):
             node_id="VitruvianComposeInstances",
             display_name="Compose Instances",
             category=CATEGORY,
-            description="Gives every person in the picture their own prompt and their own pose "
-            "(FineControlNet). Connect all three outputs to the sampler.",
+            description="Gives every person in the image their own prompt and their own "
+            "pose (FineControlNet). Connect all three outputs to the sampler.",
             inputs=[
-                io.Model.Input("model", tooltip="SD1.5, SD2.x or SDXL."),
+                io.Model.Input("model", tooltip="An SD1.5, SD2.x or SDXL model."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="The prompt of the whole picture: used for the background "
-                    "if asked for, and before 'start_percent' and after 'end_percent'.",
+                    tooltip="The prompt of the entire image. It is used before start_percent "
+                    "and after end_percent, and for the background if background_prompt "
+                    "says so.",
                 ),
-                io.Conditioning.Input("negative", tooltip="What the picture must not show."),
-                Instances.Input("instances", tooltip="The people, from Add Instance nodes."),
-                pose_input(tooltip="Their poses. Each person needs an instance."),
-                io.ControlNet.Input("control_net", tooltip="A pose (OpenPose) ControlNet."),
+                io.Conditioning.Input("negative", tooltip="What the image must not show."),
+                Instances.Input(
+                    "instances", tooltip="The people, from Add Instance or Instances from Text."
+                ),
+                pose_input(tooltip="The poses of the people. Every person needs an instance."),
+                io.ControlNet.Input("control_net", tooltip="A ControlNet for poses (OpenPose)."),
                 io.Combo.Input(
                     "mode",
                     options=MODES,
                     default=host.EXACT,
-                    tooltip="exact: the paper's method, one pass per person. layers: people mixed "
-                    "after every block, more alike. couple: one pass for all, fastest, with "
-                    "prompts kept apart in the cross-attention alone.",
+                    tooltip="How the people are kept apart. exact: one pass per person, as in "
+                    "the paper. layers: people are mixed after every block and look "
+                    "more alike. couple: one pass for everybody, the fastest; only the "
+                    "prompts are kept apart.",
                 ),
                 strength_input(
-                    "Of the ControlNet. The paper works with 1.5: try it when people "
-                    "leave their poses."
+                    "How strongly the ControlNet holds people in their poses. 0: not at "
+                    "all. 1: as usual. Try 1.5, the paper's value, when people leave "
+                    "their poses."
                 ),
                 io.Float.Input(
                     "harmony",
                     default=0.5,
-                    tooltip="Share of the steps, the last ones, in which people who overlap blend. "
-                    "Before that every place belongs to one person.",
+                    tooltip="Share of the steps, counted from the end, in which overlapping "
+                    "people blend. 0: never; every place belongs to one person. 1: from "
+                    "the first step.",
                     **share,
                 ),
                 io.Float.Input(
                     "dilation",
                     default=0.06,
-                    tooltip="How far a person's area reaches beyond the body, as a share of their "
-                    "height.",
+                    tooltip="How far the area of a person reaches beyond their body, as a share "
+                    "of their height. 0: the body only.",
                     **share,
                 ),
                 *percent_inputs(),
@@ -222,21 +239,27 @@ class VitruvianComposeInstances(io.ComfyNode):
                     "background_prompt",
                     options=[MEAN, SCENE],
                     default=MEAN,
-                    tooltip="What paints the places where nobody is: all people's prompts alike, "
-                    "or the positive prompt (one more pass).",
+                    tooltip=f"Which prompt fills the places where nobody is. '{MEAN}': all "
+                    f"people's prompts equally. '{SCENE}': the positive prompt, at the "
+                    "cost of one more pass.",
                 ),
                 io.Boolean.Input(
                     "shared_negative",
                     default=False,
-                    tooltip="One pass for the negative prompt with everybody's skeleton, and not "
-                    "one per person as in the paper: a quarter to half of the time less, people "
-                    "a little less true to their poses. The mode couple always does so.",
+                    tooltip="On: one pass for the negative prompt with everybody's skeleton, "
+                    "which saves a quarter to half of the time; people follow their "
+                    "poses a little less. Off: one pass per person, as in the paper. "
+                    "The mode couple always works as if this were on.",
                 ),
             ],
             outputs=[
                 io.Model.Output("model_out", "model", tooltip="To the sampler."),
-                io.Conditioning.Output("positive_out", "positive", tooltip="To the sampler."),
-                io.Conditioning.Output("negative_out", "negative", tooltip="To the sampler."),
+                io.Conditioning.Output(
+                    "positive_out", "positive", tooltip="To the sampler's positive."
+                ),
+                io.Conditioning.Output(
+                    "negative_out", "negative", tooltip="To the sampler's negative."
+                ),
             ],
         )
 
@@ -285,11 +308,13 @@ class VitruvianPreviewInstances(io.ComfyNode):
             node_id="VitruvianPreviewInstances",
             display_name="Preview Instances",
             category=CATEGORY,
-            description="Shows who owns which part of the picture.",
+            description="Shows which part of the image belongs to which person.",
             is_output_node=True,
             inputs=[
-                Instances.Input("instances", tooltip="The people, from Add Instance nodes."),
-                pose_input(tooltip="Their poses."),
+                Instances.Input(
+                    "instances", tooltip="The people, from Add Instance or Instances from Text."
+                ),
+                pose_input(tooltip="The poses of the people."),
                 *size_inputs(),
                 io.Float.Input(
                     "dilation",
@@ -297,16 +322,17 @@ class VitruvianPreviewInstances(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="As in Compose Instances.",
+                    tooltip="How far the area of a person reaches beyond their body. Use the "
+                    "value of Compose Instances. 0: the body only.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     "preview",
-                    tooltip="Each person's area in a colour of its own, with their "
-                    "number and skeleton. Dark: nobody's.",
+                    tooltip="The area of each person in a color of its own, with number and "
+                    "skeleton. Dark: nobody's area.",
                 ),
-                io.Mask.Output("masks", tooltip="One mask per person: the places they own."),
+                io.Mask.Output("masks", tooltip="One mask per person: the area that is theirs."),
             ],
         )
 

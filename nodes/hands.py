@@ -41,7 +41,7 @@ def _which_input() -> io.Input:
         "hand_side",
         options=[BOTH, hands.LEFT, hands.RIGHT],
         default=BOTH,
-        tooltip="Which hands, as the person themselves would say.",
+        tooltip="Which hands to use. Left and right are the person's own left and right.",
     )
 
 
@@ -81,7 +81,7 @@ class VitruvianDrawHandMasks(io.ComfyNode):
             node_id="VitruvianDrawHandMasks",
             display_name="Draw Hand Masks",
             category=CATEGORY,
-            description="The hands as masks, from their keypoints.",
+            description="Draws one mask per hand, from the keypoints of the hand.",
             inputs=[
                 pose_input(),
                 *size_inputs(),
@@ -92,7 +92,8 @@ class VitruvianDrawHandMasks(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Half the width of a finger, as a share of the hand's size.",
+                    tooltip="Half the width of a finger, as a share of the hand's size. Higher: "
+                    "thicker fingers.",
                 ),
                 io.Float.Input(
                     "wrist_length",
@@ -100,14 +101,14 @@ class VitruvianDrawHandMasks(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="How far the mask goes on below the wrist, as a share of the hand's "
-                    "size.",
+                    tooltip="How far the mask continues below the wrist, as a share of the "
+                    "hand's size. 0: it ends at the wrist.",
                 ),
                 _nobody_input("an empty mask."),
             ],
             outputs=[
-                io.Mask.Output("masks", tooltip="One mask per hand, the larger first."),
-                io.Mask.Output("union_mask", tooltip="One mask per frame: all its hands."),
+                io.Mask.Output("masks", tooltip="One mask per hand, the larger hand first."),
+                io.Mask.Output("union_mask", tooltip="One mask per frame, with all its hands."),
                 io.Int.Output("hand_count", tooltip="Number of hands."),
             ],
         )
@@ -148,7 +149,8 @@ class VitruvianCutHands(io.ComfyNode):
             node_id="VitruvianCutHands",
             display_name="Cut Hands",
             category=CATEGORY,
-            description="Squares around the hands, enlarged: to paint each hand large.",
+            description="Cuts an enlarged square around every hand, so that each hand can "
+            "be generated large.",
             inputs=[
                 pose_input(),
                 _which_input(),
@@ -158,7 +160,7 @@ class VitruvianCutHands(io.ComfyNode):
                     min=64,
                     max=4096,
                     step=8,
-                    tooltip="Width and height of the pictures.",
+                    tooltip="Width and height of every square in pixels.",
                 ),
                 io.Float.Input(
                     "margin",
@@ -166,24 +168,34 @@ class VitruvianCutHands(io.ComfyNode):
                     min=0.0,
                     max=3.0,
                     step=0.05,
-                    tooltip="Room around the hand, as a share of its extent.",
+                    tooltip="Space around the hand, as a share of its size. 0: cut close to the "
+                    "hand.",
                 ),
                 io.Boolean.Input(
                     "upright",
                     default=False,
-                    tooltip="Turn each square so that the fingers point up.",
+                    tooltip="Turn every square so that the fingers point up.",
                 ),
-                _nobody_input("one blank picture and no boxes: Place Hands then changes nothing."),
+                _nobody_input("one blank image and no boxes; Place Hands then changes nothing."),
                 io.Image.Input(
-                    "image", optional=True, tooltip="The picture of the pose; without it, grey."
+                    "image",
+                    optional=True,
+                    tooltip="The image that the pose belongs to. Without it the squares are gray.",
                 ),
             ],
             outputs=[
-                io.Image.Output("hand_images", tooltip="One picture per hand, the larger first."),
-                PoseKeypoint.Output("hand_poses", tooltip="Each hand's keypoints in its picture."),
-                Squares.Output("hand_bboxes", tooltip="Where the squares lie, for Place Hands."),
+                io.Image.Output(
+                    "hand_images", tooltip="One image per hand, the larger hand first."
+                ),
+                PoseKeypoint.Output(
+                    "hand_poses", tooltip="The keypoints of every hand, inside its square."
+                ),
+                Squares.Output(
+                    "hand_bboxes", tooltip="Where the squares are in the image, for Place Hands."
+                ),
                 io.Int.Output(
-                    "hand_count", tooltip="Number of pictures, for an empty latent's batch."
+                    "hand_count",
+                    tooltip="Number of hand images, for the batch size of an empty latent.",
                 ),
             ],
         )
@@ -241,17 +253,21 @@ class VitruvianPlaceHands(io.ComfyNode):
             node_id="VitruvianPlaceHands",
             display_name="Place Hands",
             category=CATEGORY,
-            description="Puts painted hands back where Cut Hands took them, and says what is to be "
-            "painted around them.",
+            description="Puts generated hands back where Cut Hands cut them, and marks what "
+            "must be generated around them.",
             inputs=[
-                io.Image.Input("hand_images", tooltip="One picture per hand, in Cut Hands' order."),
+                io.Image.Input(
+                    "hand_images", tooltip="One image per hand, in the order of Cut Hands."
+                ),
                 io.Mask.Input(
                     "masks",
-                    tooltip="One mask per hand: the hand in its picture, for "
-                    "example from Draw Hand Masks on Cut Hands' poses.",
+                    tooltip="One mask per hand: where the hand is in its image, for example "
+                    "from Draw Hand Masks on the hand_poses of Cut Hands.",
                 ),
                 Squares.Input(
-                    "hand_bboxes", extra_dict={"forceInput": True}, tooltip="From Cut Hands."
+                    "hand_bboxes",
+                    extra_dict={"forceInput": True},
+                    tooltip="Where the squares are, from Cut Hands.",
                 ),
                 *_canvas_inputs(),
                 io.Float.Input(
@@ -260,21 +276,21 @@ class VitruvianPlaceHands(io.ComfyNode):
                     min=0.0,
                     max=5.0,
                     step=0.05,
-                    tooltip="Width of the ring around each hand that is painted anew, as a share "
-                    "of its square. 0: everything but the hands.",
+                    tooltip="Width of the ring around every hand that is generated again, as a "
+                    "share of the hand's square. 0: everything except the hands.",
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The picture the hands are put into; without it they keep what was "
-                    "painted around them, and beyond that is grey.",
+                    tooltip="The image that the hands are put into. Without it, every hand "
+                    "keeps its surroundings and the remaining area is gray.",
                 ),
             ],
             outputs=[
-                io.Image.Output("placed_image", tooltip="The picture with the hands in it."),
-                io.Mask.Output("hands_mask", tooltip="The hands' places."),
+                io.Image.Output("placed_image", tooltip="The image with the hands in it."),
+                io.Mask.Output("hands_mask", tooltip="Where the hands are."),
                 io.Mask.Output(
-                    "inpaint_mask", tooltip="What is to be painted, for Set Latent Noise Mask."
+                    "inpaint_mask", tooltip="Where to generate, for Set Latent Noise Mask."
                 ),
             ],
         )
@@ -308,11 +324,16 @@ class VitruvianPlaceHands(io.ComfyNode):
 
 def _canvas_inputs() -> list[io.Input]:
     side: dict[str, Any] = {"default": 512, "min": 16, "max": pose.LARGEST_CANVAS, "step": 8}
-    without = "where no 'image' is connected."
     return [
-        io.Int.Input("canvas_width", tooltip=f"Width of the picture in pixels, {without}", **side),
         io.Int.Input(
-            "canvas_height", tooltip=f"Height of the picture in pixels, {without}", **side
+            "canvas_width",
+            tooltip="Width of the result in pixels when no image is connected.",
+            **side,
+        ),
+        io.Int.Input(
+            "canvas_height",
+            tooltip="Height of the result in pixels when no image is connected.",
+            **side,
         ),
     ]
 
@@ -348,10 +369,11 @@ class VitruvianApplyMaskExpansion(io.ComfyNode):
             node_id="VitruvianApplyMaskExpansion",
             display_name="Apply Mask Expansion",
             category=CATEGORY,
-            description="While sampling with a noise mask: a border around what is preserved is "
-            "preserved at first and painted later, so that no seam is left (Giving a Hand).",
+            description="For inpainting: a border around the preserved area is preserved "
+            "too at first and generated later, so that no seam is left (Giving "
+            "a Hand).",
             inputs=[
-                io.Model.Input("model", tooltip="Any model; the latent needs a noise mask."),
+                io.Model.Input("model", tooltip="Any model. The latent needs a noise mask."),
                 *_expansion_inputs(),
             ],
             outputs=[io.Model.Output("model_out", "model", tooltip="To the sampler.")],
@@ -377,19 +399,20 @@ def _expansion_inputs() -> list[io.Input]:
             min=0,
             max=512,
             step=8,
-            tooltip="Width of the border at first, in pixels. 0: the plain noise mask.",
+            tooltip="Width of the border at the beginning, in pixels. 0: no border, the "
+            "plain noise mask.",
         ),
         io.Float.Input(
             "shrink_start_percent",
             default=0.2,
             **share,
-            tooltip="Share of the sampling after which the border begins to give way.",
+            tooltip="When in the sampling the border begins to shrink. 0: at the first step.",
         ),
         io.Float.Input(
             "shrink_end_percent",
             default=0.8,
             **share,
-            tooltip="Share of the sampling when it is gone.",
+            tooltip="When in the sampling the border has shrunk to nothing. 1: at the last step.",
         ),
     ]
 
@@ -401,21 +424,27 @@ class VitruvianPreviewMaskExpansion(io.ComfyNode):
             node_id="VitruvianPreviewMaskExpansion",
             display_name="Preview Mask Expansion",
             category=CATEGORY,
-            description="Shows how Apply Mask Expansion's border gives way, as a strip of pictures.",
+            description="Shows how the border of Apply Mask Expansion shrinks, as a row of images.",
             is_output_node=True,
             inputs=[
-                io.Mask.Input("mask", tooltip="The noise mask: white is painted."),
+                io.Mask.Input("mask", tooltip="The noise mask: white is generated."),
                 *_expansion_inputs(),
                 io.Int.Input(
-                    "image_count", default=6, min=2, max=64, tooltip="Number of pictures."
+                    "image_count",
+                    default=6,
+                    min=2,
+                    max=64,
+                    tooltip="How many moments of the sampling to show.",
                 ),
-                io.Image.Input("image", optional=True, tooltip="Shown through what is preserved."),
+                io.Image.Input(
+                    "image", optional=True, tooltip="The image that shows where it is preserved."
+                ),
             ],
             outputs=[
                 io.Image.Output(
                     "preview",
-                    tooltip="From the first step to the last: what is painted is white, "
-                    "the border orange, what is preserved to the end shows the picture.",
+                    tooltip="From the first step to the last: white is generated, orange is the "
+                    "border, and the image shows where it is preserved to the end.",
                 ),
             ],
         )
@@ -447,20 +476,20 @@ class VitruvianPasteHands(io.ComfyNode):
             node_id="VitruvianPasteHands",
             display_name="Paste Hands",
             category=CATEGORY,
-            description="Gives the finished picture the hands' own pixels back, which the VAE has "
-            "blurred.",
+            description="Puts the original pixels of the hands back into the finished "
+            "image, because the VAE has blurred them.",
             inputs=[
-                io.Image.Input("image", tooltip="The finished picture."),
+                io.Image.Input("image", tooltip="The finished image."),
                 io.Image.Input(
-                    "placed_image", tooltip="The picture with the hands, from Place Hands."
+                    "placed_image", tooltip="The image with the hands, from Place Hands."
                 ),
-                io.Mask.Input("mask", tooltip="The hands' places, from Place Hands."),
+                io.Mask.Input("mask", tooltip="Where the hands are, from Place Hands."),
                 io.Int.Input(
                     "feather",
                     default=4,
                     min=0,
                     max=256,
-                    tooltip="Width of the soft edge, in pixels, inwards.",
+                    tooltip="Width of the soft edge in pixels, inside the hand. 0: a hard edge.",
                 ),
                 io.Float.Input(
                     "color_match",
@@ -468,10 +497,15 @@ class VitruvianPasteHands(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How far the hands' colour along their edge is drawn to the picture's.",
+                    tooltip="How far the colors along the edge of the hands move to those of "
+                    "the image. 0: not at all. 1: fully.",
                 ),
             ],
-            outputs=[io.Image.Output("image_out", "image", tooltip="The picture with the hands.")],
+            outputs=[
+                io.Image.Output(
+                    "image_out", "image", tooltip="The image with the original pixels of the hands."
+                )
+            ],
         )
 
     @classmethod
@@ -525,25 +559,36 @@ class VitruvianOutpaintBody(io.ComfyNode):
             node_id="VitruvianOutpaintBody",
             display_name="Outpaint Body",
             category=CATEGORY,
-            description="A ControlNet that paints the body to hands that are there already: it "
-            "sees the skeleton, the hands and where they are (Giving a Hand, second stage).",
+            description="Generates the body around hands that are already there, with a "
+            "ControlNet that sees the skeleton, the hands and where they are "
+            "(Giving a Hand, second stage).",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="What is to be seen."),
-                io.Conditioning.Input("negative", tooltip="What is not."),
+                io.Conditioning.Input("positive", tooltip="What the image shows."),
+                io.Conditioning.Input("negative", tooltip="What the image must not show."),
                 io.ControlNet.Input(
-                    "control_net", tooltip="A body outpainter, from Load ControlNet Model."
+                    "control_net",
+                    tooltip="A ControlNet for body outpainting, from Load ControlNet Model.",
                 ),
-                io.Image.Input("pose_image", tooltip="The whole pose, from Draw Pose."),
                 io.Image.Input(
-                    "placed_image", tooltip="The picture with the hands, from Place Hands."
+                    "pose_image", tooltip="The skeleton of the entire body, from Draw Pose."
                 ),
-                io.Mask.Input("mask", tooltip="The hands' places, from Place Hands."),
-                strength_input("0: the conditioning as it was."),
+                io.Image.Input(
+                    "placed_image", tooltip="The image with the hands, from Place Hands."
+                ),
+                io.Mask.Input("mask", tooltip="Where the hands are, from Place Hands."),
+                strength_input(
+                    "How strongly the skeleton and the hands guide the image. 0: the "
+                    "conditioning is unchanged."
+                ),
                 *percent_inputs(),
             ],
             outputs=[
-                io.Conditioning.Output("positive_out", "positive", tooltip="To the sampler."),
-                io.Conditioning.Output("negative_out", "negative", tooltip="Likewise."),
+                io.Conditioning.Output(
+                    "positive_out", "positive", tooltip="To the sampler's positive."
+                ),
+                io.Conditioning.Output(
+                    "negative_out", "negative", tooltip="To the sampler's negative."
+                ),
             ],
         )
 
@@ -587,10 +632,14 @@ class VitruvianLoadHandGenerator(io.ComfyNode):
                 io.Combo.Input(
                     "hand_generator_name",
                     options=weight_files("hands"),
-                    tooltip="A file that was trained for the checkpoint in use.",
+                    tooltip="A file trained for the checkpoint you use.",
                 )
             ],
-            outputs=[Generator.Output("hand_generator", tooltip="To Apply Hand Generator.")],
+            outputs=[
+                Generator.Output(
+                    "hand_generator", tooltip="To Apply Hand Generator and Predict Hand Masks."
+                )
+            ],
         )
 
     @classmethod
@@ -607,13 +656,17 @@ class VitruvianApplyHandGenerator(io.ComfyNode):
             node_id="VitruvianApplyHandGenerator",
             display_name="Apply Hand Generator",
             category=CATEGORY,
-            description="Makes the model paint one hand per picture, each finger where its "
+            description="Makes the model generate one hand per image, each finger where its "
             "keypoints are (Giving a Hand, first stage).",
             inputs=[
-                io.Model.Input("model", tooltip="The checkpoint that the generator was made for."),
+                io.Model.Input(
+                    "model", tooltip="The checkpoint that the hand generator was trained for."
+                ),
                 Generator.Input("hand_generator", tooltip="From Load Hand Generator."),
-                pose_input(name="hand_poses", tooltip="One hand per picture, from Cut Hands."),
-                strength_input("0: the model as it was."),
+                pose_input(name="hand_poses", tooltip="One hand per image, from Cut Hands."),
+                strength_input(
+                    "How strongly the keypoints guide the hand. 0: the model is unchanged."
+                ),
             ],
             outputs=[io.Model.Output("model_out", "model", tooltip="To the sampler.")],
         )
@@ -639,15 +692,18 @@ class VitruvianPredictHandMasks(io.ComfyNode):
             node_id="VitruvianPredictHandMasks",
             display_name="Predict Hand Masks",
             category=CATEGORY,
-            description="Where the hands are in the pictures that the hand generator painted: the "
-            "network looks at the finished latents once more.",
+            description="Finds the hands in images from the hand generator: its network "
+            "looks at the finished latents once more.",
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="From Apply Hand Generator, as the sampler got it."
+                    "model",
+                    tooltip="The model from Apply Hand Generator, as connected to the sampler.",
                 ),
                 Generator.Input("hand_generator", tooltip="From Load Hand Generator."),
-                io.Conditioning.Input("positive", tooltip="As the sampler got it."),
-                io.Latent.Input("latent", tooltip="From the sampler."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The positive prompt, as connected to the sampler."
+                ),
+                io.Latent.Input("latent", tooltip="The finished latents, from the sampler."),
             ],
             outputs=[io.Mask.Output("masks", tooltip="One mask per hand, for Place Hands.")],
         )

@@ -25,48 +25,54 @@ class VitruvianShowHumanAttention(io.ComfyNode):
             node_id="VitruvianShowHumanAttention",
             display_name="Show Human Attention",
             category=CATEGORY,
-            description="Shows where in a finished picture words of its prompt are attended to: at "
-            "every scale of the network and over time, without and with a human-centric prior.",
+            description="Shows where in a finished image the words of its prompt are "
+            "attended to: at every scale of the network and at several moments, "
+            "without and with a human prior.",
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="As the sampler got it."),
+                io.Model.Input("model", tooltip="The model, as connected to the sampler."),
                 io.Conditioning.Input(
-                    "positive", tooltip="From Encode Human Prompt, as the sampler got it."
+                    "positive",
+                    tooltip="The prompt from Encode Human Prompt, as connected to the sampler.",
                 ),
-                io.Latent.Input("latent", tooltip="The finished picture, from the sampler."),
+                io.Latent.Input("latent", tooltip="The finished image, from the sampler."),
                 io.String.Input(
                     "words",
                     default="",
-                    tooltip="Words or phrases of the prompt, separated by commas. Empty: those "
-                    "that Encode Human Prompt marked.",
+                    tooltip="Words or phrases of the prompt, separated by commas. Empty: the "
+                    "words that Encode Human Prompt marked.",
                 ),
                 io.String.Input(
                     "percents",
                     default="0.1, 0.4, 0.7, 0.9",
-                    tooltip="Shares of the sampling at which to look, separated by commas.",
+                    tooltip="At which moments of the sampling to look, separated by commas. 0: "
+                    "the first step. 1: the last step.",
                 ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Of the noise that the picture gets back for each moment.",
+                    tooltip="Seed of the noise that is added to the finished image for every "
+                    "moment.",
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The decoded picture, shown below the maps; without it, grey.",
+                    tooltip="The decoded image, shown below the maps. Without it, gray.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     "attention_images",
-                    tooltip="A sheet for each word: a column for each moment, rows for "
-                    "each scale without and with the prior, one brightness for each scale.",
+                    tooltip="One image per word: a column per moment, and rows for every scale "
+                    "without and with the human prior. Maps of one scale share one "
+                    "brightness.",
                 ),
                 io.Mask.Output(
                     "masks",
-                    tooltip="For each word the mean of its maps, at most 1, in the picture's size.",
+                    tooltip="One mask per word: the mean of its maps, at most 1, in the size of "
+                    "the image.",
                 ),
             ],
         )

@@ -19,7 +19,7 @@ from .inputs import (
 )
 
 Prior = io.Custom("VITRUVIAN_HUMAN_PRIOR")
-CATEGORY = "Vitruvian/anatomy"
+CATEGORY = "Vitruvian/human prior"
 AS_TRAINED = "as trained"
 
 
@@ -30,12 +30,12 @@ class VitruvianLoadHumanPrior(io.ComfyNode):
             node_id="VitruvianLoadHumanPrior",
             display_name="Load Human Prior",
             category=CATEGORY,
-            description="Loads a human-centric prior from models/vitruvian.",
+            description="Loads a human prior from models/vitruvian.",
             inputs=[
                 io.Combo.Input(
                     "human_prior_name",
                     options=weight_files("human_prior"),
-                    tooltip="A file that was trained for the checkpoint in use.",
+                    tooltip="A file trained for the checkpoint you use.",
                 )
             ],
             outputs=[Prior.Output("human_prior", tooltip="To Apply Human Prior.")],
@@ -51,33 +51,35 @@ class VitruvianLoadHumanPrior(io.ComfyNode):
 class VitruvianEncodeHumanPrompt(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        words = "Separated by commas."
         return io.Schema(
             node_id="VitruvianEncodeHumanPrompt",
             display_name="Encode Human Prompt",
             category=CATEGORY,
-            description="Encodes a prompt and marks its words for people, actions and poses, which "
-            "a human-centric prior attends to. Without a prior it is CLIP Text Encode.",
+            description="Encodes a prompt and marks its words for people, actions and "
+            "poses, which a human prior attends to. Without a human prior it "
+            "works like CLIP Text Encode.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The checkpoint's."),
+                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
                 io.String.Input(
                     "text",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="The prompt; weights and embeddings work as usual.",
+                    tooltip="The prompt. Weights and embeddings work as usual.",
                 ),
                 io.String.Input(
-                    "add", default="", tooltip=f"More words or phrases to mark. {words}"
+                    "add", default="", tooltip="More words or phrases to mark, separated by commas."
                 ),
                 io.String.Input(
-                    "remove", default="", tooltip=f"Words or phrases not to mark. {words}"
+                    "remove",
+                    default="",
+                    tooltip="Words or phrases not to mark, separated by commas.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "conditioning", tooltip="To the sampler's positive, or an Instance."
+                    "conditioning", tooltip="To the sampler's positive, or to Add Instance."
                 ),
-                io.String.Output("words", tooltip="The words that were marked."),
+                io.String.Output("words", tooltip="The marked words, separated by commas."),
             ],
         )
 
@@ -101,33 +103,48 @@ class VitruvianApplyHumanPrior(io.ComfyNode):
             node_id="VitruvianApplyHumanPrior",
             display_name="Apply Human Prior",
             category=CATEGORY,
-            description="Lets the words for people, actions and poses shape the picture through "
-            "attention of their own, for better bodies from text alone (HcP).",
+            description="Improves bodies from text alone: words for people, actions and "
+            "poses get an attention of their own beside the ordinary one (HcP).",
             inputs=[
-                io.Model.Input("model", tooltip="The checkpoint that the prior was made for."),
-                Prior.Input("human_prior", tooltip="From Load Human Prior."),
-                strength_input("0: the model as it was."),
+                io.Model.Input(
+                    "model", tooltip="The checkpoint that the human prior was trained for."
+                ),
+                Prior.Input("human_prior", tooltip="From Load Human Prior or Train Human Prior."),
+                strength_input("How strongly the human prior acts. 0: the model is unchanged."),
                 io.Float.Input(
                     "gamma",
                     default=-1.0,
                     min=-1.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the ordinary attention. 1: the model as it was, 0: the human-"
-                    "centric attention alone, -1: as the prior was trained.",
+                    tooltip="Share of the ordinary attention. 1: the model is unchanged. 0: "
+                    "only the human-centric attention. -1: the value that the human "
+                    "prior was trained with.",
                 ),
                 io.Combo.Input(
                     "mask_tokens",
                     options=[AS_TRAINED, *core.MASKS],
                     default=AS_TRAINED,
-                    tooltip="Where other words are left out: before attention is shared out (human-"
-                    "centric words get all of it), after, or only of the keys that were learnt.",
+                    tooltip="Where words that are not human-centric are left out: before "
+                    "attention is shared out (human-centric words get all of it), after "
+                    "it, or only in the trained keys.",
                 ),
                 *percent_inputs(),
-                strength_input("Strength in the down blocks.", "down_strength"),
-                strength_input("Strength in the middle block.", "middle_strength"),
-                strength_input("Strength in the up blocks.", "up_strength"),
-                io.Mask.Input("mask", optional=True, tooltip="Where in the picture; else all."),
+                strength_input(
+                    "Multiplies strength in the down blocks. 0: no effect there.", "down_strength"
+                ),
+                strength_input(
+                    "Multiplies strength in the middle block. 0: no effect there.",
+                    "middle_strength",
+                ),
+                strength_input(
+                    "Multiplies strength in the up blocks. 0: no effect there.", "up_strength"
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where in the image this acts. Without it, everywhere.",
+                ),
             ],
             outputs=[io.Model.Output("model_out", "model", tooltip="To the sampler.")],
         )

@@ -32,38 +32,47 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
             node_id="VitruvianTrainHumanPrior",
             display_name="Train Human Prior",
             category=CATEGORY,
-            description="Trains a human-centric prior for the checkpoint in use from pictures of "
-            "people, their texts and, best, their poses (HcP). The checkpoint stays as it is.",
+            description="Trains a human prior for a checkpoint from images of people, their "
+            "texts and, for the best result, their poses (HcP). The checkpoint "
+            "itself does not change.",
             is_input_list=True,
             inputs=[
-                io.Model.Input("model", tooltip="The checkpoint that the prior is for."),
+                io.Model.Input("model", tooltip="The checkpoint to train for."),
                 io.Latent.Input(
-                    "latents", tooltip="The encoded pictures, all of one size: a batch or a list."
+                    "latents", tooltip="The encoded images, all of one size, as a batch or a list."
                 ),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="A text for each picture, from Encode Human Prompt, or one for all.",
+                    tooltip="One text per image, from Encode Human Prompt, or one text for all "
+                    "images.",
                 ),
                 io.Image.Input(
                     "pose_images",
                     optional=True,
-                    tooltip="For each picture its pose from Draw "
-                    "Pose, in the same order. Without them there is no alignment.",
+                    tooltip="The pose of every image, from Draw Pose, in the same order. "
+                    "Without them attention is not aligned with poses.",
                 ),
-                Prior.Input("initial_human_prior", optional=True, tooltip="A prior to go on from."),
+                Prior.Input(
+                    "initial_human_prior",
+                    optional=True,
+                    tooltip="A human prior whose training continues.",
+                ),
                 io.Combo.Input(
                     "pose_encoder_name",
                     options=[DRAWN, *weight_files(None)],
-                    tooltip="What makes features of the pose images: a ResNet-50 as .safetensors "
-                    "in models/vitruvian, or the drawing itself.",
+                    tooltip="What turns pose images into features: a ResNet-50 as a "
+                    ".safetensors file in models/vitruvian, or the drawing itself.",
                 ),
-                io.Int.Input("steps", default=500, min=1, max=100000, tooltip="Training steps."),
+                io.Int.Input(
+                    "steps", default=500, min=1, max=100000, tooltip="Number of training steps."
+                ),
                 io.Int.Input(
                     "samples_per_step",
                     default=4,
                     min=1,
                     max=1024,
-                    tooltip="Pictures of each step; memory holds one at a time.",
+                    tooltip="Images per step. Memory holds one at a time, so more take longer "
+                    "but need no more memory.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -71,33 +80,37 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                     min=1e-7,
                     max=1.0,
                     step=1e-7,
-                    tooltip="How far each step goes.",
+                    tooltip="How far each step changes the weights. Too high: the loss rises "
+                    "again.",
                 ),
                 io.Int.Input(
                     "hidden_size",
                     default=core.HIDDEN,
                     min=1,
                     max=4096,
-                    tooltip="Width of a layer's bottleneck, when nothing is connected to start.",
+                    tooltip="Width of the bottleneck in every layer. Not used when "
+                    "initial_human_prior is connected.",
                 ),
                 io.Float.Input(
                     "train_gamma",
                     default=0.0,
-                    tooltip="Share of the ordinary attention beside the human-centric one.",
+                    tooltip="Share of the ordinary attention beside the human-centric one. 0: "
+                    "only the human-centric attention.",
                     **{**share, "max": 0.99},
                 ),
                 io.Combo.Input(
                     "train_mask_tokens",
                     options=[*core.MASKS],
                     default=core.KEYS,
-                    tooltip="Where words that are not human-centric are left out: "
-                    "before attention is shared out, after, or only of the keys that "
-                    "are learnt, which begins at the checkpoint itself.",
+                    tooltip="Where words that are not human-centric are left out: before "
+                    "attention is shared out, after it, or only in the trained keys. "
+                    "The last begins at the unchanged checkpoint.",
                 ),
                 io.Float.Input(
                     "alignment_weight",
                     default=0.02,
-                    tooltip="Weight of the alignment of attention with the pose images.",
+                    tooltip="How strongly attention is pulled toward the pose images. 0: not at "
+                    "all.",
                     **share,
                 ),
                 io.Int.Input(
@@ -105,19 +118,19 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Of noise and the order of pictures.",
+                    tooltip="Seed of the noise and of the order of the images.",
                 ),
                 io.String.Input(
                     "filename_prefix",
                     default="human_prior",
-                    tooltip="When the run is cancelled, what was "
-                    "learnt is kept in models/vitruvian under this name.",
+                    tooltip="If you cancel the run, what was trained so far is saved in "
+                    "models/vitruvian under this name.",
                 ),
             ],
             outputs=[
                 Prior.Output("human_prior", tooltip="To Apply Human Prior and Save Human Prior."),
                 io.Image.Output(
-                    "loss_image", tooltip="The loss of every step, and its running mean."
+                    "loss_image", tooltip="The loss of every step and its running mean."
                 ),
             ],
         )
@@ -182,19 +195,21 @@ class VitruvianSaveHumanPrior(io.ComfyNode):
             node_id="VitruvianSaveHumanPrior",
             display_name="Save Human Prior",
             category=CATEGORY,
-            description="Writes a human-centric prior to models/vitruvian, for Load Human Prior. "
-            "No file is ever overwritten.",
+            description="Saves a human prior in models/vitruvian, for Load Human Prior. No "
+            "file is overwritten.",
             is_output_node=True,
             inputs=[
                 Prior.Input("human_prior", tooltip="From Train Human Prior."),
-                io.Model.Input("model", tooltip="The checkpoint that it was trained for."),
+                io.Model.Input(
+                    "model", tooltip="The checkpoint that the human prior was trained for."
+                ),
                 io.String.Input(
                     "filename_prefix",
                     default="human_prior",
-                    tooltip="Name of the file; a number is added to a taken one.",
+                    tooltip="Name of the file. If it exists already, a number is added.",
                 ),
             ],
-            outputs=[io.String.Output("filename", tooltip="The name that Load Human Prior shows.")],
+            outputs=[io.String.Output("filename", tooltip="The name that Load Human Prior lists.")],
         )
 
     @classmethod

@@ -64,16 +64,17 @@ def picture_size(frames: list[People], width: int, height: int) -> tuple[int, in
 def pose_input(name: str = "pose", tooltip: str = "") -> io.Input:
     return PoseKeypoint.Input(
         name,
-        tooltip=tooltip or "People, from this pack, from SDPose or from controlnet_aux.",
+        tooltip=tooltip
+        or "The people, as keypoints: from this pack, from SDPose or from controlnet_aux.",
     )
 
 
 def size_inputs() -> list[io.Input]:
     side: dict[str, Any] = {"default": 0, "min": 0, "max": pose.LARGEST_CANVAS}
-    own = "0: as the pose, keeping its proportions."
+    zero = "0: as the pose's canvas, in its proportions."
     return [
-        io.Int.Input("output_width", tooltip=f"Width in pixels. {own}", **side),
-        io.Int.Input("output_height", tooltip=f"Height in pixels. {own}", **side),
+        io.Int.Input("output_width", tooltip=f"Width in pixels. {zero}", **side),
+        io.Int.Input("output_height", tooltip=f"Height in pixels. {zero}", **side),
     ]
 
 
@@ -87,10 +88,16 @@ def percent_inputs() -> list[io.Input]:
     share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.001}
     return [
         io.Float.Input(
-            "start_percent", default=0.0, tooltip="Share of the sampling when it begins.", **share
+            "start_percent",
+            default=0.0,
+            tooltip="When in the sampling this begins to act. 0: at the first step.",
+            **share,
         ),
         io.Float.Input(
-            "end_percent", default=1.0, tooltip="Share of the sampling when it ends.", **share
+            "end_percent",
+            default=1.0,
+            tooltip="When in the sampling this stops acting. 1: after the last step.",
+            **share,
         ),
     ]
 

@@ -23,7 +23,7 @@ from .semantic_map import Parsing
 Memory = io.Custom("VITRUVIAN_MEMORY")
 Parts = io.Custom("VITRUVIAN_PARTS")
 CATEGORY = "Vitruvian/appearance"
-EXTEND, UPDATE = "extend it", "update its slots"
+EXTEND, UPDATE = "add slots", "update slots"
 TO_PROMPT, DRAWN = "left to the prompt", "random from the memory"
 NEAREST = "nearest class"
 NAMES = [CLASSES[part] for part in WHOLE_PERSON]
@@ -32,8 +32,8 @@ NAMES = [CLASSES[part] for part in WHOLE_PERSON]
 def _vision_input() -> io.Input:
     return io.ClipVision.Input(
         "clip_vision",
-        tooltip="CLIP's image encoder. From Load Part Encoder it may bring the text "
-        "projection that SD1.5 checkpoints lack.",
+        tooltip="CLIP's image encoder. From Load Part Encoder it can include the "
+        "text projection that SD1.5 checkpoints lack.",
     )
 
 
@@ -44,7 +44,7 @@ def _asking_inputs() -> list[io.Input]:
             default=core.TOP_K,
             min=1,
             max=64,
-            tooltip="How many slots of the memory are mixed. 1: the nearest alone.",
+            tooltip="How many slots of the memory are mixed. 1: only the nearest.",
         ),
         io.Float.Input(
             "temperature",
@@ -52,7 +52,7 @@ def _asking_inputs() -> list[io.Input]:
             min=0.001,
             max=1.0,
             step=0.001,
-            tooltip="How evenly they are mixed: low, mostly the nearest; high, all alike.",
+            tooltip="How evenly the slots are mixed. Low: mostly the nearest. High: all alike.",
         ),
         io.Float.Input(
             "blend",
@@ -60,8 +60,8 @@ def _asking_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Share of what was asked with in the result. 0: what the memory answers, 1: "
-            "the words or the photograph themselves.",
+            tooltip="Share of the words or the photograph themselves in the result. 0: "
+            "only what the memory answers. 1: only the words or the photograph.",
         ),
     ]
 
@@ -79,11 +79,15 @@ class VitruvianLoadPartEncoder(io.ComfyNode):
                 io.Combo.Input(
                     "clip_vision_name",
                     options=folder_paths.get_filename_list("clip_vision"),
-                    tooltip="The image encoder of the checkpoint's CLIP. For SD1.5 a whole CLIP "
-                    "ViT-L/14 in a .safetensors file.",
+                    tooltip="The image encoder of the checkpoint's CLIP. For SD1.5: a complete "
+                    "CLIP ViT-L/14 as a .safetensors file.",
                 )
             ],
-            outputs=[io.ClipVision.Output("clip_vision", tooltip="To Build Memory.")],
+            outputs=[
+                io.ClipVision.Output(
+                    "clip_vision", tooltip="To Build Memory and Appearance from Image."
+                )
+            ],
         )
 
     @classmethod
@@ -99,8 +103,9 @@ def _shrink_input() -> io.Input:
         default=0,
         min=0,
         max=64,
-        tooltip="So many pixels of each part's border are not looked at: for coarse maps, such as "
-        "those of a pose, in whose parts some background lies.",
+        tooltip="Ignore this many pixels along the border of every part. Use it for "
+        "coarse maps, such as those from a pose, whose parts include some "
+        "background. 0: the entire part.",
     )
 
 
@@ -111,14 +116,14 @@ class VitruvianBuildMemory(io.ComfyNode):
             node_id="VitruvianBuildMemory",
             display_name="Build Memory",
             category=CATEGORY,
-            description="Keeps what the clothes, hair and other parts of pictures look like, class "
-            "by class. Inspired by HumanDiffusion.",
+            description="Builds a memory of what clothes, hair and other parts look like in "
+            "images, class by class. Inspired by HumanDiffusion.",
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="Pictures of people: batches or a list."),
+                io.Image.Input("images", tooltip="Images of people, as batches or a list."),
                 Parsing.Input(
                     "semantic_map",
-                    tooltip="The semantic map of every picture, in their order, or one for all.",
+                    tooltip="One semantic map per image, in the same order, or one for all images.",
                 ),
                 _vision_input(),
                 io.Int.Input(
@@ -126,24 +131,24 @@ class VitruvianBuildMemory(io.ComfyNode):
                     default=512,
                     min=1,
                     max=65536,
-                    tooltip="Most slots of a class. With "
-                    "fewer parts in the pictures each has its own.",
+                    tooltip="At most this many slots per class. With fewer parts in the images, "
+                    "every part has its own slot.",
                 ),
                 io.Int.Input(
                     "min_pixels",
                     default=core.LEAST,
                     min=1,
                     max=1000000,
-                    tooltip="Parts with fewer pixels are left out.",
+                    tooltip="Parts with fewer pixels are ignored.",
                 ),
-                Memory.Input("memory", optional=True, tooltip="A memory to go on with."),
+                Memory.Input("memory", optional=True, tooltip="A memory to continue."),
                 io.Combo.Input(
                     "memory_update",
                     options=[EXTEND, UPDATE],
                     default=EXTEND,
-                    tooltip="What becomes of a memory that is connected: the new slots are added "
-                    "to it, or its own move towards the parts they are nearest to (classes that it "
-                    "lacks are added).",
+                    tooltip=f"What to do with the connected memory. '{EXTEND}': new slots are "
+                    f"added to it. '{UPDATE}': its slots move toward the parts they are "
+                    "nearest to; classes that it lacks are added.",
                 ),
                 io.Float.Input(
                     "momentum",
@@ -151,7 +156,8 @@ class VitruvianBuildMemory(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="When slots are updated, how much of each stays.",
+                    tooltip="When slots are updated, how much of each slot stays. 0: it is "
+                    "replaced. 1: it does not change.",
                 ),
                 _shrink_input(),
             ],
@@ -243,7 +249,7 @@ class VitruvianSaveMemory(io.ComfyNode):
             node_id="VitruvianSaveMemory",
             display_name="Save Memory",
             category=CATEGORY,
-            description="Writes a memory to models/vitruvian, for Load Memory. No file is ever "
+            description="Saves a memory in models/vitruvian, for Load Memory. No file is "
             "overwritten.",
             is_output_node=True,
             inputs=[
@@ -251,10 +257,10 @@ class VitruvianSaveMemory(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="memory",
-                    tooltip="Name of the file; a number is added to a taken one.",
+                    tooltip="Name of the file. If it exists already, a number is added.",
                 ),
             ],
-            outputs=[io.String.Output("filename", tooltip="The name that Load Memory shows.")],
+            outputs=[io.String.Output("filename", tooltip="The name that Load Memory lists.")],
         )
 
     @classmethod
@@ -277,8 +283,7 @@ class VitruvianLoadMemory(io.ComfyNode):
                 io.Combo.Input(
                     "memory_name",
                     options=weight_files(core.METHOD),
-                    tooltip="A memory that was made with the image encoder of the checkpoint's "
-                    "CLIP.",
+                    tooltip="A memory built with the image encoder of the checkpoint's CLIP.",
                 )
             ],
             outputs=[Memory.Output("memory", tooltip="To Retrieve Appearance.")],
@@ -298,12 +303,14 @@ class VitruvianMergeMemories(io.ComfyNode):
             node_id="VitruvianMergeMemories",
             display_name="Merge Memories",
             category=CATEGORY,
-            description="All slots of two memories in one; equal ones are joined.",
+            description="Combines all slots of two memories into one memory. Equal slots "
+            "are joined.",
             inputs=[
                 Memory.Input("memory_1", tooltip="A memory."),
                 Memory.Input(
                     "memory_2",
-                    tooltip="Another of the same image encoder. The order does not matter.",
+                    tooltip="Another memory, built with the same image encoder. The order does "
+                    "not matter.",
                 ),
             ],
             outputs=[Memory.Output("memory", tooltip="To Retrieve Appearance.")],
@@ -322,20 +329,20 @@ class VitruvianShowMemory(io.ComfyNode):
             node_id="VitruvianShowMemory",
             display_name="Show Memory",
             category=CATEGORY,
-            description="A picture of all that a memory holds of one class.",
+            description="Shows everything that a memory holds of one class.",
             is_output_node=True,
             inputs=[
-                Memory.Input("memory", tooltip="A memory."),
-                io.Combo.Input("memory_part", options=NAMES, tooltip="The class to look at."),
+                Memory.Input("memory", tooltip="The memory to look at."),
+                io.Combo.Input("memory_part", options=NAMES, tooltip="The class to show."),
                 io.Int.Input(
-                    "columns", default=16, min=1, max=256, tooltip="Slots in a row of the picture."
+                    "columns", default=16, min=1, max=256, tooltip="Slots per row of the image."
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     "slot_images",
-                    tooltip="Every slot by the picture nearest to it, those that stand "
-                    "for most pictures first.",
+                    tooltip="Every slot, shown by the image nearest to it. Slots that stand for "
+                    "the most images come first.",
                 )
             ],
         )
@@ -359,54 +366,60 @@ class VitruvianRetrieveAppearance(io.ComfyNode):
             node_id="VitruvianRetrieveAppearance",
             display_name="Retrieve Appearance",
             category=CATEGORY,
-            description="Free words for clothes and hair, each answered from the memory's class "
-            "that it names. Inspired by HumanDiffusion.",
+            description="Looks up clothes and hair described in free words: each phrase is "
+            "answered from the class of the memory that it names. Inspired by "
+            "HumanDiffusion.",
             inputs=[
                 Memory.Input("memory", tooltip="From Load Memory or Build Memory."),
-                io.Clip.Input("clip", tooltip="The checkpoint's."),
+                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
                 io.String.Input(
                     "clothing_text",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What is worn, in free words: a black T-shirt and denim pants, curly "
-                    "red hair. (words:1.2) makes them stronger.",
+                    tooltip="What the person wears, in free words: a black T-shirt and denim "
+                    "pants, curly red hair. (words:1.2) makes a part stronger.",
                 ),
                 io.String.Input(
                     "template",
                     default=phrase_encoder.PLACEHOLDER,
-                    tooltip="How each phrase goes to the text encoder. For a full-sized CLIP: a "
-                    "photo of {phrase}",
+                    tooltip="How each phrase is written for the text encoder; {phrase} stands "
+                    "for it. For a full-sized CLIP: a photo of {phrase}",
                 ),
                 *_asking_inputs(),
                 io.Combo.Input(
                     "if_unknown_words",
                     options=[TO_PROMPT, NEAREST],
                     default=TO_PROMPT,
-                    tooltip="What becomes of phrases without a known word for something worn: "
-                    "nothing here, or the class of the memory whose name is the most alike.",
+                    tooltip=f"What to do with phrases that name nothing worn. '{TO_PROMPT}': "
+                    f"they are ignored here. '{NEAREST}': they ask the class of the "
+                    "memory with the most similar name.",
                 ),
                 io.Combo.Input(
                     "if_unmentioned",
                     options=[TO_PROMPT, DRAWN],
                     default=TO_PROMPT,
-                    tooltip="What becomes of classes of the map that no phrase names: nothing "
-                    "here, or a slot drawn from the memory.",
+                    tooltip="What to do with classes of the map that no phrase names. "
+                    f"'{TO_PROMPT}': nothing is added here. '{DRAWN}': a random slot of "
+                    "the memory.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of what is drawn."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    tooltip="Seed of the random slots.",
                 ),
                 Parsing.Input(
                     "semantic_map",
                     optional=True,
-                    tooltip="Only classes that occur in it are asked for.",
+                    tooltip="Only classes that occur in this map are looked up.",
                 ),
             ],
             outputs=[
                 Parts.Output("parts", tooltip="To Apply Appearance."),
                 io.Image.Output(
                     "slot_images",
-                    tooltip="What the memory answered to each phrase, and the "
-                    "shares in which that is mixed.",
+                    tooltip="What the memory answered to each phrase, with the shares of the mix.",
                 ),
                 io.String.Output("report", tooltip="Which phrase went to which class."),
             ],
@@ -466,25 +479,29 @@ class VitruvianAppearanceFromImage(io.ComfyNode):
             node_id="VitruvianAppearanceFromImage",
             display_name="Appearance from Image",
             category=CATEGORY,
-            description="Takes clothes and hair from a photograph. Inspired by HumanDiffusion.",
+            description="Takes the look of clothes and hair from a photograph. Inspired by "
+            "HumanDiffusion.",
             inputs=[
                 io.Image.Input(
-                    "image", tooltip="The photograph; of several, what they have in common."
+                    "image", tooltip="The photograph. Of several, what they have in common."
                 ),
-                Parsing.Input("semantic_map", tooltip="Its semantic map."),
+                Parsing.Input("semantic_map", tooltip="The semantic map of the photograph."),
                 _vision_input(),
                 io.String.Input(
                     "part_names",
                     default="",
-                    tooltip="Classes to take, separated by commas, such as: "
-                    "top, pants, hair. Empty: all in the map.",
+                    tooltip="Parts to take, separated by commas, such as: top, pants, hair. "
+                    "Empty: all parts of the map.",
                 ),
-                strength_input("Of these parts when they are applied."),
+                strength_input(
+                    "How strongly these parts act when they are applied. 0: not at all."
+                ),
                 *_asking_inputs(),
                 Memory.Input(
                     "memory",
                     optional=True,
-                    tooltip="Answers for what it holds; without one the photograph itself counts.",
+                    tooltip="Answers for the parts that it holds. Without it the photograph "
+                    "itself is used.",
                 ),
                 _shrink_input(),
             ],
@@ -541,13 +558,15 @@ class VitruvianMergeAppearance(io.ComfyNode):
             node_id="VitruvianMergeAppearance",
             display_name="Merge Appearance",
             category=CATEGORY,
-            description="Parts of two sources together, for example words for the clothes and a "
-            "photograph for the hair.",
+            description="Combines the parts of two sources, for example words for the "
+            "clothes and a photograph for the hair.",
             inputs=[
                 Parts.Input(
                     "parts_1", tooltip="From Retrieve Appearance or Appearance from Image."
                 ),
-                Parts.Input("parts_2", tooltip="More. Where both have a class, this one counts."),
+                Parts.Input(
+                    "parts_2", tooltip="More parts. Where both have a class, this one is used."
+                ),
             ],
             outputs=[Parts.Output("parts", tooltip="To Apply Appearance.")],
         )

@@ -55,17 +55,17 @@ class VitruvianDetectPose(io.ComfyNode):
             category=CATEGORY,
             description="Finds the people in photographs, with body and both hands (MediaPipe).",
             inputs=[
-                io.Image.Input("image", tooltip="Photographs; each becomes one frame."),
+                io.Image.Input("image", tooltip="Photographs. Each becomes one frame of the pose."),
                 io.Int.Input(
                     "max_people",
                     default=4,
                     min=1,
-                    max=detect.MOST,
-                    tooltip="At most so many people per picture, the most prominent first.",
+                    max=detect.MAX_PEOPLE,
+                    tooltip="At most this many people per image, the most prominent first.",
                 ),
                 _confidence_input(
-                    "Points less visible than this are left out. Higher: only what "
-                    "can be seen. Lower: also guesses behind things."
+                    "Points less visible than this are left out. Higher: only what can "
+                    "be seen. Lower: also guesses behind objects."
                 ),
                 io.Boolean.Input(
                     "include_hands", default=True, tooltip="Also find the 21 points of each hand."
@@ -74,19 +74,19 @@ class VitruvianDetectPose(io.ComfyNode):
                     "if_nobody",
                     options=[STOP, LEAVE_EMPTY],
                     default=STOP,
-                    tooltip="What to do with a picture in which nobody is found.",
+                    tooltip="What to do with an image in which nobody is found.",
                 ),
                 BoundingBox.Input(
                     "bboxes",
                     optional=True,
                     extra_dict={"forceInput": True},
-                    tooltip="One box per person, from any detector: for crowds and small people. "
-                    "Without it the people are searched for.",
+                    tooltip="One box per person, from any detector: for crowds and small "
+                    "people. Without it the entire image is searched.",
                 ),
             ],
             outputs=[
-                PoseKeypoint.Output("pose", tooltip="The people, left to right."),
-                io.Int.Output("person_count", tooltip="Number of people in all pictures together."),
+                PoseKeypoint.Output("pose", tooltip="The people, from left to right."),
+                io.Int.Output("person_count", tooltip="Number of people in all images together."),
             ],
         )
 
@@ -102,17 +102,17 @@ class VitruvianDetectPose(io.ComfyNode):
     ) -> io.NodeOutput:
         progress = comfy.utils.ProgressBar(len(image))
         folders = folder_paths.get_folder_paths("vitruvian")
-        ready = detect.open_landmarker(folders, hands=include_hands)
         frames = []
-        with speaking_for("Detect Pose"), ready as landmarker:
+        with (
+            speaking_for("Detect Pose"),
+            detect.open_detector(folders, hands=include_hands) as detector,
+        ):
             for number, picture in enumerate(image):
-                people = detect.detect_people(
-                    landmarker,
+                people = detector.detect(
                     picture,
                     boxes=detect.read_boxes(bboxes, number),
                     max_people=max_people,
                     min_confidence=min_confidence,
-                    hands=include_hands,
                 )
                 if not pose.count(people) and if_nobody == STOP:
                     raise ValueError(
@@ -136,14 +136,14 @@ class VitruvianLoadPose(io.ComfyNode):
             node_id="VitruvianLoadPose",
             display_name="Load Pose",
             category=CATEGORY,
-            description="Loads OpenPose JSON from ComfyUI's input folder, what Save Pose saved, or "
-            "an example.",
+            description="Loads OpenPose JSON from ComfyUI's input folder, a pose that Save "
+            "Pose saved, or an example.",
             inputs=[
                 io.Combo.Input(
                     "pose_name",
                     options=_pose_files(),
-                    tooltip="A .json file in ComfyUI/input, one marked [output] in "
-                    "ComfyUI/output, or one of Vitruvian's, marked [example].",
+                    tooltip="A .json file in ComfyUI/input, one in ComfyUI/output (marked "
+                    "[output]), or an example of Vitruvian (marked [example]).",
                 ),
             ],
             outputs=[PoseKeypoint.Output("pose", tooltip="All frames of the file, in pixels.")],
@@ -214,8 +214,8 @@ class VitruvianSavePose(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="poses/pose",
-                    tooltip="Folder and beginning of the file name; a counter follows. Nothing is "
-                    "overwritten.",
+                    tooltip="Folder and beginning of the file name; a counter follows. No file "
+                    "is overwritten.",
                 ),
             ],
             outputs=[],
@@ -245,24 +245,28 @@ class VitruvianDrawPose(io.ComfyNode):
             node_id="VitruvianDrawPose",
             display_name="Draw Pose",
             category=CATEGORY,
-            description="Draws the people in OpenPose colours, for a pose ControlNet.",
+            description="Draws the people as skeletons in OpenPose colors, for a pose ControlNet.",
             inputs=[
                 pose_input(),
                 *size_inputs(),
-                io.Boolean.Input("include_hands", default=True, tooltip="Draw the hands' bones."),
-                io.Boolean.Input("include_face", default=True, tooltip="Draw the face's dots."),
+                io.Boolean.Input(
+                    "include_hands", default=True, tooltip="Also draw the bones of the hands."
+                ),
+                io.Boolean.Input(
+                    "include_face", default=True, tooltip="Also draw the points of the face."
+                ),
                 io.Float.Input(
                     "line_width",
                     default=0,
                     min=0,
                     max=100,
                     step=0.5,
-                    tooltip="Half width of a limb in pixels. 0: grows with the picture, 4 at 512, "
-                    "as ControlNets were trained.",
+                    tooltip="Half the width of a limb in pixels. 0: grows with the image, 4 at "
+                    "512 pixels, as ControlNets were trained.",
                 ),
                 _confidence_input("Points less certain than this are not drawn."),
             ],
-            outputs=[io.Image.Output("pose_image", tooltip="One picture per frame, on black.")],
+            outputs=[io.Image.Output("pose_image", tooltip="One image per frame, on black.")],
         )
 
     @classmethod
@@ -302,7 +306,7 @@ class VitruvianDrawPersonMasks(io.ComfyNode):
             node_id="VitruvianDrawPersonMasks",
             display_name="Draw Person Masks",
             category=CATEGORY,
-            description="One mask per person: the body, thick around its limbs.",
+            description="Draws one mask per person: the body, thick around its limbs.",
             inputs=[
                 pose_input(),
                 *size_inputs(),
@@ -310,21 +314,21 @@ class VitruvianDrawPersonMasks(io.ComfyNode):
                     "mask_dilation",
                     default=0.03,
                     **share,
-                    tooltip="How far the mask reaches beyond the body, as a share of the person's "
-                    "standing height.",
+                    tooltip="How far the mask reaches beyond the body, as a share of the "
+                    "person's standing height. 0: the body only.",
                 ),
                 io.Float.Input(
                     "mask_feather",
                     default=0.01,
                     **share,
-                    tooltip="Softness of the edge (Gaussian), as a share of the person's standing "
-                    "height.",
+                    tooltip="Softness of the edge, as a share of the person's standing height. "
+                    "0: a hard edge.",
                 ),
                 _confidence_input("Points less certain than this are not used."),
             ],
             outputs=[
                 io.Mask.Output("masks", tooltip="One mask per person, frame after frame."),
-                io.Mask.Output("union_mask", tooltip="One mask per frame: everybody together."),
+                io.Mask.Output("union_mask", tooltip="One mask per frame, with all its people."),
             ],
         )
 
@@ -363,18 +367,21 @@ class VitruvianPickPeople(io.ComfyNode):
             node_id="VitruvianPickPeople",
             display_name="Pick People",
             category=CATEGORY,
-            description="Keeps some of the people, counted from left to right.",
+            description="Keeps only the people with these numbers, counted from the left.",
             inputs=[
                 pose_input(),
                 io.String.Input(
                     "person_numbers",
                     default="1",
-                    tooltip="Numbers from the left, the leftmost person is 1: 1, 3 or 2-4.",
+                    tooltip="Numbers from the left; the leftmost person is 1. Examples: 1, 3 or "
+                    "2-4.",
                 ),
             ],
             outputs=[
                 # older hosts want output ids that no input has
-                PoseKeypoint.Output("pose_out", "pose", tooltip="The chosen people, as ordered."),
+                PoseKeypoint.Output(
+                    "pose_out", "pose", tooltip="The chosen people, in the order of the numbers."
+                ),
             ],
         )
 
@@ -404,12 +411,14 @@ class VitruvianMergePeople(io.ComfyNode):
             node_id="VitruvianMergePeople",
             display_name="Merge People",
             category=CATEGORY,
-            description="Puts the people of two poses into one.",
+            description="Puts the people of two poses into one pose.",
             inputs=[
                 pose_input("pose_1", "People, and the canvas of the result."),
-                pose_input("pose_2", "More people; their canvas is scaled to the first one's."),
+                pose_input("pose_2", "More people. Their canvas is scaled to that of pose_1."),
             ],
-            outputs=[PoseKeypoint.Output("pose", tooltip="The first people, then the second.")],
+            outputs=[
+                PoseKeypoint.Output("pose", tooltip="The people of pose_1, then those of pose_2.")
+            ],
         )
 
     @classmethod

@@ -22,43 +22,44 @@ class VitruvianPoseEditor(io.ComfyNode):
             node_id="VitruvianPoseEditor",
             display_name="Pose Editor",
             category=CATEGORY,
-            description="Poses people by hand, over a photograph if you like, and gives each a "
-            "prompt.",
+            description="Poses people by hand, over a photograph if you like, and gives "
+            "each a prompt.",
             is_output_node=True,  # so that what is connected arrives with every run
             inputs=[
                 io.Int.Input("canvas_width", tooltip="Width of the canvas in pixels.", **side),
                 io.Int.Input(
                     "canvas_height",
-                    tooltip="Height of the canvas in pixels. People keep their "
-                    "proportions when it changes.",
+                    tooltip="Height of the canvas in pixels. People keep their proportions when "
+                    "it changes.",
                     **side,
                 ),
                 _people_input(),
                 PoseKeypoint.Input(
                     "pose",
                     optional=True,
-                    tooltip="Fills the editor while nobody has been edited. Later, its button "
-                    "Take the connected pose loads what came with the last run.",
+                    tooltip="Fills the editor as long as nobody has been edited. Later, its "
+                    "button Take the connected pose loads the pose of the last run.",
                 ),
                 io.Image.Input(
                     "background_image",
                     optional=True,
-                    tooltip="A photograph to pose over: shown behind the canvas after a run.",
+                    tooltip="A photograph to pose over. It is shown behind the canvas after a run.",
                 ),
             ],
             outputs=[  # older hosts want output ids that no input has
-                PoseKeypoint.Output("pose_out", "pose", tooltip="The people, left to right."),
-                io.Image.Output("pose_image", tooltip="Skeletons, for a pose ControlNet."),
+                PoseKeypoint.Output("pose_out", "pose", tooltip="The people, from left to right."),
+                io.Image.Output("pose_image", tooltip="The skeletons, for a pose ControlNet."),
                 io.Mask.Output(
                     "masks",
                     "masks",
-                    tooltip="One mask per person, left to right, as Draw Person Masks makes them.",
+                    tooltip="One mask per person, from left to right, as Draw Person Masks "
+                    "draws them.",
                 ),
                 io.String.Output(
                     "prompts",
                     "prompts",
-                    tooltip="One line per person, left to right: to "
-                    "'people' of Instances from Text.",
+                    tooltip="One line per person, from left to right, for the prompts of "
+                    "Instances from Text.",
                 ),
             ],
         )
@@ -82,8 +83,8 @@ def _people_input() -> io.Input:
     people = io.String.Input(
         "people",
         default="",
-        tooltip="The people and their prompts. A prompt left empty counts as "
-        f"'{pose_editor.DEFAULT_PROMPT}'.",
+        tooltip="The people and their prompts, as the editor saves them. A person "
+        f"without a prompt counts as '{pose_editor.DEFAULT_PROMPT}'.",
     )
     people.extra_dict["widgetType"] = WIDGET  # a text to the server, the editor to the front end
     return people

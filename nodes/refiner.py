@@ -22,20 +22,20 @@ class VitruvianLoadStructureRefiner(io.ComfyNode):
             node_id="VitruvianLoadStructureRefiner",
             display_name="Load Structure Refiner",
             category=CATEGORY,
-            description="Loads a structure refiner from models/vitruvian: one ControlNet for pose, "
-            "depth and normals together.",
+            description="Loads a structure refiner from models/vitruvian: one ControlNet "
+            "for pose, depth and normals together.",
             inputs=[
                 io.Combo.Input(
                     "refiner_name",
                     options=weight_files("refiner"),
-                    tooltip="A refiner that was trained for the checkpoint in use.",
+                    tooltip="A file trained for the checkpoint you use.",
                 ),
                 io.Combo.Input(
                     "single_condition",
                     options=[*CONDITIONS],
                     default=NORMAL,
-                    tooltip="What the image shows if the ordinary Apply ControlNet is used, which "
-                    "has one. Apply Structure Refiner does not ask.",
+                    tooltip="What the image shows when you use the ordinary Apply ControlNet, "
+                    "which takes one image. Apply Structure Refiner ignores this.",
                 ),
             ],
             outputs=[
@@ -57,33 +57,42 @@ class VitruvianApplyStructureRefiner(io.ComfyNode):
             node_id="VitruvianApplyStructureRefiner",
             display_name="Apply Structure Refiner",
             category=CATEGORY,
-            description="Guides the picture by pose, depth and normals at once, as many of them as "
-            "there are (HyperHuman, second stage).",
+            description="Guides the image by pose, depth and normals at once, or by any of "
+            "them (HyperHuman, second stage).",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="What is to be seen."),
-                io.Conditioning.Input("negative", tooltip="What is not to be seen."),
-                strength_input("0: the conditioning as it was."),
+                io.Conditioning.Input("positive", tooltip="What the image shows."),
+                io.Conditioning.Input("negative", tooltip="What the image must not show."),
+                strength_input(
+                    "How strongly the maps guide the image. 0: the conditioning is unchanged."
+                ),
                 *percent_inputs(),
                 io.ControlNet.Input(
-                    "refiner", optional=True, tooltip="From Load Structure Refiner."
+                    "refiner",
+                    optional=True,
+                    tooltip="From Load Structure Refiner. Without it, a ControlNet per map is "
+                    "used.",
                 ),
                 io.Image.Input(
                     "pose_image", optional=True, tooltip="The skeleton, from Draw Pose."
                 ),
-                io.Image.Input("depth_image", optional=True, tooltip="A depth map, near is white."),
+                io.Image.Input("depth_image", optional=True, tooltip="A depth map. Near is white."),
                 io.Image.Input(
                     "normal_image",
                     optional=True,
-                    tooltip="A map of surface normals, with the "
-                    "colours that the refiner or ControlNet learnt.",
+                    tooltip="A map of surface normals, in the colors that the refiner or "
+                    "ControlNet was trained with.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="For ControlNets that need one."),
                 *(_net_input(condition) for condition in CONDITIONS),
-                *(_share_input(condition) for condition in CONDITIONS),
+                *(_strength_input(condition) for condition in CONDITIONS),
             ],
             outputs=[
-                io.Conditioning.Output("positive_out", "positive", tooltip="To the sampler."),
-                io.Conditioning.Output("negative_out", "negative", tooltip="To the sampler."),
+                io.Conditioning.Output(
+                    "positive_out", "positive", tooltip="To the sampler's positive."
+                ),
+                io.Conditioning.Output(
+                    "negative_out", "negative", tooltip="To the sampler's negative."
+                ),
             ],
         )
 
@@ -125,21 +134,16 @@ def _net_input(condition: str) -> io.Input:
     return io.ControlNet.Input(
         f"{condition}_control_net",
         optional=True,
-        tooltip=f"Any ControlNet for '{condition}', used when no refiner is connected.",
+        tooltip=f"A ControlNet for the {condition}_image. Used when no refiner is connected.",
     )
 
 
-def _share_input(condition: str) -> io.Input:
-    return io.Float.Input(
-        f"{condition}_strength",
-        optional=True,
-        default=1.0,
-        min=0.0,
-        max=2.0,
-        step=0.05,
-        tooltip=f"Times the strength: that of {condition}_control_net. A refiner has it from its "
-        "training.",
+def _strength_input(condition: str) -> io.Input:
+    tooltip = (
+        f"Multiplies strength for the {condition}_control_net. 0: that ControlNet is off. "
+        "A refiner ignores this."
     )
+    return strength_input(tooltip, f"{condition}_strength", optional=True)
 
 
 NODES: list[type[io.ComfyNode]] = [VitruvianLoadStructureRefiner, VitruvianApplyStructureRefiner]

@@ -15,17 +15,17 @@ from .inputs import picture_size, pose_input, read_pose, size_inputs, speaking_f
 
 Parsing = io.Custom("VITRUVIAN_SEMANTIC_MAP")
 CATEGORY = "Vitruvian/appearance"
-OURS, GREY, OWN = "Vitruvian", f"grey levels 0 to {len(CLASSES) - 1}", "own colours"
+OURS, GRAY, CUSTOM = "Vitruvian", f"gray levels 0 to {len(CLASSES) - 1}", "custom colors"
 STOP, BACKGROUND = "stop with an error", "background"
 GO_ON = "go on with an empty mask"
-ALL_CLOTHING, PERSON, LISTED = "all clothing", "whole person", "only those below"
+ALL_CLOTHING, PERSON, LISTED = "all clothing", "whole person", "only part_names"
 GROUPS = {ALL_CLOTHING: CLOTHING, PERSON: WHOLE_PERSON, LISTED: ()}
 log = logging.getLogger(__name__)
 
 
 def _map_output(tooltip: str) -> io.Output:
     # older hosts want output ids that no input has
-    return Parsing.Output("made", "map", tooltip=tooltip)
+    return Parsing.Output("semantic_map_out", "semantic_map", tooltip=tooltip)
 
 
 class VitruvianSemanticMapFromColors(io.ComfyNode):
@@ -35,15 +35,18 @@ class VitruvianSemanticMapFromColors(io.ComfyNode):
             node_id="VitruvianSemanticMapFromColors",
             display_name="Semantic Map from Colors",
             category=CATEGORY,
-            description="Reads a painted picture as a map of body parts and clothes.",
+            description="Reads an image of flat colors as a map of body parts and clothes.",
             inputs=[
-                io.Image.Input("image", tooltip="Flat colours, one for each part; saved as PNG."),
+                io.Image.Input(
+                    "image", tooltip="An image with one flat color per part, saved as PNG."
+                ),
                 io.Combo.Input(
                     "palette",
-                    options=[OURS, GREY, OWN],
+                    options=[OURS, GRAY, CUSTOM],
                     default=OURS,
-                    tooltip=f"{OURS}: the colours of Show Semantic Map. {GREY}: the numbers of the "
-                    f"parts, as in DeepFashion-MultiModal's files. {OWN}: those in 'custom_colors'.",
+                    tooltip=f"Which color means which part. {OURS}: the colors of Show Semantic "
+                    f"Map. {GRAY}: the numbers of the parts, as in the files of "
+                    f"DeepFashion-MultiModal. {CUSTOM}: the colors in custom_colors.",
                 ),
                 io.Float.Input(
                     "tolerance",
@@ -51,23 +54,26 @@ class VitruvianSemanticMapFromColors(io.ComfyNode):
                     min=0.0,
                     max=442.0,
                     step=1.0,
-                    tooltip="How many levels (of 255) a colour may be away from the palette's.",
+                    tooltip="How far a pixel may be from a color of the palette, in levels of "
+                    "255. 0: exact colors only.",
                 ),
                 io.Combo.Input(
                     "if_unknown_color",
                     options=[STOP, BACKGROUND],
                     default=STOP,
-                    tooltip="What a pixel is whose colour is farther away from all of them.",
+                    tooltip="What to do with a pixel that is farther from all colors of the "
+                    "palette.",
                 ),
                 io.String.Input(
                     "custom_colors",
                     default="",
                     multiline=True,
-                    tooltip=f"For '{OWN}': a line for each part, such as top: #ff0000. Two colours "
-                    "may be the same part. Black is the background unless a line says otherwise.",
+                    tooltip=f"For '{CUSTOM}': one line per part, such as top: #ff0000. Two "
+                    "colors may mean the same part. Black is the background unless a "
+                    "line says otherwise.",
                 ),
             ],
-            outputs=[_map_output("One map for each picture.")],
+            outputs=[_map_output("One map per image.")],
         )
 
     @classmethod
@@ -80,7 +86,7 @@ class VitruvianSemanticMapFromColors(io.ComfyNode):
         custom_colors: str,
     ) -> io.NodeOutput:
         with speaking_for("Semantic Map from Colors"):
-            if palette == OWN:
+            if palette == CUSTOM:
                 chosen, parts = _own_palette(custom_colors)
             else:
                 chosen = core.PALETTE if palette == OURS else core.GRAY_LEVELS
@@ -113,25 +119,25 @@ class VitruvianAddPartToSemanticMap(io.ComfyNode):
             node_id="VitruvianAddPartToSemanticMap",
             display_name="Add Part to Semantic Map",
             category=CATEGORY,
-            description="Paints a mask into a semantic map as a part of the body or the clothes.",
+            description="Adds a mask to a semantic map, as a part of the body or the clothes.",
             inputs=[
                 io.Mask.Input(
-                    "mask", tooltip="Where the part is: painted, or from any segmentation."
+                    "mask", tooltip="Where the part is: drawn by hand, or from any segmentation."
                 ),
                 io.Combo.Input(
                     "part",
                     options=list(CLASSES),
                     default=CLASSES[core.TOP],
-                    tooltip="What is there. 'background' takes away.",
+                    tooltip="What the part is. 'background' removes what is there.",
                 ),
                 Parsing.Input(
                     "semantic_map",
                     optional=True,
-                    tooltip="The map before; the part is painted over it. Without one, an empty "
-                    "map of the mask's size.",
+                    tooltip="The map to add to. The new part covers what is there. Without it, "
+                    "an empty map of the mask's size.",
                 ),
             ],
-            outputs=[_map_output("The map with the part.")],
+            outputs=[_map_output("The map with the new part.")],
         )
 
     @classmethod
@@ -156,7 +162,7 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
             node_id="VitruvianSemanticMapFromPose",
             display_name="Semantic Map from Pose",
             category=CATEGORY,
-            description="Draws a coarse map of people in an outfit around their skeletons.",
+            description="Draws a coarse semantic map of dressed people around their skeletons.",
             inputs=[
                 pose_input(),
                 *size_inputs(),
@@ -164,50 +170,54 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
                     "upper",
                     options=list(UPPERS),
                     default=UPPERS[0],
-                    tooltip=f"What covers the trunk. '{OPEN}': an open jacket.",
+                    tooltip=f"What covers the torso. '{OPEN}': an open jacket.",
                 ),
                 io.Combo.Input(
                     "lower",
                     options=list(LOWERS),
                     default=LOWERS[0],
-                    tooltip="What covers the legs. Under a dress, what shows below it; rompers "
-                    "cover the legs themselves.",
+                    tooltip="What covers the legs. With a dress: what shows below it. With "
+                    "rompers, which cover the legs, it is not used.",
                 ),
                 io.Combo.Input(
                     "hair",
                     options=list(HAIRS),
                     default=SHORT,
-                    tooltip="Of somebody seen from behind it covers the head.",
+                    tooltip="Length of the hair. On a person seen from behind it covers the head.",
                 ),
                 io.Boolean.Input(
-                    "long_sleeves", default=True, tooltip="To the wrists, else above the elbows."
+                    "long_sleeves",
+                    default=True,
+                    tooltip="On: sleeves reach the wrists. Off: they end above the elbows.",
                 ),
                 io.Boolean.Input(
                     "long_legs",
                     default=True,
-                    tooltip="Pants to the ankles, skirts and dresses to the shins; else above the "
-                    "knees.",
+                    tooltip="On: pants reach the ankles, skirts and dresses the shins. Off: "
+                    "they end above the knees.",
                 ),
-                io.Boolean.Input("shoes", default=True, tooltip="Else bare feet."),
-                io.Boolean.Input("hat", default=False, tooltip="With a brim."),
-                io.Boolean.Input("glasses", default=False, tooltip="Where an eye is known."),
+                io.Boolean.Input("shoes", default=True, tooltip="On: shoes. Off: bare feet."),
+                io.Boolean.Input("hat", default=False, tooltip="On: a hat with a brim."),
+                io.Boolean.Input(
+                    "glasses", default=False, tooltip="On: glasses, where an eye is visible."
+                ),
                 io.Float.Input(
                     "min_confidence",
                     default=0.3,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Points less certain than this are not used: the parts around them are "
-                    "left out.",
+                    tooltip="Points less certain than this are not used, and the parts around "
+                    "them are left out.",
                 ),
                 Parsing.Input(
                     "semantic_map",
                     optional=True,
-                    tooltip="A map to draw over: for people in another outfit, taken out of the "
-                    "same pose with Pick People.",
+                    tooltip="A map to draw over: for people in different outfits, each taken "
+                    "from the same pose with Pick People.",
                 ),
             ],
-            outputs=[_map_output("One map for each frame of the pose.")],
+            outputs=[_map_output("One map per frame of the pose.")],
         )
 
     @classmethod
@@ -267,15 +277,19 @@ class VitruvianShowSemanticMap(io.ComfyNode):
             node_id="VitruvianShowSemanticMap",
             display_name="Show Semantic Map",
             category=CATEGORY,
-            description="Shows a semantic map in colours, with the names of its parts.",
+            description="Shows a semantic map in colors, with the names of its parts.",
             is_output_node=True,
-            inputs=[Parsing.Input("semantic_map", tooltip="From any node that makes one.")],
+            inputs=[
+                Parsing.Input("semantic_map", tooltip="From any node that makes a semantic map.")
+            ],
             outputs=[
-                io.Image.Output("preview", tooltip="With the names of the parts beside it."),
+                io.Image.Output(
+                    "preview", tooltip="The map, with the names of its parts beside it."
+                ),
                 io.Image.Output(
                     "color_image",
-                    tooltip="The map alone, pixel by pixel: to save, to paint in, and to read "
-                    "again with Semantic Map from Colors.",
+                    tooltip="The map alone, pixel by pixel: to save, to edit, and to read again "
+                    "with Semantic Map from Colors.",
                 ),
             ],
         )
@@ -295,28 +309,29 @@ class VitruvianMaskFromSemanticMap(io.ComfyNode):
             node_id="VitruvianMaskFromSemanticMap",
             display_name="Mask from Semantic Map",
             category=CATEGORY,
-            description="Where a part of the body or of the clothes is, as a mask.",
+            description="Makes a mask of parts of the body or the clothes.",
             inputs=[
-                Parsing.Input("semantic_map", tooltip="From any node that makes one."),
+                Parsing.Input("semantic_map", tooltip="From any node that makes a semantic map."),
                 io.Combo.Input(
                     "part_group",
                     options=[*GROUPS, *CLASSES],
                     default=ALL_CLOTHING,
-                    tooltip=f"Which part. '{ALL_CLOTHING}': all that is worn or carried. "
-                    f"'{PERSON}': all but the background.",
+                    tooltip=f"Which parts. '{ALL_CLOTHING}': everything worn or carried. "
+                    f"'{PERSON}': everything except the background. '{LISTED}': only "
+                    "those in part_names.",
                 ),
                 io.String.Input(
                     "part_names",
                     default="",
-                    tooltip="Names of more parts, separated by commas: hair, face.",
+                    tooltip="More parts, separated by commas, such as: hair, face.",
                 ),
                 io.Int.Input(
                     "expand",
                     default=0,
                     min=-512,
                     max=512,
-                    tooltip="Pixels by which the mask reaches beyond the parts; below 0 it stays "
-                    "inside.",
+                    tooltip="Pixels by which the mask grows beyond the parts. 0: exactly the "
+                    "parts. Below 0: it shrinks.",
                 ),
                 io.Combo.Input(
                     "if_no_part",
@@ -325,7 +340,7 @@ class VitruvianMaskFromSemanticMap(io.ComfyNode):
                     tooltip="What to do with a map that has none of the parts.",
                 ),
             ],
-            outputs=[io.Mask.Output("mask", tooltip="One mask for each map.")],
+            outputs=[io.Mask.Output("mask", tooltip="One mask per map.")],
         )
 
     @classmethod

@@ -23,14 +23,14 @@ class VitruvianLoadStructureModel(io.ComfyNode):
             node_id="VitruvianLoadStructureModel",
             display_name="Load Structure Model",
             category=CATEGORY,
-            description="Loads a model that paints a picture, its depth and its normals together, "
-            "from models/vitruvian. Text encoder and VAE are those of the checkpoint it was made "
-            "of.",
+            description="Loads a model that generates an image, its depth and its normals "
+            "together, from models/vitruvian. Use it with the text encoder and "
+            "the VAE of the checkpoint it was trained from.",
             inputs=[
                 io.Combo.Input(
                     "structure_model_name",
                     options=weight_files("structure"),
-                    tooltip="A file that Vitruvian's structure trainer wrote.",
+                    tooltip="A file from Vitruvian's structure trainer.",
                 )
             ],
             outputs=[
@@ -54,22 +54,24 @@ class VitruvianStructureModelFromCheckpoint(io.ComfyNode):
             node_id="VitruvianStructureModelFromCheckpoint",
             display_name="Structure Model from Checkpoint",
             category=CATEGORY,
-            description="Makes an untrained structure model of an SD1.5 or SD2 checkpoint: its "
-            "outer layers three times. It paints three pictures that share what they show, until "
-            "it has learnt depth and normals.",
+            description="Makes an untrained structure model from an SD1.5 or SD2 "
+            "checkpoint, with three copies of its outer layers. Until it is "
+            "trained it generates three similar images instead of an image, its "
+            "depth and its normals.",
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
                     options=folder_paths.get_filename_list("checkpoints"),
-                    tooltip="Of the kind of SD1.5 or SD2; no inpainting model.",
+                    tooltip="An SD1.5 or SD2 checkpoint, but not an inpainting model.",
                 ),
                 io.Combo.Input(
                     "fusion",
                     options=[*structure.FUSIONS],
                     default=structure.MEAN,
-                    tooltip="How the three meet in the shared layers: their mean or sum, depth and "
-                    "normals brought to the picture's statistics first; learnt: a layer that "
-                    "starts as the mean; pair: the mean without normals; off: the picture's alone.",
+                    tooltip="How the three meet in the shared layers: as their mean or sum, "
+                    "after depth and normals are brought to the statistics of the "
+                    "image. learned: a layer that starts as the mean. pair: the mean "
+                    "without the normals. off: the image alone.",
                 ),
                 io.Combo.Input(
                     "prediction",
@@ -79,7 +81,11 @@ class VitruvianStructureModelFromCheckpoint(io.ComfyNode):
                     "velocity for SD2 at 768 pixels.",
                 ),
             ],
-            outputs=[io.Model.Output("model", tooltip="To a sampler.")],
+            outputs=[
+                io.Model.Output(
+                    "model", tooltip="To a sampler, with a latent from Empty Structure Latent."
+                )
+            ],
         )
 
     @classmethod
@@ -99,11 +105,14 @@ class VitruvianEmptyStructureLatent(io.ComfyNode):
             node_id="VitruvianEmptyStructureLatent",
             display_name="Empty Structure Latent",
             category=CATEGORY,
-            description="Where a structure model begins: a latent for picture, depth and normals.",
+            description="Makes an empty latent for an image, its depth and its normals, "
+            "where a structure model begins.",
             inputs=[
                 io.Int.Input("width", tooltip="Width in pixels.", **side),
                 io.Int.Input("height", tooltip="Height in pixels.", **side),
-                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="How many at once."),
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=4096, tooltip="How many images at once."
+                ),
             ],
             outputs=[io.Latent.Output("latent", tooltip="To the sampler.")],
         )
@@ -122,35 +131,38 @@ class VitruvianApplyStructurePose(io.ComfyNode):
             node_id="VitruvianApplyStructurePose",
             display_name="Apply Structure Pose",
             category=CATEGORY,
-            description="Tells a structure model the pose of its people.",
+            description="Gives a structure model the pose of its people.",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="What to paint."),
-                io.Conditioning.Input("negative", tooltip="What not to paint."),
-                io.Vae.Input("vae", tooltip="The checkpoint's."),
-                io.Image.Input("pose_image", tooltip="A pose picture, for example from Draw Pose."),
+                io.Conditioning.Input("positive", tooltip="What the image shows."),
+                io.Conditioning.Input("negative", tooltip="What the image must not show."),
+                io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
+                io.Image.Input("pose_image", tooltip="The skeletons, for example from Draw Pose."),
                 io.Int.Input(
                     "original_width",
                     optional=True,
-                    tooltip="How wide the picture "
-                    "would have been before it was made smaller: larger means finer. 0: as it is.",
+                    tooltip="Width that the image is said to have had before it was scaled "
+                    "down. Larger: finer detail. 0: as it is.",
                     **side,
                 ),
                 io.Int.Input(
                     "original_height",
                     optional=True,
-                    tooltip="And how high. 0: as it is.",
+                    tooltip="Height that the image is said to have had before it was scaled "
+                    "down. Larger: finer detail. 0: as it is.",
                     **side,
                 ),
                 io.Int.Input(
                     "crop_left",
                     optional=True,
-                    tooltip="How much would have been cut off on the left; 0 shows people whole.",
+                    tooltip="How much is said to be cut off on the left, in pixels. 0: people "
+                    "are shown entirely.",
                     **side,
                 ),
                 io.Int.Input(
                     "crop_top",
                     optional=True,
-                    tooltip="How much would have been cut off at the top.",
+                    tooltip="How much is said to be cut off at the top, in pixels. 0: people "
+                    "are shown entirely.",
                     **side,
                 ),
             ],
@@ -200,12 +212,12 @@ class VitruvianSplitStructure(io.ComfyNode):
             node_id="VitruvianSplitStructure",
             display_name="Split Structure",
             category=CATEGORY,
-            description="The three ordinary latents of what a structure model sampled.",
-            inputs=[io.Latent.Input("latent", tooltip="From the sampler.")],
+            description="Splits the latent of a structure model into three ordinary latents.",
+            inputs=[io.Latent.Input("latent", tooltip="The latent from the sampler.")],
             outputs=[
-                io.Latent.Output("image_latent", tooltip="The picture's, to VAE Decode."),
-                io.Latent.Output("depth_latent", tooltip="The depth picture's, to VAE Decode."),
-                io.Latent.Output("normal_latent", tooltip="The normal picture's, to VAE Decode."),
+                io.Latent.Output("image_latent", tooltip="The image, to VAE Decode."),
+                io.Latent.Output("depth_latent", tooltip="The depth, to VAE Decode."),
+                io.Latent.Output("normal_latent", tooltip="The normals, to VAE Decode."),
             ],
         )
 
@@ -222,16 +234,19 @@ class VitruvianJoinStructure(io.ComfyNode):
             node_id="VitruvianJoinStructure",
             display_name="Join Structure",
             category=CATEGORY,
-            description="One latent of three, for painting over an existing picture together with "
-            "its depth and normals. Inpainting: Set Latent Noise Mask behind it.",
+            description="Joins the latents of an image, its depth and its normals, so that "
+            "a structure model can change an existing image. For inpainting, "
+            "add Set Latent Noise Mask after it.",
             inputs=[
-                io.Latent.Input("image_latent", tooltip="The picture, from VAE Encode."),
+                io.Latent.Input("image_latent", tooltip="The image, from VAE Encode."),
                 io.Latent.Input(
                     "depth_latent",
-                    tooltip="Its depth, near is white, from VAE Encode: Structure "
-                    "Pictures turns another convention round.",
+                    tooltip="The depth of the image, near is white, from VAE Encode. Convert "
+                    "Structure Images converts other conventions.",
                 ),
-                io.Latent.Input("normal_latent", tooltip="Its normals, x right, from VAE Encode."),
+                io.Latent.Input(
+                    "normal_latent", tooltip="The normals of the image, x right, from VAE Encode."
+                ),
             ],
             outputs=[io.Latent.Output("latent", tooltip="To the sampler.")],
         )
@@ -258,40 +273,42 @@ class VitruvianConvertStructureImages(io.ComfyNode):
             node_id="VitruvianConvertStructureImages",
             display_name="Convert Structure Images",
             category=CATEGORY,
-            description="Depth and normal pictures in the convention that is asked for: depth "
-            "grey and, if wished, over the whole range; normals of unit length.",
+            description="Converts depth and normal images from one convention to another. "
+            "Depth becomes gray, normals get unit length.",
             inputs=[
-                io.Image.Input("depth_image", tooltip="A depth picture."),
-                io.Image.Input("normal_image", tooltip="A normal picture."),
+                io.Image.Input("depth_image", tooltip="A depth image."),
+                io.Image.Input("normal_image", tooltip="A normal image."),
                 io.Combo.Input(
                     "from_depth_convention",
                     options=[*structure.DEPTHS],
                     default=structure.MIDAS,
-                    tooltip="How the depth comes; a structure model's near is white.",
+                    tooltip="The convention of the depth image. From a structure model, near is "
+                    "white.",
                 ),
                 io.Combo.Input(
                     "to_depth_convention",
                     options=[*structure.DEPTHS],
                     default=structure.MIDAS,
-                    tooltip="How it leaves; MiDaS and depth ControlNets: near is white.",
+                    tooltip="The convention of the result. For depth ControlNets and MiDaS, "
+                    "near is white.",
                 ),
                 io.Combo.Input(
                     "from_normal_convention",
                     options=[*structure.NORMALS],
                     default=structure.RIGHT_UP,
-                    tooltip="What red means in the normals; a structure model's: right.",
+                    tooltip="What red means in the normal image. From a structure model: x right.",
                 ),
                 io.Combo.Input(
                     "to_normal_convention",
                     options=[*structure.NORMALS],
                     default=structure.BAE,
-                    tooltip="How they leave: x left is BAE, for normal ControlNets; x right is "
-                    "OpenGL, for relighting and 3D programs.",
+                    tooltip="What red means in the result. x left: BAE, for normal ControlNets. "
+                    "x right: OpenGL, for relighting and 3D programs.",
                 ),
                 io.Boolean.Input(
                     "stretch",
                     default=False,
-                    tooltip="Spread each depth over the whole range from black to white.",
+                    tooltip="Stretch every depth image over the entire range from black to white.",
                 ),
             ],
             outputs=[
@@ -303,7 +320,7 @@ class VitruvianConvertStructureImages(io.ComfyNode):
                 io.Image.Output(
                     "normal_image_out",
                     "normal_image",
-                    tooltip="To a normal ControlNet, Relight, or Save Image.",
+                    tooltip="To a normal ControlNet, Relight Image, or Save Image.",
                 ),
             ],
         )
@@ -337,24 +354,34 @@ class VitruvianRelightImage(io.ComfyNode):
             node_id="VitruvianRelightImage",
             display_name="Relight Image",
             category=CATEGORY,
-            description="The picture as a lamp from elsewhere would show it (Lambert's law).",
+            description="Relights an image with a lamp from another direction, using its "
+            "normals (Lambert's law).",
             inputs=[
-                io.Image.Input("image", tooltip="The picture."),
-                io.Image.Input("normal_image", tooltip="Its normals."),
+                io.Image.Input("image", tooltip="The image to relight."),
+                io.Image.Input("normal_image", tooltip="The normals of the image."),
                 io.Combo.Input(
                     "normal_convention",
                     options=[*structure.NORMALS],
                     default=structure.RIGHT_UP,
-                    tooltip="What red means in the normals.",
+                    tooltip="What red means in the normal image.",
                 ),
                 io.Float.Input(
-                    "light_right", default=0.7, tooltip="How far right the lamp is.", **step
+                    "light_right",
+                    default=0.7,
+                    tooltip="How far to the right the lamp is. 0: in the middle. -1: to the left.",
+                    **step,
                 ),
-                io.Float.Input("light_up", default=0.4, tooltip="How far up the lamp is.", **step),
+                io.Float.Input(
+                    "light_up",
+                    default=0.4,
+                    tooltip="How far up the lamp is. 0: in the middle. -1: below.",
+                    **step,
+                ),
                 io.Float.Input(
                     "light_front",
                     default=0.5,
-                    tooltip="How far before the picture the lamp is.",
+                    tooltip="How far in front of the image the lamp is. 0: at its level. -1: "
+                    "behind it.",
                     **step,
                 ),
                 io.Float.Input(
@@ -363,10 +390,13 @@ class VitruvianRelightImage(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Light that comes from everywhere. 1: the picture as it was.",
+                    tooltip="Light from all directions. 0: only the lamp. 1: the image is "
+                    "unchanged.",
                 ),
             ],
-            outputs=[io.Image.Output("image_out", "image", tooltip="The picture under the lamp.")],
+            outputs=[
+                io.Image.Output("image_out", "image", tooltip="The image in the light of the lamp.")
+            ],
         )
 
     @classmethod

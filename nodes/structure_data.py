@@ -16,56 +16,56 @@ class VitruvianSaveStructureData(io.ComfyNode):
             node_id="VitruvianSaveStructureData",
             display_name="Save Structure Data",
             category=CATEGORY,
-            description="Saves pictures with their depth, normals, pose and caption in a folder "
-            "that Vitruvian's structure trainer learns from. Nothing is overwritten.",
+            description="Saves images with their depth, normals, pose and caption in a "
+            "folder, as training data for Vitruvian's structure trainer. No "
+            "file is overwritten.",
             inputs=[
-                io.Image.Input("images", tooltip="Pictures of people."),
+                io.Image.Input("images", tooltip="Images of people."),
                 io.Image.Input(
                     "depth_images",
-                    tooltip="The depth of every picture, in the same order, from black to "
-                    "white; not coloured. Resized to the picture.",
+                    tooltip="The depth of every image, in the same order, from black to white, "
+                    "without colors. Resized to the image.",
                 ),
                 io.Image.Input(
                     "normal_images",
-                    tooltip="The normals of every picture, in the same order. Resized to "
-                    "the picture.",
+                    tooltip="The normals of every image, in the same order. Resized to the image.",
                 ),
                 io.Image.Input(
                     "pose_images",
-                    tooltip="The pose of every picture, in the same order, from Draw Pose. "
-                    "Resized to the picture.",
+                    tooltip="The pose of every image, from Draw Pose, in the same order. "
+                    "Resized to the image.",
                 ),
                 io.String.Input(
                     "caption",
                     multiline=True,
                     default="",
-                    tooltip="What the pictures show, for "
-                    "all of them. Empty: write name.txt beside each picture yourself.",
+                    tooltip="What the images show, for all of them. Empty: write a name.txt "
+                    "beside every image yourself.",
                 ),
                 io.String.Input(
                     "folder",
                     default="structure_data",
-                    tooltip="Name of the folder in ComfyUI's "
-                    "output folder. Numbers go on after the pictures that are there.",
+                    tooltip="Name of the folder in ComfyUI's output folder. Numbers continue "
+                    "after the images that are already in it.",
                 ),
                 io.Combo.Input(
                     "depth_convention",
                     options=[*structure.DEPTHS],
                     default=structure.MIDAS,
-                    tooltip="How the depth comes in; MiDaS, Depth Anything and MoGe: near is "
-                    "white. It is saved so.",
+                    tooltip="The convention of the depth images. MiDaS, Depth Anything and "
+                    "MoGe: near is white. They are saved with near white.",
                 ),
                 io.Combo.Input(
                     "normal_convention",
                     options=[*structure.NORMALS],
                     default=structure.RIGHT_UP,
-                    tooltip="What red means in the normals that come in. x right: OpenGL, as MoGe "
-                    "makes them; x left: BAE. They are saved with x right.",
+                    tooltip="What red means in the normal images. x right: OpenGL, as MoGe "
+                    "makes them. x left: BAE. They are saved with x right.",
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    "folder_path", tooltip="The whole path of the folder, for the trainer."
+                    "folder_path", tooltip="The full path of the folder, for the trainer."
                 )
             ],
             is_output_node=True,
