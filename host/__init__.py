@@ -1,1 +1,1 @@
-"""The only rooms that know ComfyUI: they turn core functions into patches, families and loaders."""
+"""The only room that knows ComfyUI: patches, wrappers, model families, loaders."""

@@ -111,7 +111,7 @@ def channels_before(unet: Any, place: int) -> int | None:
 
 
 def worn_of(parts: Sequence[Part], labels: Tensor, width: int) -> Worn:
-    """Collect the features of the parts, `width` numbers each; of one class the last part counts."""
+    """Collect the parts' features, `width` numbers each; of one class the last part counts."""
     count = len(semantic_map.CLASSES)
     features, known = torch.zeros(1, count, width), torch.zeros(1, count, dtype=torch.bool)
     strength = torch.ones(1, count)

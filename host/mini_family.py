@@ -1,7 +1,7 @@
-"""The mini model family: a narrow SD1.5 that the host's stock loaders find by its widths.
+"""The mini model family: a narrow SD1.5 that the host's stock loaders detect by its widths.
 
-It stands at the end of the host's list of families, so every model the host knew before is
-recognised as before. The text goes through the host's own SD1 tokenizer: weights, embeddings and
+It is the last of the host's list of families, so the models of other families are detected as
+without it. The text goes through the host's own SD1 tokenizer: weights, embeddings and
 long prompts work as with SD1.5.
 """
 
@@ -13,7 +13,7 @@ import torch
 from ..models import mini
 
 EMBEDDING = "clip_l.transformer.text_model.embeddings."
-UNKNOWN = 2  # row of all CLIP ids that have none of their own, as in training/tokens.py
+UNKNOWN = 2  # row of all CLIP ids without a row, as in lab/training/tokens.py
 
 
 class MiniTextTransformer(comfy.sd1_clip.SDClipModel):
@@ -39,7 +39,7 @@ class MiniTextTransformer(comfy.sd1_clip.SDClipModel):
 
 
 class MiniTextEncoder(comfy.sd1_clip.SD1ClipModel):
-    """What the CLIP wire carries."""
+    """The text encoder of the mini family, which the host wraps into its CLIP."""
 
     def __init__(self, device="cpu", dtype=None, model_options=None):
         super().__init__(
@@ -64,7 +64,7 @@ class VitruvianMini(comfy.supported_models.SD15):
         return comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, MiniTextEncoder)
 
     def process_clip_state_dict(self, state_dict):
-        """The file has embedding rows for the captions' tokens; the host wants all of CLIP's."""
+        """Expand the file's embedding rows of the captions' tokens to all of CLIP's."""
         tensors = super().process_clip_state_dict(state_dict)
         token_ids = tensors.pop(EMBEDDING + "token_ids", None)
         if token_ids is not None:  # a checkpoint that the host saved has all rows already
@@ -81,7 +81,7 @@ def register_family() -> None:
 
 
 def _all_rows(rows: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    """Rows [n, hidden] of CLIP ids [n] -> [vocabulary, hidden]; other ids get row UNKNOWN."""
+    """Spread rows [n, hidden] of CLIP ids [n] to [vocabulary, hidden]; other ids get UNKNOWN's."""
     full = rows[UNKNOWN].repeat(mini.TEXT.vocabulary, 1)
     listed = token_ids >= 0
     full[token_ids[listed]] = rows[listed]

@@ -1,4 +1,4 @@
-"""Tells the host where Vitruvian's files lie and which model family the mini weights belong to."""
+"""Register Vitruvian's model folders and model families with the host."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ def register() -> None:
 
 
 def _add_folder(name: str, path: Path, extensions: set[str] | None = None) -> None:
-    """Append `path` to a model folder list, after whatever extra_model_paths.yaml put there first.
+    """Append `path` to a list of model folders, behind those of extra_model_paths.yaml.
 
-    `extensions` are the file endings of a folder kind of our own; a kind of the host keeps its own.
+    `extensions` are the file endings of a list of our own; a list of the host keeps its own.
     """
-    paths, known = folder_paths.folder_names_and_paths.get(name, ([], set()))
+    paths, host_extensions = folder_paths.folder_names_and_paths.get(name, ([], set()))
     if str(path) not in paths:
         paths = [*paths, str(path)]
-    folder_paths.folder_names_and_paths[name] = (paths, extensions or known)
+    folder_paths.folder_names_and_paths[name] = (paths, extensions or host_extensions)

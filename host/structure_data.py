@@ -1,4 +1,7 @@
-"""Pictures with depth, normals and pose into a folder that the trainers of joint denoising read."""
+"""Save images with depth, normals and pose into a folder for the trainers of joint denoising.
+
+File names and pixel conventions are those of `models/structure_data.py`, which the trainers read.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ import folder_paths
 from torch import Tensor
 
 from ..models import structure_data
-from ..models.structure import DEPTH, NORMAL
+from ..models.structure import DEPTH, NORMAL, depth_of
 from ..models.structure_data import POSE
+from .structure_images import channels_first
 
 
 def output_folder(name: str) -> Path:
-    """The folder of this name in ComfyUI's output folder, made if need be; ValueError if it is none
-    inside.
+    """Return, and create, the folder of this name in ComfyUI's output folder; ValueError if it is
+    not inside.
     """
     root = Path(os.path.realpath(folder_paths.get_output_directory()))
     try:
@@ -31,20 +35,20 @@ def output_folder(name: str) -> Path:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as trouble:
+    except OSError as error:
         raise ValueError(
-            f"the folder {folder} can not be made ({trouble}): choose another name."
-        ) from trouble
+            f"the folder {folder} can not be created ({error}): choose another name."
+        ) from error
     return folder
 
 
 def check_lengths(images: Tensor, maps: Mapping[str, Tensor]) -> None:
-    """ValueError, naming the input, for maps that are not as many as the images."""
-    for name, pictures in maps.items():
-        if len(pictures) != len(images):
+    """Raise ValueError if a map, by the name of its input, has not as many images as `images`."""
+    for name, map_images in maps.items():
+        if len(map_images) != len(images):
             raise ValueError(
-                f"there are {len(images)} pictures in 'images' and {len(pictures)} in '{name}': "
-                "connect one for every picture, in the same order."
+                f"there are {len(images)} images in 'images' and {len(map_images)} in '{name}': "
+                "connect one for every image, in the same order."
             )
 
 
@@ -56,25 +60,29 @@ def save(
     depth_convention: str,
     normal_convention: str,
 ) -> list[Path]:
-    """Write IMAGEs [B,H,W,C] and, for each, those of MAPS in these conventions, resized to it.
-    Numbers go on after those that are there; it can be cancelled between pictures.
+    """Write IMAGEs [B,H,W,C] and, for each, its maps by name, resized to it.
+
+    The maps have the given conventions. Numbers continue those in the folder; the run can be
+    cancelled between images.
     """
-    progress, saved = comfy.utils.ProgressBar(len(images)), list[Path]()
+    progress, files = comfy.utils.ProgressBar(len(images)), list[Path]()
     number = structure_data.next_number(folder)
     for i, image in enumerate(images):
-        rgb = _first(image)
-        own = {
-            name: structure_data.resized(_first(pictures[i]), *rgb.shape[2:])
-            for name, pictures in maps.items()
+        rgb = _one_image(image)
+        resized = {
+            name: structure_data.resized(_one_image(map_images[i]), *rgb.shape[2:])
+            for name, map_images in maps.items()
         }
-        depth = structure_data.our_depth(own[DEPTH], depth_convention)
-        normal = structure_data.our_normal(own[NORMAL], normal_convention)
-        one = structure_data.Annotated(rgb[0], depth[0], normal[0], own[POSE][0], caption.strip())
-        saved.append(structure_data.write(folder, number + i, one))
+        depth = depth_of(resized[DEPTH], depth_convention)
+        normal = structure_data.stored_normals(resized[NORMAL], normal_convention)
+        example = structure_data.Annotated(
+            rgb[0], depth[0], normal[0], resized[POSE][0], caption.strip()
+        )
+        files.append(structure_data.write(folder, number + i, example))
         progress.update_absolute(i + 1, len(images))
-    return saved
+    return files
 
 
-def _first(image: Tensor) -> Tensor:
+def _one_image(image: Tensor) -> Tensor:
     """[H,W,C] -> [1,3,H,W] without transparency."""
-    return image[None, ..., :3].movedim(-1, 1).float()
+    return channels_first(image[None]).float()

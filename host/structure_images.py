@@ -10,7 +10,7 @@ def convert_depth(
     images: Tensor, from_convention: str, to_convention: str, stretch: bool
 ) -> Tensor:
     """Convert depth IMAGEs [B, H, W, C] between conventions; `stretch`: each to its full range."""
-    near = structure.depth_of(_channels_first(images), from_convention)
+    near = structure.depth_of(channels_first(images), from_convention)
     if stretch:
         return _channels_last(structure.depth_picture(near, to_convention))
     white = 1 - near if to_convention == structure.METRIC else near
@@ -19,7 +19,7 @@ def convert_depth(
 
 def convert_normals(images: Tensor, from_convention: str, to_convention: str) -> Tensor:
     """Convert normal IMAGEs [B, H, W, C] between conventions; the result has unit length."""
-    normals = structure.normal_of(_channels_first(images), from_convention)
+    normals = structure.normal_of(channels_first(images), from_convention)
     return _channels_last(structure.normal_picture(normals, to_convention))
 
 
@@ -29,7 +29,7 @@ def relight(
     """Relight IMAGEs [B, H, W, C] by a lamp in the direction `light` [3]; a single normal image
     serves for all.
     """
-    rgb, normal = _channels_first(images), _channels_first(normal_images)
+    rgb, normal = channels_first(images), channels_first(normal_images)
     normal = comfy.utils.common_upscale(
         normal, rgb.shape[-1], rgb.shape[-2], "bilinear", "disabled"
     )
@@ -37,8 +37,8 @@ def relight(
     return _channels_last(structure.relight(rgb, normal, light, ambient))
 
 
-def _channels_first(images: Tensor) -> Tensor:
-    """[B, H, W, C] -> [B, 3, H, W] without transparency."""
+def channels_first(images: Tensor) -> Tensor:
+    """Turn IMAGEs [B, H, W, C] into [B, 3, H, W] without transparency."""
     return images[..., :3].movedim(-1, 1)
 
 

@@ -1,8 +1,8 @@
-"""A folder of pictures with their depth, normals and pose beside them, which trainers of joint
-denoising and of the refiner read: how its files are called, and what their pixels mean.
+"""The folder of training data for joint denoising and the refiner: its file names, and the
+conventions of its pixels.
 
-Beside `name.png` lie `name.depth.png`, near is white, `name.normal.png`, red to the right and green
-up, `name.pose.png` in OpenPose's colours, and `name.txt`, the caption.
+Beside an image `name.png` are `name.depth.png`, near is white, `name.normal.png`, red to the right
+and green up, `name.pose.png` in OpenPose's colors, and `name.txt`, the caption.
 """
 
 import os
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .structure import DEPTH, MIDAS, NORMAL, RIGHT_UP, depth_of, normal_of, normal_picture
+from .structure import DEPTH, NORMAL, RIGHT_UP, normal_of, normal_picture
 
 POSE = "pose"
 MAPS = DEPTH, NORMAL, POSE
@@ -22,7 +22,7 @@ NOTHING = 0.25  # square length of a normal below which it points nowhere
 
 
 class Annotated(NamedTuple):
-    """One picture and what belongs to it, in the folder's conventions, all of one size."""
+    """An image with its maps and caption, in the folder's conventions, all of one size."""
 
     rgb: Tensor  # [3,H,W] in 0..1
     depth: Tensor  # [H,W] in 0..1
@@ -31,63 +31,63 @@ class Annotated(NamedTuple):
     caption: str
 
 
-def beside(picture: Path, what: str) -> Path:
-    """Where a picture's map of this name, one of MAPS, lies."""
-    return picture.with_name(f"{picture.stem}.{what}.png")
+def beside(image_file: Path, map_name: str) -> Path:
+    """Return the file of an image's map, by its name in MAPS."""
+    return image_file.with_name(f"{image_file.stem}.{map_name}.png")
 
 
-def resized(pictures: Tensor, height: int, width: int) -> Tensor:
-    """[B,C,H,W] -> [B,C,height,width]."""
-    if pictures.shape[2:] == (height, width):
-        return pictures
-    return interpolate(pictures, (height, width), mode="bilinear", antialias=True)
+def resized(images: Tensor, height: int, width: int) -> Tensor:
+    """Resize [B,C,H,W] -> [B,C,height,width], with antialiasing."""
+    if images.shape[2:] == (height, width):
+        return images
+    return interpolate(images, (height, width), mode="bilinear", antialias=True)
 
 
-def our_depth(pictures: Tensor, convention: str = MIDAS) -> Tensor:
-    """Depth pictures [B,C,H,W] in 0..1 of one of structure.DEPTHS -> [B,H,W], near is white."""
-    return depth_of(pictures, convention)
-
-
-def our_normal(pictures: Tensor, convention: str = RIGHT_UP) -> Tensor:
-    """Normal pictures [B,3,H,W] in 0..1 of one of structure.NORMALS -> red to the right, of unit
-    length; grey, which points nowhere, faces the viewer.
+def stored_normals(images: Tensor, convention: str = RIGHT_UP) -> Tensor:
+    """Convert normal images [B,3,H,W] in 0..1 of one of structure.NORMALS to the folder's: red to
+    the right, unit length. Gray, which points nowhere, faces the viewer.
     """
-    somewhere = (pictures * 2 - 1).square().sum(1, keepdim=True) >= NOTHING
-    return normal_picture(normal_of(pictures, convention) * somewhere)
+    points = (images * 2 - 1).square().sum(1, keepdim=True) >= NOTHING
+    return normal_picture(normal_of(images, convention) * points)
 
 
 def next_number(folder: Path) -> int:
-    """The one after all that files in a folder begin with, complete pictures or not."""
-    begun = (file.name.split(".")[0] for file in folder.iterdir())
-    return max((int(name) for name in begun if name.isdecimal()), default=0) + 1
-
-
-def write(folder: Path, number: int, one: Annotated) -> Path:
-    """Write a picture and what belongs to it, the picture last: if it is there, all is. Returns
-    its file. OSError, naming the file, for one that can not be written.
+    """Return the number after all that file names in a folder begin with, of complete images or
+    not.
     """
-    picture = folder / f"{number:05d}.png"
-    for what, pixels in ((DEPTH, one.depth), (NORMAL, one.normal), (POSE, one.pose)):
-        _write_picture(beside(picture, what), pixels)
-    if one.caption:
-        text = picture.with_suffix(".txt")
-        _write_whole(text, lambda part: part.write_text(one.caption, "utf-8"))
-    _write_picture(picture, one.rgb)
-    return picture
+    stems = (file.name.split(".")[0] for file in folder.iterdir())
+    return max((int(stem) for stem in stems if stem.isdecimal()), default=0) + 1
 
 
-def _write_picture(file: Path, pixels: Tensor) -> None:
-    """[3,H,W] or grey [H,W], in 0..1."""
+def write(folder: Path, number: int, example: Annotated) -> Path:
+    """Write an image with its maps and caption, and return the image's file.
+
+    The image is written last, so that it exists only if all the others do. OSError, naming the
+    file, for one that can not be written.
+    """
+    image_file = folder / f"{number:05d}.png"
+    maps = {DEPTH: example.depth, NORMAL: example.normal, POSE: example.pose}
+    for map_name, pixels in maps.items():
+        _write_image(beside(image_file, map_name), pixels)
+    if example.caption:
+        text_file = image_file.with_suffix(".txt")
+        _write_at_once(text_file, lambda part: part.write_text(example.caption, "utf-8"))
+    _write_image(image_file, example.rgb)
+    return image_file
+
+
+def _write_image(file: Path, pixels: Tensor) -> None:
+    """Write [3,H,W], or gray [H,W], in 0..1."""
     from PIL import Image
 
     bits = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     bits = bits.movedim(0, -1) if bits.dim() == 3 else bits
-    made = Image.fromarray(bits.contiguous().numpy())
-    _write_whole(file, lambda part: made.save(part, "PNG"))
+    image = Image.fromarray(bits.contiguous().numpy())
+    _write_at_once(file, lambda part: image.save(part, "PNG"))
 
 
-def _write_whole(file: Path, write_to: Callable[[Path], object]) -> None:
-    """The file appears at once or not at all."""
+def _write_at_once(file: Path, write_to: Callable[[Path], object]) -> None:
+    """Let the file appear complete or not at all."""
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         write_to(part)

@@ -5,6 +5,8 @@ from comfy_api.latest import io, ui
 
 from ..host import structure_data as host
 from ..models import structure
+from ..models.structure import DEPTH, NORMAL
+from ..models.structure_data import POSE
 from .inputs import speaking_for
 from .structure import CATEGORY
 
@@ -83,13 +85,13 @@ class VitruvianSaveStructureData(io.ComfyNode):
         depth_convention: str,
         normal_convention: str,
     ) -> io.NodeOutput:
-        maps = {"depth": depth_images, "normal": normal_images, "pose": pose_images}
+        maps = {DEPTH: depth_images, NORMAL: normal_images, POSE: pose_images}
         with speaking_for("Save Structure Data"):
-            host.check_lengths(images, maps)
+            host.check_lengths(images, {f"{name}_images": batch for name, batch in maps.items()})
             path = host.output_folder(folder)
-        saved = host.save(path, images, maps, caption, depth_convention, normal_convention)
-        told = ", ".join(file.name for file in saved)
-        return io.NodeOutput(str(path), ui=ui.PreviewText(f"{told} in {path}"))
+        files = host.save(path, images, maps, caption, depth_convention, normal_convention)
+        names = ", ".join(file.name for file in files)
+        return io.NodeOutput(str(path), ui=ui.PreviewText(f"{names} in {path}"))
 
 
 NODES: list[type[io.ComfyNode]] = [VitruvianSaveStructureData]

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ...models import detect, pose, pose_drawing
-from ...models.structure import DEPTH, MIDAS, MODALITIES, NORMAL, RIGHT_UP
-from ...models.structure_data import POSE, beside, our_depth, our_normal, resized
+from ...models.structure import DEPTH, MIDAS, MODALITIES, NORMAL, RIGHT_UP, depth_of
+from ...models.structure_data import POSE, beside, resized, stored_normals
 from .bases import Base
 from .hand_images import read_upright
 from .person_images import (
@@ -27,7 +27,7 @@ from .person_images import (
     alike,
     fill_captions,
     inside,
-    landmarker_for,
+    detector_for,
     pictures_in,
     read_caption,
 )
@@ -96,9 +96,9 @@ def collect_structure(
     conventions = conventions or Conventions()
     files = pictures_in(folder, size)
     whole = [(number, file) for number, file in enumerate(files) if _has_maps(file)]
-    with landmarker_for([file for _, file in whole], task_folders) as landmarker:
+    with detector_for([file for _, file in whole], task_folders) as detector:
         tried = [
-            _picture_in(file, number, size, conventions, landmarker)
+            _picture_in(file, number, size, conventions, detector)
             for number, file in tqdm(whole, desc="read maps")
         ]
     found = [picture for picture in tried if picture]
@@ -126,9 +126,9 @@ def _picture_in(
     number: int,
     size: int,
     conventions: Conventions,
-    landmarker: detect.Landmarker | None,
+    detector: detect.Detector | None,
 ) -> StructurePicture | None:
-    """Without a pose image beside it the picture needs a landmarker; caption "" where there is
+    """Without a pose image beside it the picture needs a detector; caption "" where there is
     none. None, and a warning, for a picture that teaches nothing.
     """
     try:
@@ -145,12 +145,12 @@ def _picture_in(
             return None
     height, width = rgb.shape[:2]
     cut = cut_out(height, width, size, number)
-    drawn, bodies = _posed(cut, rgb, maps.get(POSE), landmarker)
+    drawn, bodies = _posed(cut, rgb, maps.get(POSE), detector)
     if drawn is None:
         log.warning("%s: nobody was found, and it has no pose image; left out.", file.name)
         return None
-    depth = our_depth(cut.of(maps[DEPTH]), conventions.depth)[:, None].expand(-1, 3, -1, -1)
-    normal = our_normal(cut.of(maps[NORMAL]), conventions.normal)
+    depth = depth_of(cut.of(maps[DEPTH]), conventions.depth)[:, None].expand(-1, 3, -1, -1)
+    normal = stored_normals(cut.of(maps[NORMAL]), conventions.normal)
     return StructurePicture(
         _bytes(cut.of(rgb)),
         _bytes(depth),
@@ -163,15 +163,15 @@ def _picture_in(
 
 
 def _posed(
-    cut: Cut, rgb: Tensor, given: Tensor | None, landmarker: detect.Landmarker | None
+    cut: Cut, rgb: Tensor, given: Tensor | None, detector: detect.Detector | None
 ) -> tuple[Tensor | None, list]:
     """The square [1,3,S,S] of the pose image that is given, or one of the people who are found and
     their bodies; None if there is nobody.
     """
     if given is not None:
         return cut.of(given), []
-    assert landmarker is not None
-    people = cut.people(detect.detect_people(landmarker, rgb, hands=False))
+    assert detector is not None
+    people = cut.people(detector.detect(rgb))
     if not pose.count(people):
         return None, []
     drawn = pose_drawing.draw_people(people, cut.side, cut.side).movedim(-1, 0)

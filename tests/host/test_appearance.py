@@ -385,7 +385,7 @@ def test_misuse_says_what_to_do(loaded):
         sample(apply(model, appearance), area, negative)
 
 
-def test_parts_as_regions_show_words_and_what_was_retrieved(loaded):
+def test_instances_from_parts_have_words_and_retrieved_features(loaded):
     clip, labels = loaded[1], torch.zeros(1, 16, 16, dtype=torch.uint8)
     labels[:, 4:8, 4:12] = semantic_map.TOP
     g = torch.Generator().manual_seed(0)

@@ -146,7 +146,7 @@ def test_folders_stay_inside_the_output_folder(output, folder):
 def test_folders_in_folders_and_names_of_files(output):
     assert save(folder="people/dancing ") == str(output / "people" / "dancing")
     (output / "file").write_text("")
-    with pytest.raises(ValueError, match="can not be made"):
+    with pytest.raises(ValueError, match="can not be created"):
         save(folder="file")
 
 

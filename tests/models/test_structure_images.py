@@ -56,7 +56,7 @@ def one(folder, *conventions):
 
 
 def test_the_picture_and_its_maps_are_cut_alike(folder, monkeypatch):
-    monkeypatch.delattr(person_images.detect, "open_landmarker")
+    monkeypatch.delattr(person_images.detect, "open_detector")
     picture = one(folder)
     for part in picture[:4]:
         assert part.shape == (3, SIZE, SIZE) and part.dtype == torch.uint8
@@ -98,8 +98,8 @@ def test_normals_that_point_nowhere_face_the_viewer_and_others_have_length_one()
     grey = torch.full((1, 3, 2, 2), 128 / 255)
     facing = torch.tensor([0.5, 0.5, 1.0])[None, :, None, None].expand(1, 3, 2, 2)
     for convention in structure.NORMALS:
-        torch.testing.assert_close(structure_data.our_normal(grey, convention), facing)
-    short = structure_data.our_normal(facing * 0.9 + 0.05)
+        torch.testing.assert_close(structure_data.stored_normals(grey, convention), facing)
+    short = structure_data.stored_normals(facing * 0.9 + 0.05)
     torch.testing.assert_close(short, facing)
 
 
