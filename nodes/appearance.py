@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..host import appearance as host
 from ..host.part_instances import instances_from_parts
 from .compose import Instances
-from .inputs import check_order, percent_inputs, speaking_for, strength_input, weight_files
+from .inputs import check_order, named_errors, percent_inputs, strength_input, weight_files
 from .memory import Memory, Parts
 from .semantic_map import Parsing
 
@@ -37,10 +37,10 @@ class VitruvianLoadAppearance(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, appearance_name: str) -> io.NodeOutput:
-        with speaking_for("Load Appearance"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", appearance_name)
-            return io.NodeOutput(host.load(Path(path)))
+        path = folder_paths.get_full_path_or_raise("vitruvian", appearance_name)
+        return io.NodeOutput(host.load(Path(path)))
 
 
 class VitruvianApplyAppearance(io.ComfyNode):
@@ -87,6 +87,7 @@ class VitruvianApplyAppearance(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         model: Any,
@@ -99,11 +100,10 @@ class VitruvianApplyAppearance(io.ComfyNode):
         end_percent: float,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("Apply Appearance"):
-            check_order(start_percent, end_percent)
-            area = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])[:1].float().cpu()
-            settings = host.Settings(strength, map_strength, start_percent, end_percent, area)
-            return io.NodeOutput(host.apply(model, appearance, parts, semantic_map, settings))
+        check_order(start_percent, end_percent)
+        area = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])[:1].float().cpu()
+        settings = host.Settings(strength, map_strength, start_percent, end_percent, area)
+        return io.NodeOutput(host.apply(model, appearance, parts, semantic_map, settings))
 
 
 class VitruvianInstancesFromParts(io.ComfyNode):
@@ -146,6 +146,7 @@ class VitruvianInstancesFromParts(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         parts: Any,
@@ -155,9 +156,8 @@ class VitruvianInstancesFromParts(io.ComfyNode):
         token_count: int,
         instances: tuple = (),
     ) -> io.NodeOutput:
-        with speaking_for("Instances from Parts"):
-            part_instances = instances_from_parts(parts, semantic_map, clip, memory, token_count)
-            return io.NodeOutput((*instances, *part_instances))
+        part_instances = instances_from_parts(parts, semantic_map, clip, memory, token_count)
+        return io.NodeOutput((*instances, *part_instances))
 
 
 NODES: list[type[io.ComfyNode]] = [

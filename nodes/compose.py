@@ -11,12 +11,12 @@ from ..models import compose
 from ..models.compose import Instance
 from .inputs import (
     check_order,
+    named_errors,
     percent_inputs,
     picture_size,
     pose_input,
     read_pose,
     size_inputs,
-    speaking_for,
     strength_input,
 )
 
@@ -90,6 +90,7 @@ class VitruvianAddInstance(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         conditioning: Any,
@@ -99,8 +100,7 @@ class VitruvianAddInstance(io.ComfyNode):
         mask: torch.Tensor | None = None,
         instances: tuple[Instance, ...] = (),
     ) -> io.NodeOutput:
-        with speaking_for("Add Instance"):
-            _check_conditioning(conditioning)
+        _check_conditioning(conditioning)
         area = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
         made = Instance(conditioning, person, area, order, weight)
         return io.NodeOutput((*instances, made))
@@ -154,6 +154,7 @@ class VitruvianInstancesFromText(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         clip: Any,
@@ -164,9 +165,7 @@ class VitruvianInstancesFromText(io.ComfyNode):
     ) -> io.NodeOutput:
         lines = [line.strip() for line in prompts.splitlines() if line.strip()]
         if not lines:
-            raise ValueError(
-                "Instances from Text: the input 'prompts' is empty. Write one line per person."
-            )
+            raise ValueError("the input 'prompts' is empty. Write one line per person.")
         first = max((instance.person for instance in instances), default=0) + 1
         made = [
             Instance(clip.encode_from_tokens_scheduled(clip.tokenize(text)), first + number)
@@ -264,6 +263,7 @@ class VitruvianComposeInstances(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         model: Any,
@@ -281,23 +281,22 @@ class VitruvianComposeInstances(io.ComfyNode):
         background_prompt: str,
         shared_negative: bool,
     ) -> io.NodeOutput:
-        with speaking_for("Compose Instances"):
-            check_order(start_percent, end_percent)
-            figures = compose.instance_people(instances, read_pose(pose)[0])
-            composition = host.Composition(
-                people=tuple(instance.conditioning[0] for instance in instances),
-                masks=partial(compose.instance_areas, instances, figures, dilation=dilation),
-                hint=partial(compose.draw_skeleton, figures),
-                order=tuple(instance.order for instance in instances),
-                mode=mode,
-                harmony=harmony,
-                scene=background_prompt == SCENE,
-                shared_negative=shared_negative,
-                start=start_percent,
-                end=end_percent,
-            )
-            composed = host.compose_model(model, composition)
-            control = host.ComposedControl(control_net, composition, strength)
+        check_order(start_percent, end_percent)
+        figures = compose.instance_people(instances, read_pose(pose)[0])
+        composition = host.Composition(
+            people=tuple(instance.conditioning[0] for instance in instances),
+            masks=partial(compose.instance_areas, instances, figures, dilation=dilation),
+            hint=partial(compose.draw_skeleton, figures),
+            order=tuple(instance.order for instance in instances),
+            mode=mode,
+            harmony=harmony,
+            scene=background_prompt == SCENE,
+            shared_negative=shared_negative,
+            start=start_percent,
+            end=end_percent,
+        )
+        composed = host.compose_model(model, composition)
+        control = host.ComposedControl(control_net, composition, strength)
         return io.NodeOutput(composed, *host.attach(control, positive, negative))
 
 
@@ -337,6 +336,7 @@ class VitruvianPreviewInstances(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         instances: tuple[Instance, ...],
@@ -345,9 +345,8 @@ class VitruvianPreviewInstances(io.ComfyNode):
         output_height: int,
         dilation: float,
     ) -> io.NodeOutput:
-        with speaking_for("Preview Instances"):
-            frames = read_pose(pose)
-            figures = compose.instance_people(instances, frames[0])
+        frames = read_pose(pose)
+        figures = compose.instance_people(instances, frames[0])
         size = picture_size(frames, output_width, output_height)
         occupied = compose.instance_areas(instances, figures, *size, dilation=dilation)
         order = [instance.order for instance in instances]

@@ -18,12 +18,12 @@ from ..models.hands import GRAY, Hand, Square, read_squares
 from .inputs import (
     PoseKeypoint,
     check_order,
+    named_errors,
     percent_inputs,
     picture_size,
     pose_input,
     read_pose,
     size_inputs,
-    speaking_for,
     strength_input,
     weight_files,
 )
@@ -114,6 +114,7 @@ class VitruvianDrawHandMasks(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         pose: Any,
@@ -124,9 +125,8 @@ class VitruvianDrawHandMasks(io.ComfyNode):
         wrist_length: float,
         if_no_hands: str,
     ) -> io.NodeOutput:
-        with speaking_for("Draw Hand Masks"):
-            size = picture_size(read_pose(pose), output_width, output_height)
-            found = _find(pose, hand_side, if_no_hands, size)
+        size = picture_size(read_pose(pose), output_width, output_height)
+        found = _find(pose, hand_side, if_no_hands, size)
         each = [[_mask(hand, size, thickness, wrist_length) for hand in some] for some in found]
         union = torch.stack([_union(some, size) for some in each])
         flat = [mask for some in each for mask in some]
@@ -201,6 +201,7 @@ class VitruvianCutHands(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         pose: Any,
@@ -211,11 +212,10 @@ class VitruvianCutHands(io.ComfyNode):
         if_no_hands: str,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("Cut Hands"):
-            canvas = picture_size(read_pose(pose), 0, 0)
-            if image is not None:
-                canvas = image.shape[2], image.shape[1]
-            found = _find(pose, hand_side, if_no_hands, canvas)
+        canvas = picture_size(read_pose(pose), 0, 0)
+        if image is not None:
+            canvas = image.shape[2], image.shape[1]
+        found = _find(pose, hand_side, if_no_hands, canvas)
         images, poses, boxes = _cut(found, image, canvas, crop_size, margin, upright)
         show = ui.PreviewImage(images, cls=cls)
         return io.NodeOutput(images, poses, boxes, len(images), ui=show)
@@ -296,6 +296,7 @@ class VitruvianPlaceHands(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         hand_images: torch.Tensor,
@@ -306,16 +307,15 @@ class VitruvianPlaceHands(io.ComfyNode):
         ring_width: float,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("Place Hands"):
-            if image is not None:
-                canvas_width, canvas_height = image.shape[2], image.shape[1]
-            frames = read_squares(hand_bboxes, canvas_width, canvas_height)
-            count = sum(map(len, frames))
-            if count > min(len(hand_images), len(masks)):
-                raise ValueError(
-                    f"there are {count} boxes, but {len(hand_images)} pictures and {len(masks)} masks: "
-                    "connect those that were made for these boxes."
-                )
+        if image is not None:
+            canvas_width, canvas_height = image.shape[2], image.shape[1]
+        frames = read_squares(hand_bboxes, canvas_width, canvas_height)
+        count = sum(map(len, frames))
+        if count > min(len(hand_images), len(masks)):
+            raise ValueError(
+                f"there are {count} boxes, but {len(hand_images)} pictures and {len(masks)} masks: "
+                "connect those that were made for these boxes."
+            )
         placed, where, repaint = _place(
             frames, hand_images, masks, image, (canvas_width, canvas_height), ring_width
         )
@@ -380,11 +380,11 @@ class VitruvianApplyMaskExpansion(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls, model: Any, expansion: int, shrink_start_percent: float, shrink_end_percent: float
     ) -> io.NodeOutput:
-        with speaking_for("Apply Mask Expansion"):
-            check_order(shrink_start_percent, shrink_end_percent, "shrink_")
+        check_order(shrink_start_percent, shrink_end_percent, "shrink_")
         return io.NodeOutput(
             mask_expansion.apply(model, expansion, shrink_start_percent, shrink_end_percent)
         )
@@ -450,6 +450,7 @@ class VitruvianPreviewMaskExpansion(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         mask: torch.Tensor,
@@ -459,8 +460,7 @@ class VitruvianPreviewMaskExpansion(io.ComfyNode):
         image_count: int,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("Preview Mask Expansion"):
-            check_order(shrink_start_percent, shrink_end_percent, "shrink_")
+        check_order(shrink_start_percent, shrink_end_percent, "shrink_")
         first = mask.reshape(-1, *mask.shape[-2:])[0].float().cpu()
         below = None if image is None else image[0, ..., :3].float().cpu()
         strip = hands.expansion_strip(
@@ -509,6 +509,7 @@ class VitruvianPasteHands(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         image: torch.Tensor,
@@ -517,9 +518,8 @@ class VitruvianPasteHands(io.ComfyNode):
         feather: int,
         color_match: float,
     ) -> io.NodeOutput:
-        with speaking_for("Paste Hands"):
-            mask = mask.reshape(-1, *mask.shape[-2:])
-            _check_one_size(image, placed_image, mask, "image")
+        mask = mask.reshape(-1, *mask.shape[-2:])
+        _check_one_size(image, placed_image, mask, "image")
         return io.NodeOutput(_paste(image, placed_image, mask, feather, color_match))
 
 
@@ -593,6 +593,7 @@ class VitruvianOutpaintBody(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         positive: Any,
@@ -605,18 +606,17 @@ class VitruvianOutpaintBody(io.ComfyNode):
         start_percent: float,
         end_percent: float,
     ) -> io.NodeOutput:
-        with speaking_for("Outpaint Body"):
-            check_order(start_percent, end_percent)
-            mask = mask.reshape(-1, *mask.shape[-2:])
-            _check_one_size(pose_image, placed_image, mask, "skeleton")
-            conditionings = outpaint_body(
-                (positive, negative),
-                control_net,
-                pose_image[..., :3],
-                placed_image[..., :3],
-                mask,
-                ControlSettings(strength, start_percent, end_percent),
-            )
+        check_order(start_percent, end_percent)
+        mask = mask.reshape(-1, *mask.shape[-2:])
+        _check_one_size(pose_image, placed_image, mask, "skeleton")
+        conditionings = outpaint_body(
+            (positive, negative),
+            control_net,
+            pose_image[..., :3],
+            placed_image[..., :3],
+            mask,
+            ControlSettings(strength, start_percent, end_percent),
+        )
         return io.NodeOutput(*conditionings)
 
 
@@ -643,10 +643,10 @@ class VitruvianLoadHandGenerator(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, hand_generator_name: str) -> io.NodeOutput:
-        with speaking_for("Load Hand Generator"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", hand_generator_name)
-            return io.NodeOutput(generator.load(Path(path)))
+        path = folder_paths.get_full_path_or_raise("vitruvian", hand_generator_name)
+        return io.NodeOutput(generator.load(Path(path)))
 
 
 class VitruvianApplyHandGenerator(io.ComfyNode):
@@ -672,13 +672,13 @@ class VitruvianApplyHandGenerator(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls, model: Any, hand_generator: Any, hand_poses: Any, strength: float
     ) -> io.NodeOutput:
-        with speaking_for("Apply Hand Generator"):
-            return io.NodeOutput(
-                _generate(model, hand_generator, read_pose(hand_poses, "poses"), strength)
-            )
+        return io.NodeOutput(
+            _generate(model, hand_generator, read_pose(hand_poses, "poses"), strength)
+        )
 
 
 def _generate(model: Any, loaded: Any, frames: list[pose.People], strength: float) -> Any:
@@ -709,11 +709,11 @@ class VitruvianPredictHandMasks(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls, model: Any, hand_generator: Any, positive: Any, latent: dict[str, Any]
     ) -> io.NodeOutput:
-        with speaking_for("Predict Hand Masks"):
-            masks = _predict(model, hand_generator, positive, latent["samples"])
+        masks = _predict(model, hand_generator, positive, latent["samples"])
         return io.NodeOutput(masks, ui=ui.PreviewMask(masks, cls=cls))
 
 

@@ -12,7 +12,7 @@ from ..host import human_prior
 from ..models import human_attention
 from ..models.human_tokens import Word
 from .human_prior import CATEGORY
-from .inputs import read_phrases, speaking_for
+from .inputs import named_errors, read_phrases
 
 PIXELS = 8  # per latent cell
 MAPS, WITHOUT, WITH = "attention", "without prior", "with prior"
@@ -78,6 +78,7 @@ class VitruvianShowHumanAttention(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         model: Any,
@@ -88,18 +89,17 @@ class VitruvianShowHumanAttention(io.ComfyNode):
         seed: int,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("Show Human Attention"):
-            chosen, times = _choose(positive, words), _read_moments(percents)
-            progress = comfy.utils.ProgressBar(len(times))
-            looks = host.look(
-                model,
-                positive,
-                latent["samples"],
-                times,
-                seed,
-                list(chosen.values()),
-                progress.update,
-            )
+        chosen, times = _choose(positive, words), _read_moments(percents)
+        progress = comfy.utils.ProgressBar(len(times))
+        looks = host.look(
+            model,
+            positive,
+            latent["samples"],
+            times,
+            seed,
+            list(chosen.values()),
+            progress.update,
+        )
         if image is None:
             height, width = (PIXELS * side for side in latent["samples"].shape[-2:])
             picture = torch.full((height, width, 3), human_attention.GRAY)

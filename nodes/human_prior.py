@@ -11,9 +11,9 @@ from ..host import human_prior as host
 from ..models import human_prior as core
 from .inputs import (
     check_order,
+    named_errors,
     percent_inputs,
     read_phrases,
-    speaking_for,
     strength_input,
     weight_files,
 )
@@ -42,10 +42,10 @@ class VitruvianLoadHumanPrior(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, human_prior_name: str) -> io.NodeOutput:
-        with speaking_for("Load Human Prior"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", human_prior_name)
-            return io.NodeOutput(host.load(Path(path)))
+        path = folder_paths.get_full_path_or_raise("vitruvian", human_prior_name)
+        return io.NodeOutput(host.load(Path(path)))
 
 
 class VitruvianEncodeHumanPrompt(io.ComfyNode):
@@ -84,11 +84,11 @@ class VitruvianEncodeHumanPrompt(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, clip: Any, text: str, add: str, remove: str) -> io.NodeOutput:
         if clip is None:
             raise ValueError(
-                "Encode Human Prompt: the checkpoint holds no text encoder. Connect 'clip' from a "
-                "node that loads one."
+                "the checkpoint holds no text encoder. Connect 'clip' from a node that loads one."
             )
         encoded, words = host.encode(clip, text, read_phrases(add), read_phrases(remove))
         shown = ", ".join(words)
@@ -150,6 +150,7 @@ class VitruvianApplyHumanPrior(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         model: Any,
@@ -164,21 +165,20 @@ class VitruvianApplyHumanPrior(io.ComfyNode):
         up_strength: float,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("Apply Human Prior"):
-            check_order(start_percent, end_percent)
-            settings = host.Settings(
-                human_prior.gamma if gamma < 0 else gamma,
-                human_prior.mask if mask_tokens == AS_TRAINED else mask_tokens,
-                {
-                    core.DOWN: strength * down_strength,
-                    core.MID: strength * middle_strength,
-                    core.UP: strength * up_strength,
-                },
-                start_percent,
-                end_percent,
-                None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])[:1].float().cpu(),
-            )
-            return io.NodeOutput(host.apply(model, human_prior, settings))
+        check_order(start_percent, end_percent)
+        settings = host.Settings(
+            human_prior.gamma if gamma < 0 else gamma,
+            human_prior.mask if mask_tokens == AS_TRAINED else mask_tokens,
+            {
+                core.DOWN: strength * down_strength,
+                core.MID: strength * middle_strength,
+                core.UP: strength * up_strength,
+            },
+            start_percent,
+            end_percent,
+            None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])[:1].float().cpu(),
+        )
+        return io.NodeOutput(host.apply(model, human_prior, settings))
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -16,7 +16,7 @@ from ..host import human_prior_training as host
 from ..models import human_prior as core
 from ..models import loss_curve, pose_features
 from .human_prior import CATEGORY, Prior
-from .inputs import speaking_for, weight_files
+from .inputs import named_errors, weight_files
 from .saving import free_path
 
 DRAWN = "the drawn pose"
@@ -136,6 +136,7 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         model: list,
@@ -175,15 +176,14 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
             curve = _preview(losses, course.steps) if shown else None
             bar.update_absolute(len(losses), course.steps, curve)
 
-        with speaking_for("Train Human Prior"):
-            lessons = _lessons(latents, positive, pose_images, pose_encoder_name[0])
-            first = initial_human_prior[0] if initial_human_prior else None
-            try:
-                prior = host.train(model[0], lessons, course, first, on_step)
-            except comfy.model_management.InterruptProcessingException:
-                if learnt is not None:
-                    _save(learnt, filename_prefix[0], model[0])
-                raise
+        lessons = _lessons(latents, positive, pose_images, pose_encoder_name[0])
+        first = initial_human_prior[0] if initial_human_prior else None
+        try:
+            prior = host.train(model[0], lessons, course, first, on_step)
+        except comfy.model_management.InterruptProcessingException:
+            if learnt is not None:
+                _save(learnt, filename_prefix[0], model[0])
+            raise
         picture = loss_curve.draw_loss_curve(losses, course.steps)[None]
         return io.NodeOutput(prior, picture, ui=ui.PreviewImage(picture, cls=cls))
 
@@ -213,9 +213,9 @@ class VitruvianSaveHumanPrior(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, human_prior: Any, model: Any, filename_prefix: str) -> io.NodeOutput:
-        with speaking_for("Save Human Prior"):
-            file = _save(human_prior, filename_prefix, model)
+        file = _save(human_prior, filename_prefix, model)
         return io.NodeOutput(file, ui=ui.PreviewText(file))
 
 

@@ -1,8 +1,8 @@
 """Inputs that nodes of several files have, and how they are read."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import folder_paths
 from comfy_api.latest import io
@@ -10,16 +10,24 @@ from comfy_api.latest import io
 from ..models import pose, weights
 from ..models.pose import People
 
+P = ParamSpec("P")
+N = TypeVar("N", bound=type[io.ComfyNode])
 PoseKeypoint = io.Custom("POSE_KEYPOINT")
 
 
-@contextmanager
-def speaking_for(node: str) -> Iterator[None]:
-    """Puts the node's name before what is wrong."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{node}: {error}") from error
+def named_errors(
+    execute: Callable[Concatenate[N, P], io.NodeOutput],
+) -> Callable[Concatenate[N, P], io.NodeOutput]:
+    """Put the display name of the node before the text of every ValueError of its `execute`."""
+
+    @functools.wraps(execute)
+    def execute_named(cls: N, *args: P.args, **kwargs: P.kwargs) -> io.NodeOutput:
+        try:
+            return execute(cls, *args, **kwargs)
+        except ValueError as error:
+            raise ValueError(f"{cls.define_schema().display_name}: {error}") from error
+
+    return execute_named
 
 
 def weight_files(method: str | None) -> list[str]:

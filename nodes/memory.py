@@ -16,7 +16,7 @@ from ..host import part_encoder, phrase_encoder
 from ..models import memory as core
 from ..models.phrases import split_phrases
 from ..models.semantic_map import CLASSES, WHOLE_PERSON, part_named
-from .inputs import read_phrases, speaking_for, strength_input, weight_files
+from .inputs import named_errors, read_phrases, strength_input, weight_files
 from .saving import free_path
 from .semantic_map import Parsing
 
@@ -91,10 +91,10 @@ class VitruvianLoadPartEncoder(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, clip_vision_name: str) -> io.NodeOutput:
-        with speaking_for("Load Part Encoder"):
-            path = folder_paths.get_full_path_or_raise("clip_vision", clip_vision_name)
-            return io.NodeOutput(part_encoder.load(Path(path)))
+        path = folder_paths.get_full_path_or_raise("clip_vision", clip_vision_name)
+        return io.NodeOutput(part_encoder.load(Path(path)))
 
 
 def _shrink_input() -> io.Input:
@@ -165,6 +165,7 @@ class VitruvianBuildMemory(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         images: list,
@@ -177,23 +178,22 @@ class VitruvianBuildMemory(io.ComfyNode):
         shrink: list,
         memory: list | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("Build Memory"):
-            old = memory[0] if memory else None
-            if old is not None:
-                host.check_encoder(old, clip_vision[0])
-            pairs = _pairs(images, semantic_map)
-            bar = comfy.utils.ProgressBar(2 * len(pairs))
-            crops = part_encoder.encode_parts(
-                clip_vision[0], pairs, min_pixels[0], shrink[0], _first_half(bar)
-            )
-            known = [] if old is None or memory_update[0] == EXTEND else old.parts
-            new = host.build(
-                _without(crops, known), max_slots[0], clip_vision[0], _second_half(bar, len(pairs))
-            )
-            if old is not None:
-                if memory_update[0] == UPDATE:
-                    old = core.update(old, crops.features, crops.parts, momentum[0])
-                new = core.merge(old, new)
+        old = memory[0] if memory else None
+        if old is not None:
+            host.check_encoder(old, clip_vision[0])
+        pairs = _pairs(images, semantic_map)
+        bar = comfy.utils.ProgressBar(2 * len(pairs))
+        crops = part_encoder.encode_parts(
+            clip_vision[0], pairs, min_pixels[0], shrink[0], _first_half(bar)
+        )
+        known = [] if old is None or memory_update[0] == EXTEND else old.parts
+        new = host.build(
+            _without(crops, known), max_slots[0], clip_vision[0], _second_half(bar, len(pairs))
+        )
+        if old is not None:
+            if memory_update[0] == UPDATE:
+                old = core.update(old, crops.features, crops.parts, momentum[0])
+            new = core.merge(old, new)
         return io.NodeOutput(new)
 
 
@@ -264,10 +264,10 @@ class VitruvianSaveMemory(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, memory: Any, filename_prefix: str) -> io.NodeOutput:
-        with speaking_for("Save Memory"):
-            path = free_path(filename_prefix, "memory")
-            core.save(path, memory)
+        path = free_path(filename_prefix, "memory")
+        core.save(path, memory)
         return io.NodeOutput(path.name, ui=ui.PreviewText(path.name))
 
 
@@ -290,10 +290,10 @@ class VitruvianLoadMemory(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, memory_name: str) -> io.NodeOutput:
-        with speaking_for("Load Memory"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", memory_name)
-            return io.NodeOutput(core.load(path))
+        path = folder_paths.get_full_path_or_raise("vitruvian", memory_name)
+        return io.NodeOutput(core.load(path))
 
 
 class VitruvianMergeMemories(io.ComfyNode):
@@ -317,9 +317,9 @@ class VitruvianMergeMemories(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, memory_1: Any, memory_2: Any) -> io.NodeOutput:
-        with speaking_for("Merge Memories"):
-            return io.NodeOutput(core.merge(memory_1, memory_2))
+        return io.NodeOutput(core.merge(memory_1, memory_2))
 
 
 class VitruvianShowMemory(io.ComfyNode):
@@ -348,12 +348,13 @@ class VitruvianShowMemory(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, memory: Any, memory_part: str, columns: int) -> io.NodeOutput:
         number = CLASSES.index(memory_part)
         if number not in memory.parts:
             there = ", ".join(CLASSES[k] for k in memory.parts) or "nothing at all"
             raise ValueError(
-                f"Show Memory: the memory holds no {memory_part}. It holds {there}: choose one in 'memory_part'."
+                f"the memory holds no {memory_part}. It holds {there}: choose one in 'memory_part'."
             )
         picture = core.catalogue(memory.banks[number], columns)[None]
         return io.NodeOutput(picture, ui=ui.PreviewImage(picture, cls=cls))
@@ -426,6 +427,7 @@ class VitruvianRetrieveAppearance(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         memory: Any,
@@ -440,26 +442,23 @@ class VitruvianRetrieveAppearance(io.ComfyNode):
         seed: int,
         semantic_map: Tensor | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("Retrieve Appearance"):
-            _check_clip(clip)
-            if if_unmentioned == DRAWN and semantic_map is None:
-                raise ValueError(
-                    f"'if_unmentioned' is '{DRAWN}', which needs to know what the picture shows: "
-                    "connect the semantic map to 'semantic_map'."
-                )
-            asked = host.Retrieval(
-                template,
-                top_k,
-                temperature,
-                blend,
-                if_unknown_words == NEAREST,
-                None if semantic_map is None else core.parts_in(semantic_map),
-                if_unmentioned == DRAWN,
-                seed,
+        _check_clip(clip)
+        if if_unmentioned == DRAWN and semantic_map is None:
+            raise ValueError(
+                f"'if_unmentioned' is '{DRAWN}', which needs to know what the picture shows: "
+                "connect the semantic map to 'semantic_map'."
             )
-            parts, told = host.retrieve(
-                clip, memory, split_phrases(clothing_text, unknown=True), asked
-            )
+        asked = host.Retrieval(
+            template,
+            top_k,
+            temperature,
+            blend,
+            if_unknown_words == NEAREST,
+            None if semantic_map is None else core.parts_in(semantic_map),
+            if_unmentioned == DRAWN,
+            seed,
+        )
+        parts, told = host.retrieve(clip, memory, split_phrases(clothing_text, unknown=True), asked)
         report = "\n".join(told) or "The text names nothing that is worn."
         picture = core.draw_parts(parts, memory.banks)[None]
         return io.NodeOutput(parts, picture, report, ui=ui.PreviewText(report))
@@ -512,6 +511,7 @@ class VitruvianAppearanceFromImage(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         image: Tensor,
@@ -525,18 +525,17 @@ class VitruvianAppearanceFromImage(io.ComfyNode):
         memory: Any = None,
         shrink: int = 0,
     ) -> io.NodeOutput:
-        with speaking_for("Appearance from Image"):
-            if memory is not None:
-                host.check_encoder(memory, clip_vision)
-            wanted = [part_named(name) for name in read_phrases(part_names)]
-            crops = part_encoder.encode_parts(
-                clip_vision, _pairs([image], [semantic_map]), shrink=shrink
-            )
-            _check_there(wanted, crops)
-            asked = host.Retrieval(top_k=top_k, temperature=temperature, blend=blend)
-            found = host.parts_from_images(
-                crops, memory, wanted or crops.parts.tolist(), strength, asked
-            )
+        if memory is not None:
+            host.check_encoder(memory, clip_vision)
+        wanted = [part_named(name) for name in read_phrases(part_names)]
+        crops = part_encoder.encode_parts(
+            clip_vision, _pairs([image], [semantic_map]), shrink=shrink
+        )
+        _check_there(wanted, crops)
+        asked = host.Retrieval(top_k=top_k, temperature=temperature, blend=blend)
+        found = host.parts_from_images(
+            crops, memory, wanted or crops.parts.tolist(), strength, asked
+        )
         banks = {} if memory is None else memory.banks
         return io.NodeOutput(found, core.draw_parts(found, banks)[None])
 
@@ -572,9 +571,9 @@ class VitruvianMergeAppearance(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, parts_1: Any, parts_2: Any) -> io.NodeOutput:
-        with speaking_for("Merge Appearance"):
-            return io.NodeOutput(core.merge_parts(parts_1, parts_2))
+        return io.NodeOutput(core.merge_parts(parts_1, parts_2))
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -14,12 +14,12 @@ from ..models import body_masks, detect, pose, pose_drawing
 from ..models.pose import People
 from .inputs import (
     PoseKeypoint,
+    named_errors,
     picture_size,
     pose_input,
     read_pose,
     require_people,
     size_inputs,
-    speaking_for,
 )
 
 BoundingBox = io.Custom("BOUNDING_BOX")  # an own class in newer hosts only
@@ -91,6 +91,7 @@ class VitruvianDetectPose(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         image: torch.Tensor,
@@ -104,7 +105,7 @@ class VitruvianDetectPose(io.ComfyNode):
         folders = folder_paths.get_folder_paths("vitruvian")
         frames = []
         with (
-            speaking_for("Detect Pose"),
+            named_errors("Detect Pose"),
             detect.open_detector(folders, hands=include_hands) as detector,
         ):
             for number, picture in enumerate(image):
@@ -162,10 +163,10 @@ class VitruvianLoadPose(io.ComfyNode):
         return hashlib.sha256(_pose_path(pose_name).read_bytes()).hexdigest()
 
     @classmethod
+    @named_errors
     def execute(cls, pose_name: str) -> io.NodeOutput:
-        with speaking_for("Load Pose"):
-            frames = pose.load_poses(_pose_path(pose_name))
-            require_people(frames, pose_name)
+        frames = pose.load_poses(_pose_path(pose_name))
+        require_people(frames, pose_name)
         return io.NodeOutput(_write(frames))
 
 
@@ -223,9 +224,9 @@ class VitruvianSavePose(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, pose: Any, filename_prefix: str) -> io.NodeOutput:
-        with speaking_for("Save Pose"):
-            path, subfolder = _save(read_pose(pose), filename_prefix)
+        path, subfolder = _save(read_pose(pose), filename_prefix)
         saved = ui.SavedResult(path.name, subfolder, io.FolderType.output)
         return io.NodeOutput(ui={"poses": [saved], "text": (path.name,)})
 
@@ -270,6 +271,7 @@ class VitruvianDrawPose(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         pose: Any,
@@ -280,8 +282,7 @@ class VitruvianDrawPose(io.ComfyNode):
         line_width: float,
         min_confidence: float,
     ) -> io.NodeOutput:
-        with speaking_for("Draw Pose"):
-            frames = _confident(read_pose(pose), min_confidence)
+        frames = _confident(read_pose(pose), min_confidence)
         size = picture_size(frames, output_width, output_height)
         drawn = _draw(
             frames, *size, hands=include_hands, face=include_face, line_width=line_width or None
@@ -333,6 +334,7 @@ class VitruvianDrawPersonMasks(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         pose: Any,
@@ -342,8 +344,7 @@ class VitruvianDrawPersonMasks(io.ComfyNode):
         mask_feather: float,
         min_confidence: float,
     ) -> io.NodeOutput:
-        with speaking_for("Draw Person Masks"):
-            frames = _confident(read_pose(pose), min_confidence)
+        frames = _confident(read_pose(pose), min_confidence)
         size = picture_size(frames, output_width, output_height)
         each, union = _masks(frames, *size, dilation=mask_dilation, feather=mask_feather)
         return io.NodeOutput(each, union, ui=ui.PreviewMask(each, cls=cls))
@@ -386,11 +387,9 @@ class VitruvianPickPeople(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, pose: Any, person_numbers: str) -> io.NodeOutput:
-        with speaking_for("Pick People"):
-            return io.NodeOutput(
-                _write([_pick(people, person_numbers) for people in read_pose(pose)])
-            )
+        return io.NodeOutput(_write([_pick(people, person_numbers) for people in read_pose(pose)]))
 
 
 def _pick(people: People, which: str) -> People:
@@ -422,14 +421,14 @@ class VitruvianMergePeople(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, pose_1: Any, pose_2: Any) -> io.NodeOutput:
-        with speaking_for("Merge People"):
-            ones, others = read_pose(pose_1, "first"), read_pose(pose_2, "second")
-            if len(ones) != len(others) and 1 not in (len(ones), len(others)):
-                raise ValueError(
-                    f"'pose_1' has {len(ones)} frames and 'pose_2' {len(others)}: they need equally "
-                    "many, or one of them a single frame."
-                )
+        ones, others = read_pose(pose_1, "first"), read_pose(pose_2, "second")
+        if len(ones) != len(others) and 1 not in (len(ones), len(others)):
+            raise ValueError(
+                f"'pose_1' has {len(ones)} frames and 'pose_2' {len(others)}: they need equally "
+                "many, or one of them a single frame."
+            )
         longest = max(len(ones), len(others))
         ones, others = (frames * (longest // len(frames)) for frames in (ones, others))
         return io.NodeOutput(_write([pose.merge(*pair) for pair in zip(ones, others, strict=True)]))

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 
 from ..models import body_masks, pose, pose_drawing, pose_editor
 from ..models.pose import People
-from .inputs import PoseKeypoint, speaking_for
+from .inputs import PoseKeypoint, named_errors
 
 CATEGORY = "Vitruvian/pose"
 WIDGET = "VITRUVIAN_POSE_EDITOR"  # as web/pose_editor.js calls it
@@ -65,6 +65,7 @@ class VitruvianPoseEditor(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         canvas_width: int,
@@ -73,9 +74,8 @@ class VitruvianPoseEditor(io.ComfyNode):
         pose: Any = None,
         background_image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("Pose Editor"):
-            given = _first_frame(pose)
-            scene = pose_editor.editor_scene(people, given, canvas_width, canvas_height)
+        given = _first_frame(pose)
+        scene = pose_editor.editor_scene(people, given, canvas_width, canvas_height)
         return _outputs(scene, {**_arrived_pose(given), **_arrived_photo(background_image, cls)})
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..host import refiner as host
 from ..host.control_net import ControlSettings
 from ..models.refiner import CONDITIONS, DEPTH, NORMAL, POSE
-from .inputs import check_order, percent_inputs, speaking_for, strength_input, weight_files
+from .inputs import check_order, named_errors, percent_inputs, strength_input, weight_files
 
 CATEGORY = "Vitruvian/structure"
 
@@ -44,10 +44,10 @@ class VitruvianLoadStructureRefiner(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, refiner_name: str, single_condition: str) -> io.NodeOutput:
-        with speaking_for("Load Structure Refiner"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", refiner_name)
-            return io.NodeOutput(host.load(Path(path), single_condition))
+        path = folder_paths.get_full_path_or_raise("vitruvian", refiner_name)
+        return io.NodeOutput(host.load(Path(path), single_condition))
 
 
 class VitruvianApplyStructureRefiner(io.ComfyNode):
@@ -97,6 +97,7 @@ class VitruvianApplyStructureRefiner(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         positive: Any,
@@ -118,16 +119,15 @@ class VitruvianApplyStructureRefiner(io.ComfyNode):
     ) -> io.NodeOutput:
         images = {POSE: pose_image, DEPTH: depth_image, NORMAL: normal_image}
         settings = ControlSettings(strength, start_percent, end_percent)
-        with speaking_for("Apply Structure Refiner"):
-            check_order(start_percent, end_percent)
-            conditionings = positive, negative
-            if refiner is not None:
-                return io.NodeOutput(*host.apply(conditionings, refiner, images, settings, vae))
-            nets = {POSE: pose_control_net, DEPTH: depth_control_net, NORMAL: normal_control_net}
-            factors = {POSE: pose_strength, DEPTH: depth_strength, NORMAL: normal_strength}
-            return io.NodeOutput(
-                *host.apply_control_nets(conditionings, nets, images, factors, settings, vae)
-            )
+        check_order(start_percent, end_percent)
+        conditionings = positive, negative
+        if refiner is not None:
+            return io.NodeOutput(*host.apply(conditionings, refiner, images, settings, vae))
+        nets = {POSE: pose_control_net, DEPTH: depth_control_net, NORMAL: normal_control_net}
+        factors = {POSE: pose_strength, DEPTH: depth_strength, NORMAL: normal_strength}
+        return io.NodeOutput(
+            *host.apply_control_nets(conditionings, nets, images, factors, settings, vae)
+        )
 
 
 def _net_input(condition: str) -> io.Input:

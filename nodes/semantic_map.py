@@ -11,7 +11,7 @@ from ..models import pose
 from ..models import semantic_map as core
 from ..models.outfit import HAIRS, LOWERS, OPEN, SHORT, UPPERS, Outfit, map_from_pose
 from ..models.semantic_map import CLASSES, CLOTHING, WHOLE_PERSON
-from .inputs import picture_size, pose_input, read_pose, size_inputs, speaking_for
+from .inputs import named_errors, picture_size, pose_input, read_pose, size_inputs
 
 Parsing = io.Custom("VITRUVIAN_SEMANTIC_MAP")
 CATEGORY = "Vitruvian/appearance"
@@ -77,6 +77,7 @@ class VitruvianSemanticMapFromColors(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         image: torch.Tensor,
@@ -85,13 +86,12 @@ class VitruvianSemanticMapFromColors(io.ComfyNode):
         if_unknown_color: str,
         custom_colors: str,
     ) -> io.NodeOutput:
-        with speaking_for("Semantic Map from Colors"):
-            if palette == CUSTOM:
-                chosen, parts = _own_palette(custom_colors)
-            else:
-                chosen = core.PALETTE if palette == OURS else core.GRAY_LEVELS
-                parts = list(range(len(CLASSES)))
-            return io.NodeOutput(_read_colours(image, chosen, tolerance, parts, if_unknown_color))
+        if palette == CUSTOM:
+            chosen, parts = _own_palette(custom_colors)
+        else:
+            chosen = core.PALETTE if palette == OURS else core.GRAY_LEVELS
+            parts = list(range(len(CLASSES)))
+        return io.NodeOutput(_read_colours(image, chosen, tolerance, parts, if_unknown_color))
 
 
 def _own_palette(colours: str) -> tuple[torch.Tensor, list[int]]:
@@ -141,18 +141,16 @@ class VitruvianAddPartToSemanticMap(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls, mask: torch.Tensor, part: str, semantic_map: torch.Tensor | None = None
     ) -> io.NodeOutput:
         mask = mask.reshape(-1, *mask.shape[-2:])
-        with speaking_for("Add Part to Semantic Map"):
-            before = core.empty_map(mask) if semantic_map is None else semantic_map
-            try:
-                return io.NodeOutput(core.add_part(before, mask, core.part_named(part)))
-            except ValueError as error:
-                raise ValueError(
-                    f"the inputs 'semantic_map' and 'mask' do not fit: {error}"
-                ) from None
+        before = core.empty_map(mask) if semantic_map is None else semantic_map
+        try:
+            return io.NodeOutput(core.add_part(before, mask, core.part_named(part)))
+        except ValueError as error:
+            raise ValueError(f"the inputs 'semantic_map' and 'mask' do not fit: {error}") from None
 
 
 class VitruvianSemanticMapFromPose(io.ComfyNode):
@@ -221,6 +219,7 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         pose: Any,
@@ -238,17 +237,16 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
         semantic_map: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         outfit = Outfit(upper, lower, hair, long_sleeves, long_legs, shoes, hat, glasses)
-        with speaking_for("Semantic Map from Pose"):
-            frames = read_pose(pose)
-            size = picture_size(frames, output_width, output_height)
-            drawn = _draw(frames, outfit, size, min_confidence)
-            if semantic_map is not None:
-                try:
-                    drawn = core.overlay(semantic_map, torch.where(drawn > 0, drawn.int(), -1))
-                except ValueError as error:
-                    raise ValueError(
-                        f"the inputs 'semantic_map' and 'pose' do not fit: {error}"
-                    ) from None
+        frames = read_pose(pose)
+        size = picture_size(frames, output_width, output_height)
+        drawn = _draw(frames, outfit, size, min_confidence)
+        if semantic_map is not None:
+            try:
+                drawn = core.overlay(semantic_map, torch.where(drawn > 0, drawn.int(), -1))
+            except ValueError as error:
+                raise ValueError(
+                    f"the inputs 'semantic_map' and 'pose' do not fit: {error}"
+                ) from None
         return io.NodeOutput(drawn)
 
 
@@ -295,6 +293,7 @@ class VitruvianShowSemanticMap(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, semantic_map: torch.Tensor) -> io.NodeOutput:
         shown = core.with_legend(semantic_map)
         return io.NodeOutput(
@@ -344,6 +343,7 @@ class VitruvianMaskFromSemanticMap(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         semantic_map: torch.Tensor,
@@ -352,11 +352,10 @@ class VitruvianMaskFromSemanticMap(io.ComfyNode):
         expand: int,
         if_no_part: str,
     ) -> io.NodeOutput:
-        with speaking_for("Mask from Semantic Map"):
-            parts = _chosen(part_group, part_names)
-            there = core.part_mask(semantic_map, parts).flatten(1).amax(1)
-            for number in (there == 0).nonzero().flatten().tolist():
-                _report_none(semantic_map[number], number + 1, part_group, part_names, if_no_part)
+        parts = _chosen(part_group, part_names)
+        there = core.part_mask(semantic_map, parts).flatten(1).amax(1)
+        for number in (there == 0).nonzero().flatten().tolist():
+            _report_none(semantic_map[number], number + 1, part_group, part_names, if_no_part)
         mask = core.part_mask(semantic_map, parts, expand)
         return io.NodeOutput(mask, ui=ui.PreviewMask(mask, cls=cls))
 

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..host import structure_family, structure_images, structure_latent
 from ..models import structure
-from .inputs import speaking_for, weight_files
+from .inputs import named_errors, weight_files
 
 CATEGORY = "Vitruvian/structure"
 NOISE, VELOCITY = "noise", "velocity"
@@ -41,10 +41,10 @@ class VitruvianLoadStructureModel(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, structure_model_name: str) -> io.NodeOutput:
-        with speaking_for("Load Structure Model"):
-            path = folder_paths.get_full_path_or_raise("vitruvian", structure_model_name)
-            return io.NodeOutput(structure_family.load(Path(path)))
+        path = folder_paths.get_full_path_or_raise("vitruvian", structure_model_name)
+        return io.NodeOutput(structure_family.load(Path(path)))
 
 
 class VitruvianStructureModelFromCheckpoint(io.ComfyNode):
@@ -89,12 +89,12 @@ class VitruvianStructureModelFromCheckpoint(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, ckpt_name: str, fusion: str, prediction: str) -> io.NodeOutput:
-        with speaking_for("Structure Model from Checkpoint"):
-            path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
-            return io.NodeOutput(
-                structure_family.from_checkpoint(Path(path), fusion, prediction == NOISE)
-            )
+        path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
+        return io.NodeOutput(
+            structure_family.from_checkpoint(Path(path), fusion, prediction == NOISE)
+        )
 
 
 class VitruvianEmptyStructureLatent(io.ComfyNode):
@@ -118,6 +118,7 @@ class VitruvianEmptyStructureLatent(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, width: int, height: int, batch_size: int) -> io.NodeOutput:
         device = comfy.model_management.intermediate_device()
         return io.NodeOutput(structure_latent.empty_latent(width, height, batch_size, device))
@@ -177,6 +178,7 @@ class VitruvianApplyStructurePose(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         positive: Any,
@@ -189,9 +191,7 @@ class VitruvianApplyStructurePose(io.ComfyNode):
         crop_top: int = 0,
     ) -> io.NodeOutput:
         if vae is None:
-            raise ValueError(
-                "Apply Structure Pose: the checkpoint holds no VAE. Connect 'vae' from Load VAE."
-            )
+            raise ValueError("the checkpoint holds no VAE. Connect 'vae' from Load VAE.")
         sizes = {"width": original_width, "height": original_height}
         added = {
             structure_latent.POSE_LATENT: structure_latent.encode_pose(vae, pose_image),
@@ -222,9 +222,9 @@ class VitruvianSplitStructure(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(cls, latent: dict[str, Any]) -> io.NodeOutput:
-        with speaking_for("Split Structure"):
-            return io.NodeOutput(*structure_latent.split(latent))
+        return io.NodeOutput(*structure_latent.split(latent))
 
 
 class VitruvianJoinStructure(io.ComfyNode):
@@ -252,18 +252,18 @@ class VitruvianJoinStructure(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         image_latent: dict[str, Any],
         depth_latent: dict[str, Any],
         normal_latent: dict[str, Any],
     ) -> io.NodeOutput:
-        with speaking_for("Join Structure"):
-            return io.NodeOutput(
-                structure_latent.join(
-                    {"rgb": image_latent, "depth": depth_latent, "normal": normal_latent}
-                )
+        return io.NodeOutput(
+            structure_latent.join(
+                {"rgb": image_latent, "depth": depth_latent, "normal": normal_latent}
             )
+        )
 
 
 class VitruvianConvertStructureImages(io.ComfyNode):
@@ -326,6 +326,7 @@ class VitruvianConvertStructureImages(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         depth_image: torch.Tensor,
@@ -400,6 +401,7 @@ class VitruvianRelightImage(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         image: torch.Tensor,
@@ -410,15 +412,14 @@ class VitruvianRelightImage(io.ComfyNode):
         light_front: float,
         ambient: float,
     ) -> io.NodeOutput:
-        with speaking_for("Relight Image"):
-            if not any((light_right, light_up, light_front)):
-                raise ValueError(
-                    "the lamp has no direction: make 'light_right', 'light_up' or 'light_front' other than 0."
-                )
-            light = torch.tensor([light_right, light_up, light_front])
-            return io.NodeOutput(
-                structure_images.relight(image, normal_image, normal_convention, light, ambient)
+        if not any((light_right, light_up, light_front)):
+            raise ValueError(
+                "the lamp has no direction: make 'light_right', 'light_up' or 'light_front' other than 0."
             )
+        light = torch.tensor([light_right, light_up, light_front])
+        return io.NodeOutput(
+            structure_images.relight(image, normal_image, normal_convention, light, ambient)
+        )
 
 
 NODES: list[type[io.ComfyNode]] = [

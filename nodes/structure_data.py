@@ -7,7 +7,7 @@ from ..host import structure_data as host
 from ..models import structure
 from ..models.structure import DEPTH, NORMAL
 from ..models.structure_data import POSE
-from .inputs import speaking_for
+from .inputs import named_errors
 from .structure import CATEGORY
 
 
@@ -74,6 +74,7 @@ class VitruvianSaveStructureData(io.ComfyNode):
         )
 
     @classmethod
+    @named_errors
     def execute(
         cls,
         images: torch.Tensor,
@@ -86,9 +87,8 @@ class VitruvianSaveStructureData(io.ComfyNode):
         normal_convention: str,
     ) -> io.NodeOutput:
         maps = {DEPTH: depth_images, NORMAL: normal_images, POSE: pose_images}
-        with speaking_for("Save Structure Data"):
-            host.check_lengths(images, {f"{name}_images": batch for name, batch in maps.items()})
-            path = host.output_folder(folder)
+        host.check_lengths(images, {f"{name}_images": batch for name, batch in maps.items()})
+        path = host.output_folder(folder)
         files = host.save(path, images, maps, caption, depth_convention, normal_convention)
         names = ", ".join(file.name for file in files)
         return io.NodeOutput(str(path), ui=ui.PreviewText(f"{names} in {path}"))
