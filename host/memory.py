@@ -34,7 +34,7 @@ class Retrieval:
 
 def build(crops: Crops, max_slots: int, clip_vision: Any, on_step: OnStep | None = None) -> Memory:
     """Build a memory of encoded parts, with at most `max_slots` of each class."""
-    banks = core.fill(*crops, max_slots, on_step)
+    banks = core.build_banks(*crops, max_slots, on_step)
     return Memory(banks, encoder_name(clip_vision), text_projection_of(clip_vision))
 
 

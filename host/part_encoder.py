@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..models import memory, weights
+from ..models import memory, part_crops, weights
 
 METHOD, VERSION = "vision", 1  # of a Vitruvian image encoder's file
 TEXT_PROJECTION = "text_projection.weight"  # [D, D_text]
@@ -130,7 +130,7 @@ def encode_crops(clip_vision: Any, crops: Tensor, batch: int = BATCH) -> Tensor:
 def encode_parts(
     clip_vision: Any,
     labeled_images: Iterable[tuple[Tensor, Tensor]],
-    min_pixels: int = memory.LEAST,
+    min_pixels: int = part_crops.MIN_PIXELS,
     shrink: int = 0,
     on_image: Callable[[], None] | None = None,
 ) -> Crops:
@@ -142,11 +142,11 @@ def encode_parts(
     encoder_name(clip_vision)
     features, parts, thumbnails = list[Tensor](), list[int](), list[Tensor]()
     for image, labels in labeled_images:
-        cutouts = memory.crop_parts(image, labels, crop_size(clip_vision), min_pixels, shrink)
+        cutouts = part_crops.crop_parts(image, labels, crop_size(clip_vision), min_pixels, shrink)
         if cutouts:
             crops = torch.stack([crop for _, crop in cutouts])
             features.append(encode_crops(clip_vision, crops))
-            thumbnails.append(memory.thumbnails(crops))
+            thumbnails.append(part_crops.thumbnails(crops))
             parts += [part for part, _ in cutouts]
         if on_image is not None:
             on_image()

@@ -99,5 +99,5 @@ def text_projection(clip: Any, memory: Memory) -> Tensor:
 def nearest_parts(features: Tensor, clip: Any, memory: Memory, template: str) -> list[int]:
     """Find, for features of phrases [N, D], the memory's classes whose names are most similar."""
     names = [CLASSES[part] for part in memory.parts]
-    numbers, _ = core.nearest(features, encode_phrases(clip, names, memory, template))
+    numbers, _ = core.nearest_slots(features, encode_phrases(clip, names, memory, template))
     return [memory.parts[k] for k in numbers.tolist()]

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...models import compose, memory, pose, semantic_map
+from ...models import compose, memory, memory_file, part_crops, pose, semantic_map
 from ...models.mini import IMAGE_SIZE
 from ..evaluators import clothnet, measurements, posenet
 from ..recipes import appearance, dressed
@@ -102,7 +102,7 @@ def run(quick: bool) -> dict[str, float]:
     """
     count, edits = (6, 4) if quick else (50, 24)
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
-    given = Given(loaded, memory.load(memory_recipe.MEMORY))
+    given = Given(loaded, memory_file.load(memory_recipe.MEMORY))
     ways = _ways(given, quick)
     numbers: dict[str, float] = {"pictures": count}
     for people, prefix in ((2, ""), (1, "alone_")):
@@ -362,7 +362,8 @@ def _retrieved(
     given: Given, looks: Mapping[int, str], blend: float = BLEND
 ) -> tuple[memory.Part, ...]:
     """What the memory answers to a person's phrases."""
-    from ...nodes.memory import TO_PROMPT, VitruvianRetrieveAppearance
+    from ...nodes.memory import TO_PROMPT
+    from ...nodes.retrieval import VitruvianRetrieveAppearance
 
     text = ", ".join(f"{semantic_map.CLASSES[part]}: {phrase}" for part, phrase in looks.items())
     return VitruvianRetrieveAppearance.execute(
@@ -491,7 +492,7 @@ def _show(given: Given, asked: Asked, made: Mapping[str, Tensor], prefix: str) -
 
 def _slots(parts: Sequence[memory.Part], known: memory.Memory) -> Tensor:
     """The nearest slots of the first parts in a row each [3, IMAGE_SIZE, IMAGE_SIZE]."""
-    canvas, size = torch.ones(IMAGE_SIZE, IMAGE_SIZE, 3), memory.THUMBNAIL
+    canvas, size = torch.ones(IMAGE_SIZE, IMAGE_SIZE, 3), part_crops.THUMBNAIL
     edge = (PITCH - size) // 2
     for row, part in enumerate(parts[:THUMBNAILS]):
         shown = known.banks[part.part].thumbnails[part.slots[:THUMBNAILS]] / 255

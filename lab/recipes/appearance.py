@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...models import memory, semantic_map
+from ...models import memory, memory_file, semantic_map
 from ...models.appearance import Sizes
 from ..training import appearance, convert, part_encoder, preview
 from ..training.appearance_unet import AppearanceDenoiser, save_alignment, start_alignment
@@ -63,7 +63,7 @@ def dressed_data(checkpoint: convert.Checkpoint, work: Path) -> DressedDataset:
         names=("hint", "parsing"),
         keep=lambda caption: not is_held_out(caption["full"]),
     )
-    encoder, garments = part_encoder.load_encoder(VISION), memory.load(MEMORY)
+    encoder, garments = part_encoder.load_encoder(VISION), memory_file.load(MEMORY)
     crop_features = image_features(encoder, crops.images)
     row = {scene: k for k, scene in enumerate(sorted(set(crops.scenes.tolist())))}
     rows = torch.tensor([row[scene] for scene in crops.scenes.tolist()])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models import memory, semantic_map
+from ...models import part_crops, semantic_map
 from ..world.dataset import WorldDataset
 from ..world.figure import BOTTOM, FACE, HAIR, HAT, LEFT_HAND, RIGHT_HAND, SHOES, SKIN, TOP
 from ..world.renderer import Render
@@ -142,7 +142,7 @@ def _write_crops(world: WorldDataset, file: Path) -> None:
         item = world[i]
         labels = map_of_single(item["parsing"], item["captions"]["full"])
         image = item["rgb"].movedim(0, -1) / 255
-        for part, crop in memory.crop_parts(image, labels, CROP):
+        for part, crop in part_crops.crop_parts(image, labels, CROP):
             images.append((crop.movedim(-1, 0) * 255).round().byte())
             classes.append(part)
             rows.append(i)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...models import memory
+from ...models import memory, memory_file, part_crops
 from ..training import part_encoder
 from .dressed import read_crops
 from .part_encoder import VISION, image_features
@@ -15,11 +15,11 @@ SLOTS = 48  # of each class
 def train(run: Run) -> None:
     """Fill the memory with the crops."""
     encoder, crops = part_encoder.load_encoder(VISION), read_crops(run.work)
-    thumbnails = memory.thumbnails(crops.images.movedim(1, -1) / 255)
+    thumbnails = part_crops.thumbnails(crops.images.movedim(1, -1) / 255)
     features = image_features(encoder, crops.images)
-    banks = memory.fill(features, crops.parts, thumbnails, SLOTS)
+    banks = memory.build_banks(features, crops.parts, thumbnails, SLOTS)
     name = memory.encoder_name(encoder.vision.state_dict())
-    memory.save(MEMORY, memory.Memory(banks, name, encoder.text_projection.detach()))
+    memory_file.save(MEMORY, memory.Memory(banks, name, encoder.text_projection.detach()))
 
 
 RECIPE = Recipe("memory", NO_TRAINING, train)

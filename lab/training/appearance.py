@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
-from ...models import memory, semantic_map
+from ...models import memory, memory_file, semantic_map
 from ...models.appearance import Alignment, Sizes, Worn
 from ...models.mini import LATENT_STRIDE
 from . import preview as sampler
@@ -205,13 +205,13 @@ def _dressed(chosen: argparse.Namespace, base: Base, vision: Vision) -> DressedP
     found = collect_dressed(chosen.pictures, chosen.size or base.size, vision, chosen.maps)
     if kept is None:
         kept = memory_of(found, vision, chosen.slots)
-        memory.save(chosen.memory_out, kept)
+        memory_file.save(chosen.memory_out, kept)
     return DressedPictures(found, base, kept)
 
 
 def _memory(path: Path, vision: Vision) -> memory.Memory:
     """ValueError if it is of another image encoder."""
-    kept = memory.load(path)
+    kept = memory_file.load(path)
     if kept.encoder != vision.name:
         raise ValueError(
             f"{path} was made with the image encoder '{kept.encoder}', and --vision is "

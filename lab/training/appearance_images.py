@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ...models import memory, semantic_map
+from ...models import memory, part_crops, semantic_map
 from ...models.memory import Memory
 from ...models.phrases import split_phrases
 from ...models.structure_data import beside
@@ -136,9 +136,9 @@ def _picture_in(
         log.warning("%s and %s differ in proportions; left out.", file.name, drawn.name)
         return None
     labels = scaled(labels, *rgb.shape[:2])
-    parts = memory.crop_parts(rgb, labels, vision.side)
+    parts = part_crops.crop_parts(rgb, labels, vision.side)
     if not parts:
-        log.warning("%s shows no part of %d pixels; left out.", drawn.name, memory.LEAST)
+        log.warning("%s shows no part of %d pixels; left out.", drawn.name, part_crops.MIN_PIXELS)
         return None
     crops = torch.stack([crop for _, crop in parts])
     cut = cut_around(labels, size, number)
@@ -150,7 +150,7 @@ def _picture_in(
         caption,
         torch.tensor([part for part, _ in parts]),
         vision(in_bytes(crops).movedim(-1, 1)),
-        memory.thumbnails(crops),
+        part_crops.thumbnails(crops),
     )
 
 
@@ -192,7 +192,7 @@ def memory_of(found: Sequence[DressedPicture], vision: Vision, slots: int) -> Me
             bar.total = total
             bar.update(done - bar.n)
 
-        banks = memory.fill(features, parts, thumbnails, slots, step)
+        banks = memory.build_banks(features, parts, thumbnails, slots, step)
     return Memory(banks, vision.name, vision.text_projection)
 
 

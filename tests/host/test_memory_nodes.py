@@ -10,9 +10,14 @@ from torch.nn.functional import normalize
 from vitruvian.host import part_encoder, phrase_encoder
 from vitruvian.host.registration import register
 from vitruvian.models import memory as core
-from vitruvian.models import weights
+from vitruvian.models import memory_drawing, part_crops, weights
 from vitruvian.models.semantic_map import CLASSES, FOOTWEAR, HAIR, PANTS, TOP
 from vitruvian.nodes import memory as ours
+from vitruvian.nodes.retrieval import (
+    VitruvianAppearanceFromImage,
+    VitruvianMergeAppearance,
+    VitruvianRetrieveAppearance,
+)
 
 import nodes as core_nodes
 
@@ -107,7 +112,7 @@ def build(vision, seed=1, memory=None, **changes):
 
 
 def retrieve(memory, clip, text, labels=None, **changes):
-    output = ours.VitruvianRetrieveAppearance.execute(
+    output = VitruvianRetrieveAppearance.execute(
         memory, clip, text, **{**RETRIEVAL, **changes}, semantic_map=labels
     )
     return output.result
@@ -216,12 +221,12 @@ def test_a_memory_holds_the_parts_of_the_images(vision):
     assert memory.projection is vision.vitruvian_text_projection
     for part in memory.parts:
         assert len(memory.banks[part]) == 4
-    crop = dict(core.crop_parts(images[2], maps[2], SIZE))[TOP]
+    crop = dict(part_crops.crop_parts(images[2], maps[2], SIZE))[TOP]
     feature = part_encoder.encode_crops(vision, crop[None])
     answer = core.refresh(memory.banks[TOP], feature, 1)
     torch.testing.assert_close(answer.features, feature, atol=1e-3, rtol=1e-3)
     bank, slot = memory.banks[TOP], int(answer.slots)
-    assert torch.equal(bank.thumbnails[slot], core.thumbnails(crop[None])[0])
+    assert torch.equal(bank.thumbnails[slot], part_crops.thumbnails(crop[None])[0])
 
 
 def test_lists_of_sizes_and_orders_give_the_same_memory(vision):
@@ -323,7 +328,7 @@ def test_memories_are_saved_loaded_merged_and_shown(vision, tmp_path, monkeypatc
     (merged,) = ours.VitruvianMergeMemories.execute(memory, reloaded).result
     assert len(merged.banks[TOP]) == 4 and float(merged.banks[TOP].counts.sum()) == 8
     (catalogue,) = ours.VitruvianShowMemory.execute(memory, "top", 2).result
-    assert torch.equal(catalogue[0], core.catalogue(memory.banks[TOP], 2))
+    assert torch.equal(catalogue[0], memory_drawing.catalog(memory.banks[TOP], 2))
     with pytest.raises(ValueError, match="holds no footwear. It holds top, pants, hair"):
         ours.VitruvianShowMemory.execute(memory, "footwear", 2)
 
@@ -346,7 +351,7 @@ def test_words_are_looked_up_in_their_class_and_in_the_memorys_space(vision, cli
     torch.testing.assert_close(parts[0].feature, expected.features[0])
     assert torch.equal(parts[0].slots, expected.slots[0]) and len(parts[0].weights) == 4
     assert report.count("->") == 2 and "-> top" in report and "-> pants" in report
-    assert torch.equal(drawing[0], core.draw_parts(parts, memory.banks))
+    assert torch.equal(drawing[0], memory_drawing.draw_parts(parts, memory.banks))
     other = retrieve(memory, clip, "a black T-shirt", template="a photo of {phrase}")[0][0]
     query = text_feature(clip, f"a photo of {other.phrase}", memory.projection)
     torch.testing.assert_close(other.query, query)
@@ -489,10 +494,10 @@ def test_the_hosts_clips_project_or_the_memory_does(family):
 
 def test_clothes_are_taken_from_a_photograph(vision):
     images, maps = dressed(5, 1)
-    take = ours.VitruvianAppearanceFromImage.execute
+    take = VitruvianAppearanceFromImage.execute
     parts, _ = take(images, maps, vision, "Top, hair", 0.7, 4, 0.05, 0.0).result
     assert [part.part for part in parts] == [TOP, HAIR] and parts[0].strength == 0.7
-    crop = dict(core.crop_parts(images[0], maps[0], SIZE))[TOP]
+    crop = dict(part_crops.crop_parts(images[0], maps[0], SIZE))[TOP]
     feature = part_encoder.encode_crops(vision, crop[None])[0]
     torch.testing.assert_close(parts[0].feature, feature, atol=1e-5, rtol=1e-4)
     assert len(parts[0].slots) == 0
@@ -501,20 +506,20 @@ def test_clothes_are_taken_from_a_photograph(vision):
     assert [part.part for part in parts] == [TOP, PANTS, HAIR]
     expected = core.refresh(memory.banks[TOP], feature[None], 2, 0.05)
     torch.testing.assert_close(parts[0].feature, expected.features[0], atol=1e-5, rtol=1e-4)
-    assert torch.equal(drawn[0], core.draw_parts(parts, memory.banks))
+    assert torch.equal(drawn[0], memory_drawing.draw_parts(parts, memory.banks))
     (inner,), _ = take(images, maps, vision, "top", 0.7, 4, 0.05, 0.0, shrink=2).result
-    crop = dict(core.crop_parts(images[0], maps[0], SIZE, shrink=2))[TOP]
+    crop = dict(part_crops.crop_parts(images[0], maps[0], SIZE, shrink=2))[TOP]
     assert not torch.allclose(inner.feature, feature, atol=1e-5)
     feature = part_encoder.encode_crops(vision, crop[None])[0]
     torch.testing.assert_close(inner.feature, feature, atol=1e-5, rtol=1e-4)
     words, _ = take(images, maps, vision, "pants", 1.0, 2, 0.05, 0.0).result
-    (merged,) = ours.VitruvianMergeAppearance.execute(parts, words).result
+    (merged,) = VitruvianMergeAppearance.execute(parts, words).result
     assert merged == (parts[0], words[0], parts[2])
 
 
 def test_what_does_not_fit_is_said_of_photographs(vision, tmp_path):
     images, maps = dressed(5, 1)
-    take = ours.VitruvianAppearanceFromImage.execute
+    take = VitruvianAppearanceFromImage.execute
     retrieval = (1.0, 4, 0.05, 0.0)
     with pytest.raises(ValueError, match="Appearance from Image: .*'trousers'.*footwear"):
         take(images, maps, vision, "trousers", *retrieval)
@@ -528,7 +533,7 @@ def test_what_does_not_fit_is_said_of_photographs(vision, tmp_path):
     )
     parts = [take(images, maps, v, "", *retrieval)[0] for v in (vision, wide)]
     with pytest.raises(ValueError, match="Merge Appearance: .* of 16 and of 24 numbers"):
-        ours.VitruvianMergeAppearance.execute(*parts)
+        VitruvianMergeAppearance.execute(*parts)
 
 
 def test_every_input_and_output_says_what_it_is():

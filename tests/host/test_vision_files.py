@@ -7,7 +7,7 @@ from vitruvian.host import part_encoder as host
 from vitruvian.lab.training.appearance_images import in_bytes
 from vitruvian.lab.training.part_encoder import save_encoder, start_encoder
 from vitruvian.lab.training.vision_files import open_vision
-from vitruvian.models import memory as core
+from vitruvian.models import part_crops
 
 SIDE = 24
 
@@ -38,7 +38,10 @@ def test_trainer_and_host_encode_parts_alike(file):
     labels = torch.randint(0, 24, (3, 4), generator=g).byte().repeat_interleave(20, 0)
     labels = labels.repeat_interleave(20, 1)
     crops = torch.stack(
-        [crop for _, crop in core.crop_parts(torch.rand(60, 80, 3, generator=g), labels, SIDE)]
+        [
+            crop
+            for _, crop in part_crops.crop_parts(torch.rand(60, 80, 3, generator=g), labels, SIDE)
+        ]
     )
     with torch.inference_mode():
         expected = host.encode_crops(stock, crops)

@@ -24,7 +24,7 @@ from vitruvian.lab.training.person_images import CAPTION
 from vitruvian.lab.training.vision_files import open_vision
 from vitruvian.lab.world.renderer import render
 from vitruvian.lab.world.scenes import FULL, sample_scenes
-from vitruvian.models import memory, semantic_map
+from vitruvian.models import memory, part_crops, semantic_map
 
 SIZE, SIDE, PHOTO = 64, 24, 96
 CAPTIONED = "a woman wearing a red top and blue trousers, standing, in a park"
@@ -174,12 +174,12 @@ def test_parts_are_those_of_the_whole_photograph(folder, scenes, vision):
     found = collect_dressed(folder, SIZE, vision)
     for picture, rgb, labels in zip(found, *scenes, strict=True):
         shown = (rgb.movedim(0, -1) * 255).round() / 255
-        parts = memory.crop_parts(shown, labels, SIDE)
+        parts = part_crops.crop_parts(shown, labels, SIDE)
         crops = torch.stack([crop for _, crop in parts])
         assert picture.parts.tolist() == [part for part, _ in parts]
         seen = (crops * 255).round() / 255
         torch.testing.assert_close(picture.features, vision(seen.movedim(-1, 1)))
-        assert torch.equal(picture.thumbnails, memory.thumbnails(crops))
+        assert torch.equal(picture.thumbnails, part_crops.thumbnails(crops))
 
 
 def test_coarser_maps_serve_as_well(folder, scenes, vision):

@@ -24,7 +24,7 @@ from vitruvian.lab.training.vision_files import open_vision
 from vitruvian.lab.world.renderer import render
 from vitruvian.lab.world.scenes import FULL, sample_scenes
 from vitruvian.models import appearance as layers
-from vitruvian.models import memory, weights
+from vitruvian.models import memory, memory_file, weights
 from vitruvian.models.appearance import Alignment, Sizes, Worn
 
 SIZE, WIDTH = 64, 12  # pixels, features
@@ -233,7 +233,7 @@ def test_the_trainer_writes_both_files_and_goes_on_from_them(train, tmp_path, en
     assert sheet.size == (2 * SIZE, 4 * SIZE)  # two pictures, their maps, and both painted twice
     assert (tmp_path / "first" / "loss.png").is_file()
     made = tmp_path / "memory.safetensors"
-    kept = memory.load(made)
+    kept = memory_file.load(made)
     assert kept.encoder == open_vision(encoder).name
     assert {len(bank) for bank in kept.banks.values()} == {1}
     written = made.read_bytes()
@@ -291,7 +291,7 @@ def test_wrong_arguments_are_said(train, tmp_path, encoder, base, capsys):
     bank = memory.Bank(torch.eye(1, WIDTH), torch.ones(1), torch.zeros(1, 40, 40, 3).byte())
     for name, part, vision in (("ties", 23, encoder), ("others", 1, other)):
         kept = memory.Memory({part: bank}, open_vision(vision).name)
-        memory.save(tmp_path / f"{name}.safetensors", kept)
+        memory_file.save(tmp_path / f"{name}.safetensors", kept)
     channels = start_alignment(base.unet, Sizes(WIDTH)).channels
     save_alignment(Alignment(channels, Sizes(WIDTH + 1)), tmp_path / "wide.safetensors", "mini")
     save_alignment(Alignment({0: 64}, Sizes(WIDTH)), tmp_path / "sd15.safetensors", "sd15")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 from vitruvian.models import memory as core
-from vitruvian.models import weights
+from vitruvian.models import memory_drawing, memory_file, part_crops, weights
 from vitruvian.models.semantic_map import BACKGROUND, FOOTWEAR, HAIR, PANTS, TOP
 
 D, M = 12, 60
@@ -20,12 +20,12 @@ def random_crops(seed, count=M, groups=5):
     which = torch.randint(groups, (count,), generator=g)
     features = normalize(middles[which] + 0.4 * torch.randn(count, D, generator=g), dim=-1)
     parts = torch.tensor([TOP, PANTS, HAIR])[torch.randint(3, (count,), generator=g)]
-    size = (count, core.THUMBNAIL, core.THUMBNAIL, 3)
+    size = (count, part_crops.THUMBNAIL, part_crops.THUMBNAIL, 3)
     return features, parts, torch.randint(256, size, generator=g).byte()
 
 
 def random_memory(seed, slots=6, encoder="E", projection=None):
-    return core.Memory(core.fill(*random_crops(seed), slots), encoder, projection)
+    return core.Memory(core.build_banks(*random_crops(seed), slots), encoder, projection)
 
 
 def assert_equal(a, b):
@@ -46,21 +46,21 @@ def test_a_crop_shows_its_class_alone_on_grey_and_whole():
     labels[10:20, 5:40] = TOP
     labels[12:14, 20:22] = PANTS  # 4 pixels
     labels[29, 49] = BACKGROUND
-    ((part, crop),) = core.crop_parts(picture, labels, 41)
+    ((part, crop),) = part_crops.crop_parts(picture, labels, 41)
     assert part == TOP and crop.shape == (41, 41, 3)
-    grey = (crop == core.GREY).all(-1)
+    grey = (crop == part_crops.GRAY).all(-1)
     red = (crop == torch.tensor([1.0, 0.0, 0.0])).all(-1)
     assert red.sum() == 35 * 10 - 4 and grey.sum() == 41 * 41 - red.sum()  # 35 * 1.16 = 40.6
-    parts = [part for part, _ in core.crop_parts(picture, labels, 42, least=4)]
+    parts = [part for part, _ in part_crops.crop_parts(picture, labels, 42, min_pixels=4)]
     assert parts == [TOP, PANTS]
-    assert core.crop_parts(picture, torch.zeros_like(labels), 42) == []
+    assert part_crops.crop_parts(picture, torch.zeros_like(labels), 42) == []
 
 
 def test_a_shrunk_crop_keeps_its_mean():
     """Without antialiasing fine stripes would vanish or swallow all."""
     picture = torch.zeros(100, 100, 3)
     picture[:, ::2] = 1.0
-    ((_, crop),) = core.crop_parts(picture, torch.full((100, 100), HAIR), 16)
+    ((_, crop),) = part_crops.crop_parts(picture, torch.full((100, 100), HAIR), 16)
     assert (crop - 0.5).abs().max() < 0.06
 
 
@@ -71,13 +71,13 @@ def test_the_border_of_a_coarse_part_is_not_looked_at():
     picture[5:25, 10:30] = torch.tensor([1.0, 0.0, 0.0])
     picture[34:37, 10:30] = torch.tensor([0.0, 1.0, 0.0])
     labels[3:27, 8:32], labels[34:37, 10:30] = TOP, FOOTWEAR
-    crops = dict(core.crop_parts(picture, labels, 40, shrink=3))
+    crops = dict(part_crops.crop_parts(picture, labels, 40, shrink=3))
     blue, red, green = (
         sum(int((crop == torch.tensor(colour)).all(-1).sum()) for crop in crops.values())
         for colour in ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
     )
     assert blue == 0 and red > 100 and green > 100
-    whole = dict(core.crop_parts(picture, labels, 40))
+    whole = dict(part_crops.crop_parts(picture, labels, 40))
     assert (whole[TOP] == torch.tensor([0.0, 0.0, 1.0])).all(-1).any()
     assert torch.equal(crops[FOOTWEAR], whole[FOOTWEAR])
 
@@ -85,9 +85,9 @@ def test_the_border_of_a_coarse_part_is_not_looked_at():
 def test_which_parts_a_map_shows():
     labels = torch.zeros(2, 8, 8, dtype=torch.uint8)
     labels[0, :2], labels[1, :1, :4] = TOP, HAIR
-    assert core.parts_in(labels) == {TOP, HAIR}
-    assert core.parts_in(labels, 5) == {TOP}
-    assert core.parts_in(labels[:1]) == {TOP}
+    assert part_crops.parts_in(labels) == {TOP, HAIR}
+    assert part_crops.parts_in(labels, 5) == {TOP}
+    assert part_crops.parts_in(labels[:1]) == {TOP}
 
 
 # k-means
@@ -98,16 +98,16 @@ def test_filling_does_not_depend_on_the_crops_order():
     features[7], parts[7] = features[3], parts[3]  # equal features, other thumbnails
     shuffled = torch.randperm(M, generator=torch.Generator().manual_seed(5))
     for slots in (1, 4, 100):
-        a = core.fill(features, parts, thumbnails, slots)
+        a = core.build_banks(features, parts, thumbnails, slots)
         for order in (shuffled, shuffled.flip(0)):
-            b = core.fill(features[order], parts[order], thumbnails[order], slots)
+            b = core.build_banks(features[order], parts[order], thumbnails[order], slots)
             assert_equal(core.Memory(a, "E"), core.Memory(b, "E"))
 
 
 def test_few_crops_have_a_slot_each_and_equal_ones_share_it():
     features, _, thumbnails = random_crops(2, 6)
     features[4] = features[1]
-    bank = core.fill(features, torch.full((6,), TOP), thumbnails, 5)[TOP]
+    bank = core.build_banks(features, torch.full((6,), TOP), thumbnails, 5)[TOP]
     assert len(bank) == 5
     for k in (0, 2, 3, 5):
         (slot,) = (bank.features == features[k]).all(-1).nonzero()
@@ -126,15 +126,17 @@ def alike(features, slots):
 def test_kmeans_is_never_worse_than_its_start_and_keeps_its_promises(seed):
     features, _, thumbnails = random_crops(seed, 40)
     slots = 3 + seed
-    bank = core.fill(features, torch.full((40,), TOP), thumbnails, slots)[TOP]
+    bank = core.build_banks(features, torch.full((40,), TOP), thumbnails, slots)[TOP]
     assert len(bank) <= slots and float(bank.counts.sum()) == 40
     torch.testing.assert_close(bank.features.norm(dim=-1), torch.ones(len(bank)))
-    kept = core.fill(features, torch.full((40,), TOP), thumbnails, 40)[TOP]  # in canonical order
-    start = core.spread(kept.features, kept.counts, slots, lambda: None)
+    kept = core.build_banks(features, torch.full((40,), TOP), thumbnails, 40)[
+        TOP
+    ]  # in canonical order
+    start = core.spread_centers(kept.features, kept.counts, slots, lambda: None)
     assert len(set(start.tolist())) == slots
     began, ended = alike(features, kept.features[start]), alike(features, bank.features)
     assert ended > began + 0.1  # the middle of a loose group is better than any member
-    which, _ = core.nearest(features, bank.features)
+    which, _ = core.nearest_slots(features, bank.features)
     assert torch.equal(torch.bincount(which, minlength=len(bank)).float(), bank.counts)
     for slot in range(len(bank)):  # shown by the member that is nearest to it
         (shown,) = (thumbnails == bank.thumbnails[slot]).flatten(1).all(1).nonzero()
@@ -146,15 +148,15 @@ def test_clear_groups_are_found():
     g = torch.Generator().manual_seed(0)
     middles = torch.eye(D)[:4]
     features = normalize(middles.repeat(8, 1) + 0.02 * torch.randn(32, D, generator=g), dim=-1)
-    shown = torch.zeros(32, core.THUMBNAIL, core.THUMBNAIL, 3).byte()
-    bank = core.fill(features, torch.full((32,), HAIR), shown, 4)[HAIR]
+    shown = torch.zeros(32, part_crops.THUMBNAIL, part_crops.THUMBNAIL, 3).byte()
+    bank = core.build_banks(features, torch.full((32,), HAIR), shown, 4)[HAIR]
     assert bank.counts.tolist() == [8, 8, 8, 8]
     assert ((bank.features @ middles.mT).amax(0) > 0.999).all()
 
 
 def test_filling_tells_how_far_it_is_and_can_be_ended():
     steps = []
-    core.fill(*random_crops(3), 4, lambda done, total: steps.append((done, total)))
+    core.build_banks(*random_crops(3), 4, lambda done, total: steps.append((done, total)))
     done, totals = zip(*steps, strict=True)
     assert len(set(totals)) == 1 and done[-1] == totals[0] and [*done] == sorted(done)
 
@@ -162,7 +164,7 @@ def test_filling_tells_how_far_it_is_and_can_be_ended():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        core.fill(*random_crops(3), 4, cancel)
+        core.build_banks(*random_crops(3), 4, cancel)
 
 
 # merging
@@ -265,13 +267,13 @@ def test_a_slot_answers_with_itself():
 
 
 def test_an_empty_class_says_so():
-    size = core.THUMBNAIL
+    size = part_crops.THUMBNAIL
     empty = core.Bank(torch.zeros(0, D), torch.zeros(0), torch.zeros(0, size, size, 3).byte())
     memory = core.Memory({TOP: empty}, "E")
     assert memory.parts == [] and memory.width == D
     with pytest.raises(ValueError, match="no slots"):
         core.refresh(empty, torch.randn(1, D))
-    assert core.catalogue(empty, 4).shape[-1] == 3
+    assert memory_drawing.catalog(empty, 4).shape[-1] == 3
     features, parts, _ = random_crops(1)
     assert core.update(memory, features, parts).parts == []
     assert core.merge(memory, random_memory(1)).parts == [TOP, PANTS, HAIR]
@@ -312,8 +314,8 @@ def test_of_two_parts_of_a_class_the_second_counts():
 @pytest.mark.parametrize("projection", [None, torch.randn(D, 7)])
 def test_a_file_gives_the_memory_back_bit_for_bit(tmp_path, projection):
     memory = random_memory(1, projection=projection)
-    core.save(tmp_path / "m.safetensors", memory)
-    found = core.load(tmp_path / "m.safetensors")
+    memory_file.save(tmp_path / "m.safetensors", memory)
+    found = memory_file.load(tmp_path / "m.safetensors")
     assert_equal(found, memory)
     if projection is None:
         assert found.projection is None
@@ -322,8 +324,8 @@ def test_a_file_gives_the_memory_back_bit_for_bit(tmp_path, projection):
 
 
 def test_an_empty_memory_has_a_file_too(tmp_path):
-    core.save(tmp_path / "m.safetensors", core.Memory({}, "E"))
-    found = core.load(tmp_path / "m.safetensors")
+    memory_file.save(tmp_path / "m.safetensors", core.Memory({}, "E"))
+    found = memory_file.load(tmp_path / "m.safetensors")
     assert found.parts == [] and found.encoder == "E"
 
 
@@ -357,14 +359,14 @@ def test_broken_contents_are_told(tmp_path, changes, told):
     file = tmp_path / "odd.safetensors"
     weights.save(file, broken(**changes), {"method": "memory", "version": 1, "encoder": "E"})
     with pytest.raises(ValueError, match=f"odd.safetensors.*{told}"):
-        core.load(file)
+        memory_file.load(file)
 
 
 def test_a_file_without_its_encoders_name_is_told(tmp_path):
     file = tmp_path / "odd.safetensors"
     weights.save(file, broken(), {"method": "memory", "version": 1})
     with pytest.raises(ValueError, match="odd.safetensors.*'encoder', found none"):
-        core.load(file)
+        memory_file.load(file)
 
 
 # pictures
@@ -372,11 +374,13 @@ def test_a_file_without_its_encoders_name_is_told(tmp_path):
 
 def test_slots_are_drawn_with_their_shares():
     bank = random_memory(1, 4).banks[TOP]
-    drawn = core.draw_slots(bank, torch.tensor([1, 0]), torch.tensor([0.75, 0.25]), "red top")
-    bar = (drawn == torch.tensor(core.BAR) / 255).all(-1)
-    assert bar.sum(1).max() == round(0.75 * core.SHOWN) + round(0.25 * core.SHOWN)
+    drawn = memory_drawing.draw_slots(
+        bank, torch.tensor([1, 0]), torch.tensor([0.75, 0.25]), "red top"
+    )
+    bar = (drawn == torch.tensor(memory_drawing.BAR) / 255).all(-1)
+    assert bar.sum(1).max() == round(0.75 * memory_drawing.SLOT) + round(0.25 * memory_drawing.SLOT)
     thumbnail = bank.thumbnails[1].repeat_interleave(2, 0).repeat_interleave(2, 1).float() / 255
-    assert torch.equal(drawn[20 : 20 + core.SHOWN, 4 : 4 + core.SHOWN], thumbnail)
+    assert torch.equal(drawn[20 : 20 + memory_drawing.SLOT, 4 : 4 + memory_drawing.SLOT], thumbnail)
 
 
 def test_all_parts_are_drawn_below_each_other():
@@ -388,14 +392,17 @@ def test_all_parts_are_drawn_below_each_other():
             for number, k in ((TOP, 2), (HAIR, 4))
         )
     ]
-    both, one = core.draw_parts(parts, memory.banks), core.draw_parts(parts[:1], memory.banks)
+    both, one = (
+        memory_drawing.draw_parts(parts, memory.banks),
+        memory_drawing.draw_parts(parts[:1], memory.banks),
+    )
     assert len(both) == 2 * len(one) and both.shape[1] > one.shape[1]
-    assert core.draw_parts([part(TOP, 1)], {}).shape[-1] == 3  # no memory was asked
+    assert memory_drawing.draw_parts([part(TOP, 1)], {}).shape[-1] == 3  # no memory was asked
 
 
 def test_the_catalogue_shows_every_slot_the_most_frequent_first():
     bank = random_memory(1, 4).banks[TOP]
-    drawn, size = core.catalogue(bank, 3), core.THUMBNAIL
+    drawn, size = memory_drawing.catalog(bank, 3), part_crops.THUMBNAIL
     assert drawn.shape == (2 * (size + 2) + 2, 3 * (size + 2) + 2, 3)
     first = bank.thumbnails[int(bank.counts.argmax())].float() / 255
     assert torch.equal(drawn[2 : 2 + size, 2 : 2 + size], first)

@@ -12,7 +12,7 @@ from vitruvian.lab.world.captions import scene_caption
 from vitruvian.lab.world.figure import BOTTOM, HAT, TOP
 from vitruvian.lab.world.renderer import render
 from vitruvian.lab.world.scenes import BOTTOMS, COLOURS, FULL, PATTERNS, sample_scenes
-from vitruvian.models import memory, semantic_map
+from vitruvian.models import memory, memory_file, part_crops, semantic_map
 from vitruvian.models.phrases import split_phrases
 
 COUNT = 60
@@ -74,7 +74,7 @@ def test_the_shipped_encoder_finds_the_words_for_what_it_sees(scenes, truth, min
     maps, crops, right = dressed.semantic_maps(scenes, truth), [], []
     for i in range(COUNT):
         picture = truth.rgb[i].movedim(0, -1)
-        for part, crop in memory.crop_parts(picture, maps[i], dressed.CROP):
+        for part, crop in part_crops.crop_parts(picture, maps[i], dressed.CROP):
             if part in (semantic_map.TOP, semantic_map.FOOTWEAR, semantic_map.PANTS):
                 crops.append(crop.movedim(-1, 0))
                 right.append(dressed.part_phrases(scene_caption(scenes, i))[part].split())
@@ -92,7 +92,7 @@ def test_the_shipped_encoder_finds_the_words_for_what_it_sees(scenes, truth, min
 def test_the_shipped_memory_is_the_encoders_and_holds_what_it_needs(mini_weights):
     encoder, kept = (
         part_encoder.load_encoder(encoder_recipe.VISION),
-        memory.load(memory_recipe.MEMORY),
+        memory_file.load(memory_recipe.MEMORY),
     )
     assert kept.encoder == memory.encoder_name(encoder.vision.state_dict())
     worn = {
