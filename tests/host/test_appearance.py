@@ -85,10 +85,10 @@ def encode(clip, text):
     return core.CLIPTextEncode().encode(clip, text)[0]
 
 
-def sample(model, positive, negative, *, cfg=4.0, steps=2, batch=1, size=(CELLS, CELLS), **how):
+def sample(model, positive, negative, *, cfg=4.0, steps=2, batch=1, size=(CELLS, CELLS), **options):
     latent = {"samples": torch.zeros(batch, 4, *size)}
     return core.common_ksampler(
-        model, 7, steps, cfg, how.get("sampler", "euler"), "normal", positive, negative, latent
+        model, 7, steps, cfg, options.get("sampler", "euler"), "normal", positive, negative, latent
     )[0]["samples"]
 
 
@@ -171,7 +171,7 @@ def start_alignment_of(model):
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         {"cfg": 1.0},
         {"batch": 2},
@@ -179,12 +179,12 @@ def start_alignment_of(model):
         {"sampler": "dpmpp_2m_sde"},
     ],
 )
-def test_sizes_batches_and_samplers_repeat(loaded, how):
+def test_sizes_batches_and_samplers_repeat(loaded, options):
     patched = apply(loaded[0], random_appearance(loaded[0]))
     positive, negative = encode(loaded[1], "a man"), encode(loaded[1], "")
-    first = sample(patched, positive, negative, **how)
+    first = sample(patched, positive, negative, **options)
     assert first.isfinite().all()
-    assert torch.equal(first, sample(patched.clone(), positive, negative, **how))
+    assert torch.equal(first, sample(patched.clone(), positive, negative, **options))
 
 
 def test_each_image_of_a_batch_has_its_own_map(loaded):

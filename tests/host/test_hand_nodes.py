@@ -4,6 +4,7 @@ import pytest
 import torch
 from vitruvian.models import pose
 from vitruvian.nodes import hands as ours
+from vitruvian.nodes.mask_expansion import VitruvianPreviewMaskExpansion
 
 
 @pytest.fixture(autouse=True)
@@ -50,20 +51,20 @@ def test_cut_mask_place_and_paste_give_the_image_back():
         poses, 0, 0, "both", 0.11, 0.2, ours.STOP
     ).result
     assert count == 1 and masks.shape == union.shape == (1, 128, 128)
-    placed, where, repaint = ours.VitruvianPlaceHands.execute(
+    placed, hand_mask, ring_mask = ours.VitruvianPlaceHands.execute(
         images, masks, boxes, 0, 0, 0.1, image
     ).result
-    assert placed.shape == image.shape and where.sum() > 200 and repaint.sum() > 200
+    assert placed.shape == image.shape and hand_mask.sum() > 200 and ring_mask.sum() > 200
     assert torch.equal(
-        placed[0][(where[0] == 0) & (repaint[0] == 0)],
-        image[0][(where[0] == 0) & (repaint[0] == 0)],
+        placed[0][(hand_mask[0] == 0) & (ring_mask[0] == 0)],
+        image[0][(hand_mask[0] == 0) & (ring_mask[0] == 0)],
     )
     assert float((placed - image).abs().mean()) < 0.02
     (pasted,) = ours.VitruvianPasteHands.execute(
-        torch.zeros_like(image), placed, where, 0, 0.0
+        torch.zeros_like(image), placed, hand_mask, 0, 0.0
     ).result
-    assert torch.equal(pasted[0][where[0] > 0], placed[0][where[0] > 0])
-    (strip,) = ours.VitruvianPreviewMaskExpansion.execute(1 - where, 40, 0.2, 0.8, 5, placed).result
+    assert torch.equal(pasted[0][hand_mask[0] > 0], placed[0][hand_mask[0] > 0])
+    (strip,) = VitruvianPreviewMaskExpansion.execute(1 - hand_mask, 40, 0.2, 0.8, 5, placed).result
     assert strip.shape == (1, 256, 5 * 256, 3)
 
 
@@ -83,10 +84,10 @@ def test_a_image_without_hands_passes_through():
         without_hands(), "both", 128, 0.35, False, ours.GO_ON, image
     ).result
     masks = torch.ones(1, 128, 128)
-    placed, where, repaint = ours.VitruvianPlaceHands.execute(
+    placed, hand_mask, ring_mask = ours.VitruvianPlaceHands.execute(
         images, masks, boxes, 0, 0, 0.0, image
     ).result
-    assert torch.equal(placed, image) and where.sum() == repaint.sum() == 0
+    assert torch.equal(placed, image) and hand_mask.sum() == ring_mask.sum() == 0
     assert (
         ours.VitruvianDrawHandMasks.execute(
             without_hands(), 0, 0, "both", 0.11, 0.2, ours.GO_ON

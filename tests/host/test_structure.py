@@ -63,7 +63,7 @@ def inputs(batch=2, size=(CELLS, CELLS), seed=2):
         {"experts": 1},
         {"experts": 4},
         {"fusion": structure.SUM},
-        {"fusion": structure.LEARNT},
+        {"fusion": structure.LEARNED},
         {"fusion": structure.OFF},
         {"fusion": structure.PAIR},
     ],
@@ -88,19 +88,19 @@ def text(width=192, seed=3):
     return [[torch.randn(1, 77, width, generator=g), {}]]
 
 
-def sample(model, positive=None, negative=None, *, cfg=3.0, steps=2, batch=1, size=None, **how):
-    latent = how.get("latent") or {"samples": torch.zeros(batch, 12, *(size or (CELLS, CELLS)))}
+def sample(model, positive=None, negative=None, *, cfg=3.0, steps=2, batch=1, size=None, **options):
+    latent = options.get("latent") or {"samples": torch.zeros(batch, 12, *(size or (CELLS, CELLS)))}
     return core.common_ksampler(
         model,
         7,
         steps,
         cfg,
-        how.get("sampler", "euler"),
-        how.get("scheduler", "normal"),
+        options.get("sampler", "euler"),
+        options.get("scheduler", "normal"),
         positive or text(),
         negative or text(seed=4),
         latent,
-        denoise=how.get("denoise", 1.0),
+        denoise=options.get("denoise", 1.0),
     )[0]["samples"]
 
 
