@@ -34,7 +34,7 @@ def _load_pack() -> None:
 
 _load_pack()
 if HOST:  # now, before any conftest or test of a ring imports ComfyUI
-    from vitruvian.dev import open_host, prepare_base
+    from vitruvian.tools.hosts import open_host, prepare_base
 
     _base = Path(tempfile.mkdtemp(prefix="vitruvian-tests-"))
     prepare_base(_base)
@@ -50,7 +50,7 @@ def pytest_unconfigure(config):
 def server(tmp_path_factory):
     """A running ComfyUI with the pack, shared by all tests; scikit-image's photographs as input."""
     import skimage
-    from vitruvian.dev import Server
+    from vitruvian.tools.server import Server
 
     base = tmp_path_factory.mktemp("server")
     prepare_base(base)

@@ -21,9 +21,9 @@ from .host import Host
 from .jobs import Job
 from .manifest import Manifest
 from .run import Run, Worker
-from .started import Started
+from .started_host import Installation, StartedHost
 from .table import Row
-from .trouble import DiskFull, HostGone, RowFailed, Wrong
+from .trouble import BadInput, DiskFull, HostGone, RowFailed
 
 HERE = "http://127.0.0.1:8188"
 SHOWN = 20  # rows of --dry-run
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return _main(options)
-    except Wrong as wrong:
+    except BadInput as wrong:
         sys.stderr.write(f"{wrong}\n")
         return WRONG
     except DiskFull as full:
@@ -161,18 +161,18 @@ def _files(given: list[Path]) -> list[Path]:
     for path in given:
         found = sorted(path.glob("*.json")) if path.is_dir() else [path]
         if not found:
-            raise Wrong(f"There are no .json files in {path}.")
+            raise BadInput(f"There are no .json files in {path}.")
         files += found
     return files
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
     if options.comfyui and options.host:
-        raise Wrong("Give --host for a ComfyUI that runs, or --comfyui to start one: not both.")
+        raise BadInput("Give --host for a ComfyUI that runs, or --comfyui to start one: not both.")
     if options.hosts is not None and (options.hosts < 1 or not options.comfyui):
-        raise Wrong("--hosts is the number of ComfyUIs to start: it needs --comfyui FOLDER.")
+        raise BadInput("--hosts is the number of ComfyUIs to start: it needs --comfyui FOLDER.")
     if options.retries < 0 or options.timeout <= 0:
-        raise Wrong("--retries must be 0 or more, and --timeout more than 0 seconds.")
+        raise BadInput("--retries must be 0 or more, and --timeout more than 0 seconds.")
 
 
 def _plan(
@@ -200,34 +200,46 @@ def _workers(options: argparse.Namespace, out: Path) -> list[Any]:
     if options.comfyui:
         cards = ray_backend.graphics_cards() if options.ray else 0
         count = options.hosts or cards or 1
-        makes = [_maker(options, out, number, count) for number in range(1, count + 1)]
+        starters: list[Any] = [
+            _starter(options, out, number, count) for number in range(1, count + 1)
+        ]
     else:
         cards = 0
-        makes = [functools.partial(Host, url) for url in dict.fromkeys(options.host or [HERE])]
+        starters = [functools.partial(Host, url) for url in dict.fromkeys(options.host or [HERE])]
     if not options.ray:
-        return [make() for make in makes]
+        return [starter() for starter in starters]
     card = min(cards, 1)
-    ray_backend.check_room(len(makes), card)
+    ray_backend.check_room(len(starters), card)
     return [
-        ray_backend.RayWorker(_name_on_ray(make, number), make, card, options.retries)
-        for number, make in enumerate(makes, 1)
+        ray_backend.RayWorker(_name_on_ray(starter, number), starter, card, options.retries)
+        for number, starter in enumerate(starters, 1)
     ]
 
 
-def _maker(options: argparse.Namespace, out: Path, number: int, of: int) -> Callable[[], Host]:
-    """What starts one host. On Ray it may happen on another machine, and Ray names its card."""
+def _starter(
+    options: argparse.Namespace, out: Path, number: int, count: int
+) -> Callable[[], StartedHost]:
+    """What starts one host. On Ray it may happen on another machine, and Ray names its card.
+
+    Hosts of one folder share all but the folder for previews, which every host empties when it
+    starts.
+    """
     line = list(options.host_options)
     work = out / "hosts"
     if options.ray:
         work = Path(tempfile.gettempdir()) / "vitruvian-batch"
-    elif of > 1 and "--cpu" not in line:
+    elif count > 1 and "--cpu" not in line:
         line += ["--cuda-device", str(number - 1)]
-    folder, python, seconds = options.comfyui, options.python, options.timeout
-    return functools.partial(Started, folder, python, line, work, seconds, number, of)
+    if count > 1:
+        line += ["--temp-directory", str((work / f"host-{number}").resolve())]
+    installation = Installation(options.comfyui, options.python, tuple(line))
+    return functools.partial(
+        StartedHost, installation, work / f"host-{number}.log", options.timeout
+    )
 
 
-def _name_on_ray(make: Any, number: int) -> str:
-    return make.args[0] if make.func is Host else f"ray-{number}"
+def _name_on_ray(starter: Any, number: int) -> str:
+    return starter.args[0] if starter.func is Host else f"ray-{number}"
 
 
 def _start(workers: list[Any], options: argparse.Namespace, needed: bool) -> dict[str, Any]:
@@ -237,8 +249,8 @@ def _start(workers: list[Any], options: argparse.Namespace, needed: bool) -> dic
         list(pool.map(lambda worker: worker.start(), workers))
         return workers[0].info()
     except (HostGone, RowFailed) as error:
-        raise Wrong(f"The host's list of nodes cannot be read: {error}") from None
-    except Wrong as wrong:
+        raise BadInput(f"The host's list of nodes cannot be read: {error}") from None
+    except BadInput as wrong:
         if not options.dry_run or needed:
             raise
         tqdm.write(f"{wrong}\nWithout a host, only the names and kinds of values are checked.")

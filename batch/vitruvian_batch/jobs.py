@@ -9,7 +9,7 @@ from typing import Any
 
 from . import table, workflow
 from .table import Row
-from .trouble import Wrong
+from .trouble import BadInput
 from .workflow import Target, Workflow
 
 TOLD = 10  # of many mistakes in a table, how many are shown at once
@@ -55,7 +55,7 @@ class Job:
 def plan(
     flows: list[Workflow], rows: list[Row], folder: Path, seed: int | None = None
 ) -> list[Job]:
-    """All jobs. Wrong tells up to ten mistakes, each with its row, its column and the fix.
+    """All jobs. BadInput tells up to ten mistakes, each with its row, its column and the fix.
 
     folder: where the table's relative paths start. seed: the first job's, where no column names
     one; every later job's is one higher.
@@ -74,11 +74,11 @@ def plan(
                 for one in table.expand(row, files, folder):
                     first = None if seed is None else seed + len(jobs)
                     jobs.append(_job(flow, one, targets, files, folder, first))
-            except Wrong as wrong:
+            except BadInput as wrong:
                 mistakes += str(wrong).splitlines()
     if mistakes:
         more = [f"... and {len(mistakes) - TOLD} more."] if len(mistakes) > TOLD else []
-        raise Wrong("\n".join([*mistakes[:TOLD], *more]))
+        raise BadInput("\n".join([*mistakes[:TOLD], *more]))
     return _numbered(jobs)
 
 
@@ -91,12 +91,12 @@ def _targets(flow: Workflow, rows: list[Row]) -> dict[str, Target | None]:
             continue
         try:
             targets[name] = None if name == "seed" else workflow.find(flow, name)
-        except Wrong as wrong:
+        except BadInput as wrong:
             mistakes.append(str(wrong))
     if "seed" in targets and not workflow.seeds(flow.nodes):
         mistakes.append(f"Column 'seed': {flow.name} has no seed that is a value and not a wire.")
     if mistakes:
-        raise Wrong("\n".join(mistakes))
+        raise BadInput("\n".join(mistakes))
     return targets
 
 
@@ -135,7 +135,7 @@ def _job(
                 hint = f", and there is no file {path}. Put it there or correct the path"
             mistakes.append(f"{row.where}, column '{name}': {error}{hint}.")
     if mistakes:
-        raise Wrong("\n".join(mistakes))
+        raise BadInput("\n".join(mistakes))
     key = _key(workflow.fill(flow.nodes, filled), sent)
     return Job(0, flow, row.where, key, row.cells, filled, sent)
 

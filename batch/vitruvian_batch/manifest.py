@@ -15,7 +15,7 @@ from threading import Lock
 from typing import IO, Any
 
 from .jobs import Job
-from .trouble import DiskFull, Wrong
+from .trouble import BadInput, DiskFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -36,14 +36,14 @@ class Manifest:
             _hold(self._file, path)
             lines = self._read()
             if lines and not resume:
-                raise Wrong(
+                raise BadInput(
                     f"{path} is the manifest of a batch begun earlier: {len(self.done)} rows are "
                     "done. Add --resume to go on with it, or name another folder with --out."
                 )
             if lines:
                 self.batch = str(lines[0].get("batch") or "")
                 if not self.batch:
-                    raise Wrong(f"{path} does not begin as a manifest. Name another --manifest.")
+                    raise BadInput(f"{path} does not begin as a manifest. Name another --manifest.")
             else:
                 _need_empty(out)
                 self.batch = str(uuid.uuid4())
@@ -62,7 +62,7 @@ class Manifest:
             try:
                 lines.append(json.loads(line))
             except ValueError:
-                raise Wrong(
+                raise BadInput(
                     f"{self.path}, line {number} is damaged. Delete that line: its row runs again."
                 ) from None
         for line in lines:
@@ -112,13 +112,13 @@ class Manifest:
         )
 
     def left(self, jobs: list[Job]) -> list[Job]:
-        """The jobs that are still to be done. Wrong if one would paint over another's picture."""
+        """List the jobs that are still to be done. BadInput if one would overwrite another's image."""
         left = [job for job in jobs if not self.is_done(job)]
         kept = {job.key for job in jobs} - {job.key for job in left}
         owners = {self.done[key]["number"]: key for key in kept}
         for job in left:
             if job.number in owners:
-                raise Wrong(
+                raise BadInput(
                     f"{job.where} is new, but its number {job.number} belongs to pictures made "
                     "before. Write new rows at the end of the table, or name another --out."
                 )
@@ -152,7 +152,7 @@ def _names(line: dict[str, Any]) -> set[str]:
 def _need_empty(out: Path) -> None:
     pictures = [path.name for path in out.iterdir() if path.name.split("_")[0].isdigit()]
     if pictures:
-        raise Wrong(
+        raise BadInput(
             f"{out} holds pictures of another batch ({sorted(pictures)[0]}), and this manifest is "
             "new. Name another folder with --out."
         )
@@ -167,6 +167,6 @@ def _hold(file: IO[bytes], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Wrong(
+        raise BadInput(
             f"Another vitruvian-batch works on {path}. Wait for it, or name another --out."
         ) from None

@@ -13,7 +13,7 @@ from typing import Any
 
 from .host import Host, Saved, read_file
 from .jobs import Job
-from .trouble import HostGone, Wrong
+from .trouble import BadInput, HostGone
 
 Make = Callable[[], Host]
 
@@ -49,8 +49,8 @@ class RayWorker:
         self.actor = kind.remote(make)
 
     def start(self) -> None:
-        """Wait for the actor's host. Wrong if it does not come up."""
-        self._get(self.actor.ask.remote("check"), Wrong)
+        """Wait for the actor's host. BadInput if it does not come up."""
+        self._get(self.actor.ask.remote("check"), BadInput)
 
     def info(self) -> dict[str, Any]:
         return self._get(self.actor.ask.remote("info"))
@@ -88,7 +88,7 @@ class RayWorker:
 
 
 def connect(address: str) -> None:
-    """Join the cluster, or start one on this machine ("local"). Wrong if there is none."""
+    """Join the cluster, or start one on this machine ("local"). BadInput if there is none."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anyone
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = _ray()
@@ -96,7 +96,7 @@ def connect(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise Wrong(f"There is no Ray cluster at '{address}': {_last_line(error)}") from None
+        raise BadInput(f"There is no Ray cluster at '{address}': {_last_line(error)}") from None
     # this package need not be installed on the other machines
     ray.cloudpickle.register_pickle_by_value(sys.modules[__package__])
 
@@ -107,10 +107,10 @@ def graphics_cards() -> int:
 
 
 def check_room(hosts: int, cards: int) -> None:
-    """Wrong if the cluster can never place so many hosts: Ray would wait for ever."""
+    """BadInput if the cluster can never place so many hosts: Ray would wait for ever."""
     processors = int(_ray().cluster_resources().get("CPU", 0))
     if hosts > processors or hosts * cards > graphics_cards():
-        raise Wrong(
+        raise BadInput(
             f"{hosts} hosts do not fit on this Ray cluster: it has {processors} processors and "
             f"{graphics_cards()} graphics cards. Ask for fewer with --hosts."
         )
@@ -124,7 +124,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise Wrong("--ray needs Ray: pip install 'vitruvian-batch[ray]'.") from None
+        raise BadInput("--ray needs Ray: pip install 'vitruvian-batch[ray]'.") from None
     return ray
 
 

@@ -16,7 +16,7 @@ from .collect import collect
 from .host import Saved
 from .jobs import Job
 from .manifest import Manifest
-from .trouble import DiskFull, HostGone, RowFailed, TryAgain, Wrong
+from .trouble import BadInput, DiskFull, HostGone, RowFailed, TryAgain
 
 
 class Worker(Protocol):
@@ -195,7 +195,7 @@ class Run:
                 return True
             if not self._over():
                 self.told(f"{worker.name} did not come back; it gets no more rows.")
-        except (HostGone, RowFailed, Wrong) as error:
+        except (HostGone, RowFailed, BadInput) as error:
             self.told(f"{worker.name} gets no more rows: {error}")
         return False
 

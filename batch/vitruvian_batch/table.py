@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .trouble import Wrong
+from .trouble import BadInput
 
 WILD = re.compile(r"[*?]|\[.+\]")
 FOLDER = re.compile(r" \[\w+\]$")  # "name.png [output]": the host's word for its other folders
@@ -24,16 +24,18 @@ class Row:
 
 
 def read(path: Path) -> list[Row]:
-    """All rows of a table. Wrong if it is missing, broken or empty."""
+    """All rows of a table. BadInput if it is missing, broken or empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise Wrong(f"The table {path} cannot be read: {error.strerror}.") from None
+        raise BadInput(f"The table {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise Wrong(f"{path} is not UTF-8 text. Save it as CSV UTF-8, or as JSON lines.") from None
+        raise BadInput(
+            f"{path} is not UTF-8 text. Save it as CSV UTF-8, or as JSON lines."
+        ) from None
     rows = _json_lines(path, text) if path.suffix in (".jsonl", ".ndjson") else _csv(path, text)
     if not rows:
-        raise Wrong(f"The table {path} has no rows. Write one below the column names.")
+        raise BadInput(f"The table {path} has no rows. Write one below the column names.")
     return rows
 
 
@@ -44,14 +46,14 @@ def _csv(path: Path, text: str) -> list[Row]:
     columns = [name.strip() for name in next(lines, [])]
     for name in columns:
         if not name or columns.count(name) > 1:
-            raise Wrong(f"{path}: the column name '{name}' is empty or stands there twice.")
+            raise BadInput(f"{path}: the column name '{name}' is empty or stands there twice.")
     rows: list[Row] = []
     for cells in lines:
         if not any(cell.strip() for cell in cells):
             continue
         where = f"{path.name}, row {len(rows) + 1} (line {lines.line_num})"
         if len(cells) > len(columns):
-            raise Wrong(
+            raise BadInput(
                 f"{where}: {len(cells)} cells for {len(columns)} columns. Put a text with commas "
                 'in it between double quotes: "a woman, waving".'
             )
@@ -69,9 +71,9 @@ def _json_lines(path: Path, text: str) -> list[Row]:
         try:
             cells = json.loads(line)
         except ValueError as error:
-            raise Wrong(f"{where}: this is not JSON: {error}.") from None
+            raise BadInput(f"{where}: this is not JSON: {error}.") from None
         if not isinstance(cells, dict):
-            raise Wrong(f'{where}: every line must be an object, {{"Title.input": value}}.')
+            raise BadInput(f'{where}: every line must be an object, {{"Title.input": value}}.')
         filled = {name: cell for name, cell in cells.items() if cell is not None}
         rows.append(Row(len(rows) + 1, where, filled))
     return rows
@@ -94,7 +96,7 @@ def expand(row: Row, names: list[str], folder: Path) -> list[Row]:
     counts = {name: len(files) for name, files in found.items()}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"'{name}' {count}" for name, count in counts.items())
-        raise Wrong(
+        raise BadInput(
             f"{row.where}: its wildcards go together, first file with first, but they find "
             f"different numbers of files: {said}. For every file of one with every file of the "
             "other, write one row for each of one of them."
@@ -116,7 +118,7 @@ def _files(row: Row, name: str, folder: Path) -> list[str]:
     pattern = str(row.cells[name])
     found = [path for path in glob.glob(pattern, root_dir=folder) if (folder / path).is_file()]
     if not found:
-        raise Wrong(f"{row.where}, column '{name}': no file is called {pattern} in {folder}.")
+        raise BadInput(f"{row.where}, column '{name}': no file is called {pattern} in {folder}.")
     return sorted(found, key=_as_people_count)
 
 

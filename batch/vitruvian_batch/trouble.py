@@ -1,11 +1,15 @@
-"""What can go wrong, by what is to be done about it."""
+"""Errors, by what is to be done about them."""
 
 
-class Wrong(Exception):
-    """The command, the table or a workflow is wrong: nothing is run. The text says the fix."""
+class Trouble(Exception):
+    """Something that the user can mend. The text says how."""
 
 
-class RowFailed(Exception):
+class BadInput(Trouble):
+    """The command, the table or a workflow is wrong: nothing is run."""
+
+
+class RowFailed(Trouble):
     """The workflow itself failed on this row: another try would fail again."""
 
 
@@ -13,9 +17,9 @@ class TryAgain(RowFailed):
     """A failure that a host with emptied memory may not have: it gets one more try."""
 
 
-class HostGone(Exception):
+class HostGone(Trouble):
     """The host does not answer, or forgot the row: the row is still to be done."""
 
 
-class DiskFull(Exception):
+class DiskFull(Trouble):
     """Nothing more can be written: the batch stops, and what is done stays done."""

@@ -13,7 +13,7 @@ from autograph.convert import (
     workflow_to_api_format_with_errors,
 )
 
-from .trouble import Wrong
+from .trouble import BadInput
 
 Nodes = dict[str, dict[str, Any]]
 SEEDS = ("seed", "noise_seed")
@@ -52,11 +52,11 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Wrong(f"The workflow {path} cannot be read: {error.strerror}.") from None
+        raise BadInput(f"The workflow {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise Wrong(f"{path} is not JSON: {error}.") from None
+        raise BadInput(f"{path} is not JSON: {error}.") from None
     if not is_ui(content) and not _is_api(content):
-        raise Wrong(f"{path} is not a workflow of ComfyUI. {SAVE_AGAIN}")
+        raise BadInput(f"{path} is not a workflow of ComfyUI. {SAVE_AGAIN}")
     return content
 
 
@@ -96,7 +96,7 @@ def _convert(path: Path, ui: dict[str, Any], info: dict[str, Any]) -> Nodes:
     used = {node["type"] for node in flat["nodes"] if node.get("mode", 0) not in ASLEEP}
     missing = sorted(used - info.keys() - set(NOTES))
     if missing:
-        raise Wrong(
+        raise BadInput(
             f"{path}: the host has no node {', '.join(missing)}. Install the pack that brings it."
         )
     problems = [
@@ -106,7 +106,7 @@ def _convert(path: Path, ui: dict[str, Any], info: dict[str, Any]) -> Nodes:
     ]
     if problems or not made.data:
         said = "; ".join(problems) or "no node is left"
-        raise Wrong(f"{path} could not be converted ({said}). {SAVE_AGAIN}")
+        raise BadInput(f"{path} could not be converted ({said}). {SAVE_AGAIN}")
     titles = {str(node["id"]): node.get("title") for node in flat["nodes"]}
     for name, node in made.data.items():
         shown = info.get(node["class_type"], {}).get("display_name")
@@ -227,11 +227,11 @@ def seeds(nodes: Nodes) -> list[Target]:
 
 
 def find(flow: Workflow, column: str) -> Target:
-    """The input that a column `title.input` or `#id.input` names. Wrong says what there is."""
+    """The input that a column `title.input` or `#id.input` names. BadInput says what there is."""
     parts = column.split(".")
     splits = [(".".join(parts[:n]), ".".join(parts[n:])) for n in range(1, len(parts))]
     if not splits:
-        raise Wrong(
+        raise BadInput(
             f"Column '{column}': write it as title.input, for example {_example(flow)}; or seed, "
             "for all seeds; or begin it with _ for a note of your own."
         )
@@ -239,14 +239,14 @@ def find(flow: Workflow, column: str) -> Target:
         found = _named(flow.nodes, title)
         if len(found) > 1:
             ids = " or ".join(f"#{name}.{key}" for name in found)
-            raise Wrong(
+            raise BadInput(
                 f"Column '{column}': {len(found)} nodes of {flow.name} are called '{title}'. Give "
                 f"them different titles in ComfyUI, or write {ids}."
             )
         if found:
             return _input(flow, column, found[0], key)
     titles = sorted({title_of(node) for node in flow.nodes.values()})
-    raise Wrong(
+    raise BadInput(
         f"Column '{column}': no node of {flow.name} is called '{splits[-1][0]}'."
         f"{_nearest(splits[-1][0], titles)} Its nodes: {', '.join(titles)}."
     )
@@ -263,14 +263,14 @@ def _input(flow: Workflow, column: str, name: str, key: str) -> Target:
     inputs = flow.nodes[name]["inputs"]
     values = [key for key, value in inputs.items() if not is_link(value)]
     if key not in inputs:
-        raise Wrong(
+        raise BadInput(
             f"Column '{column}': the node '{title_of(flow.nodes[name])}' has no input '{key}'."
             f"{_nearest(key, values)} Its values: {', '.join(values) or 'none'}."
         )
     if is_link(inputs[key]):
         source = flow.nodes.get(inputs[key][0])
         wired = f"'{title_of(source)}'" if source else f"node {inputs[key][0]}"
-        raise Wrong(
+        raise BadInput(
             f"Column '{column}': this input is wired to {wired}. Name an input of that node, or "
             "take the wire off."
         )

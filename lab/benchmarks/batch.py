@@ -24,7 +24,9 @@ from ...batch.vitruvian_batch.manifest import Manifest
 from ...batch.vitruvian_batch.run import Run
 from ...batch.vitruvian_batch.table import Row
 from ...batch.vitruvian_batch.workflow import Workflow
-from ...dev import ROOT, Server, prepare_base
+from ...tools.hosts import prepare_base
+from ...tools.paths import ROOT
+from ...tools.server import Server
 
 HOSTS = 2
 WAIT = """

@@ -1,5 +1,6 @@
 """The batch runner without a host: tables, titles, values, the manifest, and what it says."""
 
+import argparse
 import errno
 import json
 import os
@@ -8,12 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
-from vitruvian import dev
 from vitruvian.batch.vitruvian_batch import cli, collect, jobs, run, table, workflow
 from vitruvian.batch.vitruvian_batch.host import Saved
 from vitruvian.batch.vitruvian_batch.manifest import Manifest
-from vitruvian.batch.vitruvian_batch.trouble import DiskFull, HostGone, RowFailed, TryAgain, Wrong
+from vitruvian.batch.vitruvian_batch.trouble import (
+    BadInput,
+    DiskFull,
+    HostGone,
+    RowFailed,
+    Trouble,
+    TryAgain,
+)
 from vitruvian.batch.vitruvian_batch.workflow import Target, Workflow
+from vitruvian.tools.commands import batch as dev_batch
 
 SHIPPED = Path(__file__).parents[2] / "workflows"
 PROMPT = "What to paint.text"
@@ -68,12 +76,12 @@ def test_json_lines_keep_their_kinds(tmp_path):
     ],
 )
 def test_a_bad_table(tmp_path, name, text, said):
-    with pytest.raises(Wrong, match=said):
+    with pytest.raises(BadInput, match=said):
         table.read(csv(tmp_path, text, name))
 
 
 def test_a_missing_table():
-    with pytest.raises(Wrong, match="nowhere.csv cannot be read: No such file"):
+    with pytest.raises(BadInput, match="nowhere.csv cannot be read: No such file"):
         table.read(Path("nowhere.csv"))
 
 
@@ -102,7 +110,7 @@ def test_values_take_the_kind_that_the_workflow_holds(tmp_path, flow):
     ],
 )
 def test_a_bad_column(tmp_path, flow, column, said):
-    with pytest.raises(Wrong, match=said):
+    with pytest.raises(BadInput, match=said):
         plan(flow, csv(tmp_path, f"{column}\n1\n"))
 
 
@@ -119,14 +127,14 @@ def test_a_bad_column(tmp_path, flow, column, said):
 )
 def test_a_value_that_does_not_fit(tmp_path, flow, column, cell, said):
     flow.nodes["5"]["inputs"]["cfg"] = 4.0
-    with pytest.raises(Wrong, match=f"t.jsonl, row 2 .line 2., column .*{said}"):
+    with pytest.raises(BadInput, match=f"t.jsonl, row 2 .line 2., column .*{said}"):
         lines = [{column: 1}, {column: cell}]
         plan(flow, csv(tmp_path, "\n".join(map(json.dumps, lines)), "t.jsonl"))
 
 
 def test_ten_mistakes_are_told_at_once(tmp_path, flow):
     text = "KSampler.steps\n" + "many\n" * 12
-    with pytest.raises(Wrong) as wrong:
+    with pytest.raises(BadInput) as wrong:
         plan(flow, csv(tmp_path, text))
     said = str(wrong.value).splitlines()
     assert len(said) == 11
@@ -190,7 +198,7 @@ def test_wildcards_go_together_in_the_order_that_people_count(photos, pair):
 
 def test_wildcards_that_find_different_numbers_of_files(photos, pair):
     (photos / "masks" / "2.png").unlink()
-    with pytest.raises(Wrong, match="row 1 .*'Photo.image' 3, 'Mask.image' 2"):
+    with pytest.raises(BadInput, match="row 1 .*'Photo.image' 3, 'Mask.image' 2"):
         plan(pair, csv(photos, "Photo.image,Mask.image\nphotos/*.png,masks/*.png\n"))
 
 
@@ -198,7 +206,7 @@ def test_wildcards_that_find_different_numbers_of_files(photos, pair):
 def test_a_missing_file(photos, pair, cell):
     info = {"LoadImage": {"input": {"required": {"image": [["a.png"], {"image_upload": True}]}}}}
     pair.kinds.update(info)
-    with pytest.raises(Wrong, match=r"t.csv, row 1 \(line 2\), column 'Photo.image': .*9"):
+    with pytest.raises(BadInput, match=r"t.csv, row 1 \(line 2\), column 'Photo.image': .*9"):
         plan(pair, csv(photos, f"Photo.image\n{cell}\n"))
     assert plan(pair, csv(photos, "Photo.image\na.png\n"))[0].files == {}
 
@@ -266,13 +274,13 @@ def test_a_muted_node_and_the_word_beside_a_seed():
 
 def test_a_node_that_the_host_lacks():
     ui = {"nodes": [{"id": 1, "type": "FromAPack", "widgets_values": []}], "links": []}
-    with pytest.raises(Wrong, match="the host has no node FromAPack. Install"):
+    with pytest.raises(BadInput, match="the host has no node FromAPack. Install"):
         workflow.build(Path("flow.json"), ui, {"Other": {}})
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"1": {"inputs": {}}}'])
 def test_what_is_not_a_workflow(tmp_path, content):
-    with pytest.raises(Wrong, match=r"not (JSON|a workflow)"):
+    with pytest.raises(BadInput, match=r"not (JSON|a workflow)"):
         workflow.read(csv(tmp_path, content, "flow.json"))
 
 
@@ -324,20 +332,20 @@ def test_a_damaged_line_is_named(tmp_path):
     first.close()
     with first.path.open("a") as file:
         file.write("oh\n")
-    with pytest.raises(Wrong, match="line 2 is damaged"):
+    with pytest.raises(BadInput, match="line 2 is damaged"):
         diary(first.out)
 
 
 def test_a_batch_is_not_begun_twice_by_mistake(tmp_path, three):
     first = diary(tmp_path / "out")
-    with pytest.raises(Wrong, match="Another vitruvian-batch works"):
+    with pytest.raises(BadInput, match="Another vitruvian-batch works"):
         diary(first.out)
     first.write(done(three[0]))
     first.close()
-    with pytest.raises(Wrong, match="1 rows are done. Add --resume"):
+    with pytest.raises(BadInput, match="1 rows are done. Add --resume"):
         diary(first.out, resume=False)
     (first.out / "001_person.png").touch()
-    with pytest.raises(Wrong, match="holds pictures of another batch"):
+    with pytest.raises(BadInput, match="holds pictures of another batch"):
         Manifest(tmp_path / "other.jsonl", first.out, False)
 
 
@@ -346,7 +354,7 @@ def test_a_new_row_in_the_middle_does_not_paint_over_anothers_picture(tmp_path, 
     for job in three:
         book.write(done(job))
     inserted = plan(flow, csv(tmp_path, f"{PROMPT}\na\nnew\nb\nc\n"))
-    with pytest.raises(Wrong, match="row 2 .*is new, but its number 2 belongs to pictures"):
+    with pytest.raises(BadInput, match="row 2 .*is new, but its number 2 belongs to pictures"):
         book.left(inserted)
     corrected = plan(flow, csv(tmp_path, f"{PROMPT}\na\nnew\nc\nd\n"))
     assert [job.number for job in book.left(corrected)] == [2, 4]
@@ -565,5 +573,6 @@ def test_a_dry_run_needs_no_host_for_the_api_format(tmp_path, capsys):
 
 
 def test_dev_batch_goes_on_only_with_a_named_folder():
-    with pytest.raises(dev.Trouble, match="--out FOLDER"):
-        dev.batch(None, ["person.json", "--resume"])
+    options = argparse.Namespace(host=None, arguments=["person.json", "--resume"])
+    with pytest.raises(Trouble, match="--out FOLDER"):
+        dev_batch.run(options)

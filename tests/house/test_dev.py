@@ -7,12 +7,15 @@ import sys
 from collections import namedtuple
 
 import pytest
-from vitruvian import dev
+from vitruvian.batch.vitruvian_batch import host
+from vitruvian.batch.vitruvian_batch.trouble import Trouble
+from vitruvian.tools import environments, examples, hosts, paths
+from vitruvian.tools.server import Server
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(dev, "CACHE", tmp_path)
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     return tmp_path
 
@@ -27,13 +30,13 @@ def fake_venv(folder):
 def installs(monkeypatch):
     """Packages asked of pip, so far."""
     asked = []
-    monkeypatch.setattr(dev, "_make_venv", fake_venv)
-    monkeypatch.setattr(dev, "_pip", lambda python, packages: asked.append(packages))
+    monkeypatch.setattr(environments, "_make_venv", fake_venv)
+    monkeypatch.setattr(environments, "_pip", lambda python, packages: asked.append(packages))
     return asked
 
 
 def test_an_environment_is_made_once(cache, installs):
-    first, again = (dev._environment("env", ["one"], 0) for _ in range(2))
+    first, again = (environments._environment("env", ["one"], 0) for _ in range(2))
     assert first == again == cache / "env" / "bin" / "python"
     assert installs == [["one"]]
 
@@ -41,19 +44,19 @@ def test_an_environment_is_made_once(cache, installs):
 def test_a_half_made_environment_is_made_anew(cache, installs, monkeypatch):
     def broken(python, packages):
         (python.parent / "leftover").touch()
-        raise dev.Trouble("no connection")
+        raise Trouble("no connection")
 
-    with monkeypatch.context() as patch, pytest.raises(dev.Trouble, match="no connection"):
-        patch.setattr(dev, "_pip", broken)
-        dev._environment("env", ["one"], 0)
-    python = dev._environment("env", ["one"], 0)
+    with monkeypatch.context() as patch, pytest.raises(Trouble, match="no connection"):
+        patch.setattr(environments, "_pip", broken)
+        environments._environment("env", ["one"], 0)
+    python = environments._environment("env", ["one"], 0)
     assert installs == [["one"]]
     assert not (python.parent / "leftover").exists()
 
 
 def test_a_layer_sees_the_packages_below(cache, installs):
-    below = dev._environment("below", ["torch"], 0)
-    above = dev._environment("above", ["host"], 0, below=below)
+    below = environments._environment("below", ["torch"], 0)
+    above = environments._environment("above", ["host"], 0, below=below)
     (link,) = above.parent.parent.rglob("*.pth")
     assert str(below.parent.parent / "lib") in link.read_text()
 
@@ -63,30 +66,33 @@ def test_the_environments_interpreter_takes_the_process_over(tmp_path):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho $$ $VITRUVIAN_INSIDE "$@"\n')
     python.chmod(0o755)
-    code = "import sys; from pathlib import Path; import dev; dev.again_inside(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; import dev; dev.load_pack()\n"
+        "from vitruvian.tools.environments import again_inside; again_inside(Path(sys.argv[1]))"
+    )
     child = subprocess.Popen(
         [sys.executable, "-c", code, python],
-        cwd=dev.ROOT,
+        cwd=paths.ROOT,
         stdout=subprocess.PIPE,
         text=True,
         env={k: v for k, v in os.environ.items() if k != "VITRUVIAN_INSIDE"},
     )
     said = child.communicate()[0].split()
-    assert said == [str(child.pid), "1", str(dev.ROOT / "dev.py"), str(python)]
+    assert said == [str(child.pid), "1", str(paths.ROOT / "dev.py"), str(python)]
 
 
 def test_too_little_disk_is_said_before_anything_is_made(cache, installs, monkeypatch):
     usage = namedtuple("usage", "free")(2e9)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(dev.Trouble, match=r"needs 5 GB.*2\.0 GB are free"):
-        dev._environment("env", ["one"], 5)
+    with pytest.raises(Trouble, match=r"needs 5 GB.*2\.0 GB are free"):
+        environments._environment("env", ["one"], 5)
     assert not (cache / "env").exists()
 
 
 def test_a_wrong_comfyui_path_is_named(cache, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(cache))
-    with pytest.raises(dev.Trouble, match="main.py"):
-        dev.find_host(None)
+    with pytest.raises(Trouble, match="main.py"):
+        hosts.find_host(None)
 
 
 def test_a_wish_for_a_version_goes_before_comfyui_path(cache, monkeypatch):
@@ -94,13 +100,13 @@ def test_a_wish_for_a_version_goes_before_comfyui_path(cache, monkeypatch):
     host = cache / "ComfyUI-v1"
     host.mkdir()
     (host / "main.py").touch()
-    assert dev.find_host("v1") == host
+    assert hosts.find_host("v1") == host
 
 
 def test_a_failed_clone_leaves_nothing_and_says_what_to_do(cache, monkeypatch):
-    monkeypatch.setattr(dev, "HOST_REPOSITORY", str(cache / "no-such-repository"))
-    with pytest.raises(dev.Trouble, match="COMFYUI_PATH"):
-        dev.find_host("v1")
+    monkeypatch.setattr(hosts, "HOST_REPOSITORY", str(cache / "no-such-repository"))
+    with pytest.raises(Trouble, match="COMFYUI_PATH"):
+        hosts.find_host("v1")
     assert list(cache.iterdir()) == []
 
 
@@ -115,23 +121,23 @@ def test_a_failed_clone_leaves_nothing_and_says_what_to_do(cache, monkeypatch):
 def test_what_is_not_a_workflow_is_refused(tmp_path, content, said):
     file = tmp_path / "flow.json"
     file.write_text(content)
-    with pytest.raises(dev.Trouble, match=said):
-        dev._workflow(str(file))
+    with pytest.raises(Trouble, match=said):
+        examples.read_workflow(str(file))
 
 
 def test_an_unknown_workflow_names_the_known_ones():
-    with pytest.raises(dev.Trouble, match="text_to_person"):
-        dev._workflow("nothing")
+    with pytest.raises(Trouble, match="text_to_person"):
+        examples.read_workflow("nothing")
 
 
 def test_the_refusal_of_a_workflow_is_told_node_by_node():
     error = {"message": "Value not in list", "details": "ckpt_name: 'a' not in []"}
     reply = {"node_errors": {"4": {"class_type": "Loader", "errors": [error]}}}
-    assert dev._refusal(reply) == "Loader (node 4): Value not in list: ckpt_name: 'a' not in []"
+    assert host.refusal(reply) == "Loader (node 4): Value not in list: ckpt_name: 'a' not in []"
 
 
 def test_a_server_that_dies_says_its_last_words(tmp_path):
     (tmp_path / "main.py").write_text("raise SystemExit('no such option')")
-    with pytest.raises(dev.Trouble, match="no such option"):
-        with dev.Server(sys.executable, tmp_path, tmp_path):
+    with pytest.raises(Trouble, match="no such option"):
+        with Server(sys.executable, tmp_path, tmp_path):
             pass

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from vitruvian.dev import Trouble
+from vitruvian.batch.vitruvian_batch.trouble import Trouble
 
 
 def node(class_type, **inputs):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from vitruvian.batch.vitruvian_batch import workflow
-from vitruvian.dev import Server, prepare_base
+from vitruvian.tools.hosts import prepare_base
+from vitruvian.tools.server import Server
 
 ROOT = Path(__file__).parents[2]
 HOST = Path(os.environ["COMFYUI_PATH"])

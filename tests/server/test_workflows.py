@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy
 import pytest
 from PIL import Image
-from vitruvian.dev import Trouble
+from vitruvian.batch.vitruvian_batch.trouble import Trouble
 
 SHIPPED = Path(__file__).parents[2] / "workflows" / "api"
 NAMES = sorted(path.stem for path in SHIPPED.glob("*.json"))

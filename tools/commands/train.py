@@ -1,0 +1,20 @@
+"""`dev.py train`: run a trainer, or the recipe of all mini weights.
+
+Also under `accelerate launch dev.py train NAME`.
+"""
+
+import argparse
+import importlib
+
+from ..environments import again_inside, has_packages, pins_environment
+from ..modules import modules_with, pick
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the trainer of the command line with its further arguments."""
+    trainers = {**modules_with("lab/training", "main"), "mini": "vitruvian.lab.recipes"}
+    name = pick("trainer", options.name, trainers)
+    if not has_packages():
+        again_inside(pins_environment())
+    importlib.import_module(name).main(options.arguments)
+    return 0
