@@ -1,47 +1,19 @@
-"""Vitruvian: pictures of people for ComfyUI. This file only registers."""
+"""Vitruvian: images of people for ComfyUI. This file only registers the nodes."""
 
 WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
-    """Called once by ComfyUI. The host is imported here only, so the pack imports without one."""
+    """Return the extension to ComfyUI. The host is imported here only, so the pack imports without."""
     from comfy_api.latest import ComfyExtension
 
     from .host.registration import register
-    from .nodes import (
-        appearance,
-        compose,
-        hands,
-        human_attention,
-        human_prior,
-        human_prior_training,
-        memory,
-        pose,
-        pose_editor,
-        refiner,
-        semantic_map,
-        structure,
-        structure_data,
-    )
+    from .nodes import MODULES
 
     register()
 
     class Vitruvian(ComfyExtension):
         async def get_node_list(self):
-            return [
-                *pose.NODES,
-                *compose.NODES,
-                *hands.NODES,
-                *human_prior.NODES,
-                *human_attention.NODES,
-                *human_prior_training.NODES,
-                *structure.NODES,
-                *refiner.NODES,
-                *structure_data.NODES,
-                *semantic_map.NODES,
-                *memory.NODES,
-                *appearance.NODES,
-                *pose_editor.NODES,
-            ]
+            return [node for module in MODULES for node in module.NODES]
 
     return Vitruvian()

@@ -9,12 +9,22 @@ from comfy_api.latest import io
 
 from ..host import appearance as host
 from ..host.part_instances import instances_from_parts
-from .compose import Instances
-from .inputs import check_order, named_errors, percent_inputs, strength_input, weight_files
-from .memory import Memory, Parts
-from .semantic_map import Parsing
+from .inputs import (
+    check_order,
+    first_area,
+    named_errors,
+    percent_inputs,
+    strength_input,
+    weight_files,
+)
+from .wires import (
+    Appearance,
+    Instances,
+    Memory,
+    Parts,
+    SemanticMap,
+)
 
-Appearance = io.Custom("VITRUVIAN_APPEARANCE")
 CATEGORY = "Vitruvian/appearance"
 
 
@@ -59,7 +69,7 @@ class VitruvianApplyAppearance(io.ComfyNode):
                 ),
                 Appearance.Input("appearance", tooltip="From Load Appearance."),
                 Parts.Input("parts", tooltip="From Retrieve Appearance or Appearance from Image."),
-                Parsing.Input(
+                SemanticMap.Input(
                     "semantic_map",
                     tooltip="Where the parts are: one map, or one per image of the batch. Any "
                     "size.",
@@ -101,7 +111,7 @@ class VitruvianApplyAppearance(io.ComfyNode):
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         check_order(start_percent, end_percent)
-        area = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])[:1].float().cpu()
+        area = first_area(mask)
         settings = host.Settings(strength, map_strength, start_percent, end_percent, area)
         return io.NodeOutput(host.apply(model, appearance, parts, semantic_map, settings))
 
@@ -119,7 +129,7 @@ class VitruvianInstancesFromParts(io.ComfyNode):
             "trained weights.",
             inputs=[
                 Parts.Input("parts", tooltip="From Retrieve Appearance."),
-                Parsing.Input(
+                SemanticMap.Input(
                     "semantic_map", tooltip="Where the parts are. Only its first image is used."
                 ),
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),

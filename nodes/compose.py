@@ -11,6 +11,7 @@ from ..models import compose
 from ..models.compose import Instance
 from .inputs import (
     check_order,
+    mask_frames,
     named_errors,
     percent_inputs,
     picture_size,
@@ -19,8 +20,10 @@ from .inputs import (
     size_inputs,
     strength_input,
 )
+from .wires import (
+    Instances,
+)
 
-Instances = io.Custom("VITRUVIAN_INSTANCES")
 CATEGORY = "Vitruvian/compose"
 MEAN, SCENE = "mean of the people", "the positive prompt"
 MODES = [host.EXACT, host.LAYERS, host.COUPLE]
@@ -101,7 +104,7 @@ class VitruvianAddInstance(io.ComfyNode):
         instances: tuple[Instance, ...] = (),
     ) -> io.NodeOutput:
         _check_conditioning(conditioning)
-        area = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
+        area = None if mask is None else mask_frames(mask)[0]
         made = Instance(conditioning, person, area, order, weight)
         return io.NodeOutput((*instances, made))
 

@@ -1,35 +1,28 @@
 """Hands first, the body painted around them (Giving a Hand)."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import comfy.utils
-import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..host import hand_generator as generator
-from ..host import mask_expansion
-from ..host.control_net import ControlSettings
-from ..host.outpaint import outpaint_body
 from ..models import hands, pose
 from ..models.hands import GRAY, Hand, Square, read_squares
 from .inputs import (
-    PoseKeypoint,
-    check_order,
+    check_one_size,
+    mask_frames,
     named_errors,
-    percent_inputs,
     picture_size,
     pose_input,
     read_pose,
     size_inputs,
-    strength_input,
-    weight_files,
+)
+from .wires import (
+    BoundingBox,
+    PoseKeypoint,
 )
 
-Generator = io.Custom("VITRUVIAN_HAND_GENERATOR")
-Squares = io.Custom("BOUNDING_BOX")
 CATEGORY = "Vitruvian/hands"
 BOTH = "both"
 STOP, GO_ON = "stop with an error", "go on without"
@@ -190,7 +183,7 @@ class VitruvianCutHands(io.ComfyNode):
                 PoseKeypoint.Output(
                     "hand_poses", tooltip="The keypoints of every hand, inside its square."
                 ),
-                Squares.Output(
+                BoundingBox.Output(
                     "hand_bboxes", tooltip="Where the squares are in the image, for Place Hands."
                 ),
                 io.Int.Output(
@@ -264,7 +257,7 @@ class VitruvianPlaceHands(io.ComfyNode):
                     tooltip="One mask per hand: where the hand is in its image, for example "
                     "from Draw Hand Masks on the hand_poses of Cut Hands.",
                 ),
-                Squares.Input(
+                BoundingBox.Input(
                     "hand_bboxes",
                     extra_dict={"forceInput": True},
                     tooltip="Where the squares are, from Cut Hands.",
@@ -362,113 +355,6 @@ def _place(
     return [torch.stack(part) for part in zip(*made, strict=True)]
 
 
-class VitruvianApplyMaskExpansion(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="VitruvianApplyMaskExpansion",
-            display_name="Apply Mask Expansion",
-            category=CATEGORY,
-            description="For inpainting: a border around the preserved area is preserved "
-            "too at first and generated later, so that no seam is left (Giving "
-            "a Hand).",
-            inputs=[
-                io.Model.Input("model", tooltip="Any model. The latent needs a noise mask."),
-                *_expansion_inputs(),
-            ],
-            outputs=[io.Model.Output("model_out", "model", tooltip="To the sampler.")],
-        )
-
-    @classmethod
-    @named_errors
-    def execute(
-        cls, model: Any, expansion: int, shrink_start_percent: float, shrink_end_percent: float
-    ) -> io.NodeOutput:
-        check_order(shrink_start_percent, shrink_end_percent, "shrink_")
-        return io.NodeOutput(
-            mask_expansion.apply(model, expansion, shrink_start_percent, shrink_end_percent)
-        )
-
-
-def _expansion_inputs() -> list[io.Input]:
-    share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.001}
-    return [
-        io.Int.Input(
-            "expansion",
-            default=16,
-            min=0,
-            max=512,
-            step=8,
-            tooltip="Width of the border at the beginning, in pixels. 0: no border, the "
-            "plain noise mask.",
-        ),
-        io.Float.Input(
-            "shrink_start_percent",
-            default=0.2,
-            **share,
-            tooltip="When in the sampling the border begins to shrink. 0: at the first step.",
-        ),
-        io.Float.Input(
-            "shrink_end_percent",
-            default=0.8,
-            **share,
-            tooltip="When in the sampling the border has shrunk to nothing. 1: at the last step.",
-        ),
-    ]
-
-
-class VitruvianPreviewMaskExpansion(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="VitruvianPreviewMaskExpansion",
-            display_name="Preview Mask Expansion",
-            category=CATEGORY,
-            description="Shows how the border of Apply Mask Expansion shrinks, as a row of images.",
-            is_output_node=True,
-            inputs=[
-                io.Mask.Input("mask", tooltip="The noise mask: white is generated."),
-                *_expansion_inputs(),
-                io.Int.Input(
-                    "image_count",
-                    default=6,
-                    min=2,
-                    max=64,
-                    tooltip="How many moments of the sampling to show.",
-                ),
-                io.Image.Input(
-                    "image", optional=True, tooltip="The image that shows where it is preserved."
-                ),
-            ],
-            outputs=[
-                io.Image.Output(
-                    "preview",
-                    tooltip="From the first step to the last: white is generated, orange is the "
-                    "border, and the image shows where it is preserved to the end.",
-                ),
-            ],
-        )
-
-    @classmethod
-    @named_errors
-    def execute(
-        cls,
-        mask: torch.Tensor,
-        expansion: int,
-        shrink_start_percent: float,
-        shrink_end_percent: float,
-        image_count: int,
-        image: torch.Tensor | None = None,
-    ) -> io.NodeOutput:
-        check_order(shrink_start_percent, shrink_end_percent, "shrink_")
-        first = mask.reshape(-1, *mask.shape[-2:])[0].float().cpu()
-        below = None if image is None else image[0, ..., :3].float().cpu()
-        strip = hands.expansion_strip(
-            first, below, expansion, shrink_start_percent, shrink_end_percent, image_count
-        )
-        return io.NodeOutput(strip[None], ui=ui.PreviewImage(strip[None], cls=cls))
-
-
 class VitruvianPasteHands(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -518,18 +404,9 @@ class VitruvianPasteHands(io.ComfyNode):
         feather: int,
         color_match: float,
     ) -> io.NodeOutput:
-        mask = mask.reshape(-1, *mask.shape[-2:])
-        _check_one_size(image, placed_image, mask, "image")
+        mask = mask_frames(mask)
+        check_one_size({"image": image, "placed_image": placed_image, "mask": mask})
         return io.NodeOutput(_paste(image, placed_image, mask, feather, color_match))
-
-
-def _check_one_size(
-    image: torch.Tensor, hands: torch.Tensor, mask: torch.Tensor, name: str
-) -> None:
-    given = {name: image, "hands": hands, "mask": mask}
-    if len({each.shape[1:3] for each in given.values()}) > 1:
-        sizes = [f"'{key}' ({x.shape[2]} x {x.shape[1]})" for key, x in given.items()]
-        raise ValueError(f"the inputs {sizes[0]}, {sizes[1]} and {sizes[2]} must have one size.")
 
 
 def _paste(
@@ -552,189 +429,9 @@ def _paste(
     )
 
 
-class VitruvianOutpaintBody(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="VitruvianOutpaintBody",
-            display_name="Outpaint Body",
-            category=CATEGORY,
-            description="Generates the body around hands that are already there, with a "
-            "ControlNet that sees the skeleton, the hands and where they are "
-            "(Giving a Hand, second stage).",
-            inputs=[
-                io.Conditioning.Input("positive", tooltip="What the image shows."),
-                io.Conditioning.Input("negative", tooltip="What the image must not show."),
-                io.ControlNet.Input(
-                    "control_net",
-                    tooltip="A ControlNet for body outpainting, from Load ControlNet Model.",
-                ),
-                io.Image.Input(
-                    "pose_image", tooltip="The skeleton of the entire body, from Draw Pose."
-                ),
-                io.Image.Input(
-                    "placed_image", tooltip="The image with the hands, from Place Hands."
-                ),
-                io.Mask.Input("mask", tooltip="Where the hands are, from Place Hands."),
-                strength_input(
-                    "How strongly the skeleton and the hands guide the image. 0: the "
-                    "conditioning is unchanged."
-                ),
-                *percent_inputs(),
-            ],
-            outputs=[
-                io.Conditioning.Output(
-                    "positive_out", "positive", tooltip="To the sampler's positive."
-                ),
-                io.Conditioning.Output(
-                    "negative_out", "negative", tooltip="To the sampler's negative."
-                ),
-            ],
-        )
-
-    @classmethod
-    @named_errors
-    def execute(
-        cls,
-        positive: Any,
-        negative: Any,
-        control_net: Any,
-        pose_image: torch.Tensor,
-        placed_image: torch.Tensor,
-        mask: torch.Tensor,
-        strength: float,
-        start_percent: float,
-        end_percent: float,
-    ) -> io.NodeOutput:
-        check_order(start_percent, end_percent)
-        mask = mask.reshape(-1, *mask.shape[-2:])
-        _check_one_size(pose_image, placed_image, mask, "skeleton")
-        conditionings = outpaint_body(
-            (positive, negative),
-            control_net,
-            pose_image[..., :3],
-            placed_image[..., :3],
-            mask,
-            ControlSettings(strength, start_percent, end_percent),
-        )
-        return io.NodeOutput(*conditionings)
-
-
-class VitruvianLoadHandGenerator(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="VitruvianLoadHandGenerator",
-            display_name="Load Hand Generator",
-            category=CATEGORY,
-            description="Loads a hand generator from models/vitruvian.",
-            inputs=[
-                io.Combo.Input(
-                    "hand_generator_name",
-                    options=weight_files("hands"),
-                    tooltip="A file trained for the checkpoint you use.",
-                )
-            ],
-            outputs=[
-                Generator.Output(
-                    "hand_generator", tooltip="To Apply Hand Generator and Predict Hand Masks."
-                )
-            ],
-        )
-
-    @classmethod
-    @named_errors
-    def execute(cls, hand_generator_name: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("vitruvian", hand_generator_name)
-        return io.NodeOutput(generator.load(Path(path)))
-
-
-class VitruvianApplyHandGenerator(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="VitruvianApplyHandGenerator",
-            display_name="Apply Hand Generator",
-            category=CATEGORY,
-            description="Makes the model generate one hand per image, each finger where its "
-            "keypoints are (Giving a Hand, first stage).",
-            inputs=[
-                io.Model.Input(
-                    "model", tooltip="The checkpoint that the hand generator was trained for."
-                ),
-                Generator.Input("hand_generator", tooltip="From Load Hand Generator."),
-                pose_input(name="hand_poses", tooltip="One hand per image, from Cut Hands."),
-                strength_input(
-                    "How strongly the keypoints guide the hand. 0: the model is unchanged."
-                ),
-            ],
-            outputs=[io.Model.Output("model_out", "model", tooltip="To the sampler.")],
-        )
-
-    @classmethod
-    @named_errors
-    def execute(
-        cls, model: Any, hand_generator: Any, hand_poses: Any, strength: float
-    ) -> io.NodeOutput:
-        return io.NodeOutput(
-            _generate(model, hand_generator, read_pose(hand_poses, "poses"), strength)
-        )
-
-
-def _generate(model: Any, loaded: Any, frames: list[pose.People], strength: float) -> Any:
-    return generator.apply(model, loaded, frames, strength)
-
-
-class VitruvianPredictHandMasks(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="VitruvianPredictHandMasks",
-            display_name="Predict Hand Masks",
-            category=CATEGORY,
-            description="Finds the hands in images from the hand generator: its network "
-            "looks at the finished latents once more.",
-            inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip="The model from Apply Hand Generator, as connected to the sampler.",
-                ),
-                Generator.Input("hand_generator", tooltip="From Load Hand Generator."),
-                io.Conditioning.Input(
-                    "positive", tooltip="The positive prompt, as connected to the sampler."
-                ),
-                io.Latent.Input("latent", tooltip="The finished latents, from the sampler."),
-            ],
-            outputs=[io.Mask.Output("masks", tooltip="One mask per hand, for Place Hands.")],
-        )
-
-    @classmethod
-    @named_errors
-    def execute(
-        cls, model: Any, hand_generator: Any, positive: Any, latent: dict[str, Any]
-    ) -> io.NodeOutput:
-        masks = _predict(model, hand_generator, positive, latent["samples"])
-        return io.NodeOutput(masks, ui=ui.PreviewMask(masks, cls=cls))
-
-
-def _predict(model: Any, loaded: Any, positive: Any, latent: torch.Tensor) -> torch.Tensor:
-    return torch.stack(
-        [
-            hands.clean_mask(mask)
-            for mask in generator.predict_masks(model, loaded, positive, latent)
-        ]
-    )
-
-
 NODES: list[type[io.ComfyNode]] = [
     VitruvianDrawHandMasks,
     VitruvianCutHands,
     VitruvianPlaceHands,
-    VitruvianApplyMaskExpansion,
-    VitruvianPreviewMaskExpansion,
     VitruvianPasteHands,
-    VitruvianOutpaintBody,
-    VitruvianLoadHandGenerator,
-    VitruvianApplyHandGenerator,
-    VitruvianPredictHandMasks,
 ]

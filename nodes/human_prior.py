@@ -11,14 +11,17 @@ from ..host import human_prior as host
 from ..models import human_prior as core
 from .inputs import (
     check_order,
+    first_area,
     named_errors,
     percent_inputs,
     read_phrases,
     strength_input,
     weight_files,
 )
+from .wires import (
+    HumanPrior,
+)
 
-Prior = io.Custom("VITRUVIAN_HUMAN_PRIOR")
 CATEGORY = "Vitruvian/human prior"
 AS_TRAINED = "as trained"
 
@@ -38,7 +41,7 @@ class VitruvianLoadHumanPrior(io.ComfyNode):
                     tooltip="A file trained for the checkpoint you use.",
                 )
             ],
-            outputs=[Prior.Output("human_prior", tooltip="To Apply Human Prior.")],
+            outputs=[HumanPrior.Output("human_prior", tooltip="To Apply Human Prior.")],
         )
 
     @classmethod
@@ -109,7 +112,9 @@ class VitruvianApplyHumanPrior(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="The checkpoint that the human prior was trained for."
                 ),
-                Prior.Input("human_prior", tooltip="From Load Human Prior or Train Human Prior."),
+                HumanPrior.Input(
+                    "human_prior", tooltip="From Load Human Prior or Train Human Prior."
+                ),
                 strength_input("How strongly the human prior acts. 0: the model is unchanged."),
                 io.Float.Input(
                     "gamma",
@@ -176,7 +181,7 @@ class VitruvianApplyHumanPrior(io.ComfyNode):
             },
             start_percent,
             end_percent,
-            None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])[:1].float().cpu(),
+            first_area(mask),
         )
         return io.NodeOutput(host.apply(model, human_prior, settings))
 

@@ -15,9 +15,12 @@ from ..host import human_prior as priors
 from ..host import human_prior_training as host
 from ..models import human_prior as core
 from ..models import loss_curve, pose_features
-from .human_prior import CATEGORY, Prior
+from .human_prior import CATEGORY
 from .inputs import named_errors, weight_files
 from .saving import free_path
+from .wires import (
+    HumanPrior,
+)
 
 DRAWN = "the drawn pose"
 SHOWN_EVERY = 5  # steps, the loss while it trains
@@ -52,7 +55,7 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                     tooltip="The pose of every image, from Draw Pose, in the same order. "
                     "Without them attention is not aligned with poses.",
                 ),
-                Prior.Input(
+                HumanPrior.Input(
                     "initial_human_prior",
                     optional=True,
                     tooltip="A human prior whose training continues.",
@@ -128,7 +131,9 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Prior.Output("human_prior", tooltip="To Apply Human Prior and Save Human Prior."),
+                HumanPrior.Output(
+                    "human_prior", tooltip="To Apply Human Prior and Save Human Prior."
+                ),
                 io.Image.Output(
                     "loss_image", tooltip="The loss of every step and its running mean."
                 ),
@@ -199,7 +204,7 @@ class VitruvianSaveHumanPrior(io.ComfyNode):
             "file is overwritten.",
             is_output_node=True,
             inputs=[
-                Prior.Input("human_prior", tooltip="From Train Human Prior."),
+                HumanPrior.Input("human_prior", tooltip="From Train Human Prior."),
                 io.Model.Input(
                     "model", tooltip="The checkpoint that the human prior was trained for."
                 ),

@@ -5,14 +5,17 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import folder_paths
+import torch
 from comfy_api.latest import io
 
 from ..models import pose, weights
 from ..models.pose import People
+from .wires import (
+    PoseKeypoint,
+)
 
 P = ParamSpec("P")
 N = TypeVar("N", bound=type[io.ComfyNode])
-PoseKeypoint = io.Custom("POSE_KEYPOINT")
 
 
 def named_errors(
@@ -124,3 +127,37 @@ def check_order(start: float, end: float, prefix: str = "") -> None:
             f"'{prefix}end_percent' ({end:g}) must be greater than '{prefix}start_percent' "
             f"({start:g})."
         )
+
+
+def seed_input(tooltip: str) -> io.Input:
+    """An input for the seed of random numbers, in the host's range."""
+    return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip=tooltip)
+
+
+def min_confidence_input(tooltip: str) -> io.Input:
+    """An input for the smallest confidence of a keypoint that counts."""
+    return io.Float.Input(
+        "min_confidence", default=0.3, min=0.0, max=1.0, step=0.01, tooltip=tooltip
+    )
+
+
+def write_poses(frames: list[People]) -> list[dict[str, Any]]:
+    """Turn frames of people into the value of a POSE_KEYPOINT wire."""
+    return [pose.write_frame(people) for people in frames]
+
+
+def mask_frames(mask: torch.Tensor) -> torch.Tensor:
+    """Bring a MASK of any number of leading dimensions to [frames, height, width]."""
+    return mask.reshape(-1, *mask.shape[-2:])
+
+
+def first_area(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Take the first frame of an optional MASK as an area [1, 1, height, width] on the CPU."""
+    return None if mask is None else mask_frames(mask)[:1, None].float().cpu()
+
+
+def check_one_size(pixels: dict[str, torch.Tensor]) -> None:
+    """Refuse IMAGE and MASK inputs (by name) that differ in height or width."""
+    if len({values.shape[1:3] for values in pixels.values()}) > 1:
+        sizes = [f"'{name}' ({x.shape[2]} x {x.shape[1]})" for name, x in pixels.items()]
+        raise ValueError(f"the inputs {', '.join(sizes[:-1])} and {sizes[-1]} must have one size.")

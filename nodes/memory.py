@@ -25,12 +25,10 @@ from .wires import (
 
 CATEGORY = "Vitruvian/appearance"
 EXTEND, UPDATE = "add slots", "update slots"
-TO_PROMPT, DRAWN = "left to the prompt", "random from the memory"
-NEAREST = "nearest class"
 NAMES = [CLASSES[part] for part in WHOLE_PERSON]
 
 
-def _vision_input() -> io.Input:
+def clip_vision_input() -> io.Input:
     return io.ClipVision.Input(
         "clip_vision",
         tooltip="CLIP's image encoder. From Load Part Encoder it can include the "
@@ -69,7 +67,7 @@ class VitruvianLoadPartEncoder(io.ComfyNode):
         return io.NodeOutput(part_encoder.load(Path(path)))
 
 
-def _shrink_input() -> io.Input:
+def shrink_input() -> io.Input:
     return io.Int.Input(
         "shrink",
         default=0,
@@ -97,7 +95,7 @@ class VitruvianBuildMemory(io.ComfyNode):
                     "semantic_map",
                     tooltip="One semantic map per image, in the same order, or one for all images.",
                 ),
-                _vision_input(),
+                clip_vision_input(),
                 io.Int.Input(
                     "max_slots",
                     default=512,
@@ -131,7 +129,7 @@ class VitruvianBuildMemory(io.ComfyNode):
                     tooltip="When slots are updated, how much of each slot stays. 0: it is "
                     "replaced. 1: it does not change.",
                 ),
-                _shrink_input(),
+                shrink_input(),
             ],
             outputs=[Memory.Output("memory_out", "memory", tooltip="To Retrieve Appearance.")],
         )
@@ -153,7 +151,7 @@ class VitruvianBuildMemory(io.ComfyNode):
         old = memory[0] if memory else None
         if old is not None:
             host.check_encoder(old, clip_vision[0])
-        pairs = _pairs(images, semantic_map)
+        pairs = pair_with_maps(images, semantic_map)
         bar = comfy.utils.ProgressBar(2 * len(pairs))
         crops = part_encoder.encode_parts(
             clip_vision[0], pairs, min_pixels[0], shrink[0], _first_half(bar)
@@ -169,7 +167,7 @@ class VitruvianBuildMemory(io.ComfyNode):
         return io.NodeOutput(new)
 
 
-def _pairs(images: Sequence[Tensor], maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def pair_with_maps(images: Sequence[Tensor], maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Each picture [H, W, 3] with its map [H, W]; a single map is every picture's."""
     pictures = [picture[..., :3] for batch in images for picture in batch]
     labels = [one for batch in maps for one in batch]

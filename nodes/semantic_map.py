@@ -11,9 +11,11 @@ from ..models import pose
 from ..models import semantic_map as core
 from ..models.outfit import HAIRS, LOWERS, OPEN, SHORT, UPPERS, Outfit, map_from_pose
 from ..models.semantic_map import CLASSES, CLOTHING, WHOLE_PERSON
-from .inputs import named_errors, picture_size, pose_input, read_pose, size_inputs
+from .inputs import mask_frames, named_errors, picture_size, pose_input, read_pose, size_inputs
+from .wires import (
+    SemanticMap,
+)
 
-Parsing = io.Custom("VITRUVIAN_SEMANTIC_MAP")
 CATEGORY = "Vitruvian/appearance"
 OURS, GRAY, CUSTOM = "Vitruvian", f"gray levels 0 to {len(CLASSES) - 1}", "custom colors"
 STOP, BACKGROUND = "stop with an error", "background"
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def _map_output(tooltip: str) -> io.Output:
     # older hosts want output ids that no input has
-    return Parsing.Output("semantic_map_out", "semantic_map", tooltip=tooltip)
+    return SemanticMap.Output("semantic_map_out", "semantic_map", tooltip=tooltip)
 
 
 class VitruvianSemanticMapFromColors(io.ComfyNode):
@@ -130,7 +132,7 @@ class VitruvianAddPartToSemanticMap(io.ComfyNode):
                     default=CLASSES[core.TOP],
                     tooltip="What the part is. 'background' removes what is there.",
                 ),
-                Parsing.Input(
+                SemanticMap.Input(
                     "semantic_map",
                     optional=True,
                     tooltip="The map to add to. The new part covers what is there. Without it, "
@@ -145,7 +147,7 @@ class VitruvianAddPartToSemanticMap(io.ComfyNode):
     def execute(
         cls, mask: torch.Tensor, part: str, semantic_map: torch.Tensor | None = None
     ) -> io.NodeOutput:
-        mask = mask.reshape(-1, *mask.shape[-2:])
+        mask = mask_frames(mask)
         before = core.empty_map(mask) if semantic_map is None else semantic_map
         try:
             return io.NodeOutput(core.add_part(before, mask, core.part_named(part)))
@@ -208,7 +210,7 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
                     tooltip="Points less certain than this are not used, and the parts around "
                     "them are left out.",
                 ),
-                Parsing.Input(
+                SemanticMap.Input(
                     "semantic_map",
                     optional=True,
                     tooltip="A map to draw over: for people in different outfits, each taken "
@@ -278,7 +280,9 @@ class VitruvianShowSemanticMap(io.ComfyNode):
             description="Shows a semantic map in colors, with the names of its parts.",
             is_output_node=True,
             inputs=[
-                Parsing.Input("semantic_map", tooltip="From any node that makes a semantic map.")
+                SemanticMap.Input(
+                    "semantic_map", tooltip="From any node that makes a semantic map."
+                )
             ],
             outputs=[
                 io.Image.Output(
@@ -310,7 +314,9 @@ class VitruvianMaskFromSemanticMap(io.ComfyNode):
             category=CATEGORY,
             description="Makes a mask of parts of the body or the clothes.",
             inputs=[
-                Parsing.Input("semantic_map", tooltip="From any node that makes a semantic map."),
+                SemanticMap.Input(
+                    "semantic_map", tooltip="From any node that makes a semantic map."
+                ),
                 io.Combo.Input(
                     "part_group",
                     options=[*GROUPS, *CLASSES],

@@ -227,7 +227,7 @@ def _cut(frame: Any) -> tuple[Any, Any, int]:
 
 def _hands(nets: Nets, frame: Any, prompts: list[str], seed: int) -> Hands:
     """The first stage: Hand Generator and Predict Hand Masks."""
-    from ...nodes.hands import VitruvianApplyHandGenerator, VitruvianPredictHandMasks
+    from ...nodes.hand_generator import VitruvianApplyHandGenerator, VitruvianPredictHandMasks
 
     loaded, generator = nets.loaded, nets.generator
     poses, boxes, count = _cut(frame)
@@ -272,7 +272,8 @@ def _body(
     """The second stage, as the workflows have it."""
     import nodes
 
-    from ...nodes.hands import VitruvianOutpaintBody, VitruvianPasteHands, VitruvianPlaceHands
+    from ...nodes.hands import VitruvianPasteHands, VitruvianPlaceHands
+    from ...nodes.outpaint import VitruvianOutpaintBody
 
     size = IMAGE_SIZE, IMAGE_SIZE
     placed, where, repaint = VitruvianPlaceHands.execute(*made, *size, 0.0).result
@@ -292,7 +293,7 @@ def _body(
 def _bordered(model: Any, border: str) -> Any:
     from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 
-    from ...nodes.hands import VitruvianApplyMaskExpansion
+    from ...nodes.mask_expansion import VitruvianApplyMaskExpansion
 
     if border == "differential":
         return DifferentialDiffusion.execute(model).result[0]
@@ -375,7 +376,7 @@ def _overlap(
     """
     import nodes
 
-    from ...nodes.hands import VitruvianApplyHandGenerator, VitruvianPredictHandMasks
+    from ...nodes.hand_generator import VitruvianApplyHandGenerator, VitruvianPredictHandMasks
 
     loaded, generator = nets.loaded, nets.generator
     people = skeletons(i, scenes, truth)

@@ -10,7 +10,7 @@ from vitruvian.host.registration import register
 from vitruvian.lab.training import convert, hands, preview
 from vitruvian.models import pose, weights
 from vitruvian.models.hand_generator import HandGenerator, LoadedHandGenerator, heat_maps
-from vitruvian.nodes import hands as ours
+from vitruvian.nodes.hand_generator import VitruvianApplyHandGenerator, VitruvianPredictHandMasks
 
 import nodes as core
 
@@ -98,19 +98,15 @@ def test_strength_0_is_the_model_as_it_was_and_masks_have_the_images_size(loaded
                 model, 1, 2, 4.0, "euler", "normal", words, nothing, latent
             )[0]
 
-        (model,) = ours.VitruvianApplyHandGenerator.execute(
-            loaded[0], generator, frames(), 1.0
-        ).result
-        (off,) = ours.VitruvianApplyHandGenerator.execute(
-            loaded[0], generator, frames(), 0.0
-        ).result
+        (model,) = VitruvianApplyHandGenerator.execute(loaded[0], generator, frames(), 1.0).result
+        (off,) = VitruvianApplyHandGenerator.execute(loaded[0], generator, frames(), 0.0).result
         plain, hands = sample(loaded[0]), sample(model)
         assert torch.equal(sample(off)["samples"], plain["samples"])
         assert not torch.allclose(hands["samples"], plain["samples"], atol=0.1)
         assert torch.equal(sample(model)["samples"], hands["samples"])
-        (masks,) = ours.VitruvianPredictHandMasks.execute(model, generator, words, hands).result
+        (masks,) = VitruvianPredictHandMasks.execute(model, generator, words, hands).result
         with pytest.raises(ValueError, match="does not come from Apply Hand Generator"):
-            ours.VitruvianPredictHandMasks.execute(loaded[0], generator, words, hands)
+            VitruvianPredictHandMasks.execute(loaded[0], generator, words, hands)
     assert masks.shape == (2, 104, 96) and set(masks.unique().tolist()) <= {0.0, 1.0}
 
 
@@ -118,7 +114,7 @@ def test_a_generator_for_another_model_is_refused(loaded, trained):
     generator = host.load(trained[1])
     wide = generator._replace(network=type(generator.network)(320))
     with pytest.raises(ValueError, match="320 channels, but the model has 64"):
-        ours.VitruvianApplyHandGenerator.execute(loaded[0], wide, frames(), 1.0)
+        VitruvianApplyHandGenerator.execute(loaded[0], wide, frames(), 1.0)
     with pytest.raises(ValueError, match="expected weights of 'hands'"):
         host.load(preview.CHECKPOINT)
 
@@ -161,9 +157,7 @@ def test_equals_a_changed_network_for_every_family(family, random_text):
         reference = with_changes(
             base.diffusion_model, loaded, 0.5
         )  # before the host changes the weights
-        (generating,) = ours.VitruvianApplyHandGenerator.execute(
-            model, loaded, frames()[:1], 0.5
-        ).result
+        (generating,) = VitruvianApplyHandGenerator.execute(model, loaded, frames()[:1], 0.5).result
         spied = generating.clone()
         spied.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "spy", spy)
         latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
@@ -191,9 +185,7 @@ def test_equals_a_changed_network_for_every_family(family, random_text):
             expected = sampling.calculate_denoised(sigma, noise, x)
             error = (denoised - expected[0]).norm() / (x - expected).norm()
             assert float(error) < 1e-4
-        (masks,) = ours.VitruvianPredictHandMasks.execute(
-            generating, loaded, positive, sampled
-        ).result
+        (masks,) = VitruvianPredictHandMasks.execute(generating, loaded, positive, sampled).result
     assert masks.shape == (1, SIZE, SIZE)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from vitruvian.host import mask_expansion as host
 from vitruvian.host.registration import register
-from vitruvian.nodes import hands as ours
+from vitruvian.nodes.mask_expansion import VitruvianApplyMaskExpansion
 
 import nodes as core
 
@@ -130,4 +130,4 @@ def test_misuse_says_what_to_do(loaded):
     with pytest.raises(
         ValueError, match="'shrink_end_percent' .* must be greater than 'shrink_start_percent'"
     ):
-        ours.VitruvianApplyMaskExpansion.execute(loaded[0], 40, 0.8, 0.2)
+        VitruvianApplyMaskExpansion.execute(loaded[0], 40, 0.8, 0.2)

@@ -5,7 +5,7 @@ import torch
 from vitruvian.host.registration import register
 from vitruvian.lab.training import convert, hands, preview
 from vitruvian.models.hands import body_control_image
-from vitruvian.nodes import hands as ours
+from vitruvian.nodes.outpaint import VitruvianOutpaintBody
 
 import nodes as core
 
@@ -52,7 +52,7 @@ def sample(loaded, conds):
 
 def test_before_training_it_is_the_pose_controlnet(loaded, untrained, tmp_path):
     pose_image, placed_image, mask = inputs()
-    ours_conds = ours.VitruvianOutpaintBody.execute(
+    ours_conds = VitruvianOutpaintBody.execute(
         *conditionings(loaded),
         in_host(untrained, tmp_path),
         pose_image,
@@ -75,7 +75,7 @@ def test_the_same_image_as_the_trainers_preview(loaded, untrained, tmp_path):
         weight = untrained.controlnet_cond_embedding.conv_in.weight
         g = torch.Generator().manual_seed(2)
         weight[:, 3:] = 0.3 * torch.randn(weight[:, 3:].shape, generator=g)
-    conds = ours.VitruvianOutpaintBody.execute(
+    conds = VitruvianOutpaintBody.execute(
         *conditionings(loaded),
         in_host(untrained, tmp_path),
         pose_image,
@@ -92,7 +92,7 @@ def test_the_same_image_as_the_trainers_preview(loaded, untrained, tmp_path):
         checkpoint, PROMPT, hint, untrained, seed=7, steps=3, cfg=3.0, size=(SIZE, SIZE)
     )
     torch.testing.assert_close(image, expected, atol=1e-3, rtol=0)
-    blind = ours.VitruvianOutpaintBody.execute(
+    blind = VitruvianOutpaintBody.execute(
         *conditionings(loaded),
         in_host(untrained, tmp_path),
         pose_image,
@@ -107,7 +107,7 @@ def test_the_same_image_as_the_trainers_preview(loaded, untrained, tmp_path):
 
 def test_strength_0_changes_nothing(loaded, untrained, tmp_path):
     conds = conditionings(loaded)
-    unchanged = ours.VitruvianOutpaintBody.execute(
+    unchanged = VitruvianOutpaintBody.execute(
         *conds, in_host(untrained, tmp_path), *inputs(), 0.0, 0.0, 1.0
     ).result
     assert all(a is b for a, b in zip(unchanged, conds, strict=True))
@@ -118,15 +118,13 @@ def test_other_controlnets_and_sizes_are_refused(loaded, untrained, tmp_path):
     pose_image, placed_image, mask = inputs()
     conds = conditionings(loaded)
     with pytest.raises(ValueError, match="Outpaint Body: this ControlNet reads 3 channels"):
-        ours.VitruvianOutpaintBody.execute(
-            *conds, stock, pose_image, placed_image, mask, 1.0, 0.0, 1.0
-        )
+        VitruvianOutpaintBody.execute(*conds, stock, pose_image, placed_image, mask, 1.0, 0.0, 1.0)
     with pytest.raises(ValueError, match="reads other channels"):
-        ours.VitruvianOutpaintBody.execute(
+        VitruvianOutpaintBody.execute(
             *conds, object(), pose_image, placed_image, mask, 1.0, 0.0, 1.0
         )
     with pytest.raises(ValueError, match="'skeleton' .96 x 96., 'hands' .96 x 48."):
-        ours.VitruvianOutpaintBody.execute(
+        VitruvianOutpaintBody.execute(
             *conds,
             in_host(untrained, tmp_path),
             pose_image,

@@ -8,10 +8,10 @@ import pytest
 import torch
 from vitruvian.models import pose, pose_editor
 from vitruvian.nodes.compose import VitruvianInstancesFromText
-from vitruvian.nodes.pose import PersonMasks
-from vitruvian.nodes.pose_editor import PoseEditor
+from vitruvian.nodes.pose_drawing import VitruvianDrawPersonMasks
+from vitruvian.nodes.pose_editor import VitruvianPoseEditor
 
-LIBRARY = {frame["name"]: frame for frame in json.loads(pose_editor.LIBRARY.read_text())}
+LIBRARY = {frame["name"]: frame for frame in json.loads(pose_editor.POSE_LIBRARY.read_text())}
 
 
 def moved(name, dx, prompt):
@@ -36,7 +36,7 @@ STATE = json.dumps(
 
 def run(people=STATE, width=160, height=160, **optional):
     with torch.inference_mode():
-        return PoseEditor.execute(
+        return VitruvianPoseEditor.execute(
             canvas_width=width, canvas_height=height, people=people, **optional
         )
 
@@ -58,7 +58,7 @@ def test_masks_are_those_of_person_masks():
     frames, _, masks, _ = run(height=128).result
     with torch.inference_mode():
         defaults = {"dilation": 0.03, "feather": 0.01, "min_confidence": 0.3}
-        each, _ = PersonMasks.execute(
+        each, _ = VitruvianDrawPersonMasks.execute(
             pose=frames, output_width=0, output_height=0, **defaults
         ).result
     torch.testing.assert_close(masks, each)

@@ -10,6 +10,10 @@ import torch
 from vitruvian.host.registration import register
 from vitruvian.models import pose
 from vitruvian.nodes import pose as nodes
+from vitruvian.nodes.people import VitruvianMergePeople, VitruvianPickPeople
+from vitruvian.nodes.pose_detection import VitruvianDetectPose
+from vitruvian.nodes.pose_drawing import VitruvianDrawPersonMasks, VitruvianDrawPose
+from vitruvian.nodes.pose_files import VitruvianLoadPose, VitruvianSavePose, _pose_files
 
 register()
 
@@ -70,7 +74,7 @@ def test_detect_pose_on_a_photograph():
     image = torch.from_numpy(data.astronaut()).float().div(255)[None]
     before = image.clone()
     settings = {"max_people": 4, "min_confidence": 0.3, "hands": True, "if_nobody": nodes.STOP}
-    found = run(nodes.VitruvianDetectPose, image=torch.cat([image, image.flip(2)]), **settings)
+    found = run(VitruvianDetectPose, image=torch.cat([image, image.flip(2)]), **settings)
     poses, count = found.args
     assert count == 2 and len(poses) == 2 and abs(noses(poses)[0] - 222) < 20
     assert poses[0]["canvas_width"] == 512 and json.loads(json.dumps(poses)) == poses
@@ -78,17 +82,15 @@ def test_detect_pose_on_a_photograph():
     assert torch.equal(image, before)
 
     with pytest.raises(ValueError, match=r"Detect Pose: nobody was found in picture 2 of 2.*if_no"):
-        run(nodes.VitruvianDetectPose, image=torch.cat([image, image * 0]), **settings)
+        run(VitruvianDetectPose, image=torch.cat([image, image * 0]), **settings)
     settings["if_nobody"] = nodes.LEAVE_EMPTY
-    poses, count = run(
-        nodes.VitruvianDetectPose, image=torch.cat([image, image * 0]), **settings
-    ).args
+    poses, count = run(VitruvianDetectPose, image=torch.cat([image, image * 0]), **settings).args
     assert count == 1 and poses[1]["people"] == []
-    assert run(nodes.VitruvianDrawPose, pose=poses, **DRAW).args[0].shape == (2, 512, 512, 3)
+    assert run(VitruvianDrawPose, pose=poses, **DRAW).args[0].shape == (2, 512, 512, 3)
 
     boxes = {"x": 5, "y": 5}
     with pytest.raises(ValueError, match="Detect Pose: a bounding box"):
-        run(nodes.VitruvianDetectPose, image=image, bboxes=boxes, **settings)
+        run(VitruvianDetectPose, image=image, bboxes=boxes, **settings)
 
 
 # load and save
@@ -96,13 +98,13 @@ def test_detect_pose_on_a_photograph():
 
 def test_save_and_load_round_trip():
     poses = [frame(0, 90), frame(-50)]
-    saved = [run(nodes.VitruvianSavePose, pose=poses, filename_prefix="a/people") for _ in range(2)]
+    saved = [run(VitruvianSavePose, pose=poses, filename_prefix="a/people") for _ in range(2)]
     names = [s.ui["poses"][0]["filename"] for s in saved]
     assert names == ["people_00001_.json", "people_00002_.json"]
     name = f"a/{names[0]} [output]"
-    assert name in nodes.VitruvianLoadPose.define_schema().inputs[0].options
-    assert nodes.VitruvianLoadPose.validate_inputs(name) is True
-    loaded = run(nodes.VitruvianLoadPose, pose_name=name).args[0]
+    assert name in VitruvianLoadPose.define_schema().inputs[0].options
+    assert VitruvianLoadPose.validate_inputs(name) is True
+    loaded = run(VitruvianLoadPose, pose_name=name).args[0]
     assert noses(loaded) == noses(poses) and len(loaded) == 2
 
 
@@ -112,14 +114,14 @@ def test_load_follows_the_content():
     for shift in (0, 10, 10):
         with open(path, "w") as file:
             json.dump([frame(shift)], file)
-        marks.append(nodes.VitruvianLoadPose.fingerprint_inputs("sub.json"))
+        marks.append(VitruvianLoadPose.fingerprint_inputs("sub.json"))
     assert marks[0] != marks[1] == marks[2]
 
 
 def test_load_pose_offers_examples():
     name = "two people.json [example]"
-    assert name in nodes._pose_files()
-    (frame,) = run(nodes.VitruvianLoadPose, pose_name=name).result[0]
+    assert name in _pose_files()
+    (frame,) = run(VitruvianLoadPose, pose_name=name).result[0]
     assert len(frame["people"]) == 2
 
 
@@ -137,9 +139,9 @@ def test_load_pose_offers_examples():
     ],
 )
 def test_files_not_there_or_outside_are_refused(file):
-    assert "no such .json file" in nodes.VitruvianLoadPose.validate_inputs(file)
+    assert "no such .json file" in VitruvianLoadPose.validate_inputs(file)
     with pytest.raises(ValueError, match="Load Pose: the input 'file'"):
-        run(nodes.VitruvianLoadPose, pose_name=file)
+        run(VitruvianLoadPose, pose_name=file)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"people": []}', json.dumps(NOBODY)])
@@ -147,13 +149,13 @@ def test_malformed_files_are_refused(text):
     with open(f"{folder_paths.get_input_directory()}/bad.json", "w") as file:
         file.write(text)
     with pytest.raises(ValueError, match="Load Pose: .*bad.json"):
-        run(nodes.VitruvianLoadPose, pose_name="bad.json")
+        run(VitruvianLoadPose, pose_name="bad.json")
 
 
 def test_nobody_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match="Save Pose: .*no people"):
-        run(nodes.VitruvianSavePose, pose=NOBODY, filename_prefix="never/pose")
-    assert "never" not in {name.split("/")[0] for name in nodes._pose_files()}
+        run(VitruvianSavePose, pose=NOBODY, filename_prefix="never/pose")
+    assert "never" not in {name.split("/")[0] for name in _pose_files()}
 
 
 # draw, mask, pick, merge
@@ -175,20 +177,20 @@ MASK = {"width": 0, "height": 0, "dilation": 0.03, "feather": 0.01, "min_confide
 )
 def test_draw_pose_sizes(asked, size):
     inputs = DRAW | {"width": asked[0], "height": asked[1]}
-    drawn = run(nodes.VitruvianDrawPose, pose=[frame(0), frame(9)], **inputs)
+    drawn = run(VitruvianDrawPose, pose=[frame(0), frame(9)], **inputs)
     assert drawn.args[0].shape == (2, size[1], size[0], 3)
     assert drawn.args[0].amax() == 1 and drawn.args[0].amin() == 0
 
 
 def test_person_masks():
-    masks, union = run(nodes.VitruvianDrawPersonMasks, pose=[frame(0, 40), frame(9)], **MASK).args
+    masks, union = run(VitruvianDrawPersonMasks, pose=[frame(0, 40), frame(9)], **MASK).args
     assert masks.shape == (3, 512, 512) and union.shape == (2, 512, 512)
     assert torch.equal(union[0], masks[:2].amax(0)) and torch.equal(union[1], masks[2])
 
 
 def test_unsure_points_are_not_used():
     unsure = [frame() | {"people": [person(confidence=0.2)]}]
-    for node, inputs in ((nodes.VitruvianDrawPose, DRAW), (nodes.VitruvianDrawPersonMasks, MASK)):
+    for node, inputs in ((VitruvianDrawPose, DRAW), (VitruvianDrawPersonMasks, MASK)):
         with pytest.raises(ValueError, match="min_confidence"):
             run(node, pose=unsure, **inputs)
         run(node, pose=unsure, **inputs | {"min_confidence": 0.1})
@@ -196,34 +198,34 @@ def test_unsure_points_are_not_used():
 
 def test_pick_counts_from_the_left():
     row = [frame(100, -100, 0)]
-    assert noses(run(nodes.VitruvianPickPeople, pose=row, person_numbers="1").args[0]) == [156]
-    assert noses(run(nodes.VitruvianPickPeople, pose=row, person_numbers="3, 1-2").args[0]) == [
+    assert noses(run(VitruvianPickPeople, pose=row, person_numbers="1").args[0]) == [156]
+    assert noses(run(VitruvianPickPeople, pose=row, person_numbers="3, 1-2").args[0]) == [
         356,
         156,
         256,
     ]
     with pytest.raises(ValueError, match="Pick People: .*'which'.*has 3 people"):
-        run(nodes.VitruvianPickPeople, pose=row, person_numbers="4")
+        run(VitruvianPickPeople, pose=row, person_numbers="4")
 
 
 def test_merge():
-    merged = run(nodes.VitruvianMergePeople, pose_1=[frame(0)], pose_2=[frame(50, 100)]).args[0]
+    merged = run(VitruvianMergePeople, pose_1=[frame(0)], pose_2=[frame(50, 100)]).args[0]
     assert noses(merged) == [256, 306, 356]
-    many = run(nodes.VitruvianMergePeople, pose_1=[frame(0)] * 3, pose_2=[frame(50)]).args[0]
+    many = run(VitruvianMergePeople, pose_1=[frame(0)] * 3, pose_2=[frame(50)]).args[0]
     assert len(many) == 3 and all(len(f["people"]) == 2 for f in many)
     with pytest.raises(ValueError, match="Merge People: 'first' has 2 frames and 'second' 3"):
-        run(nodes.VitruvianMergePeople, pose_1=[frame(0)] * 2, pose_2=[frame(0)] * 3)
+        run(VitruvianMergePeople, pose_1=[frame(0)] * 2, pose_2=[frame(0)] * 3)
     with pytest.raises(ValueError, match="Merge People: the input 'second' has no people"):
-        run(nodes.VitruvianMergePeople, pose_1=[frame(0)], pose_2=NOBODY)
+        run(VitruvianMergePeople, pose_1=[frame(0)], pose_2=NOBODY)
 
 
 @pytest.mark.parametrize("bad", [None, [], "pose", [None], NOBODY, [{"people": [person()]}]])
 def test_every_node_refuses_a_bad_pose(bad):
     for node, inputs in (
-        (nodes.VitruvianDrawPose, DRAW),
-        (nodes.VitruvianDrawPersonMasks, MASK),
-        (nodes.VitruvianPickPeople, {"which": "1"}),
-        (nodes.VitruvianSavePose, {"filename_prefix": "bad"}),
+        (VitruvianDrawPose, DRAW),
+        (VitruvianDrawPersonMasks, MASK),
+        (VitruvianPickPeople, {"which": "1"}),
+        (VitruvianSavePose, {"filename_prefix": "bad"}),
     ):
         with pytest.raises(ValueError, match=f"{node.GET_SCHEMA().display_name}: .*'pose'"):
             run(node, pose=bad, **inputs)
@@ -232,10 +234,10 @@ def test_every_node_refuses_a_bad_pose(bad):
 def test_inputs_are_not_changed():
     given = [frame(0, 40)]
     before = json.dumps(given)
-    run(nodes.VitruvianDrawPose, pose=given, **DRAW)
-    run(nodes.VitruvianDrawPersonMasks, pose=given, **MASK)
-    run(nodes.VitruvianPickPeople, pose=given, person_numbers="2")
-    run(nodes.VitruvianMergePeople, pose_1=given, pose_2=given)
+    run(VitruvianDrawPose, pose=given, **DRAW)
+    run(VitruvianDrawPersonMasks, pose=given, **MASK)
+    run(VitruvianPickPeople, pose=given, person_numbers="2")
+    run(VitruvianMergePeople, pose_1=given, pose_2=given)
     assert json.dumps(given) == before
 
 
@@ -264,9 +266,9 @@ def sdpose_draw(sdpose, poses):
 
 
 def test_sdpose_draws_our_poses(sdpose):
-    ours = run(nodes.VitruvianPickPeople, pose=[frame(0, 90)], person_numbers="1-2").args[0]
+    ours = run(VitruvianPickPeople, pose=[frame(0, 90)], person_numbers="1-2").args[0]
     theirs = sdpose_draw(sdpose, ours)
-    drawn = run(nodes.VitruvianDrawPose, pose=ours, **DRAW).args[0]
+    drawn = run(VitruvianDrawPose, pose=ours, **DRAW).args[0]
     assert theirs.shape == drawn.shape
     both, either = (theirs.amax(-1) > 0) & (drawn.amax(-1) > 0), theirs + drawn
     assert both.sum() / (either.amax(-1) > 0).sum() > 0.8
@@ -285,7 +287,7 @@ def test_we_read_what_sdpose_makes(sdpose):
     torch.testing.assert_close(people.body[0, 2:, :2], torch.tensor(STANDING[2:]).float())
     assert people.left_hand[0, :, 2].all() + people.right_hand[0, :, 2].all() == 1
     theirs = sdpose_draw(sdpose, made)
-    drawn = run(nodes.VitruvianDrawPose, pose=made, **DRAW).args[0]
+    drawn = run(VitruvianDrawPose, pose=made, **DRAW).args[0]
     both, either = (theirs.amax(-1) > 0) & (drawn.amax(-1) > 0), theirs + drawn
     assert both.sum() / (either.amax(-1) > 0).sum() > 0.8
 

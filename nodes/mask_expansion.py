@@ -1,0 +1,129 @@
+"""Keep a border around preserved pixels at first, and let it shrink (Giving a Hand)."""
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..host import mask_expansion
+from ..models import hands
+from .inputs import (
+    check_order,
+    mask_frames,
+    named_errors,
+)
+
+CATEGORY = "Vitruvian/hands"
+
+
+class VitruvianApplyMaskExpansion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianApplyMaskExpansion",
+            display_name="Apply Mask Expansion",
+            category=CATEGORY,
+            description="For inpainting: a border around the preserved area is preserved "
+            "too at first and generated later, so that no seam is left (Giving "
+            "a Hand).",
+            inputs=[
+                io.Model.Input("model", tooltip="Any model. The latent needs a noise mask."),
+                *_expansion_inputs(),
+            ],
+            outputs=[io.Model.Output("model_out", "model", tooltip="To the sampler.")],
+        )
+
+    @classmethod
+    @named_errors
+    def execute(
+        cls, model: Any, expansion: int, shrink_start_percent: float, shrink_end_percent: float
+    ) -> io.NodeOutput:
+        check_order(shrink_start_percent, shrink_end_percent, "shrink_")
+        return io.NodeOutput(
+            mask_expansion.apply(model, expansion, shrink_start_percent, shrink_end_percent)
+        )
+
+
+def _expansion_inputs() -> list[io.Input]:
+    share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.001}
+    return [
+        io.Int.Input(
+            "expansion",
+            default=16,
+            min=0,
+            max=512,
+            step=8,
+            tooltip="Width of the border at the beginning, in pixels. 0: no border, the "
+            "plain noise mask.",
+        ),
+        io.Float.Input(
+            "shrink_start_percent",
+            default=0.2,
+            **share,
+            tooltip="When in the sampling the border begins to shrink. 0: at the first step.",
+        ),
+        io.Float.Input(
+            "shrink_end_percent",
+            default=0.8,
+            **share,
+            tooltip="When in the sampling the border has shrunk to nothing. 1: at the last step.",
+        ),
+    ]
+
+
+class VitruvianPreviewMaskExpansion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianPreviewMaskExpansion",
+            display_name="Preview Mask Expansion",
+            category=CATEGORY,
+            description="Shows how the border of Apply Mask Expansion shrinks, as a row of images.",
+            is_output_node=True,
+            inputs=[
+                io.Mask.Input("mask", tooltip="The noise mask: white is generated."),
+                *_expansion_inputs(),
+                io.Int.Input(
+                    "image_count",
+                    default=6,
+                    min=2,
+                    max=64,
+                    tooltip="How many moments of the sampling to show.",
+                ),
+                io.Image.Input(
+                    "image", optional=True, tooltip="The image that shows where it is preserved."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "preview",
+                    tooltip="From the first step to the last: white is generated, orange is the "
+                    "border, and the image shows where it is preserved to the end.",
+                ),
+            ],
+        )
+
+    @classmethod
+    @named_errors
+    def execute(
+        cls,
+        mask: torch.Tensor,
+        expansion: int,
+        shrink_start_percent: float,
+        shrink_end_percent: float,
+        image_count: int,
+        image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        check_order(shrink_start_percent, shrink_end_percent, "shrink_")
+        first = mask_frames(mask)[0].float().cpu()
+        below = None if image is None else image[0, ..., :3].float().cpu()
+        strip = hands.expansion_strip(
+            first, below, expansion, shrink_start_percent, shrink_end_percent, image_count
+        )
+        return io.NodeOutput(strip[None], ui=ui.PreviewImage(strip[None], cls=cls))
+
+
+NODES: list[type[io.ComfyNode]] = [
+    VitruvianApplyMaskExpansion,
+    VitruvianPreviewMaskExpansion,
+]

@@ -1,0 +1,108 @@
+"""Detect the poses of people in photographs."""
+
+from typing import Any
+
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+
+from ..models import detect, pose, pose_drawing
+from .inputs import (
+    min_confidence_input,
+    named_errors,
+    write_poses,
+)
+from .wires import BoundingBox, PoseKeypoint
+
+CATEGORY = "Vitruvian/pose"
+STOP, LEAVE_EMPTY = "stop with an error", "leave the frame empty"
+
+
+class VitruvianDetectPose(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VitruvianDetectPose",
+            display_name="Detect Pose",
+            category=CATEGORY,
+            description="Finds the people in photographs, with body and both hands (MediaPipe).",
+            inputs=[
+                io.Image.Input("image", tooltip="Photographs. Each becomes one frame of the pose."),
+                io.Int.Input(
+                    "max_people",
+                    default=4,
+                    min=1,
+                    max=detect.MAX_PEOPLE,
+                    tooltip="At most this many people per image, the most prominent first.",
+                ),
+                min_confidence_input(
+                    "Points less visible than this are left out. Higher: only what can "
+                    "be seen. Lower: also guesses behind objects."
+                ),
+                io.Boolean.Input(
+                    "include_hands", default=True, tooltip="Also find the 21 points of each hand."
+                ),
+                io.Combo.Input(
+                    "if_nobody",
+                    options=[STOP, LEAVE_EMPTY],
+                    default=STOP,
+                    tooltip="What to do with an image in which nobody is found.",
+                ),
+                BoundingBox.Input(
+                    "bboxes",
+                    optional=True,
+                    extra_dict={"forceInput": True},
+                    tooltip="One box per person, from any detector: for crowds and small "
+                    "people. Without it the entire image is searched.",
+                ),
+            ],
+            outputs=[
+                PoseKeypoint.Output("pose", tooltip="The people, from left to right."),
+                io.Int.Output("person_count", tooltip="Number of people in all images together."),
+            ],
+        )
+
+    @classmethod
+    @named_errors
+    def execute(
+        cls,
+        image: torch.Tensor,
+        max_people: int,
+        min_confidence: float,
+        include_hands: bool,
+        if_nobody: str,
+        bboxes: Any = None,
+    ) -> io.NodeOutput:
+        progress = comfy.utils.ProgressBar(len(image))
+        folders = folder_paths.get_folder_paths("vitruvian")
+        frames = []
+        with (
+            named_errors("Detect Pose"),
+            detect.open_detector(folders, hands=include_hands) as detector,
+        ):
+            for number, picture in enumerate(image):
+                people = detector.detect(
+                    picture,
+                    boxes=detect.read_boxes(bboxes, number),
+                    max_people=max_people,
+                    min_confidence=min_confidence,
+                )
+                if not pose.count(people) and if_nobody == STOP:
+                    raise ValueError(
+                        f"nobody was found in picture {number + 1} of {len(image)}. Use a picture "
+                        "that shows a person, lower 'min_confidence', connect 'bboxes', or "
+                        f"set 'if_nobody' to '{LEAVE_EMPTY}'."
+                    )
+                frames.append(people)
+                progress.update(1)
+        preview = torch.stack(
+            [pose_drawing.draw_over(*pair) for pair in zip(image, frames, strict=True)]
+        )
+        found = sum(pose.count(people) for people in frames)
+        return io.NodeOutput(write_poses(frames), found, ui=ui.PreviewImage(preview, cls=cls))
+
+
+NODES: list[type[io.ComfyNode]] = [
+    VitruvianDetectPose,
+]
