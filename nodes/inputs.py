@@ -21,14 +21,17 @@ N = TypeVar("N", bound=type[io.ComfyNode])
 def named_errors(
     execute: Callable[Concatenate[N, P], io.NodeOutput],
 ) -> Callable[Concatenate[N, P], io.NodeOutput]:
-    """Put the display name of the node before the text of every ValueError of its `execute`."""
+    """Put the display name of the node before the text of every ValueError of its `execute`, unless
+    the text begins with it.
+    """
 
     @functools.wraps(execute)
     def execute_named(cls: N, *args: P.args, **kwargs: P.kwargs) -> io.NodeOutput:
         try:
             return execute(cls, *args, **kwargs)
         except ValueError as error:
-            raise ValueError(f"{cls.define_schema().display_name}: {error}") from error
+            name, text = cls.define_schema().display_name, str(error)
+            raise ValueError(text if text.startswith(name) else f"{name}: {text}") from error
 
     return execute_named
 
