@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...models import part_crops, semantic_map
 from ..world.dataset import WorldDataset
-from ..world.figure import BOTTOM, FACE, HAIR, HAT, LEFT_HAND, RIGHT_HAND, SHOES, SKIN, TOP
+from ..world.figure import BOTTOM, LABELS
 from ..world.renderer import Render
 from ..world.scenes import BOTTOMS, COLOURS, PATTERNS, Scenes
 from .worlds import write_dressed
@@ -79,22 +79,12 @@ def _read(caption: str) -> re.Match:
 
 
 def class_table(skirt: Tensor) -> Tensor:
-    """List the semantic class [P, 11] of each of the world's labels, for people in a skirt (bool
-    [P]) or in trousers.
+    """List the semantic class [P, labels] of each of the world's labels.
+
+    `skirt`, bool [P], says which people wear a skirt; the others wear trousers.
     """
-    table = torch.zeros(len(skirt), 11, dtype=torch.uint8)
-    classes = {
-        FACE: semantic_map.FACE,
-        HAIR: semantic_map.HAIR,
-        HAT: semantic_map.HEADWEAR,
-        TOP: semantic_map.TOP,
-        SHOES: semantic_map.FOOTWEAR,
-        SKIN: semantic_map.SKIN,
-        RIGHT_HAND: semantic_map.SKIN,
-        LEFT_HAND: semantic_map.SKIN,
-    }
-    for label, part in classes.items():
-        table[:, label] = part
+    parts = torch.tensor([part for _, part in LABELS], dtype=torch.uint8)
+    table = parts.repeat(len(skirt), 1)
     table[:, BOTTOM] = torch.where(skirt, semantic_map.SKIRT, semantic_map.PANTS).byte()
     return table
 

@@ -15,23 +15,29 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ...models import semantic_map
 from .scenes import ACTIONS, COLOURS, GESTURES, HAIRS, SKINS, People
 
 PITCH = 0.12  # the camera looks down by this angle, radians
-LABELS = (
-    "background",
-    "face",
-    "hair",
-    "hat",
-    "top",
-    "bottom",
-    "shoes",
-    "skin",
-    "right hand",
-    "left hand",
-    "seat",
-)
-FACE, HAIR, HAT, TOP, BOTTOM, SHOES, SKIN, RIGHT_HAND, LEFT_HAND, SEAT = range(1, 11)
+LABELS: list[tuple[str, int]] = []  # the name of each label and the semantic class that it is
+
+
+def _add(name: str, part: int) -> int:
+    LABELS.append((name, part))
+    return len(LABELS) - 1
+
+
+BACKGROUND = _add("background", semantic_map.BACKGROUND)
+FACE = _add("face", semantic_map.FACE)
+HAIR = _add("hair", semantic_map.HAIR)
+HAT = _add("hat", semantic_map.HEADWEAR)
+TOP = _add("top", semantic_map.TOP)
+BOTTOM = _add("bottom", semantic_map.PANTS)  # or a skirt, as People.bottom_kind says
+SHOES = _add("shoes", semantic_map.FOOTWEAR)
+SKIN = _add("skin", semantic_map.SKIN)
+RIGHT_HAND = _add("right hand", semantic_map.SKIN)
+LEFT_HAND = _add("left hand", semantic_map.SKIN)
+SEAT = _add("seat", semantic_map.BACKGROUND)
 BASE_STATURE = 1.75
 HAND_LENGTH = 0.21
 
