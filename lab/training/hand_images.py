@@ -51,9 +51,9 @@ def collect_hands(
         raise ValueError(f"{folder} is no folder: give one with photographs of hands.")
     files = [file for file in sorted(folder.iterdir()) if _is_picture(file)]
     found: list[HandPicture] = []
-    with detect.open_landmarker(task_folders) as landmarker:
+    with detect.open_detector(task_folders) as detector:
         for file in tqdm(files, desc="find hands"):
-            some = list(_hands_in(file, size, landmarker, margin))
+            some = list(_hands_in(file, size, detector, margin))
             if not some:
                 log.warning("%s: no hand was found; it is left out.", file.name)
             found += some
@@ -71,7 +71,7 @@ def _is_picture(file: Path) -> bool:
 
 
 def _hands_in(
-    file: Path, size: int, landmarker: detect.Landmarker, margin: float
+    file: Path, size: int, detector: detect.Detector, margin: float
 ) -> Iterator[HandPicture]:
     try:
         rgb = read_upright(file, "RGB")
@@ -82,7 +82,7 @@ def _hands_in(
     except (OSError, UnicodeDecodeError) as trouble:
         log.warning("%s can not be read: %s", file.name, trouble)
         return
-    for hand in hands.find_hands(detect.detect_people(landmarker, rgb)):
+    for hand in hands.find_hands(detector.detect(rgb)):
         if hands.hand_size(hand.points) < LEAST:
             continue
         square = hands.square_around(hand.points, margin)

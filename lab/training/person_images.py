@@ -49,8 +49,8 @@ def collect_people(
     that are left out are named in a warning. ValueError if none is left.
     """
     files = pictures_in(folder, size)
-    with landmarker_for(files, task_folders) as landmarker:
-        tried = [_person_in(file, size, landmarker) for file in tqdm(files, desc="find people")]
+    with detector_for(files, task_folders) as detector:
+        tried = [_person_in(file, size, detector) for file in tqdm(files, desc="find people")]
     found = [person for person in tried if person]
     if not found:
         raise ValueError(
@@ -81,15 +81,15 @@ def pictures_in(folder: Path, size: int) -> list[Path]:
 
 
 @contextmanager
-def landmarker_for(
+def detector_for(
     files: Sequence[Path], task_folders: Sequence[str] = ()
-) -> Iterator[detect.Landmarker | None]:
+) -> Iterator[detect.Detector | None]:
     """What finds people, unless every picture has a pose image; ValueError if it is missing."""
     if all(pose_image(file).is_file() for file in files):
         yield None
         return
-    with detect.open_landmarker(task_folders, hands=False) as landmarker:
-        yield landmarker
+    with detect.open_detector(task_folders, hands=False) as detector:
+        yield detector
 
 
 def fill_captions(captions: Sequence[str]) -> list[str]:
@@ -115,8 +115,8 @@ def read_caption(file: Path) -> str:
     return text.read_text("utf-8-sig").strip() if text.is_file() else ""
 
 
-def _person_in(file: Path, size: int, landmarker: detect.Landmarker | None) -> PersonPicture | None:
-    """Without a pose image beside it the picture needs a landmarker; caption "" where there is
+def _person_in(file: Path, size: int, detector: detect.Detector | None) -> PersonPicture | None:
+    """Without a pose image beside it the picture needs a detector; caption "" where there is
     none. None, and a warning, for a picture that teaches nothing.
     """
     try:
@@ -132,8 +132,8 @@ def _person_in(file: Path, size: int, landmarker: detect.Landmarker | None) -> P
             log.warning("%s and %s differ in proportions; left out.", file.name, given.name)
             return None
         return PersonPicture(_cut(rgb, size), _cut(drawn, size), [], caption)
-    assert landmarker is not None
-    people = detect.detect_people(landmarker, rgb, hands=False)
+    assert detector is not None
+    people = detector.detect(rgb)
     people = inside(pose.cover_canvas(people, size, size))
     if not pose.count(people):
         log.warning("%s: nobody was found, and it has no pose image; it is left out.", file.name)

@@ -163,8 +163,8 @@ def _people_in(photo: Path) -> pose.People:
             pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
     except OSError as trouble:
         raise ValueError(f"{photo} can not be read as a picture: {trouble}") from trouble
-    with detect.open_landmarker(()) as landmarker:
-        people = detect.detect_people(landmarker, torch.from_numpy(pixels) / 255)
+    with detect.open_detector(()) as detector:
+        people = detector.detect(torch.from_numpy(pixels) / 255)
     if not pose.count(people):
         raise ValueError(f"{photo}: nobody was found. Take a photograph that shows a whole person.")
     return people

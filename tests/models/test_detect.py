@@ -1,21 +1,23 @@
 """People in real photographs that packages ship, and the mapping to OpenPose points."""
 
+import importlib
 import os
+import shutil
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 from vitruvian.lab.world.renderer import render
 from vitruvian.lab.world.scenes import HAND, sample_scenes
 from vitruvian.models import detect, pose
-from vitruvian.models.detect import (
-    Box,
-    SeenHand,
+from vitruvian.models.detect import Box, open_detector, read_boxes
+from vitruvian.models.detectors.mediapipe_landmarks import (
+    DetectedHand,
+    LandmarkDetector,
     assign_hands,
-    detect_people,
-    open_landmarker,
-    read_boxes,
+    to_people,
 )
 
 FOLDERS = ["/nowhere/models/vitruvian"]
@@ -28,21 +30,21 @@ def astronaut():
 
 
 @pytest.fixture(scope="module")
-def landmarker():
+def detector():
     mediapipe = pytest.importorskip("mediapipe")
     if not hasattr(mediapipe, "solutions"):
         pytest.skip("this MediaPipe brings no weights")
-    with open_landmarker(FOLDERS) as ready:
-        yield ready
+    with open_detector(FOLDERS) as detector:
+        yield detector
 
 
 def near(point, x, y, within=30):
     return (point[:2] - torch.tensor([x, y])).norm() < within and point[2] == 1
 
 
-def test_the_astronaut_is_found_where_she_is(landmarker, astronaut):
+def test_the_astronaut_is_found_where_she_is(detector, astronaut):
     before = astronaut.clone()
-    people = detect_people(landmarker, astronaut)
+    people = detector.detect(astronaut)
     assert pose.count(people) == 1 and (people.width, people.height) == (512, 512)
     body = people.body[0]
     assert near(body[pose.NOSE], 222, 128)
@@ -53,13 +55,13 @@ def test_the_astronaut_is_found_where_she_is(landmarker, astronaut):
     assert torch.equal(astronaut, before)
 
 
-def test_the_same_picture_gives_the_same_points(landmarker, astronaut):
-    one, other = (detect_people(landmarker, astronaut) for _ in range(2))
+def test_the_same_picture_gives_the_same_points(detector, astronaut):
+    one, other = (detector.detect(astronaut) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one[:5], other[:5], strict=True))
 
 
-def test_two_side_by_side_come_left_to_right(landmarker, astronaut):
-    people = detect_people(landmarker, torch.cat([astronaut, astronaut], dim=1))
+def test_two_side_by_side_come_left_to_right(detector, astronaut):
+    people = detector.detect(torch.cat([astronaut, astronaut], dim=1))
     assert pose.count(people) == 2
     for number, body in enumerate(people.body):
         left = 512 * number
@@ -69,54 +71,54 @@ def test_two_side_by_side_come_left_to_right(landmarker, astronaut):
 
 
 @pytest.mark.parametrize("copies", [3, 4, 5])
-def test_more_in_a_row(landmarker, astronaut, copies):
+def test_more_in_a_row(detector, astronaut, copies):
     row = torch.cat([astronaut, astronaut.flip(1)] * 3, dim=1)[:, : 512 * copies]
-    people = detect_people(landmarker, row, max_people=8)
+    people = detector.detect(row, max_people=8)
     assert (people.body[:, pose.NOSE, 0] // 512).tolist() == list(range(copies))
-    assert pose.count(detect_people(landmarker, row, max_people=2)) == 2
+    assert pose.count(detector.detect(row, max_people=2)) == 2
 
 
-def test_boxes_say_where_to_look(landmarker, astronaut):
+def test_boxes_say_where_to_look(detector, astronaut):
     pair = torch.cat([astronaut, astronaut], dim=1)
-    people = detect_people(landmarker, pair, boxes=[Box(512, 0, 1024, 512)])
+    people = detector.detect(pair, boxes=[Box(512, 0, 1024, 512)])
     assert pose.count(people) == 1 and near(people.body[0, pose.NOSE], 734, 128)
-    outside = detect_people(landmarker, pair, boxes=[Box(5000, 0, 6000, 512)])
+    outside = detector.detect(pair, boxes=[Box(5000, 0, 6000, 512)])
     assert pose.count(outside) == 0
 
 
-def test_a_mirrored_person_has_the_sides_swapped(landmarker, astronaut):
-    body = detect_people(landmarker, astronaut.flip(1)).body[0]
+def test_a_mirrored_person_has_the_sides_swapped(detector, astronaut):
+    body = detector.detect(astronaut.flip(1)).body[0]
     assert near(body[pose.R_SHOULDER], 511 - 306, 257) and near(body[pose.L_SHOULDER], 396, 240)
 
 
 @pytest.mark.parametrize("factor", [0.25, 1.37, 5])
-def test_other_sizes(landmarker, astronaut, factor):
+def test_other_sizes(detector, astronaut, factor):
     picture = torch.nn.functional.interpolate(
         astronaut.movedim(2, 0)[None], scale_factor=factor, mode="bilinear"
     )[0].movedim(0, 2)
-    body = detect_people(landmarker, picture).body[0]
+    body = detector.detect(picture).body[0]
     assert near(body[pose.NOSE] / torch.tensor([factor, factor, 1]), 222, 128, 15)
 
 
-def test_min_confidence_leaves_out_what_is_hidden(landmarker, astronaut):
+def test_min_confidence_leaves_out_what_is_hidden(detector, astronaut):
     def known(minimum):
-        return detect_people(landmarker, astronaut, min_confidence=minimum).body[0, :, 2]
+        return detector.detect(astronaut, min_confidence=minimum).body[0, :, 2]
 
     assert known(0).all()
     assert not known(0.9)[[pose.R_WRIST, pose.L_KNEE]].any() and known(0.9)[pose.NOSE]
 
 
 @pytest.mark.parametrize("size", [(512, 512), (64, 64), (1, 1), (3, 700), (701, 33)])
-def test_nobody_in_an_empty_picture(landmarker, size):
+def test_nobody_in_an_empty_picture(detector, size):
     for level in (0.0, 0.5):
-        people = detect_people(landmarker, torch.full((*size, 3), level))
+        people = detector.detect(torch.full((*size, 3), level))
         assert pose.count(people) == 0 and (people.height, people.width) == size
 
 
 @pytest.mark.parametrize("name", ["coffee", "rocket", "chelsea"])
-def test_nobody_in_pictures_of_things(landmarker, name):
+def test_nobody_in_pictures_of_things(detector, name):
     picture = torch.from_numpy(getattr(pytest.importorskip("skimage.data"), name)()).float() / 255
-    assert pose.count(detect_people(landmarker, picture)) == 0
+    assert pose.count(detector.detect(picture)) == 0
 
 
 # MediaPipe's newer interface
@@ -167,38 +169,38 @@ def without_solutions(monkeypatch):
 
 
 def test_the_newer_interface_finds_the_same(tasks, without_solutions, astronaut):
-    with open_landmarker([*FOLDERS, str(tasks)]) as landmarker:
-        people = detect_people(landmarker, torch.cat([astronaut, astronaut], dim=1))
+    with open_detector([*FOLDERS, str(tasks)]) as detector:
+        people = detector.detect(torch.cat([astronaut, astronaut], dim=1))
     assert pose.count(people) == 2
     assert near(people.body[0, pose.NOSE], 222, 128) and near(people.body[1, pose.NOSE], 734, 128)
 
 
 def test_a_missing_file_is_named_with_its_folder(without_solutions):
     with pytest.raises(ValueError, match="pose_landmarker_full.task.*ComfyUI/models/vitruvian"):
-        with open_landmarker(FOLDERS):
+        with open_detector(FOLDERS):
             pass
 
 
 def test_without_hands_no_hand_file_is_asked_for(tasks, without_solutions, tmp_path):
     (tmp_path / "pose_landmarker_lite.task").symlink_to(tasks / "pose_landmarker_full.task")
-    with open_landmarker([str(tmp_path)], hands=False):
+    with open_detector([str(tmp_path)], hands=False):
         pass
     with pytest.raises(ValueError, match="hand_landmarker.task"):
-        with open_landmarker([str(tmp_path)], hands=True):
+        with open_detector([str(tmp_path)], hands=True):
             pass
 
 
 def test_a_wrong_file_is_named(without_solutions, tmp_path):
     (tmp_path / "pose_landmarker_full.task").write_bytes(b"not a task")
     with pytest.raises(ValueError, match="pose_landmarker_full.task is not a MediaPipe"):
-        with open_landmarker([str(tmp_path)]):
+        with open_detector([str(tmp_path)]):
             pass
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(ValueError, match="pip install mediapipe"):
-        with open_landmarker(FOLDERS):
+        with open_detector(FOLDERS):
             pass
 
 
@@ -234,7 +236,7 @@ class Scripted:
     """A landmarker that sees given bodies and hands, whatever part of the picture it looks at."""
 
     def __init__(self, bodies=(), hands=(), side="right"):
-        self.bodies, self._hands = list(bodies), [SeenHand(hand, side) for hand in hands]
+        self.bodies, self._hands = list(bodies), [DetectedHand(hand, side) for hand in hands]
 
     def body(self, picture):
         return self.bodies.pop(0) if self.bodies else None
@@ -244,7 +246,7 @@ class Scripted:
 
 
 def test_landmarks_become_openpose_points():
-    people = detect_people(Scripted([standing()]), torch.zeros(500, 500, 3), hands=False)
+    people = LandmarkDetector(Scripted([standing()]), hands=False).detect(torch.zeros(500, 500, 3))
     body, foot = people.body[0, :, :2].tolist(), people.foot[0]
     assert body[pose.NECK] == [200, 100]
     assert body[pose.R_WRIST] == [148, 233] and body[pose.L_WRIST] == [252, 233]
@@ -258,7 +260,7 @@ def crossed_people():
     marks[[15, 16]] = marks[[16, 15]]
     bodies = [standing(), marks]
     bodies[1][:, 0] += 300
-    return detect._as_people(bodies, torch.zeros(500, 800, 3).numpy(), 0.3)
+    return to_people(bodies, torch.zeros(500, 800, 3).numpy(), 0.3)
 
 
 def hand_at(x, y):
@@ -284,23 +286,30 @@ def test_a_wrist_gets_one_hand_and_a_hand_one_wrist():
 
 def test_hands_without_a_body_are_a_person():
     hands = [hand_at(300.0, 40), hand_at(90.0, 40)]
-    people = detect_people(Scripted(hands=hands), torch.zeros(400, 400, 3))
+    people = LandmarkDetector(Scripted(hands=hands)).detect(torch.zeros(400, 400, 3))
     assert pose.count(people) == 1 and not people.body.any()
     assert people.right_hand[0, 0, 0] == 90 and people.left_hand[0, 0, 0] == 300
-    assert pose.count(detect_people(Scripted(hands=hands), torch.zeros(9, 9, 3), hands=False)) == 0
+    assert (
+        pose.count(
+            LandmarkDetector(Scripted(hands=hands), hands=False).detect(torch.zeros(9, 9, 3))
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_lone_hand_is_the_one_it_looks_like(side):
-    people = detect_people(Scripted(hands=[hand_at(90.0, 40)], side=side), torch.zeros(400, 400, 3))
+    people = LandmarkDetector(Scripted(hands=[hand_at(90.0, 40)], side=side)).detect(
+        torch.zeros(400, 400, 3)
+    )
     assert getattr(people, f"{side}_hand").any()
     assert not people.right_hand.any() or not people.left_hand.any()
 
 
-def test_mediapipe_tells_drawn_hands_apart(landmarker):
+def test_mediapipe_tells_drawn_hands_apart(detector):
     scenes = sample_scenes(24, 5, framing=HAND)
     seen = [
-        (int(scenes.hand[i]), landmarker.hands((rgb.movedim(0, -1) * 255).byte().numpy()))
+        (int(scenes.hand[i]), detector.landmarker.hands((rgb.movedim(0, -1) * 255).byte().numpy()))
         for i, rgb in enumerate(render(scenes, 384).rgb)
     ]
     right = [hands[0].side == ("right", "left")[which] for which, hands in seen if hands]
@@ -312,7 +321,7 @@ def test_a_body_seen_inside_a_hand_is_none():
     tiny[:, :2] = tiny[:, :2] / 20 + torch.tensor([90.0, 42])
     hand = hand_at(90.0, 40)
     hand[5:, 0] += 20
-    people = detect_people(Scripted([tiny], [hand]), torch.zeros(400, 400, 3))
+    people = LandmarkDetector(Scripted([tiny], [hand])).detect(torch.zeros(400, 400, 3))
     assert pose.count(people) == 1 and not people.body.any() and people.right_hand.any()
 
 
@@ -330,3 +339,62 @@ def test_boxes_of_every_shape():
 def test_other_boxes_are_refused(bad):
     with pytest.raises(ValueError, match="x, y, width and height"):
         read_boxes(bad, 0)
+
+
+# another detector
+
+
+FAKE_DETECTOR = """
+from contextlib import contextmanager
+
+from .. import pose
+
+
+class FakeDetector:
+    def detect(self, image, *, boxes=(), max_people=4, min_confidence=0.3):
+        height, width = image.shape[:2]
+        frame = {"canvas_width": width, "canvas_height": height}
+        noses = [[100.0 * (k + 1), 50.0, 1.0] + 17 * [0.0, 0.0, 0.0] for k in range(max_people)]
+        return pose.read_frame(frame | {"people": [{"pose_keypoints_2d": p} for p in noses]})
+
+
+@contextmanager
+def open_detector(model_folders, *, hands=True):
+    yield FakeDetector()
+"""
+FAKE_ROW = '    "Fake": "fake_detector",\n'
+
+
+def test_another_detector_is_one_file_and_one_line(tmp_path, monkeypatch):
+    copy = tmp_path / "copied_models"
+    shutil.copytree(Path(detect.__file__).parent, copy, ignore=shutil.ignore_patterns("*.pyc"))
+    (copy / "detectors" / "fake_detector.py").write_text(FAKE_DETECTOR)
+    source = (copy / "detect.py").read_text()
+    assert source.count("DETECTORS = {\n") == 1
+    (copy / "detect.py").write_text(source.replace("DETECTORS = {\n", "DETECTORS = {\n" + FAKE_ROW))
+    monkeypatch.syspath_prepend(tmp_path)
+    copied = importlib.import_module("copied_models.detect")
+    copied_pose = importlib.import_module("copied_models.pose")
+
+    # as Detect Pose does
+    images, frames = torch.zeros(2, 300, 400, 3), []
+    with copied.open_detector(FOLDERS, hands=True) as detector:
+        for number, image in enumerate(images):
+            boxes = copied.read_boxes(None, number)
+            frames.append(detector.detect(image, boxes=boxes, max_people=3, min_confidence=0.3))
+    assert [copied_pose.count(people) for people in frames] == [3, 3]
+    assert copied_pose.write_frame(frames[0])["people"][2]["pose_keypoints_2d"][:3] == [300, 50, 1]
+
+
+def test_every_row_of_the_table_is_a_detector():
+    for module in detect.DETECTORS.values():
+        assert callable(
+            importlib.import_module(f"vitruvian.models.detectors.{module}").open_detector
+        )
+    files = {path.stem for path in (Path(detect.__file__).parent / "detectors").glob("[!_]*.py")}
+    assert files == set(detect.DETECTORS.values())
+
+
+def test_an_unknown_detector_is_refused():
+    with pytest.raises(ValueError, match="no detector 'Sonar', only MediaPipe"):
+        open_detector(FOLDERS, name="Sonar")

@@ -44,7 +44,7 @@ def astronaut():
 
 
 def test_a_pose_image_beside_the_picture_is_taken_and_nobody_is_looked_for(folder, monkeypatch):
-    monkeypatch.delattr(person_images.detect, "open_landmarker")
+    monkeypatch.delattr(person_images.detect, "open_detector")
     (person,) = collect_people(folder, SIZE)
     assert person.rgb.shape == person.hint.shape == (3, SIZE, SIZE)
     assert person.rgb.dtype == person.hint.dtype == torch.uint8

@@ -1,0 +1,1 @@
+"""The detectors of people, one file each; models/detect.py lists them."""
