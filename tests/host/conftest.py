@@ -101,3 +101,17 @@ def _random_text(model, seed):
             {"pooled_output": pooled, "width": 256 + 64 * seed, "height": 512},
         ]
     ]
+
+
+class Transformer(torch.nn.Module):
+    """Stands for any network that is no UNet."""
+
+
+@pytest.fixture
+def transformer():
+    """A MODEL of another network family."""
+    import comfy.model_patcher
+
+    base, cpu = torch.nn.Module(), torch.device("cpu")
+    base.diffusion_model = Transformer()
+    return comfy.model_patcher.ModelPatcher(base, load_device=cpu, offload_device=cpu)

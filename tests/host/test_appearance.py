@@ -324,7 +324,7 @@ def test_a_human_prior_stays_at_work_beside_it(loaded):
     prior = human_prior.load(Path(file))
     strengths = {stage: 1.0 for stage in human_prior.STAGES}
     settings = human_prior.Settings(0.5, prior.mask, strengths, 0.0, 1.0)
-    positive, _ = human_prior.encode(clip, "a man waving", (), ())
+    positive, _ = human_prior.encode_prompt(clip, "a man waving", (), ())
     negative, appearance = encode(clip, ""), random_appearance(model)
     combined = [
         sample(m, positive, negative)
@@ -383,6 +383,11 @@ def test_misuse_says_what_to_do(loaded):
     area = core.ConditioningSetArea().append(positive, 32, 32, 0, 0, 1.0)[0]
     with pytest.raises(ValueError, match="Apply Appearance: .* area"):
         sample(apply(model, appearance), area, negative)
+
+
+def test_a_transformer_is_refused_in_the_nodes_own_name(loaded, transformer):
+    with pytest.raises(ValueError, match="^Apply Appearance.* SD1.5, SD2.x and SDXL.*Transformer"):
+        apply(transformer, random_appearance(loaded[0]))
 
 
 def test_instances_from_parts_have_words_and_retrieved_features(loaded):

@@ -119,6 +119,12 @@ def test_a_generator_for_another_model_is_refused(loaded, trained):
         host.load(preview.CHECKPOINT)
 
 
+def test_a_transformer_is_refused_in_the_nodes_own_name(transformer, trained):
+    generator = host.load(trained[1])
+    with pytest.raises(ValueError, match="^Apply Hand Generator.* SD2.x and SDXL.*Transformer"):
+        VitruvianApplyHandGenerator.execute(transformer, generator, frames(), 1.0)
+
+
 def test_a_file_without_its_layers_is_refused(tmp_path):
     file = tmp_path / "old.safetensors"
     weights.save(file, {"hand.hint.bias": torch.zeros(64)}, {"method": "hands", "version": 1})

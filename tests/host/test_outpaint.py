@@ -123,7 +123,7 @@ def test_other_controlnets_and_sizes_are_refused(loaded, untrained, tmp_path):
         VitruvianOutpaintBody.execute(
             *conds, object(), pose_image, placed_image, mask, 1.0, 0.0, 1.0
         )
-    with pytest.raises(ValueError, match="'skeleton' .96 x 96., 'hands' .96 x 48."):
+    with pytest.raises(ValueError, match="'pose_image' .96 x 96., 'placed_image' .96 x 48."):
         VitruvianOutpaintBody.execute(
             *conds,
             in_host(untrained, tmp_path),
