@@ -25,6 +25,7 @@ from ..models.pose import People
 from .sampling import chunks, run_as_sampler, unet_of
 
 KEY = "vitruvian_hand_generator"
+NODE = "Apply Hand Generator"
 PREFIX = "hand."  # of the generator's own layers in a file
 
 Features = Callable[[int, int, int], KeypointFeatures]  # of batch, height and width of a latent
@@ -54,7 +55,7 @@ def apply(
 
     ValueError for models that are no UNet or have another number of channels.
     """
-    unet = unet_of(model, "Apply Hand Generator")
+    unet = unet_of(model, NODE)
     channels = unet.input_blocks[0][0].out_channels
     if channels != loaded.network.channels:
         raise ValueError(
@@ -123,9 +124,7 @@ def predict_masks(model: Any, loaded: LoadedHandGenerator, positive: Any, latent
     """
     features = model.get_attachment(KEY)
     if features is None:
-        raise ValueError(
-            "the model does not come from Apply Hand Generator: connect that node's output."
-        )
+        raise ValueError(f"the model does not come from {NODE}: connect that node's output.")
     last_features: list[Tensor] = []
 
     def listen(executor, *args, **kwargs):

@@ -99,7 +99,12 @@ class Fuse(nn.Module):
 
 
 class StructureUNet(UNetModel):
-    """Noisy latents of all modalities and the pose's [B, 16, h, w] -> predictions [B, 12, h, w]."""
+    """Predicts all modalities together.
+
+    Noisy latents of image, depth and normals and the pose's latent [B, 16, h, w] -> predictions
+    [B, 12, h, w]. The skips of the first `experts` blocks stay within their branch; `fusion` is one
+    of structure.FUSIONS.
+    """
 
     def __init__(self, *args: Any, experts: int, fusion: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
