@@ -1,9 +1,7 @@
-"""Clothes in free words on a semantic map (inspired by HumanDiffusion)."""
+"""Give garments their look on a semantic map (inspired by HumanDiffusion)."""
 
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 
@@ -15,7 +13,8 @@ from .inputs import (
     named_errors,
     percent_inputs,
     strength_input,
-    weight_files,
+    weight_input,
+    weight_path,
 )
 from .wires import (
     Appearance,
@@ -36,21 +35,14 @@ class VitruvianLoadAppearance(io.ComfyNode):
             display_name="Load Appearance",
             category=CATEGORY,
             description="Loads the layers that give parts their look, from models/vitruvian.",
-            inputs=[
-                io.Combo.Input(
-                    "appearance_name",
-                    options=weight_files("appearance"),
-                    tooltip="A file trained for the checkpoint you use.",
-                )
-            ],
+            inputs=[weight_input("appearance_name", "appearance")],
             outputs=[Appearance.Output("appearance", tooltip="To Apply Appearance.")],
         )
 
     @classmethod
     @named_errors
     def execute(cls, appearance_name: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("vitruvian", appearance_name)
-        return io.NodeOutput(host.load(Path(path)))
+        return io.NodeOutput(host.load(weight_path(appearance_name)))
 
 
 class VitruvianApplyAppearance(io.ComfyNode):

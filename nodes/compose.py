@@ -1,4 +1,4 @@
-"""A prompt and a pose for every person (FineControlNet)."""
+"""Give every person of an image their own prompt and pose (FineControlNet)."""
 
 from functools import partial
 from typing import Any
@@ -13,8 +13,8 @@ from .inputs import (
     check_order,
     mask_frames,
     named_errors,
+    output_size,
     percent_inputs,
-    picture_size,
     pose_input,
     read_pose,
     size_inputs,
@@ -105,8 +105,8 @@ class VitruvianAddInstance(io.ComfyNode):
     ) -> io.NodeOutput:
         _check_conditioning(conditioning)
         area = None if mask is None else mask_frames(mask)[0]
-        made = Instance(conditioning, person, area, order, weight)
-        return io.NodeOutput((*instances, made))
+        instance = Instance(conditioning, person, area, order, weight)
+        return io.NodeOutput((*instances, instance))
 
 
 def _check_conditioning(conditioning: Any) -> None:
@@ -115,10 +115,10 @@ def _check_conditioning(conditioning: Any) -> None:
             f"the input 'conditioning' has {len(conditioning)} parts, but a person has one prompt: "
             "connect a CLIP Text Encode node without Conditioning Combine behind it."
         )
-    kept = set(conditioning[0][1]) & {"control", "area", "mask", "hooks", "gligen"}
-    if kept:
+    extras = set(conditioning[0][1]) & {"control", "area", "mask", "hooks", "gligen"}
+    if extras:
         raise ValueError(
-            f"the input 'conditioning' carries '{min(kept)}', which a person's prompt can not. "
+            f"the input 'conditioning' carries '{min(extras)}', which a person's prompt can not. "
             "Connect the plain prompt; ControlNets and masks go to Compose Instances."
         )
 
@@ -170,15 +170,15 @@ class VitruvianInstancesFromText(io.ComfyNode):
         if not lines:
             raise ValueError("the input 'prompts' is empty. Write one line per person.")
         first = max((instance.person for instance in instances), default=0) + 1
-        made = [
+        line_instances = [
             Instance(clip.encode_from_tokens_scheduled(clip.tokenize(text)), first + number)
             for number, text in enumerate(_prompt(line, setting, quality) for line in lines)
         ]
-        return io.NodeOutput((*instances, *made))
+        return io.NodeOutput((*instances, *line_instances))
 
 
 def _prompt(person: str, setting: str, quality: str) -> str:
-    """ "{person} {setting}, {quality}", as the paper's prompts are put together."""
+    """Join to "{person} {setting}, {quality}", as in the paper's prompts."""
     setting = " ".join(setting.split())
     return ", ".join(part for part in (f"{person} {setting}".strip(), quality.strip()) if part)
 
@@ -285,11 +285,11 @@ class VitruvianComposeInstances(io.ComfyNode):
         shared_negative: bool,
     ) -> io.NodeOutput:
         check_order(start_percent, end_percent)
-        figures = compose.instance_people(instances, read_pose(pose)[0])
+        people = compose.instance_people(instances, read_pose(pose)[0])
         composition = host.Composition(
             people=tuple(instance.conditioning[0] for instance in instances),
-            masks=partial(compose.instance_areas, instances, figures, dilation=dilation),
-            hint=partial(compose.draw_skeleton, figures),
+            masks=partial(compose.instance_areas, instances, people, dilation=dilation),
+            hint=partial(compose.draw_skeleton, people),
             order=tuple(instance.order for instance in instances),
             mode=mode,
             harmony=harmony,
@@ -349,13 +349,13 @@ class VitruvianPreviewInstances(io.ComfyNode):
         dilation: float,
     ) -> io.NodeOutput:
         frames = read_pose(pose)
-        figures = compose.instance_people(instances, frames[0])
-        size = picture_size(frames, output_width, output_height)
-        occupied = compose.instance_areas(instances, figures, *size, dilation=dilation)
+        people = compose.instance_people(instances, frames[0])
+        size = output_size(frames, output_width, output_height)
+        occupied = compose.instance_areas(instances, people, *size, dilation=dilation)
         order = [instance.order for instance in instances]
-        owned = compose.hard_shares(occupied, order)[:, 0, 0] * (occupied.amax(0) > 0)
-        picture = compose.draw_shares(owned, compose.draw_skeleton(figures, compose.MERGED, *size))
-        return io.NodeOutput(picture[None], owned, ui=ui.PreviewImage(picture[None], cls=cls))
+        areas = compose.hard_shares(occupied, order)[:, 0, 0] * (occupied.amax(0) > 0)
+        preview = compose.draw_shares(areas, compose.draw_skeleton(people, compose.MERGED, *size))
+        return io.NodeOutput(preview[None], areas, ui=ui.PreviewImage(preview[None], cls=cls))
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -1,9 +1,7 @@
 """Generate one hand per image from its keypoints (Giving a Hand, first stage)."""
 
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
@@ -14,7 +12,8 @@ from .inputs import (
     pose_input,
     read_pose,
     strength_input,
-    weight_files,
+    weight_input,
+    weight_path,
 )
 from .wires import (
     HandGenerator,
@@ -31,13 +30,7 @@ class VitruvianLoadHandGenerator(io.ComfyNode):
             display_name="Load Hand Generator",
             category=CATEGORY,
             description="Loads a hand generator from models/vitruvian.",
-            inputs=[
-                io.Combo.Input(
-                    "hand_generator_name",
-                    options=weight_files("hands"),
-                    tooltip="A file trained for the checkpoint you use.",
-                )
-            ],
+            inputs=[weight_input("hand_generator_name", "hands")],
             outputs=[
                 HandGenerator.Output(
                     "hand_generator", tooltip="To Apply Hand Generator and Predict Hand Masks."
@@ -48,8 +41,7 @@ class VitruvianLoadHandGenerator(io.ComfyNode):
     @classmethod
     @named_errors
     def execute(cls, hand_generator_name: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("vitruvian", hand_generator_name)
-        return io.NodeOutput(generator.load(Path(path)))
+        return io.NodeOutput(generator.load(weight_path(hand_generator_name)))
 
 
 class VitruvianApplyHandGenerator(io.ComfyNode):
@@ -80,7 +72,7 @@ class VitruvianApplyHandGenerator(io.ComfyNode):
         cls, model: Any, hand_generator: Any, hand_poses: Any, strength: float
     ) -> io.NodeOutput:
         return io.NodeOutput(
-            _generate(model, hand_generator, read_pose(hand_poses, "poses"), strength)
+            _generate(model, hand_generator, read_pose(hand_poses, "hand_poses"), strength)
         )
 
 

@@ -1,4 +1,4 @@
-"""Hands first, the body painted around them (Giving a Hand)."""
+"""Mark hands, cut them out, and put generated hands back (Giving a Hand)."""
 
 import logging
 from typing import Any
@@ -7,16 +7,18 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..models import hands, pose
+from ..models import hands
 from ..models.hands import GRAY, Hand, Square, read_squares
+from ..models.pose import LARGEST_CANVAS, no_people, scale_to_canvas
 from .inputs import (
     check_one_size,
     mask_frames,
     named_errors,
-    picture_size,
+    output_size,
     pose_input,
     read_pose,
     size_inputs,
+    write_poses,
 )
 from .wires import (
     BoundingBox,
@@ -29,7 +31,7 @@ STOP, GO_ON = "stop with an error", "go on without"
 log = logging.getLogger(__name__)
 
 
-def _which_input() -> io.Input:
+def _hand_side_input() -> io.Input:
     return io.Combo.Input(
         "hand_side",
         options=[BOTH, hands.LEFT, hands.RIGHT],
@@ -38,33 +40,36 @@ def _which_input() -> io.Input:
     )
 
 
-def _nobody_input(otherwise: str) -> io.Input:
+def _no_hands_input(without_hands: str) -> io.Input:
     return io.Combo.Input(
         "if_no_hands",
         options=[STOP, GO_ON],
         default=STOP,
-        tooltip=f"What to do with a pose without hands. '{GO_ON}': {otherwise}",
+        tooltip=f"What to do with a pose without hands. '{GO_ON}': {without_hands}",
     )
 
 
-def _find(pose_input: Any, which: str, if_none: str, size: tuple[int, int]) -> list[list[Hand]]:
-    """The hands of every frame, in pixels of the size."""
-    frames = [pose.scale_to_canvas(people, *size) for people in read_pose(pose_input)]
-    found = [hands.find_hands(people, None if which == BOTH else which) for people in frames]
-    for number, some in enumerate(found, 1):
-        if some:
+def _hands_by_frame(
+    keypoints: Any, hand_side: str, if_no_hands: str, size: tuple[int, int]
+) -> list[list[Hand]]:
+    """Find the hands of every frame, in pixels of an image of this width and height."""
+    frames = [scale_to_canvas(people, *size) for people in read_pose(keypoints)]
+    side = None if hand_side == BOTH else hand_side
+    frame_hands = [hands.find_hands(people, side) for people in frames]
+    for number, hands_of_frame in enumerate(frame_hands, 1):
+        if hands_of_frame:
             continue
-        what = (
-            f"frame {number} of the pose has no {'' if which == BOTH else which + ' '}hand that is "
+        problem = (
+            f"frame {number} of the pose has no {f'{side} ' if side else ''}hand that is "
             f"larger than {hands.SMALLEST_HAND:g} pixels and has a wrist and two more points"
         )
-        if if_none == STOP:
+        if if_no_hands == STOP:
             raise ValueError(
-                f"{what}. Turn on 'include_hands' in Detect Pose, draw the hands in a pose editor, enlarge "
-                f"the picture, or set 'if_no_hands' to '{GO_ON}'."
+                f"{problem}. Turn on 'include_hands' in Detect Pose, draw the hands in a pose "
+                f"editor, enlarge the image, or set 'if_no_hands' to '{GO_ON}'."
             )
-        log.warning("Vitruvian: %s; it goes on without.", what)
-    return found
+        log.warning("Vitruvian: %s; it goes on without.", problem)
+    return frame_hands
 
 
 class VitruvianDrawHandMasks(io.ComfyNode):
@@ -78,7 +83,7 @@ class VitruvianDrawHandMasks(io.ComfyNode):
             inputs=[
                 pose_input(),
                 *size_inputs(),
-                _which_input(),
+                _hand_side_input(),
                 io.Float.Input(
                     "thickness",
                     default=hands.FINGER_THICKNESS,
@@ -97,7 +102,7 @@ class VitruvianDrawHandMasks(io.ComfyNode):
                     tooltip="How far the mask continues below the wrist, as a share of the "
                     "hand's size. 0: it ends at the wrist.",
                 ),
-                _nobody_input("an empty mask."),
+                _no_hands_input("an empty mask."),
             ],
             outputs=[
                 io.Mask.Output("masks", tooltip="One mask per hand, the larger hand first."),
@@ -118,13 +123,16 @@ class VitruvianDrawHandMasks(io.ComfyNode):
         wrist_length: float,
         if_no_hands: str,
     ) -> io.NodeOutput:
-        size = picture_size(read_pose(pose), output_width, output_height)
-        found = _find(pose, hand_side, if_no_hands, size)
-        each = [[_mask(hand, size, thickness, wrist_length) for hand in some] for some in found]
-        union = torch.stack([_union(some, size) for some in each])
-        flat = [mask for some in each for mask in some]
-        masks = torch.stack(flat) if flat else union
-        return io.NodeOutput(masks, union, len(flat), ui=ui.PreviewMask(union, cls=cls))
+        size = output_size(read_pose(pose), output_width, output_height)
+        frame_hands = _hands_by_frame(pose, hand_side, if_no_hands, size)
+        frame_masks = [
+            [_mask(hand, size, thickness, wrist_length) for hand in hands_of_frame]
+            for hands_of_frame in frame_hands
+        ]
+        unions = torch.stack([_union(masks, size) for masks in frame_masks])
+        hand_masks = [mask for masks in frame_masks for mask in masks]
+        masks = torch.stack(hand_masks) if hand_masks else unions
+        return io.NodeOutput(masks, unions, len(hand_masks), ui=ui.PreviewMask(unions, cls=cls))
 
 
 def _mask(hand: Hand, size: tuple[int, int], thickness: float, wrist: float) -> torch.Tensor:
@@ -146,7 +154,7 @@ class VitruvianCutHands(io.ComfyNode):
             "be generated large.",
             inputs=[
                 pose_input(),
-                _which_input(),
+                _hand_side_input(),
                 io.Int.Input(
                     "crop_size",
                     default=512,
@@ -169,7 +177,7 @@ class VitruvianCutHands(io.ComfyNode):
                     default=False,
                     tooltip="Turn every square so that the fingers point up.",
                 ),
-                _nobody_input("one blank image and no boxes; Place Hands then changes nothing."),
+                _no_hands_input("one blank image and no boxes; Place Hands then changes nothing."),
                 io.Image.Input(
                     "image",
                     optional=True,
@@ -205,38 +213,38 @@ class VitruvianCutHands(io.ComfyNode):
         if_no_hands: str,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        canvas = picture_size(read_pose(pose), 0, 0)
+        canvas = output_size(read_pose(pose), 0, 0)
         if image is not None:
             canvas = image.shape[2], image.shape[1]
-        found = _find(pose, hand_side, if_no_hands, canvas)
-        images, poses, boxes = _cut(found, image, canvas, crop_size, margin, upright)
-        show = ui.PreviewImage(images, cls=cls)
-        return io.NodeOutput(images, poses, boxes, len(images), ui=show)
+        frame_hands = _hands_by_frame(pose, hand_side, if_no_hands, canvas)
+        cuts = [
+            hands.cut_hands(
+                hands_of_frame, _frame(image, number), crop_size, margin, upright=upright
+            )
+            for number, hands_of_frame in enumerate(frame_hands)
+        ]
+        boxes = [
+            [hands.write_box(hand, cut.square, canvas) for hand, cut in zip(*pair, strict=True)]
+            for pair in zip(frame_hands, cuts, strict=True)
+        ]
+        images = [cut.image for cuts_of_frame in cuts for cut in cuts_of_frame]
+        people = [cut.people for cuts_of_frame in cuts for cut in cuts_of_frame]
+        if not images:
+            images = [torch.full((crop_size, crop_size, 3), GRAY)]
+            people = [no_people(crop_size, crop_size)]
+        hand_images = torch.stack(images)
+        return io.NodeOutput(
+            hand_images,
+            write_poses(people),
+            boxes,
+            len(images),
+            ui=ui.PreviewImage(hand_images, cls=cls),
+        )
 
 
-def _cut(
-    found: list[list[Hand]],
-    image: torch.Tensor | None,
-    canvas: tuple[int, int],
-    size: int,
-    margin: float,
-    upright: bool,
-) -> tuple[torch.Tensor, list[dict[str, Any]], list[list[dict[str, Any]]]]:
-    sources = [None if image is None else image[min(k, len(image) - 1)] for k in range(len(found))]
-    each = [
-        hands.cut_hands(some, source, size, margin, upright=upright)
-        for some, source in zip(found, sources, strict=True)
-    ]
-    pictures = [one.picture for some in each for one in some]
-    poses = [pose.write_frame(one.people) for some in each for one in some]
-    boxes = [
-        [hands.write_box(hand, one.square, canvas) for hand, one in zip(*pair, strict=True)]
-        for pair in zip(found, each, strict=True)
-    ]
-    if not pictures:
-        pictures = [torch.full((size, size, 3), GRAY)]
-        poses = [pose.write_frame(pose.no_people(size, size))]
-    return torch.stack(pictures), poses, boxes
+def _frame(image: torch.Tensor | None, number: int) -> torch.Tensor | None:
+    """Take one image of a batch; the last one serves all later frames."""
+    return None if image is None else image[min(number, len(image) - 1)]
 
 
 class VitruvianPlaceHands(io.ComfyNode):
@@ -306,17 +314,17 @@ class VitruvianPlaceHands(io.ComfyNode):
         count = sum(map(len, frames))
         if count > min(len(hand_images), len(masks)):
             raise ValueError(
-                f"there are {count} boxes, but {len(hand_images)} pictures and {len(masks)} masks: "
-                "connect those that were made for these boxes."
+                f"'hand_bboxes' has {count} boxes, but there are {len(hand_images)} 'hand_images' "
+                f"and {len(masks)} 'masks': connect those of the same Cut Hands."
             )
-        placed, where, repaint = _place(
+        placed, hands_mask, inpaint_mask = _place(
             frames, hand_images, masks, image, (canvas_width, canvas_height), ring_width
         )
-        return io.NodeOutput(placed, where, repaint, ui=ui.PreviewImage(placed, cls=cls))
+        return io.NodeOutput(placed, hands_mask, inpaint_mask, ui=ui.PreviewImage(placed, cls=cls))
 
 
 def _canvas_inputs() -> list[io.Input]:
-    side: dict[str, Any] = {"default": 512, "min": 16, "max": pose.LARGEST_CANVAS, "step": 8}
+    side: dict[str, Any] = {"default": 512, "min": 16, "max": LARGEST_CANVAS, "step": 8}
     return [
         io.Int.Input(
             "canvas_width",
@@ -333,26 +341,28 @@ def _canvas_inputs() -> list[io.Input]:
 
 def _place(
     frames: list[list[Square]],
-    pictures: torch.Tensor,
+    hand_images: torch.Tensor,
     masks: torch.Tensor,
     image: torch.Tensor | None,
     size: tuple[int, int],
-    room: float,
+    ring_width: float,
 ) -> list[torch.Tensor]:
-    masks = masks.reshape(-1, *masks.shape[-2:]).float().cpu()
-    pictures = pictures[..., :3].float().cpu()
+    masks = mask_frames(masks).float().cpu()
+    hand_images = hand_images[..., :3].float().cpu()
     progress = comfy.utils.ProgressBar(len(frames))
-    made, first = [], 0
+    placed, first = [], 0
     for number, squares in enumerate(frames):
         rows = slice(first, first + len(squares))
         if image is None:
-            canvas = hands.hand_surroundings(squares, pictures[rows], *size)
+            canvas = hands.hand_surroundings(squares, hand_images[rows], *size)
         else:
             canvas = image[min(number, len(image) - 1), ..., :3].float().cpu()
-        made.append(hands.insert_hands(canvas, squares, pictures[rows], masks[rows], room))
+        placed.append(
+            hands.insert_hands(canvas, squares, hand_images[rows], masks[rows], ring_width)
+        )
         first += len(squares)
         progress.update(1)
-    return [torch.stack(part) for part in zip(*made, strict=True)]
+    return [torch.stack(part) for part in zip(*placed, strict=True)]
 
 
 class VitruvianPasteHands(io.ComfyNode):
@@ -410,21 +420,25 @@ class VitruvianPasteHands(io.ComfyNode):
 
 
 def _paste(
-    image: torch.Tensor, top: torch.Tensor, mask: torch.Tensor, feather: int, colour: float
+    image: torch.Tensor,
+    placed_image: torch.Tensor,
+    mask: torch.Tensor,
+    feather: int,
+    color_match: float,
 ) -> torch.Tensor:
-    def of(batch: torch.Tensor, number: int) -> torch.Tensor:
+    def frame(batch: torch.Tensor, number: int) -> torch.Tensor:
         return batch[min(number, len(batch) - 1)].float().cpu()
 
     return torch.stack(
         [
             hands.paste_over(
-                of(image, k)[..., :3],
-                of(top, k)[..., :3],
-                of(mask, k),
+                frame(image, number)[..., :3],
+                frame(placed_image, number)[..., :3],
+                frame(mask, number),
                 feather=feather,
-                color=colour,
+                color=color_match,
             )
-            for k in range(len(image))
+            for number in range(len(image))
         ]
     )
 

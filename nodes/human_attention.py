@@ -1,4 +1,4 @@
-"""Where in the picture the words of a prompt are attended to."""
+"""Show where in an image the words of a prompt are attended to."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from ..host import human_prior
 from ..models import human_attention
 from ..models.human_tokens import Word
 from .human_prior import CATEGORY
-from .inputs import named_errors, read_phrases
+from .inputs import named_errors, read_phrases, seed_input
 
 PIXELS = 8  # per latent cell
 MAPS, WITHOUT, WITH = "attention", "without prior", "with prior"
@@ -48,13 +48,8 @@ class VitruvianShowHumanAttention(io.ComfyNode):
                     tooltip="At which moments of the sampling to look, separated by commas. 0: "
                     "the first step. 1: the last step.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Seed of the noise that is added to the finished image for every "
-                    "moment.",
+                seed_input(
+                    "Seed of the noise that is added to the finished image for every moment."
                 ),
                 io.Image.Input(
                     "image",
@@ -89,41 +84,43 @@ class VitruvianShowHumanAttention(io.ComfyNode):
         seed: int,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        chosen, times = _choose(positive, words), _read_moments(percents)
-        progress = comfy.utils.ProgressBar(len(times))
-        looks = host.look(
+        word_positions, moments = _word_positions(positive, words), _read_moments(percents)
+        progress = comfy.utils.ProgressBar(len(moments))
+        looks = host.read_maps(
             model,
             positive,
             latent["samples"],
-            times,
+            moments,
             seed,
-            list(chosen.values()),
+            list(word_positions.values()),
             progress.update,
         )
         if image is None:
             height, width = (PIXELS * side for side in latent["samples"].shape[-2:])
-            picture = torch.full((height, width, 3), human_attention.GRAY)
+            background = torch.full((height, width, 3), human_attention.GRAY)
         else:
-            picture = image[0, ..., :3].float().cpu()
-        seen = _by_name(looks)
-        sheets = human_attention.draw_sheets(list(chosen), times, seen, picture)
-        masks = human_attention.word_masks([*seen.values()][-1], *picture.shape[:2])
-        return io.NodeOutput(sheets, masks, ui=ui.PreviewImage(sheets, cls=cls))
+            background = image[0, ..., :3].float().cpu()
+        maps_by_row = _maps_by_row(looks)
+        attention_images = human_attention.draw_sheets(
+            list(word_positions), moments, maps_by_row, background
+        )
+        masks = human_attention.word_masks([*maps_by_row.values()][-1], *background.shape[:2])
+        return io.NodeOutput(attention_images, masks, ui=ui.PreviewImage(attention_images, cls=cls))
 
 
-def _by_name(looks: Sequence[host.Look]) -> dict[str, list[human_attention.Grids]]:
-    """Averaged maps of every moment, under the rows' names; last those of the model as it is."""
-    without = [human_attention.average_layers(each.without.values()) for each in looks]
-    combined = [
-        human_attention.average_layers(each.with_priors.values())
-        for each in looks
-        if each.with_priors
+def _maps_by_row(looks: Sequence[host.MomentMaps]) -> dict[str, list[human_attention.Grids]]:
+    """Average the maps of every moment, by row name. The last row is that of the model as it is."""
+    without_prior = [human_attention.average_layers(look.ordinary.values()) for look in looks]
+    with_prior = [
+        human_attention.average_layers(look.with_priors.values())
+        for look in looks
+        if look.with_priors
     ]
-    return {WITHOUT: without, WITH: combined} if combined else {MAPS: without}
+    return {WITHOUT: without_prior, WITH: with_prior} if with_prior else {MAPS: without_prior}
 
 
-def _choose(positive: Any, words: str) -> dict[str, tuple[int, ...]]:
-    """The tokens of every word that is to be shown."""
+def _word_positions(positive: Any, words: str) -> dict[str, tuple[int, ...]]:
+    """Find the token positions of every word that is to be shown."""
     if not positive or human_prior.WORDS not in positive[0][1]:
         raise ValueError(
             "the conditioning does not say what its words are. Encode the positive prompt with "
@@ -131,27 +128,31 @@ def _choose(positive: Any, words: str) -> dict[str, tuple[int, ...]]:
         )
     entry = positive[0][1]
     prompt: tuple[Word, ...] = entry[human_prior.WORDS]
-    found = {
+    positions_of = {
         phrase: human_attention.phrase_positions(phrase, prompt) for phrase in read_phrases(words)
     }
-    missing = ", ".join(f"'{phrase}'" for phrase, positions in found.items() if not positions)
+    missing = ", ".join(
+        f"'{phrase}'" for phrase, positions in positions_of.items() if not positions
+    )
     if missing:
-        raise ValueError(f"{missing}: not in the prompt, whose words are {_listed(prompt)}.")
-    found = found or human_attention.marked_positions(prompt, entry[human_prior.HUMAN].tolist())
-    if not found:
+        raise ValueError(f"{missing}: not in the prompt, whose words are {_word_list(prompt)}.")
+    positions_of = positions_of or human_attention.marked_positions(
+        prompt, entry[human_prior.HUMAN].tolist()
+    )
+    if not positions_of:
         raise ValueError(
             "no word of the prompt is marked as human-centric. Write some of its words in 'words': "
-            f"{_listed(prompt)}."
+            f"{_word_list(prompt)}."
         )
-    return found
+    return positions_of
 
 
-def _listed(prompt: Sequence[Word]) -> str:
+def _word_list(prompt: Sequence[Word]) -> str:
     return ", ".join(dict.fromkeys(word.text for word in prompt if word.text[:1].isalnum()))
 
 
 def _read_moments(text: str) -> list[float]:
-    """Shares of the sampling."""
+    """Read moments of the sampling, 0 to 1."""
     try:
         moments = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:

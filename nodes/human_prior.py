@@ -1,9 +1,7 @@
-"""Better anatomy from text alone: a human-centric prior beside cross-attention (HcP)."""
+"""Improve bodies from text alone, with a human prior beside cross-attention (HcP)."""
 
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
@@ -16,7 +14,8 @@ from .inputs import (
     percent_inputs,
     read_phrases,
     strength_input,
-    weight_files,
+    weight_input,
+    weight_path,
 )
 from .wires import (
     HumanPrior,
@@ -34,21 +33,14 @@ class VitruvianLoadHumanPrior(io.ComfyNode):
             display_name="Load Human Prior",
             category=CATEGORY,
             description="Loads a human prior from models/vitruvian.",
-            inputs=[
-                io.Combo.Input(
-                    "human_prior_name",
-                    options=weight_files("human_prior"),
-                    tooltip="A file trained for the checkpoint you use.",
-                )
-            ],
+            inputs=[weight_input("human_prior_name", "human_prior")],
             outputs=[HumanPrior.Output("human_prior", tooltip="To Apply Human Prior.")],
         )
 
     @classmethod
     @named_errors
     def execute(cls, human_prior_name: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("vitruvian", human_prior_name)
-        return io.NodeOutput(host.load(Path(path)))
+        return io.NodeOutput(host.load(weight_path(human_prior_name)))
 
 
 class VitruvianEncodeHumanPrompt(io.ComfyNode):
@@ -93,10 +85,12 @@ class VitruvianEncodeHumanPrompt(io.ComfyNode):
             raise ValueError(
                 "the checkpoint holds no text encoder. Connect 'clip' from a node that loads one."
             )
-        encoded, words = host.encode(clip, text, read_phrases(add), read_phrases(remove))
-        shown = ", ".join(words)
-        told = shown or "No word for a person, an action or a pose was found: add some in 'add'."
-        return io.NodeOutput(encoded, shown, ui=ui.PreviewText(told))
+        encoded, words = host.encode_prompt(clip, text, read_phrases(add), read_phrases(remove))
+        marked = ", ".join(words)
+        text_on_node = marked or (
+            "No word for a person, an action or a pose was found: add some in 'add'."
+        )
+        return io.NodeOutput(encoded, marked, ui=ui.PreviewText(text_on_node))
 
 
 class VitruvianApplyHumanPrior(io.ComfyNode):

@@ -1,11 +1,9 @@
-"""Training on the MODEL wire: a human-centric prior (HcP) for the checkpoint in use."""
+"""Train a human prior (HcP) for the checkpoint on a MODEL wire."""
 
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
@@ -16,14 +14,14 @@ from ..host import human_prior_training as host
 from ..models import human_prior as core
 from ..models import loss_curve, pose_features
 from .human_prior import CATEGORY
-from .inputs import named_errors, weight_files
+from .inputs import named_errors, seed_input, weight_files, weight_path
 from .saving import free_path
 from .wires import (
     HumanPrior,
 )
 
 DRAWN = "the drawn pose"
-SHOWN_EVERY = 5  # steps, the loss while it trains
+CURVE_EVERY = 5  # steps between two previews of the loss
 Curve = tuple[str, Image.Image, int]
 
 
@@ -116,13 +114,7 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                     "all.",
                     **share,
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Seed of the noise and of the order of the images.",
-                ),
+                seed_input("Seed of the noise and of the order of the images."),
                 io.String.Input(
                     "filename_prefix",
                     default="human_prior",
@@ -160,7 +152,7 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
         pose_images: list | None = None,
         initial_human_prior: list | None = None,
     ) -> io.NodeOutput:
-        course = host.Course(
+        course = host.Config(
             steps[0],
             samples_per_step[0],
             learning_rate[0],
@@ -170,27 +162,27 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
             alignment_weight[0],
             seed[0],
         )
-        bar, losses = comfy.utils.ProgressBar(course.steps), list[float]()
-        learnt: priors.Prior | None = None
+        progress, losses = comfy.utils.ProgressBar(course.steps), list[float]()
+        trained_prior: priors.Prior | None = None
 
         def on_step(loss: float, prior: priors.Prior) -> None:
-            nonlocal learnt
-            learnt = prior
+            nonlocal trained_prior
+            trained_prior = prior
             losses.append(loss)
-            shown = len(losses) % SHOWN_EVERY == 0
-            curve = _preview(losses, course.steps) if shown else None
-            bar.update_absolute(len(losses), course.steps, curve)
+            show_curve = len(losses) % CURVE_EVERY == 0
+            curve = _preview(losses, course.steps) if show_curve else None
+            progress.update_absolute(len(losses), course.steps, curve)
 
-        lessons = _lessons(latents, positive, pose_images, pose_encoder_name[0])
-        first = initial_human_prior[0] if initial_human_prior else None
+        samples = _training_samples(latents, positive, pose_images, pose_encoder_name[0])
+        initial_prior = initial_human_prior[0] if initial_human_prior else None
         try:
-            prior = host.train(model[0], lessons, course, first, on_step)
+            prior = host.train(model[0], samples, course, initial_prior, on_step)
         except comfy.model_management.InterruptProcessingException:
-            if learnt is not None:
-                _save(learnt, filename_prefix[0], model[0])
+            if trained_prior is not None:
+                _save(trained_prior, filename_prefix[0], model[0])
             raise
-        picture = loss_curve.draw_loss_curve(losses, course.steps)[None]
-        return io.NodeOutput(prior, picture, ui=ui.PreviewImage(picture, cls=cls))
+        loss_image = loss_curve.draw_loss_curve(losses, course.steps)[None]
+        return io.NodeOutput(prior, loss_image, ui=ui.PreviewImage(loss_image, cls=cls))
 
 
 class VitruvianSaveHumanPrior(io.ComfyNode):
@@ -224,42 +216,50 @@ class VitruvianSaveHumanPrior(io.ComfyNode):
         return io.NodeOutput(file, ui=ui.PreviewText(file))
 
 
-def _lessons(latents: list, positive: list, images: list | None, encoder: str) -> host.Lessons:
-    samples = [latent["samples"] for latent in latents]
-    sizes = {tuple(some.shape[1:]) for some in samples}
-    if len(sizes) > 1:
-        shown = ", ".join(f"{w * 8} x {h * 8}" for *_, h, w in sorted(sizes))
+def _training_samples(
+    latents: list, positive: list, pose_images: list | None, pose_encoder_name: str
+) -> host.TrainingSet:
+    encoded_images = [latent["samples"] for latent in latents]
+    shapes = {tuple(batch.shape[1:]) for batch in encoded_images}
+    if len(shapes) > 1:
+        sizes = ", ".join(f"{w * 8} x {h * 8}" for *_, h, w in sorted(shapes))
         raise ValueError(
-            f"the pictures in 'latents' have several sizes ({shown}): bring them to one size "
+            f"the images in 'latents' have several sizes ({sizes}): bring them to one size "
             "before they are encoded."
         )
-    whole = torch.cat(samples)
+    images = torch.cat(encoded_images)
     texts = [entry for conditioning in positive for entry in conditioning]
-    texts = texts * len(whole) if len(texts) == 1 else texts
-    if len(texts) != len(whole):
+    texts = texts * len(images) if len(texts) == 1 else texts
+    if len(texts) != len(images):
         raise ValueError(
-            f"there are {len(whole)} pictures in 'latents' and {len(texts)} texts in 'positive': "
-            "connect a text for each picture, or one for all."
+            f"there are {len(images)} images in 'latents' and {len(texts)} texts in 'positive': "
+            "connect a text for each image, or one for all."
         )
-    levels = [] if images is None else _levels(torch.cat(images), len(whole), encoder)
-    return host.Lessons(whole, texts, levels)
+    levels = (
+        []
+        if pose_images is None
+        else _pose_levels(torch.cat(pose_images), len(images), pose_encoder_name)
+    )
+    return host.TrainingSet(images, texts, levels)
 
 
-def _levels(images: torch.Tensor, count: int, encoder: str) -> list[torch.Tensor]:
-    if len(images) != count:
+def _pose_levels(
+    pose_images: torch.Tensor, count: int, pose_encoder_name: str
+) -> list[torch.Tensor]:
+    """Compute the features of every pose image, at each scale of the encoder."""
+    if len(pose_images) != count:
         raise ValueError(
-            f"there are {count} pictures in 'latents' and {len(images)} in 'pose_images': connect "
-            "the pose of every picture, in the same order."
+            f"there are {count} images in 'latents' and {len(pose_images)} in 'pose_images': "
+            "connect the pose of every image, in the same order."
         )
     features: pose_features.Features = pose_features.image_features
-    if encoder != DRAWN:
-        path = folder_paths.get_full_path_or_raise("vitruvian", encoder)
-        features = pose_features.resnet50(Path(path))
-    each = [
+    if pose_encoder_name != DRAWN:
+        features = pose_features.resnet50(weight_path(pose_encoder_name))
+    image_levels = [
         pose_features.feature_differences(features, image[None, ..., :3].movedim(-1, 1).float())
-        for image in images
+        for image in pose_images
     ]
-    return [torch.cat(level) for level in zip(*each, strict=True)]
+    return [torch.cat(level) for level in zip(*image_levels, strict=True)]
 
 
 def _preview(losses: list[float], steps: int) -> Curve:
@@ -267,9 +267,9 @@ def _preview(losses: list[float], steps: int) -> Curve:
     return "JPEG", Image.fromarray(np.ascontiguousarray(pixels)), loss_curve.WIDTH
 
 
-def _save(prior: priors.Prior, name: str, model: Any) -> str:
-    """The name of the file that was written."""
-    path = free_path(name, "human_prior")
+def _save(prior: priors.Prior, filename_prefix: str, model: Any) -> str:
+    """Save the prior and return the name of its file."""
+    path = free_path(filename_prefix, "human_prior")
     host.save(prior, path, host.base_of(model))
     return path.name
 

@@ -1,7 +1,8 @@
-"""Inputs that nodes of several files have, and how they are read."""
+"""Make, read and check the inputs that nodes of several files share."""
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import folder_paths
@@ -10,9 +11,10 @@ from comfy_api.latest import io
 
 from ..models import pose, weights
 from ..models.pose import People
-from .wires import (
-    PoseKeypoint,
-)
+from .wires import PoseKeypoint
+
+# The oldest host, v0.3.64, refuses a node whose output has the id of one of its inputs. Such an
+# output has the id `<name>_out`; the screen shows its display name, which is `<name>`.
 
 P = ParamSpec("P")
 N = TypeVar("N", bound=type[io.ComfyNode])
@@ -37,17 +39,40 @@ def named_errors(
 
 
 def weight_files(method: str | None) -> list[str]:
-    """Files in models/vitruvian that were made for this method or do not say for which."""
+    """List the files in models/vitruvian that hold weights of this method, or do not name one."""
     names = folder_paths.get_filename_list("vitruvian")
-    made_for = {
+    methods = {
         name: weights.read_method(folder_paths.get_full_path("vitruvian", name) or name)
         for name in names
     }
-    return [name for name in names if made_for[name] in (method, None)]
+    return [name for name in names if methods[name] in (method, None)]
+
+
+def weight_input(name: str, method: str, tooltip: str = "") -> io.Input:
+    """Make the input for a weights file of a method in models/vitruvian."""
+    return io.Combo.Input(
+        name,
+        options=weight_files(method),
+        tooltip=tooltip or "A file trained for the checkpoint you use.",
+    )
+
+
+def weight_path(name: str) -> Path:
+    """Find a file in models/vitruvian by the name that the menu shows."""
+    return Path(folder_paths.get_full_path_or_raise("vitruvian", name))
+
+
+def pose_input(name: str = "pose", tooltip: str = "") -> io.Input:
+    """Make the input for people as keypoints."""
+    return PoseKeypoint.Input(
+        name,
+        tooltip=tooltip
+        or "The people, as keypoints: from this pack, from SDPose or from controlnet_aux.",
+    )
 
 
 def read_pose(keypoints: Any, name: str = "pose") -> list[People]:
-    """The frames of a pose input with at least one person in them."""
+    """Read the frames of a pose input. Raises ValueError when nobody is in any of them."""
     try:
         frames = pose.read_poses(keypoints)
     except ValueError as error:
@@ -56,16 +81,39 @@ def read_pose(keypoints: Any, name: str = "pose") -> list[People]:
     return frames
 
 
-def require_people(frames: list[People], what: str) -> None:
+def require_people(frames: list[People], source: str) -> None:
+    """Refuse frames without a single person; `source` says where they come from."""
     if not any(pose.count(people) for people in frames):
         raise ValueError(
-            f"{what} has no people: connect a pose with at least one person, for example from "
+            f"{source} has no people: connect a pose with at least one person, for example from "
             "Detect Pose on a photograph that shows somebody."
         )
 
 
-def picture_size(frames: list[People], width: int, height: int) -> tuple[int, int]:
-    """Width and height to draw at; what is 0 follows the first frame's canvas."""
+def write_poses(frames: list[People]) -> list[dict[str, Any]]:
+    """Turn frames of people into the value of a POSE_KEYPOINT wire."""
+    return [pose.write_frame(people) for people in frames]
+
+
+def min_confidence_input(tooltip: str) -> io.Input:
+    """Make the input for the smallest confidence of a keypoint that counts."""
+    return io.Float.Input(
+        "min_confidence", default=0.3, min=0.0, max=1.0, step=0.01, tooltip=tooltip
+    )
+
+
+def size_inputs() -> list[io.Input]:
+    """Make the inputs for the width and height to draw at, which may follow the pose."""
+    side: dict[str, Any] = {"default": 0, "min": 0, "max": pose.LARGEST_CANVAS}
+    zero = "0: as the pose's canvas, in its proportions."
+    return [
+        io.Int.Input("output_width", tooltip=f"Width in pixels. {zero}", **side),
+        io.Int.Input("output_height", tooltip=f"Height in pixels. {zero}", **side),
+    ]
+
+
+def output_size(frames: list[People], width: int, height: int) -> tuple[int, int]:
+    """Return the width and height to draw at. A side of 0 follows the canvas of the first frame."""
     canvas = frames[0]
     if not width and not height:
         return canvas.width, canvas.height
@@ -75,52 +123,21 @@ def picture_size(frames: list[People], width: int, height: int) -> tuple[int, in
     )
 
 
-def pose_input(name: str = "pose", tooltip: str = "") -> io.Input:
-    return PoseKeypoint.Input(
-        name,
-        tooltip=tooltip
-        or "The people, as keypoints: from this pack, from SDPose or from controlnet_aux.",
-    )
-
-
-def size_inputs() -> list[io.Input]:
-    side: dict[str, Any] = {"default": 0, "min": 0, "max": pose.LARGEST_CANVAS}
-    zero = "0: as the pose's canvas, in its proportions."
-    return [
-        io.Int.Input("output_width", tooltip=f"Width in pixels. {zero}", **side),
-        io.Int.Input("output_height", tooltip=f"Height in pixels. {zero}", **side),
-    ]
-
-
-def read_phrases(text: str) -> list[str]:
-    """What is separated by commas or lines."""
-    return [phrase.strip() for phrase in text.replace("\n", ",").split(",") if phrase.strip()]
+def percent_input(name: str, default: float, tooltip: str) -> io.Input:
+    """Make the input for a moment of the sampling: 0 is its first step, 1 its last."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
 
 
 def percent_inputs() -> list[io.Input]:
-    """The window of the sampling in which a patch works, as the host's own nodes ask for it."""
-    share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.001}
+    """Make the inputs for the steps in which a patch works, as the host's own nodes name them."""
     return [
-        io.Float.Input(
-            "start_percent",
-            default=0.0,
-            tooltip="When in the sampling this begins to act. 0: at the first step.",
-            **share,
+        percent_input(
+            "start_percent", 0.0, "When in the sampling this begins to act. 0: at the first step."
         ),
-        io.Float.Input(
-            "end_percent",
-            default=1.0,
-            tooltip="When in the sampling this stops acting. 1: after the last step.",
-            **share,
+        percent_input(
+            "end_percent", 1.0, "When in the sampling this stops acting. 1: after the last step."
         ),
     ]
-
-
-def strength_input(tooltip: str, name: str = "strength", *, optional: bool = False) -> io.Input:
-    """How much of a patch is added: 0 leaves the model as it was."""
-    return io.Float.Input(
-        name, default=1.0, min=0.0, max=10.0, step=0.01, optional=optional, tooltip=tooltip
-    )
 
 
 def check_order(start: float, end: float, prefix: str = "") -> None:
@@ -132,21 +149,21 @@ def check_order(start: float, end: float, prefix: str = "") -> None:
         )
 
 
-def seed_input(tooltip: str) -> io.Input:
-    """An input for the seed of random numbers, in the host's range."""
-    return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip=tooltip)
-
-
-def min_confidence_input(tooltip: str) -> io.Input:
-    """An input for the smallest confidence of a keypoint that counts."""
+def strength_input(tooltip: str, name: str = "strength", *, optional: bool = False) -> io.Input:
+    """Make the input for how much of a patch is added: 0 leaves the result unchanged."""
     return io.Float.Input(
-        "min_confidence", default=0.3, min=0.0, max=1.0, step=0.01, tooltip=tooltip
+        name, default=1.0, min=0.0, max=10.0, step=0.01, optional=optional, tooltip=tooltip
     )
 
 
-def write_poses(frames: list[People]) -> list[dict[str, Any]]:
-    """Turn frames of people into the value of a POSE_KEYPOINT wire."""
-    return [pose.write_frame(people) for people in frames]
+def seed_input(tooltip: str) -> io.Input:
+    """Make the input for the seed of random numbers, in the host's range."""
+    return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip=tooltip)
+
+
+def read_phrases(text: str) -> list[str]:
+    """Split a text at commas and line ends."""
+    return [phrase.strip() for phrase in text.replace("\n", ",").split(",") if phrase.strip()]
 
 
 def mask_frames(mask: torch.Tensor) -> torch.Tensor:

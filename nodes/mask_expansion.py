@@ -11,6 +11,7 @@ from .inputs import (
     check_order,
     mask_frames,
     named_errors,
+    percent_input,
 )
 
 CATEGORY = "Vitruvian/hands"
@@ -45,7 +46,6 @@ class VitruvianApplyMaskExpansion(io.ComfyNode):
 
 
 def _expansion_inputs() -> list[io.Input]:
-    share: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.001}
     return [
         io.Int.Input(
             "expansion",
@@ -56,17 +56,15 @@ def _expansion_inputs() -> list[io.Input]:
             tooltip="Width of the border at the beginning, in pixels. 0: no border, the "
             "plain noise mask.",
         ),
-        io.Float.Input(
+        percent_input(
             "shrink_start_percent",
-            default=0.2,
-            **share,
-            tooltip="When in the sampling the border begins to shrink. 0: at the first step.",
+            0.2,
+            "When in the sampling the border begins to shrink. 0: at the first step.",
         ),
-        io.Float.Input(
+        percent_input(
             "shrink_end_percent",
-            default=0.8,
-            **share,
-            tooltip="When in the sampling the border has shrunk to nothing. 1: at the last step.",
+            0.8,
+            "When in the sampling the border has shrunk to nothing. 1: at the last step.",
         ),
     ]
 
@@ -115,10 +113,10 @@ class VitruvianPreviewMaskExpansion(io.ComfyNode):
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         check_order(shrink_start_percent, shrink_end_percent, "shrink_")
-        first = mask_frames(mask)[0].float().cpu()
-        below = None if image is None else image[0, ..., :3].float().cpu()
+        first_mask = mask_frames(mask)[0].float().cpu()
+        background = None if image is None else image[0, ..., :3].float().cpu()
         strip = hands.expansion_strip(
-            first, below, expansion, shrink_start_percent, shrink_end_percent, image_count
+            first_mask, background, expansion, shrink_start_percent, shrink_end_percent, image_count
         )
         return io.NodeOutput(strip[None], ui=ui.PreviewImage(strip[None], cls=cls))
 

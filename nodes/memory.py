@@ -1,4 +1,4 @@
-"""What clothes look like, kept in a memory and asked for in words (inspired by HumanDiffusion)."""
+"""Build, save, load, merge and show memories of what clothes look like (HumanDiffusion)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..host import part_encoder
 from ..models import memory as core
 from ..models import memory_drawing, memory_file, part_crops
 from ..models.semantic_map import CLASSES, WHOLE_PERSON
-from .inputs import named_errors, weight_files
+from .inputs import named_errors, weight_input, weight_path
 from .saving import free_path
 from .wires import (
     Memory,
@@ -116,7 +116,7 @@ class VitruvianBuildMemory(io.ComfyNode):
                     "memory_update",
                     options=[EXTEND, UPDATE],
                     default=EXTEND,
-                    tooltip=f"What to do with the connected memory. '{EXTEND}': new slots are "
+                    tooltip=f"What to do with the connected memory. '{EXTEND}': extended slots are "
                     f"added to it. '{UPDATE}': its slots move toward the parts they are "
                     "nearest to; classes that it lacks are added.",
                 ),
@@ -148,66 +148,70 @@ class VitruvianBuildMemory(io.ComfyNode):
         shrink: list,
         memory: list | None = None,
     ) -> io.NodeOutput:
-        old = memory[0] if memory else None
-        if old is not None:
-            host.check_encoder(old, clip_vision[0])
+        previous = memory[0] if memory else None
+        if previous is not None:
+            host.check_encoder(previous, clip_vision[0])
         pairs = pair_with_maps(images, semantic_map)
-        bar = comfy.utils.ProgressBar(2 * len(pairs))
+        progress = comfy.utils.ProgressBar(2 * len(pairs))
         crops = part_encoder.encode_parts(
-            clip_vision[0], pairs, min_pixels[0], shrink[0], _first_half(bar)
+            clip_vision[0], pairs, min_pixels[0], shrink[0], _image_progress(progress)
         )
-        known = [] if old is None or memory_update[0] == EXTEND else old.parts
-        new = host.build(
-            _without(crops, known), max_slots[0], clip_vision[0], _second_half(bar, len(pairs))
+        existing_parts = [] if previous is None or memory_update[0] == EXTEND else previous.parts
+        extended = host.build(
+            _without(crops, existing_parts),
+            max_slots[0],
+            clip_vision[0],
+            _slot_progress(progress, len(pairs)),
         )
-        if old is not None:
+        if previous is not None:
             if memory_update[0] == UPDATE:
-                old = core.update(old, crops.features, crops.parts, momentum[0])
-            new = core.merge(old, new)
-        return io.NodeOutput(new)
+                previous = core.update(previous, crops.features, crops.parts, momentum[0])
+            extended = core.merge(previous, extended)
+        return io.NodeOutput(extended)
 
 
 def pair_with_maps(images: Sequence[Tensor], maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Each picture [H, W, 3] with its map [H, W]; a single map is every picture's."""
-    pictures = [picture[..., :3] for batch in images for picture in batch]
-    labels = [one for batch in maps for one in batch]
-    labels = labels * len(pictures) if len(labels) == 1 else labels
-    if len(pictures) != len(labels):
+    """Pair each image [H, W, 3] with its semantic map [H, W]. A single map serves all images."""
+    single_images = [image[..., :3] for batch in images for image in batch]
+    single_maps = [labels for batch in maps for labels in batch]
+    if len(single_maps) == 1:
+        single_maps *= len(single_images)
+    if len(single_images) != len(single_maps):
         raise ValueError(
-            f"there are {len(pictures)} pictures and {len(labels)} semantic maps in 'semantic_map': connect "
-            "the map of every picture, in the same order."
+            f"there are {len(single_images)} images and {len(single_maps)} maps in "
+            "'semantic_map': connect the map of every image, in the same order."
         )
-    for picture, one in zip(pictures, labels, strict=True):
-        if picture.shape[:2] != one.shape:
-            (high, wide), (h, w) = picture.shape[:2], one.shape
+    for image, labels in zip(single_images, single_maps, strict=True):
+        if image.shape[:2] != labels.shape:
+            (image_height, image_width), (map_height, map_width) = image.shape[:2], labels.shape
             raise ValueError(
-                f"a picture of {wide} x {high} pixels has a map of {w} x {h}: bring both to one "
-                "size."
+                f"an image of {image_width} x {image_height} pixels has a map of {map_width} x "
+                f"{map_height}: bring both to one size."
             )
-    return [*zip(pictures, labels, strict=True)]
+    return [*zip(single_images, single_maps, strict=True)]
 
 
 def _without(crops: part_encoder.Crops, parts: Sequence[int]) -> part_encoder.Crops:
-    kept = ~torch.isin(crops.parts, torch.tensor(parts, dtype=torch.long))
-    return part_encoder.Crops(*(field[kept] for field in crops))
+    is_new = ~torch.isin(crops.parts, torch.tensor(parts, dtype=torch.long))
+    return part_encoder.Crops(*(field[is_new] for field in crops))
 
 
-def _first_half(bar: Any) -> Callable[[], None]:
-    """One step for each picture. The bar alone would not always notice a cancelled run: hosts
-    differ in how often it reports.
+def _image_progress(progress: Any) -> Callable[[], None]:
+    """Count one image, and stop a cancelled run: the bar alone does not always notice it, because
+    hosts differ in how often it reports.
     """
 
-    def on_picture() -> None:
+    def on_image() -> None:
         throw_exception_if_processing_interrupted()
-        bar.update(1)
+        progress.update(1)
 
-    return on_picture
+    return on_image
 
 
-def _second_half(bar: Any, half: int) -> Callable[[int, int], None]:
+def _slot_progress(progress: Any, images: int) -> Callable[[int, int], None]:
     def on_step(done: int, total: int) -> None:
         throw_exception_if_processing_interrupted()
-        bar.update_absolute(half + done * half // total, 2 * half)
+        progress.update_absolute(images + done * images // total, 2 * images)
 
     return on_step
 
@@ -250,10 +254,10 @@ class VitruvianLoadMemory(io.ComfyNode):
             category=CATEGORY,
             description="Loads a memory of clothes and hair from models/vitruvian.",
             inputs=[
-                io.Combo.Input(
+                weight_input(
                     "memory_name",
-                    options=weight_files(memory_file.METHOD),
-                    tooltip="A memory built with the image encoder of the checkpoint's CLIP.",
+                    memory_file.METHOD,
+                    "A memory built with the image encoder of the checkpoint's CLIP.",
                 )
             ],
             outputs=[Memory.Output("memory", tooltip="To Retrieve Appearance.")],
@@ -262,8 +266,7 @@ class VitruvianLoadMemory(io.ComfyNode):
     @classmethod
     @named_errors
     def execute(cls, memory_name: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("vitruvian", memory_name)
-        return io.NodeOutput(memory_file.load(path))
+        return io.NodeOutput(memory_file.load(weight_path(memory_name)))
 
 
 class VitruvianMergeMemories(io.ComfyNode):
@@ -322,12 +325,12 @@ class VitruvianShowMemory(io.ComfyNode):
     def execute(cls, memory: Any, memory_part: str, columns: int) -> io.NodeOutput:
         number = CLASSES.index(memory_part)
         if number not in memory.parts:
-            there = ", ".join(CLASSES[k] for k in memory.parts) or "nothing at all"
+            names = ", ".join(CLASSES[part] for part in memory.parts) or "nothing at all"
             raise ValueError(
-                f"the memory holds no {memory_part}. It holds {there}: choose one in 'memory_part'."
+                f"the memory holds no {memory_part}. It holds {names}: choose one in 'memory_part'."
             )
-        picture = memory_drawing.catalog(memory.banks[number], columns)[None]
-        return io.NodeOutput(picture, ui=ui.PreviewImage(picture, cls=cls))
+        image = memory_drawing.catalog(memory.banks[number], columns)[None]
+        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -37,7 +37,6 @@ class VitruvianPickPeople(io.ComfyNode):
                 ),
             ],
             outputs=[
-                # older hosts want output ids that no input has
                 PoseKeypoint.Output(
                     "pose_out", "pose", tooltip="The chosen people, in the order of the numbers."
                 ),
@@ -52,12 +51,12 @@ class VitruvianPickPeople(io.ComfyNode):
         )
 
 
-def _pick(people: People, which: str) -> People:
+def _pick(people: People, person_numbers: str) -> People:
     order = pose.left_to_right(people)
     if not order:
         return people  # an empty frame among others
     try:
-        numbers = pose.parse_numbers(which, len(order))
+        numbers = pose.parse_numbers(person_numbers, len(order))
     except ValueError as error:
         raise ValueError(f"the input 'person_numbers': {error}") from None
     return pose.pick(people, [order[number] for number in numbers])
@@ -83,17 +82,15 @@ class VitruvianMergePeople(io.ComfyNode):
     @classmethod
     @named_errors
     def execute(cls, pose_1: Any, pose_2: Any) -> io.NodeOutput:
-        ones, others = read_pose(pose_1, "first"), read_pose(pose_2, "second")
-        if len(ones) != len(others) and 1 not in (len(ones), len(others)):
+        poses = read_pose(pose_1, "pose_1"), read_pose(pose_2, "pose_2")
+        counts = [len(frames) for frames in poses]
+        if counts[0] != counts[1] and 1 not in counts:
             raise ValueError(
-                f"'pose_1' has {len(ones)} frames and 'pose_2' {len(others)}: they need equally "
+                f"'pose_1' has {counts[0]} frames and 'pose_2' {counts[1]}: they need equally "
                 "many, or one of them a single frame."
             )
-        longest = max(len(ones), len(others))
-        ones, others = (frames * (longest // len(frames)) for frames in (ones, others))
-        return io.NodeOutput(
-            write_poses([pose.merge(*pair) for pair in zip(ones, others, strict=True)])
-        )
+        pairs = zip(*(frames * (max(counts) // len(frames)) for frames in poses), strict=True)
+        return io.NodeOutput(write_poses([pose.merge(*pair) for pair in pairs]))
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -77,20 +77,17 @@ class VitruvianDetectPose(io.ComfyNode):
         progress = comfy.utils.ProgressBar(len(image))
         folders = folder_paths.get_folder_paths("vitruvian")
         frames = []
-        with (
-            named_errors("Detect Pose"),
-            detect.open_detector(folders, hands=include_hands) as detector,
-        ):
-            for number, picture in enumerate(image):
+        with detect.open_detector(folders, hands=include_hands) as detector:
+            for number, photograph in enumerate(image):
                 people = detector.detect(
-                    picture,
+                    photograph,
                     boxes=detect.read_boxes(bboxes, number),
                     max_people=max_people,
                     min_confidence=min_confidence,
                 )
                 if not pose.count(people) and if_nobody == STOP:
                     raise ValueError(
-                        f"nobody was found in picture {number + 1} of {len(image)}. Use a picture "
+                        f"nobody was found in image {number + 1} of {len(image)}. Use an image "
                         "that shows a person, lower 'min_confidence', connect 'bboxes', or "
                         f"set 'if_nobody' to '{LEAVE_EMPTY}'."
                     )
@@ -99,8 +96,10 @@ class VitruvianDetectPose(io.ComfyNode):
         preview = torch.stack(
             [pose_drawing.draw_over(*pair) for pair in zip(image, frames, strict=True)]
         )
-        found = sum(pose.count(people) for people in frames)
-        return io.NodeOutput(write_poses(frames), found, ui=ui.PreviewImage(preview, cls=cls))
+        person_count = sum(pose.count(people) for people in frames)
+        return io.NodeOutput(
+            write_poses(frames), person_count, ui=ui.PreviewImage(preview, cls=cls)
+        )
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -11,7 +11,7 @@ from ..models.pose import People
 from .inputs import (
     min_confidence_input,
     named_errors,
-    picture_size,
+    output_size,
     pose_input,
     read_pose,
     size_inputs,
@@ -20,11 +20,11 @@ from .inputs import (
 CATEGORY = "Vitruvian/pose"
 
 
-def _confident(frames: list[People], minimum: float) -> list[People]:
-    frames = [pose.keep_confident(people, minimum) for people in frames]
+def _confident(frames: list[People], min_confidence: float) -> list[People]:
+    frames = [pose.keep_confident(people, min_confidence) for people in frames]
     if not any(part[..., 2].any() for people in frames for part in people[:5]):
         raise ValueError(
-            f"no point of the pose has a confidence of {minimum:g}: lower 'min_confidence'."
+            f"no point of the pose has a confidence of {min_confidence:g}: lower 'min_confidence'."
         )
     return frames
 
@@ -73,20 +73,20 @@ class VitruvianDrawPose(io.ComfyNode):
         min_confidence: float,
     ) -> io.NodeOutput:
         frames = _confident(read_pose(pose), min_confidence)
-        size = picture_size(frames, output_width, output_height)
-        drawn = _draw(
+        size = output_size(frames, output_width, output_height)
+        pose_images = _draw_frames(
             frames, *size, hands=include_hands, face=include_face, line_width=line_width or None
         )
-        return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
+        return io.NodeOutput(pose_images, ui=ui.PreviewImage(pose_images, cls=cls))
 
 
-def _draw(frames: list[People], width: int, height: int, **look: Any) -> torch.Tensor:
+def _draw_frames(frames: list[People], width: int, height: int, **style: Any) -> torch.Tensor:
     progress = comfy.utils.ProgressBar(len(frames))
-    drawn = []
+    pose_images = []
     for people in frames:
-        drawn.append(pose_drawing.draw_people(people, width, height, **look))
+        pose_images.append(pose_drawing.draw_people(people, width, height, **style))
         progress.update(1)
-    return torch.stack(drawn)
+    return torch.stack(pose_images)
 
 
 class VitruvianDrawPersonMasks(io.ComfyNode):
@@ -135,12 +135,12 @@ class VitruvianDrawPersonMasks(io.ComfyNode):
         min_confidence: float,
     ) -> io.NodeOutput:
         frames = _confident(read_pose(pose), min_confidence)
-        size = picture_size(frames, output_width, output_height)
-        each, union = _masks(frames, *size, dilation=mask_dilation, feather=mask_feather)
-        return io.NodeOutput(each, union, ui=ui.PreviewMask(each, cls=cls))
+        size = output_size(frames, output_width, output_height)
+        masks, unions = _frame_masks(frames, *size, dilation=mask_dilation, feather=mask_feather)
+        return io.NodeOutput(masks, unions, ui=ui.PreviewMask(masks, cls=cls))
 
 
-def _masks(
+def _frame_masks(
     frames: list[People], width: int, height: int, **edge: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     progress = comfy.utils.ProgressBar(len(frames))

@@ -1,4 +1,4 @@
-"""People posed by hand, with a prompt each."""
+"""Pose people by hand, with a prompt each."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ class VitruvianPoseEditor(io.ComfyNode):
                     tooltip="A photograph to pose over. It is shown behind the canvas after a run.",
                 ),
             ],
-            outputs=[  # older hosts want output ids that no input has
+            outputs=[
                 PoseKeypoint.Output("pose_out", "pose", tooltip="The people, from left to right."),
                 io.Image.Output("pose_image", tooltip="The skeletons, for a pose ControlNet."),
                 io.Mask.Output(
@@ -77,9 +77,11 @@ class VitruvianPoseEditor(io.ComfyNode):
         pose: Any = None,
         background_image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        given = _first_frame(pose)
-        scene = pose_editor.editor_scene(people, given, canvas_width, canvas_height)
-        return _outputs(scene, {**_arrived_pose(given), **_arrived_photo(background_image, cls)})
+        connected = _first_frame(pose)
+        scene = pose_editor.editor_scene(people, connected, canvas_width, canvas_height)
+        return _outputs(
+            scene, {**_pose_for_widget(connected), **_photograph_for_widget(background_image, cls)}
+        )
 
 
 def _people_input() -> io.Input:
@@ -94,7 +96,7 @@ def _people_input() -> io.Input:
 
 
 def _first_frame(keypoints: Any) -> People | None:
-    """The frame that a connected pose offers to the editor. It may be empty."""
+    """Read the frame that a connected pose offers to the editor. It may be empty."""
     if keypoints is None:
         return None
     try:
@@ -103,22 +105,24 @@ def _first_frame(keypoints: Any) -> People | None:
         raise ValueError(f"the input 'pose' can not be used: {error}") from None
 
 
-def _outputs(scene: pose_editor.Scene, arrived: dict[str, list]) -> io.NodeOutput:
+def _outputs(scene: pose_editor.Scene, widget_data: dict[str, list]) -> io.NodeOutput:
     size = scene.people.width, scene.people.height
     image = pose_drawing.draw_people(scene.people, *size)  # the foremost last
     numbered = pose_editor.left_to_right(scene)
     masks = body_masks.person_masks(numbered.people, *size, **MASK_EDGE)
     frame = pose.write_frame(numbered.people)
-    return io.NodeOutput([frame], image[None], masks, "\n".join(numbered.prompts), ui=arrived)
+    return io.NodeOutput([frame], image[None], masks, "\n".join(numbered.prompts), ui=widget_data)
 
 
-def _arrived_pose(given: People | None) -> dict[str, list]:
-    """For the widget: the connected pose as it came with this run."""
-    return {} if given is None else {"vitruvian_pose": [pose.write_frame(given)]}
+def _pose_for_widget(connected: People | None) -> dict[str, list]:
+    """Pass the connected pose of this run to the widget."""
+    return {} if connected is None else {"vitruvian_pose": [pose.write_frame(connected)]}
 
 
-def _arrived_photo(background: torch.Tensor | None, cls: type[io.ComfyNode]) -> dict[str, list]:
-    """For the widget: the connected photograph as a file of the host's temporary folder."""
+def _photograph_for_widget(
+    background: torch.Tensor | None, cls: type[io.ComfyNode]
+) -> dict[str, list]:
+    """Pass the connected photograph to the widget, as a file in the host's temporary folder."""
     if background is None:
         return {}
     return {"vitruvian_background": ui.PreviewImage(background[:1], cls=cls).as_dict()["images"]}

@@ -67,8 +67,8 @@ class VitruvianLoadPose(io.ComfyNode):
 
 
 def _pose_files() -> list[str]:
-    """Names of all .json files below the input and output folders, as the host writes them, and
-    of the examples.
+    """List all .json files below the input and output folders, as the host writes their names, and
+    the examples.
     """
     places = (
         (folder_paths.get_input_directory(), ""),
@@ -83,17 +83,17 @@ def _pose_files() -> list[str]:
     ]
 
 
-def _pose_path(file: str | None) -> Path:
-    """The file of a name from _pose_files. Raises ValueError if it is not there or outside."""
-    name, folder = folder_paths.annotated_filepath(file or "")
+def _pose_path(pose_name: str | None) -> Path:
+    """Find the file of a name from _pose_files. Raises ValueError if it is missing or outside."""
+    name, folder = folder_paths.annotated_filepath(pose_name or "")
     if name.endswith(EXAMPLE_MARK):
         name, folder = name.removesuffix(EXAMPLE_MARK), str(EXAMPLES)
     folder = os.path.abspath(folder or folder_paths.get_input_directory())
     path = Path(os.path.abspath(os.path.join(folder, name.strip())))
     if not path.is_relative_to(folder) or not path.is_file() or path.suffix.lower() != ".json":
         raise ValueError(
-            f"the input 'pose_name' is '{file or ''}', but there is no such .json file. Put the pose "
-            "into ComfyUI/input, then press R to refresh the list and choose it."
+            f"the input 'pose_name' is '{pose_name or ''}', but there is no such .json file. Put "
+            "the pose into ComfyUI/input, then press R to refresh the list and choose it."
         )
     return path
 

@@ -1,16 +1,21 @@
-"""Pose, depth and normals in one ControlNet: the structure-guided refiner (HyperHuman)."""
+"""Guide an image by pose, depth and normals in one ControlNet (HyperHuman, second stage)."""
 
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..host import refiner as host
 from ..host.control_net import ControlSettings
 from ..models.refiner import CONDITIONS, DEPTH, NORMAL, POSE
-from .inputs import check_order, named_errors, percent_inputs, strength_input, weight_files
+from .inputs import (
+    check_order,
+    named_errors,
+    percent_inputs,
+    strength_input,
+    weight_input,
+    weight_path,
+)
 
 CATEGORY = "Vitruvian/structure"
 
@@ -25,11 +30,7 @@ class VitruvianLoadStructureRefiner(io.ComfyNode):
             description="Loads a structure refiner from models/vitruvian: one ControlNet "
             "for pose, depth and normals together.",
             inputs=[
-                io.Combo.Input(
-                    "refiner_name",
-                    options=weight_files("refiner"),
-                    tooltip="A file trained for the checkpoint you use.",
-                ),
+                weight_input("refiner_name", "refiner"),
                 io.Combo.Input(
                     "single_condition",
                     options=[*CONDITIONS],
@@ -46,8 +47,7 @@ class VitruvianLoadStructureRefiner(io.ComfyNode):
     @classmethod
     @named_errors
     def execute(cls, refiner_name: str, single_condition: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("vitruvian", refiner_name)
-        return io.NodeOutput(host.load(Path(path), single_condition))
+        return io.NodeOutput(host.load(weight_path(refiner_name), single_condition))
 
 
 class VitruvianApplyStructureRefiner(io.ComfyNode):

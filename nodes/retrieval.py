@@ -12,16 +12,16 @@ from ..models import memory as core
 from ..models import memory_drawing, part_crops
 from ..models.phrases import split_phrases
 from ..models.semantic_map import CLASSES, part_named
-from .inputs import named_errors, read_phrases, strength_input
+from .inputs import named_errors, read_phrases, seed_input, strength_input
 from .memory import clip_vision_input, pair_with_maps, shrink_input
 from .wires import Memory, Parts, SemanticMap
 
 CATEGORY = "Vitruvian/appearance"
-TO_PROMPT, DRAWN = "left to the prompt", "random from the memory"
+TO_PROMPT, RANDOM = "left to the prompt", "random from the memory"
 NEAREST = "nearest class"
 
 
-def _asking_inputs() -> list[io.Input]:
+def _retrieval_inputs() -> list[io.Input]:
     return [
         io.Int.Input(
             "top_k",
@@ -76,7 +76,7 @@ class VitruvianRetrieveAppearance(io.ComfyNode):
                     tooltip="How each phrase is written for the text encoder; {phrase} stands "
                     "for it. For a full-sized CLIP: a photo of {phrase}",
                 ),
-                *_asking_inputs(),
+                *_retrieval_inputs(),
                 io.Combo.Input(
                     "if_unknown_words",
                     options=[TO_PROMPT, NEAREST],
@@ -87,19 +87,13 @@ class VitruvianRetrieveAppearance(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "if_unmentioned",
-                    options=[TO_PROMPT, DRAWN],
+                    options=[TO_PROMPT, RANDOM],
                     default=TO_PROMPT,
                     tooltip="What to do with classes of the map that no phrase names. "
-                    f"'{TO_PROMPT}': nothing is added here. '{DRAWN}': a random slot of "
+                    f"'{TO_PROMPT}': nothing is added here. '{RANDOM}': a random slot of "
                     "the memory.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Seed of the random slots.",
-                ),
+                seed_input("Seed of the random slots."),
                 SemanticMap.Input(
                     "semantic_map",
                     optional=True,
@@ -133,25 +127,27 @@ class VitruvianRetrieveAppearance(io.ComfyNode):
         semantic_map: Tensor | None = None,
     ) -> io.NodeOutput:
         _check_clip(clip)
-        if if_unmentioned == DRAWN and semantic_map is None:
+        if if_unmentioned == RANDOM and semantic_map is None:
             raise ValueError(
-                f"'if_unmentioned' is '{DRAWN}', which needs to know what the picture shows: "
+                f"'if_unmentioned' is '{RANDOM}', which needs to know what the image shows: "
                 "connect the semantic map to 'semantic_map'."
             )
-        asked = host.Retrieval(
+        retrieval = host.Retrieval(
             template,
             top_k,
             temperature,
             blend,
             if_unknown_words == NEAREST,
             None if semantic_map is None else part_crops.parts_in(semantic_map),
-            if_unmentioned == DRAWN,
+            if_unmentioned == RANDOM,
             seed,
         )
-        parts, told = host.retrieve(clip, memory, split_phrases(clothing_text, unknown=True), asked)
-        report = "\n".join(told) or "The text names nothing that is worn."
-        picture = memory_drawing.draw_parts(parts, memory.banks)[None]
-        return io.NodeOutput(parts, picture, report, ui=ui.PreviewText(report))
+        parts, lines = host.retrieve(
+            clip, memory, split_phrases(clothing_text, unknown=True), retrieval
+        )
+        report = "\n".join(lines) or "The text names nothing that is worn."
+        slot_images = memory_drawing.draw_parts(parts, memory.banks)[None]
+        return io.NodeOutput(parts, slot_images, report, ui=ui.PreviewText(report))
 
 
 def _check_clip(clip: Any) -> None:
@@ -185,7 +181,7 @@ class VitruvianAppearanceFromImage(io.ComfyNode):
                 strength_input(
                     "How strongly these parts act when they are applied. 0: not at all."
                 ),
-                *_asking_inputs(),
+                *_retrieval_inputs(),
                 Memory.Input(
                     "memory",
                     optional=True,
@@ -217,26 +213,26 @@ class VitruvianAppearanceFromImage(io.ComfyNode):
     ) -> io.NodeOutput:
         if memory is not None:
             host.check_encoder(memory, clip_vision)
-        wanted = [part_named(name) for name in read_phrases(part_names)]
+        selected_parts = [part_named(name) for name in read_phrases(part_names)]
         crops = part_encoder.encode_parts(
             clip_vision, pair_with_maps([image], [semantic_map]), shrink=shrink
         )
-        _check_there(wanted, crops)
-        asked = host.Retrieval(top_k=top_k, temperature=temperature, blend=blend)
-        found = host.parts_from_images(
-            crops, memory, wanted or crops.parts.tolist(), strength, asked
+        _check_selection(selected_parts, crops)
+        retrieval = host.Retrieval(top_k=top_k, temperature=temperature, blend=blend)
+        image_parts = host.parts_from_images(
+            crops, memory, selected_parts or crops.parts.tolist(), strength, retrieval
         )
         banks = {} if memory is None else memory.banks
-        return io.NodeOutput(found, memory_drawing.draw_parts(found, banks)[None])
+        return io.NodeOutput(image_parts, memory_drawing.draw_parts(image_parts, banks)[None])
 
 
-def _check_there(wanted: Sequence[int], crops: part_encoder.Crops) -> None:
-    there = sorted(set(crops.parts.tolist()))
-    missing = [CLASSES[part] for part in wanted if part not in there]
+def _check_selection(selected_parts: Sequence[int], crops: part_encoder.Crops) -> None:
+    map_parts = sorted(set(crops.parts.tolist()))
+    missing = [CLASSES[part] for part in selected_parts if part not in map_parts]
     if missing:
         raise ValueError(
             f"the map shows no {missing[0]} of {part_crops.MIN_PIXELS} pixels or more. It shows "
-            f"{', '.join(CLASSES[part] for part in there)}: choose among these in 'part_names'."
+            f"{', '.join(CLASSES[part] for part in map_parts)}: choose among these in 'part_names'."
         )
 
 

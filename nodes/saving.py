@@ -1,19 +1,21 @@
-"""Where nodes write files of weights."""
+"""Choose where nodes save files of weights."""
 
 from pathlib import Path
 
 import folder_paths
 
 
-def free_path(name: str, otherwise: str) -> Path:
-    """A file of this name in models/vitruvian that is not there yet, with a number if it must have
-    one; the folder is made.
+def free_path(filename_prefix: str, default_name: str) -> Path:
+    """Return a path in models/vitruvian where no file is yet, and make the folder. A number is
+    added to a name in use; a name without usable characters becomes `default_name`.
     """
-    safe = "".join(c if c.isalnum() or c in " -_." else "_" for c in name).strip(" .")
+    safe_name = "".join(c if c.isalnum() or c in " -_." else "_" for c in filename_prefix).strip(
+        " ."
+    )
     folder = Path(folder_paths.get_folder_paths("vitruvian")[0])
-    path, number = folder / f"{safe or otherwise}.safetensors", 1
+    path, number = folder / f"{safe_name or default_name}.safetensors", 1
     while path.exists():
         number += 1
-        path = folder / f"{safe or otherwise}_{number}.safetensors"
+        path = folder / f"{safe_name or default_name}_{number}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     return path

@@ -1,4 +1,4 @@
-"""Semantic pose maps: from colours, masks and skeletons (after HumanDiffusion)."""
+"""Make semantic maps from colors, masks and skeletons, and use them (HumanDiffusion)."""
 
 import logging
 from typing import Any
@@ -11,7 +11,7 @@ from ..models import pose
 from ..models import semantic_map as core
 from ..models.outfit import HAIRS, LOWERS, OPEN, SHORT, UPPERS, Outfit, map_from_pose
 from ..models.semantic_map import CLASSES, CLOTHING, WHOLE_PERSON
-from .inputs import mask_frames, named_errors, picture_size, pose_input, read_pose, size_inputs
+from .inputs import mask_frames, named_errors, output_size, pose_input, read_pose, size_inputs
 from .wires import (
     SemanticMap,
 )
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 
 def _map_output(tooltip: str) -> io.Output:
-    # older hosts want output ids that no input has
     return SemanticMap.Output("semantic_map_out", "semantic_map", tooltip=tooltip)
 
 
@@ -89,26 +88,30 @@ class VitruvianSemanticMapFromColors(io.ComfyNode):
         custom_colors: str,
     ) -> io.NodeOutput:
         if palette == CUSTOM:
-            chosen, parts = _own_palette(custom_colors)
+            colors, parts = _custom_palette(custom_colors)
         else:
-            chosen = core.PALETTE if palette == OURS else core.GRAY_LEVELS
+            colors = core.PALETTE if palette == OURS else core.GRAY_LEVELS
             parts = list(range(len(CLASSES)))
-        return io.NodeOutput(_read_colours(image, chosen, tolerance, parts, if_unknown_color))
+        return io.NodeOutput(_read_colors(image, colors, tolerance, parts, if_unknown_color))
 
 
-def _own_palette(colours: str) -> tuple[torch.Tensor, list[int]]:
+def _custom_palette(custom_colors: str) -> tuple[torch.Tensor, list[int]]:
     try:
-        return core.read_palette(colours)
+        return core.read_palette(custom_colors)
     except ValueError as error:
         raise ValueError(f"the input 'custom_colors': {error}") from None
 
 
-def _read_colours(
-    image: torch.Tensor, palette: torch.Tensor, tolerance: float, parts: list[int], if_unknown: str
+def _read_colors(
+    image: torch.Tensor,
+    palette: torch.Tensor,
+    tolerance: float,
+    parts: list[int],
+    if_unknown_color: str,
 ) -> torch.Tensor:
     try:
         return core.from_colors(
-            image, palette, tolerance, parts, background=if_unknown == BACKGROUND
+            image, palette, tolerance, parts, background=if_unknown_color == BACKGROUND
         )
     except ValueError as error:
         raise ValueError(f"the input 'image': {error}") from None
@@ -148,9 +151,9 @@ class VitruvianAddPartToSemanticMap(io.ComfyNode):
         cls, mask: torch.Tensor, part: str, semantic_map: torch.Tensor | None = None
     ) -> io.NodeOutput:
         mask = mask_frames(mask)
-        before = core.empty_map(mask) if semantic_map is None else semantic_map
+        base_map = core.empty_map(mask) if semantic_map is None else semantic_map
         try:
-            return io.NodeOutput(core.add_part(before, mask, core.part_named(part)))
+            return io.NodeOutput(core.add_part(base_map, mask, core.part_named(part)))
         except ValueError as error:
             raise ValueError(f"the inputs 'semantic_map' and 'mask' do not fit: {error}") from None
 
@@ -240,34 +243,34 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
     ) -> io.NodeOutput:
         outfit = Outfit(upper, lower, hair, long_sleeves, long_legs, shoes, hat, glasses)
         frames = read_pose(pose)
-        size = picture_size(frames, output_width, output_height)
-        drawn = _draw(frames, outfit, size, min_confidence)
+        size = output_size(frames, output_width, output_height)
+        labels = _draw_maps(frames, outfit, size, min_confidence)
         if semantic_map is not None:
             try:
-                drawn = core.overlay(semantic_map, torch.where(drawn > 0, drawn.int(), -1))
+                labels = core.overlay(semantic_map, torch.where(labels > 0, labels.int(), -1))
             except ValueError as error:
                 raise ValueError(
                     f"the inputs 'semantic_map' and 'pose' do not fit: {error}"
                 ) from None
-        return io.NodeOutput(drawn)
+        return io.NodeOutput(labels)
 
 
-def _draw(
+def _draw_maps(
     frames: list[pose.People], outfit: Outfit, size: tuple[int, int], min_confidence: float
 ) -> torch.Tensor:
     progress = comfy.utils.ProgressBar(len(frames))
     maps = []
     for people in frames:
-        sure = pose.keep_confident(people, min_confidence)
-        maps.append(map_from_pose(sure, outfit, *size))
+        confident = pose.keep_confident(people, min_confidence)
+        maps.append(map_from_pose(confident, outfit, *size))
         progress.update(1)
-    drawn = torch.cat(maps)
-    if not drawn.any():
+    labels = torch.cat(maps)
+    if not labels.any():
         raise ValueError(
             "no part of the input 'pose' could be drawn: lower 'min_confidence', or connect a pose "
             "whose limbs lie inside its canvas."
         )
-    return drawn
+    return labels
 
 
 class VitruvianShowSemanticMap(io.ComfyNode):
@@ -299,9 +302,9 @@ class VitruvianShowSemanticMap(io.ComfyNode):
     @classmethod
     @named_errors
     def execute(cls, semantic_map: torch.Tensor) -> io.NodeOutput:
-        shown = core.with_legend(semantic_map)
+        preview = core.with_legend(semantic_map)
         return io.NodeOutput(
-            shown, core.color_image(semantic_map), ui=ui.PreviewImage(shown, cls=cls)
+            preview, core.color_image(semantic_map), ui=ui.PreviewImage(preview, cls=cls)
         )
 
 
@@ -358,19 +361,19 @@ class VitruvianMaskFromSemanticMap(io.ComfyNode):
         expand: int,
         if_no_part: str,
     ) -> io.NodeOutput:
-        parts = _chosen(part_group, part_names)
-        there = core.part_mask(semantic_map, parts).flatten(1).amax(1)
-        for number in (there == 0).nonzero().flatten().tolist():
-            _report_none(semantic_map[number], number + 1, part_group, part_names, if_no_part)
+        parts = _selected_parts(part_group, part_names)
+        covered = core.part_mask(semantic_map, parts).flatten(1).amax(1)
+        for number in (covered == 0).nonzero().flatten().tolist():
+            _report_missing(semantic_map[number], number + 1, part_group, part_names, if_no_part)
         mask = core.part_mask(semantic_map, parts, expand)
         return io.NodeOutput(mask, ui=ui.PreviewMask(mask, cls=cls))
 
 
-def _chosen(part: str, more: str) -> list[int]:
-    """The parts of the two inputs."""
-    parts = list(GROUPS[part] if part in GROUPS else (core.part_named(part),))
+def _selected_parts(part_group: str, part_names: str) -> list[int]:
+    """List the parts that the inputs part_group and part_names name together."""
+    parts = list(GROUPS[part_group] if part_group in GROUPS else (core.part_named(part_group),))
     try:
-        parts += [core.part_named(name) for name in more.split(",") if name.strip()]
+        parts += [core.part_named(name) for name in part_names.split(",") if name.strip()]
     except ValueError as error:
         raise ValueError(f"the input 'part_names': {error}") from None
     if not parts:
@@ -381,15 +384,19 @@ def _chosen(part: str, more: str) -> list[int]:
     return parts
 
 
-def _report_none(labels: torch.Tensor, number: int, part: str, more: str, if_none: str) -> None:
-    wanted = ", ".join(filter(None, ("" if part == LISTED else part, more.strip())))
-    has = ", ".join(CLASSES[k] for k in labels.unique().tolist() if k)
-    what = f"map {number} has no {wanted}; it has {has or 'nothing but background'}"
-    if if_none == STOP:
+def _report_missing(
+    labels: torch.Tensor, number: int, part_group: str, part_names: str, if_no_part: str
+) -> None:
+    selection = ", ".join(
+        filter(None, ("" if part_group == LISTED else part_group, part_names.strip()))
+    )
+    present = ", ".join(CLASSES[k] for k in labels.unique().tolist() if k)
+    problem = f"map {number} has no {selection}; it has {present or 'nothing but background'}"
+    if if_no_part == STOP:
         raise ValueError(
-            f"{what}. Choose one of these as 'part_group', or set 'if_no_part' to '{GO_ON}'."
+            f"{problem}. Choose one of these as 'part_group', or set 'if_no_part' to '{GO_ON}'."
         )
-    log.warning("Vitruvian: %s; its mask is empty.", what)
+    log.warning("Vitruvian: %s; its mask is empty.", problem)
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -1,4 +1,4 @@
-"""Image, depth and normals denoised together (HyperHuman)."""
+"""Generate an image, its depth and its normals together (HyperHuman)."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..host import structure_family, structure_latent
 from ..models import structure
-from .inputs import named_errors, weight_files
+from .inputs import named_errors, weight_input, weight_path
 
 CATEGORY = "Vitruvian/structure"
 NOISE, VELOCITY = "noise", "velocity"
@@ -27,10 +27,10 @@ class VitruvianLoadStructureModel(io.ComfyNode):
             "together, from models/vitruvian. Use it with the text encoder and "
             "the VAE of the checkpoint it was trained from.",
             inputs=[
-                io.Combo.Input(
+                weight_input(
                     "structure_model_name",
-                    options=weight_files("structure"),
-                    tooltip="A file from Vitruvian's structure trainer.",
+                    "structure",
+                    "A file from Vitruvian's structure trainer.",
                 )
             ],
             outputs=[
@@ -43,8 +43,7 @@ class VitruvianLoadStructureModel(io.ComfyNode):
     @classmethod
     @named_errors
     def execute(cls, structure_model_name: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("vitruvian", structure_model_name)
-        return io.NodeOutput(structure_family.load(Path(path)))
+        return io.NodeOutput(structure_family.load(weight_path(structure_model_name)))
 
 
 class VitruvianStructureModelFromCheckpoint(io.ComfyNode):

@@ -1,4 +1,4 @@
-"""Pictures with depth, normals and pose, kept for training joint denoising (HyperHuman)."""
+"""Save images with depth, normals and pose as training data (HyperHuman)."""
 
 import torch
 from comfy_api.latest import io, ui

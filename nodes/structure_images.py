@@ -1,4 +1,4 @@
-"""Convert and use images of depth and normals."""
+"""Convert images of depth and normals, and relight an image by its normals."""
 
 from typing import Any
 
@@ -160,7 +160,8 @@ class VitruvianRelightImage(io.ComfyNode):
     ) -> io.NodeOutput:
         if not any((light_right, light_up, light_front)):
             raise ValueError(
-                "the lamp has no direction: make 'light_right', 'light_up' or 'light_front' other than 0."
+                "the lamp has no direction: set 'light_right', 'light_up' or 'light_front' to "
+                "another value than 0."
             )
         light = torch.tensor([light_right, light_up, light_front])
         return io.NodeOutput(
