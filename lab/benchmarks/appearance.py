@@ -362,8 +362,7 @@ def _retrieved(
     given: Given, looks: Mapping[int, str], blend: float = BLEND
 ) -> tuple[memory.Part, ...]:
     """What the memory answers to a person's phrases."""
-    from ...nodes.memory import TO_PROMPT
-    from ...nodes.retrieval import VitruvianRetrieveAppearance
+    from ...nodes.retrieval import TO_PROMPT, VitruvianRetrieveAppearance
 
     text = ", ".join(f"{semantic_map.CLASSES[part]}: {phrase}" for part, phrase in looks.items())
     return VitruvianRetrieveAppearance.execute(

@@ -13,6 +13,7 @@ from vitruvian.models import memory as core
 from vitruvian.models import memory_drawing, part_crops, weights
 from vitruvian.models.semantic_map import CLASSES, FOOTWEAR, HAIR, PANTS, TOP
 from vitruvian.nodes import memory as ours
+from vitruvian.nodes import retrieval as lookup
 from vitruvian.nodes.retrieval import (
     VitruvianAppearanceFromImage,
     VitruvianMergeAppearance,
@@ -34,8 +35,8 @@ RETRIEVAL = {
     "top_k": 4,
     "temperature": 0.05,
     "blend": 0.0,
-    "if_unknown_words": ours.TO_PROMPT,
-    "if_unmentioned": ours.TO_PROMPT,
+    "if_unknown_words": lookup.TO_PROMPT,
+    "if_unmentioned": lookup.TO_PROMPT,
     "seed": 0,
 }
 
@@ -376,7 +377,7 @@ def test_phrases_without_a_known_word_can_go_to_the_nearest_class(vision, clip):
     memory, text = build(vision), "zzz qqq"
     parts, _, report = retrieve(memory, clip, text)
     assert parts == () and "left to the prompt" in report
-    (guessed,), _, _ = retrieve(memory, clip, text, if_unknown_words=ours.NEAREST)
+    (guessed,), _, _ = retrieve(memory, clip, text, if_unknown_words=lookup.NEAREST)
     query = text_feature(clip, guessed.phrase, memory.projection)
     names = [text_feature(clip, CLASSES[part], memory.projection) for part in memory.parts]
     alike = [float(query @ name) for name in names]
@@ -385,7 +386,7 @@ def test_phrases_without_a_known_word_can_go_to_the_nearest_class(vision, clip):
 
 def test_unmentioned_parts_of_the_map_are_drawn_by_the_seed(vision, clip):
     memory, maps = build(vision), dressed(1)[1]
-    inputs = {"labels": maps[:1], "if_unmentioned": ours.DRAWN}
+    inputs = {"labels": maps[:1], "if_unmentioned": lookup.RANDOM}
     parts, _, report = retrieve(memory, clip, "a red top", **inputs)
     assert [part.part for part in parts] == [TOP, PANTS, HAIR]
     assert report.count("drawn from the memory") == 2
@@ -397,7 +398,7 @@ def test_unmentioned_parts_of_the_map_are_drawn_by_the_seed(vision, clip):
     alone = retrieve(memory, clip, "", **inputs)[0]  # one class more is drawn, the others as before
     assert torch.equal(alone[2].feature, parts[2].feature)
     with pytest.raises(ValueError, match="Retrieve Appearance: .*connect the semantic map"):
-        retrieve(memory, clip, "a red top", if_unmentioned=ours.DRAWN)
+        retrieve(memory, clip, "a red top", if_unmentioned=lookup.RANDOM)
 
 
 class Fake:
@@ -537,7 +538,7 @@ def test_what_does_not_fit_is_said_of_photographs(vision, tmp_path):
 
 
 def test_every_input_and_output_says_what_it_is():
-    for node in ours.NODES:
+    for node in ours.NODES + lookup.NODES:
         schema = node.define_schema()
         assert schema.description
         for thing in (*schema.inputs, *schema.outputs):
