@@ -1,13 +1,11 @@
 """The human-centric prior layer on the host's UNet, as chainable patches of cross-attention.
 
-The ordinary attention runs as it would, whatever other patches make of it; an output patch adds
-(1 - gamma) times the difference that the human-centric map makes. Values and the way out are shared
-and linear, so this is the combined map's result.
+The ordinary attention runs as it would, whatever other patches do to it; an output patch adds
+(1 - gamma) times the difference between the human-centric map's result and the ordinary one. Values
+and output layer are shared and linear, so this equals the result of the combined map.
 
-Which tokens are human-centric rides on the conditioning (HUMAN). Two wrappers ride on the model:
-  SAMPLER_SAMPLE  reads it into a plan by the conditionings' uuids
-  APPLY_MODEL     takes the plan away outside start and end: one reading of sigma per call
-A viewer puts a function into transformer_options (RECORD), or silences the prior there (OFF).
+Which tokens are human-centric travels on the conditioning (HUMAN). Other modules reach the prior
+through the transformer_options: RECORD is called for every map, OFF silences the prior.
 """
 
 import copy
@@ -18,86 +16,85 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.ldm.modules.attention
-import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from ..models import human_prior, human_tokens, weights
 from ..models.human_prior import PriorLayer
+from .sampling import Call, Chunk, Sampling, Window, add_plan, chunks, token_grid, unet_of
 
 KEY = "vitruvian_human_prior"
-HUMAN = "vitruvian_human"  # of a conditioning entry: bool [tokens]
-WORDS = "vitruvian_words"  # likewise: all words of the prompt, tuple of human_tokens.Word
+NODE = "Apply Human Prior"
+HUMAN = "vitruvian_human"  # in a conditioning entry: bool [tokens]
+WORDS = "vitruvian_words"  # in a conditioning entry: all words of the prompt, human_tokens.Word
 RECORD = "vitruvian_record"  # in transformer_options: Record, called for every M_h that is added
-OFF = "vitruvian_without"  # in transformer_options: true where priors are to do nothing
-POSITIVE = 0  # in the host's cond_or_uncond
+OFF = "vitruvian_without"  # in transformer_options: true to silence all priors
 STAGES = (human_prior.DOWN, human_prior.MID, human_prior.UP)
 
 Place = tuple[str, int, int]  # stage, block, transformer, as the host counts them
 
-# where, chunk, (1 - gamma) strength as a number or on tokens [1, N, 1], M_h [batch, heads, N, T]
+# place, number of the chunk, (1 - gamma) strength as a number or per token [1, N, 1],
+# M_h [batch, heads, N, T]
 Record = Callable[[Place, int, Any, Tensor], None]
 
 
 class Prior(NamedTuple):
-    """A human-centric prior from its file."""
+    """A human-centric prior of a file."""
 
     layers: Mapping[Place, PriorLayer]
-    gamma: float  # that it was trained with
-    mask: str
+    gamma: float  # used in its training
+    mask: str  # of human_prior.MASKS, used in its training
     name: str
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the artist asked for."""
+    """The inputs of Apply Human Prior that are no weights."""
 
     gamma: float
-    mask: str
+    mask: str  # of human_prior.MASKS
     strengths: Mapping[str, float]  # of each stage
-    start: float
-    end: float
-    area: Tensor | None = None  # [1, 1, H, W] in 0..1: where in the picture
+    start_percent: float
+    end_percent: float
+    area: Tensor | None = None  # [1, 1, H, W] in 0..1: where in the image
 
 
-class Human(NamedTuple):
+class HumanTokens(NamedTuple):
     """A prompt's human-centric tokens, on the sampling's device."""
 
     marks: Tensor  # bool [tokens]
-    positions: Tensor  # of those that are; asked for once, because the answer waits for the GPU
+    positions: Tensor  # of the marked ones; read once, because reading waits for the GPU
 
 
 class Plan(NamedTuple):
     """What stays the same over one sampling."""
 
-    human: Mapping[Any, Human]  # of conditionings that name somebody, by uuid
+    window: Window
+    human: Mapping[Any, HumanTokens]  # of conditioning entries with such tokens, by uuid
     size: tuple[int, int]  # of the latent
-    first: float  # the prior is on from this sigma down
-    last: float  # to this one
 
 
-class Call(NamedTuple):
-    """What the patches find in the options of one call of the network."""
+class ActivePlan(NamedTuple):
+    """What the patches find in the options of one call of the network inside the window."""
 
     plan: Plan
     attentions: Mapping[Place, nn.Module]
 
 
 def load(path: Path) -> Prior:
-    """A prior from its file; raises ValueError, naming the file, for any other."""
+    """Load a prior; ValueError, naming the file, for any other file."""
     tensors, facts = weights.load(path, method="human_prior", version=human_prior.VERSION)
     places: dict[Place, dict[str, Tensor]] = {}
     try:
         for key, tensor in tensors.items():
             place, name = key.removeprefix(human_prior.PREFIX).split(".", 1)
             stage, block, transformer = place.split("_")
-            own = places.setdefault((stage, int(block), int(transformer)), {})
-            own[name] = tensor.float()
-        layers = {place: _layer(own) for place, own in places.items()}
-    except (ValueError, KeyError, RuntimeError) as wrong:
-        raise ValueError(f"{path}: expected the layers of a human-centric prior: {wrong}") from None
+            weights_here = places.setdefault((stage, int(block), int(transformer)), {})
+            weights_here[name] = tensor.float()
+        layers = {place: _layer(tensors) for place, tensors in places.items()}
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{path}: expected the layers of a human-centric prior: {error}") from None
     mask = facts.get("mask", human_prior.BEFORE)
     return Prior(layers, float(facts.get("gamma", human_prior.GAMMA)), mask, path.name)
 
@@ -109,26 +106,30 @@ def _layer(tensors: Mapping[str, Tensor]) -> PriorLayer:
     return layer.requires_grad_(False).eval()
 
 
-def encode(
+def encode_prompt(
     clip: Any, text: str, added: Sequence[str], removed: Sequence[str]
 ) -> tuple[Any, list[str]]:
-    """The text's CONDITIONING with its words and which are human-centric, and the latter."""
+    """Encode a prompt and mark its human-centric tokens.
+
+    `added` and `removed` are words or phrases that change the word list. Returns the CONDITIONING,
+    with HUMAN and WORDS in its entries, and the words that were marked.
+    """
     tokens = clip.tokenize(text)
-    chunks = next(iter(tokens.values()))  # SDXL's two encoders cut a text alike
-    pieces = [_piece(clip, token) for chunk in chunks for token in chunk]
+    rows = next(iter(tokens.values()))  # SDXL's two encoders cut a text alike
+    pieces = [_piece(clip, token) for row in rows for token in row]
     words = tuple(human_tokens.join_pieces(pieces))
-    chosen = human_tokens.human_words(words, added, removed)
-    human = torch.tensor(human_tokens.human_token_mask(chosen, len(pieces)))
+    human_words = human_tokens.human_words(words, added, removed)
+    human = torch.tensor(human_tokens.human_token_mask(human_words, len(pieces)))
     conditioning = [
         [encoded, {**entry, HUMAN: human[: encoded.shape[1]], WORDS: words}]
         for encoded, entry in clip.encode_from_tokens_scheduled(tokens)
     ]
-    return conditioning, [word.text for word in chosen]
+    return conditioning, [word.text for word in human_words]
 
 
 def _piece(clip: Any, token: tuple) -> str | None:
-    """A token as CLIP's vocabulary spells it. Embeddings are tensors and have no spelling, marks of
-    beginning and end are no text.
+    """A token as CLIP's vocabulary spells it; None for embeddings, which are tensors, and for the
+    marks of beginning and end.
     """
     number = token[0]
     if not isinstance(number, int):
@@ -138,7 +139,7 @@ def _piece(clip: Any, token: tuple) -> str | None:
 
 
 def cross_attentions(unet: Any) -> dict[Place, nn.Module]:
-    """Every cross-attention of the host's UNet."""
+    """List every cross-attention of the host's UNet by its place."""
     middle = [] if unet.middle_block is None else [unet.middle_block]
     stages = {
         human_prior.DOWN: unet.input_blocks,
@@ -155,157 +156,151 @@ def cross_attentions(unet: Any) -> dict[Place, nn.Module]:
 
 
 def apply(model: Any, prior: Prior, settings: Settings) -> Any:
-    """A clone of MODEL with the prior beside its cross-attention keys. ValueError for models that
-    are no UNet or have other layers than the prior.
+    """Clone MODEL with the prior beside its cross-attention keys. ValueError for models that are no
+    UNet or have other layers than the prior.
     """
-    check(prior, cross_attentions(unet_of(model)))
+    check_fit(prior, cross_attentions(unet_of(model, NODE)))
     model = model.clone()
     if settings.gamma == 1 or not any(settings.strengths.values()):
         return model
     slot = f"{KEY}.{id(settings)}"  # of this node's own plan: several priors may be chained
-    keep, add = _patches(prior, settings, slot)
-    model.set_model_attn2_patch(keep)
-    model.set_model_attn2_output_patch(add)
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _make_plan(settings, slot))
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _begin_call(slot))
+    model.set_model_attn2_patch(_stash_inputs(prior, slot))
+    model.set_model_attn2_output_patch(_add_human_centric(prior, settings, slot))
+    add_plan(model, KEY, slot, _make_plan(settings), _begin_call)
     return model
 
 
-def unet_of(model: Any) -> Any:
-    """The MODEL's network; ValueError if it is no UNet."""
-    unet = model.get_model_object("diffusion_model")
-    if not isinstance(unet, openaimodel.UNetModel):
-        raise ValueError(
-            f"this model ({type(unet).__name__}) is not a UNet. A human-centric prior works with "
-            "SD1.5, SD2.x and SDXL checkpoints; load the one it was trained for."
-        )
-    return unet
-
-
-def check(prior: Prior, attentions: Mapping[Place, nn.Module]) -> None:
-    """ValueError if the prior is for another UNet's attentions."""
+def check_fit(prior: Prior, attentions: Mapping[Place, nn.Module]) -> None:
+    """Raise ValueError if the prior was trained for another UNet's attentions."""
     for place, layer in prior.layers.items():
-        shape = layer.inner, layer.context
-        found = key_shape(attentions[place]) if place in attentions else None
-        if found != shape:
-            where = "no such layer" if found is None else f"{found[1]} to {found[0]}"
+        expected = layer.inner, layer.context
+        shape = key_shape(attentions[place]) if place in attentions else None
+        if shape != expected:
+            where = "no such layer" if shape is None else f"{shape[1]} to {shape[0]}"
             raise ValueError(
                 f"{prior.name} was trained for another model: at {' '.join(map(str, place))} it "
-                f"expects keys of {shape[1]} to {shape[0]} channels, the model has {where}. Load "
-                "the checkpoint that it was trained for."
+                f"expects keys of {expected[1]} to {expected[0]} channels, the model has {where}. "
+                "Load the checkpoint that it was trained for."
             )
 
 
 def key_shape(attention: Any) -> tuple[int, int]:
-    """Channels out of and into a cross-attention's keys."""
+    """Return the channels out of and into a cross-attention's keys."""
     inner, context = attention.to_k.weight.shape
     return inner, context
 
 
-def _human(marks: Tensor, device: torch.device) -> Human:
-    return Human(marks.to(device), marks.nonzero()[:, 0].to(device))
-
-
-def _make_plan(settings: Settings, slot: str) -> Callable:
-    def wrapper(executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
-        marked = [e for entries in guider.conds.values() for e in entries if HUMAN in e]
+def _make_plan(settings: Settings) -> Callable[[Sampling], Plan | None]:
+    def make_plan(sampling: Sampling) -> Plan | None:
+        device = sampling.noise.device
+        marked = [entry for entry in sampling.entries if HUMAN in entry]
         if not marked:
             raise ValueError(
-                "Apply Human Prior: no prompt says which of its words are human-centric. Encode "
-                "the positive prompt with Encode Human Prompt instead of CLIP Text Encode."
+                f"{NODE}: no prompt says which of its words are human-centric. Encode the positive "
+                "prompt with Encode Human Prompt instead of CLIP Text Encode."
             )
-        sampling = guider.inner_model.model_sampling
-        plan = Plan(
-            {e["uuid"]: _human(e[HUMAN], noise.device) for e in marked if e[HUMAN].any()},
-            (noise.shape[-2], noise.shape[-1]),
-            float(sampling.percent_to_sigma(settings.start)),
-            float(sampling.percent_to_sigma(settings.end)),
-        )
-        options = extra_args["model_options"]
-        inner = {**options["transformer_options"], slot: plan}
-        extra_args = {**extra_args, "model_options": {**options, "transformer_options": inner}}
-        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+        human = {
+            entry["uuid"]: _human_tokens(entry[HUMAN], device)
+            for entry in marked
+            if entry[HUMAN].any()
+        }
+        window = sampling.window(settings.start_percent, settings.end_percent)
+        return Plan(window, human, sampling.size) if human else None
 
-    return wrapper
+    return make_plan
 
 
-def _begin_call(slot: str) -> Callable:
-    def wrapper(
-        executor,
-        x,
-        t,
-        c_concat=None,
-        c_crossattn=None,
-        control=None,
-        transformer_options=None,
-        **extra,
-    ):
-        options = dict(transformer_options or {})
-        plan: Plan | None = options.pop(slot, None)
-        if options.get(OFF):
-            plan = None
-        if plan is not None and plan.human and plan.last <= float(t.max()) <= plan.first:
-            unet = executor.class_obj.diffusion_model
-            options[slot] = Call(plan, cross_attentions(unet))
-        return executor(x, t, c_concat, c_crossattn, control, options, **extra)
-
-    return wrapper
+def _human_tokens(marks: Tensor, device: torch.device) -> HumanTokens:
+    return HumanTokens(marks.to(device), marks.nonzero()[:, 0].to(device))
 
 
-def _patches(prior: Prior, settings: Settings, slot: str) -> tuple[Callable, Callable]:
-    """What keeps a block's inputs before its cross-attention, and what adds to its result."""
+def _begin_call(plan: Plan, call: Call) -> ActivePlan | None:
+    return None if call.options.get(OFF) else ActivePlan(plan, cross_attentions(call.network))
 
+
+def _stash_inputs(prior: Prior, slot: str) -> Callable:
+    """Make the patch that stores a block's inputs before its cross-attention, in the options that
+    the host makes for this block alone.
+    """
+
+    def stash(n, context, value, extra):
+        if slot in extra and _place(extra) in prior.layers:
+            extra[f"{slot}.inputs"] = n, context, value
+        return n, context, value
+
+    return stash
+
+
+def _add_human_centric(prior: Prior, settings: Settings, slot: str) -> Callable:
+    """Make the patch that adds the human-centric difference to a cross-attention's result."""
+    layer_on, area_on = _layers_on_devices(prior), _areas_on_grids(settings)
+    shares = {stage: (1 - settings.gamma) * settings.strengths[stage] for stage in STAGES}
+
+    def add(n, extra):
+        active: ActivePlan | None = extra.get(slot)
+        inputs = extra.pop(f"{slot}.inputs", None)
+        share: Any = shares[extra["block"][0]] if inputs else 0
+        if share == 0:
+            return n
+        _check_rows(len(inputs[0]), len(n))
+        place = _place(extra)
+        layer, attention = layer_on(place, n.device, n.dtype), active.attentions[place]
+        if settings.area is not None:
+            _check_full_size(active.plan, extra)
+            share = share * area_on(token_grid(extra), n.device, n.dtype)
+        record: Record | None = extra.get(RECORD)
+        outputs = []
+        for number, chunk in enumerate(chunks(len(n), extra)):
+            rows, human = n[chunk.rows], active.plan.human.get(chunk.uuid)
+            if human is not None and chunk.positive:
+                at = _attended(attention, inputs, chunk, extra)
+                result = _human_centric_result(at, layer, human, settings.mask)
+                rows = torch.lerp(rows, result, share)
+                if record is not None:
+                    record(place, number, share, _human_map(at, layer, human, settings.mask))
+            outputs.append(rows)
+        return torch.cat(outputs)
+
+    return add
+
+
+def _layers_on_devices(prior: Prior) -> Callable[[Place, torch.device, torch.dtype], PriorLayer]:
     @lru_cache(maxsize=4 * len(prior.layers))
-    def layer(place: Place, device: torch.device, dtype: torch.dtype) -> PriorLayer:
-        own = prior.layers[place]
-        return own if own.training else copy.deepcopy(own).to(device, dtype)
+    def layer_on(place: Place, device: torch.device, dtype: torch.dtype) -> PriorLayer:
+        """A copy of the layer; in training the layer itself."""
+        layer = prior.layers[place]
+        return layer if layer.training else copy.deepcopy(layer).to(device, dtype)
 
+    return layer_on
+
+
+def _areas_on_grids(
+    settings: Settings,
+) -> Callable[[tuple[int, int], torch.device, torch.dtype], Tensor]:
     @lru_cache(maxsize=16)
-    def area(grid: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The mask on a block's tokens [1, h * w, 1]."""
+    def area_on(grid: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The artist's mask on a block's tokens [1, h * w, 1]."""
         assert settings.area is not None
         return interpolate(settings.area, grid, mode="area").flatten(2).mT.to(device, dtype)
 
-    shares = {stage: (1 - settings.gamma) * settings.strengths[stage] for stage in STAGES}
+    return area_on
 
-    def keep(n, context, value, extra):
-        if slot in extra and _place(extra) in prior.layers:
-            extra[f"{slot}.kept"] = n, context, value
-        return n, context, value
 
-    def add(n, extra):
-        call, kept = extra.get(slot), extra.pop(f"{slot}.kept", None)
-        share = shares[extra["block"][0]] if kept else 0
-        if share == 0:
-            return n
-        if len(kept[0]) != len(n):
-            raise ValueError(
-                "Apply Human Prior: another node in the model's chain (an attention couple) "
-                f"changes the batch from {len(kept[0])} to {len(n)} rows between its patches. Use "
-                "Compose Instances for several people, or remove one of the two nodes."
-            )
-        place = _place(extra)
-        own, attention = layer(place, n.device, n.dtype), call.attentions[place]
-        local: Any = share
-        if settings.area is not None:
-            _check_whole(call.plan, extra)
-            local = share * area(tuple(extra["activations_shape"][-2:]), n.device, n.dtype)
-        batch = len(n) // len(extra["uuids"])
-        record: Record | None = extra.get(RECORD)
-        parts = []
-        for k, (uuid, kind) in enumerate(zip(extra["uuids"], extra["cond_or_uncond"], strict=True)):
-            rows = slice(k * batch, (k + 1) * batch)
-            part, human = n[rows], call.plan.human.get(uuid)
-            if human is not None and kind == POSITIVE:
-                x, context, value = (each[rows] for each in kept)
-                at = Attended(attention, x, context, value, extra["n_heads"])
-                part = torch.lerp(part, _of_humans(at, own, human, settings.mask), local)
-                if record is not None:
-                    record(place, k, local, _map(at, own, human, settings.mask))
-            parts.append(part)
-        return torch.cat(parts)
+def _check_rows(before: int, after: int) -> None:
+    if before != after:
+        raise ValueError(
+            f"{NODE}: another node in the model's chain (an attention couple) changes the batch "
+            f"from {before} to {after} rows between its patches. Use Compose Instances for several "
+            "people, or remove one of the two nodes."
+        )
 
-    return keep, add
+
+def _check_full_size(plan: Plan, extra: Mapping[str, Any]) -> None:
+    if tuple(extra["original_shape"][-2:]) != plan.size:
+        raise ValueError(
+            f"{NODE}: a mask can not be used with a conditioning that has an area. Remove the "
+            "mask, or the area."
+        )
 
 
 def _place(extra: Mapping[str, Any]) -> Place:
@@ -318,13 +313,20 @@ class Attended(NamedTuple):
     attention: Any
     n: Tensor  # normed tokens [b, N, C]
     context: Tensor  # [b, T, D], for keys
-    value: Tensor  # likewise, for values
+    value: Tensor  # [b, T, D], for values
     heads: int
 
 
-def _of_humans(at: Attended, layer: PriorLayer, human: Human, mask: str) -> Tensor:
-    """What cross-attention would give if the human-centric map were its only one."""
-    marks, context, value = _whole_text(at, human, mask)
+def _attended(
+    attention: Any, inputs: Sequence[Tensor], chunk: Chunk, extra: Mapping[str, Any]
+) -> Attended:
+    n, context, value = (tensor[chunk.rows] for tensor in inputs)
+    return Attended(attention, n, context, value, extra["n_heads"])
+
+
+def _human_centric_result(at: Attended, layer: PriorLayer, human: HumanTokens, mask: str) -> Tensor:
+    """What cross-attention would return if the human-centric map were its only one."""
+    marks, context, value = _same_length(at, human, mask)
     if mask == human_prior.BEFORE:  # attention over these tokens alone
         context, value = context[:, human.positions], value[:, human.positions]
     v = at.attention.to_v(value)
@@ -335,9 +337,9 @@ def _of_humans(at: Attended, layer: PriorLayer, human: Human, mask: str) -> Tens
     return at.attention.to_out(attend(at.attention.to_q(at.n), key, v, at.heads))
 
 
-def _map(at: Attended, layer: PriorLayer, human: Human, mask: str) -> Tensor:
-    """M_h [batch, heads, N, T] itself, of which `_of_humans` is the result."""
-    marks, context, _ = _whole_text(at, human, mask)
+def _human_map(at: Attended, layer: PriorLayer, human: HumanTokens, mask: str) -> Tensor:
+    """The map M_h [batch, heads, N, T] itself, which `_human_centric_result` applies."""
+    marks, context, _ = _same_length(at, human, mask)
     q, key = at.attention.to_q(at.n).float(), _keys(at, layer, context, marks, mask).float()
     return human_prior.human_map(q, key, marks[None], at.heads, mask)
 
@@ -347,21 +349,14 @@ def _keys(at: Attended, layer: PriorLayer, context: Tensor, marks: Tensor, mask:
     return human_prior.human_keys(layer(context, frozen), frozen, marks[None], mask)
 
 
-def _whole_text(at: Attended, human: Human, mask: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The tokens' marks, the context and the value. The host repeats short texts, other packs
-    append to them: where other tokens count, they are marked alike, or not at all.
+def _same_length(at: Attended, human: HumanTokens, mask: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens' marks, the context and the value, all of one length. The host repeats short
+    texts, other packs append to them: where other tokens count, they are marked alike, or not at
+    all.
     """
-    count, there = len(human.marks), at.context.shape[1]
-    if mask != human_prior.KEYS or there == count:
+    count, length = len(human.marks), at.context.shape[1]
+    if mask != human_prior.KEYS or length == count:
         return human.marks, at.context[:, :count], at.value[:, :count]
-    if there % count == 0:
-        return human.marks.repeat(there // count), at.context, at.value
-    return pad(human.marks, (0, there - count)), at.context, at.value
-
-
-def _check_whole(plan: Plan, extra: Mapping[str, Any]) -> None:
-    if tuple(extra["original_shape"][-2:]) != plan.size:
-        raise ValueError(
-            "Apply Human Prior: a mask can not be used with a conditioning that has an area. "
-            "Remove the mask, or the area."
-        )
+    if length % count == 0:
+        return human.marks.repeat(length // count), at.context, at.value
+    return pad(human.marks, (0, length - count)), at.context, at.value

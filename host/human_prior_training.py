@@ -1,8 +1,8 @@
-"""Training a human-centric prior on the MODEL wire, as the host's own LoRA trainer does it: the
-host's sampling evaluates the network, and a sampler that never samples makes the steps.
+"""Train a human-centric prior on the MODEL wire, as the host's own LoRA trainer works: the host
+prepares a sampling and evaluates the network, and the training loop runs in the sampler's place.
 
-Trained are layers that `human_prior.apply` puts beside the keys of a copy of the model. The alignment is
-that of `training/human_prior.py`, the objective its denoising without what is made for the mini world.
+Only the layers beside the keys of a copy of the model are trained. The alignment loss is that of
+`lab/training/human_prior.py`; the denoising loss weighs noise levels by min(SNR, limit) / SNR.
 """
 
 import copy
@@ -12,164 +12,158 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.sample
-import comfy.samplers
 import torch
 from torch import Tensor
 
 from ..models import human_prior as maths
 from ..models import weights
 from . import human_prior
+from .sampling import options_of, replace_options, run_as_sampler, unet_of, with_options
 
+NODE = "Train Human Prior"
 SNR_LIMIT = 5.0  # of the loss's weights (Hang et al. 2023)
-CLIP = 1.0  # of the gradients' norm
+LARGEST_NORM = 1.0  # of all gradients together
 BASES = {"SD15": "sd15", "SD20": "sd2", "SDXL": "sdxl"}  # the host's names -> vitruvian.base
 
 
 @dataclass(frozen=True)
-class Course:
+class Config:
     """How a prior is trained."""
 
     steps: int
-    batch: int  # pictures of a step
-    rate: float
+    batch_size: int  # images of one step
+    learning_rate: float
     hidden: int
     gamma: float
-    mask: str
-    alpha: float  # of the alignment
+    mask: str  # of human_prior.MASKS
+    alignment_weight: float
     seed: int
 
 
-class Lessons(NamedTuple):
-    """N pictures of one size: finished latents [N,C,h,w], a conditioning entry for each, and, if
-    there are pose images, features of these, levels of [N,C,H,W].
+class TrainingSet(NamedTuple):
+    """N images of one size, their texts and their poses."""
+
+    latents: Tensor  # finished, [N, C, h, w]
+    texts: Sequence[Any]  # a conditioning entry of each image
+    levels: Sequence[Tensor]  # features of the pose images, each [N, C, H, W]; may be empty
+
+
+def initial_prior(model: Any, config: Config, start: human_prior.Prior | None) -> human_prior.Prior:
+    """Make the prior before its first step: a copy of `start`, or layers that change nothing yet.
+    ValueError if `start` is for another model.
     """
-
-    latents: Tensor
-    texts: Sequence[Any]
-    levels: Sequence[Tensor]
-
-
-def begin(model: Any, course: Course, start: human_prior.Prior | None) -> human_prior.Prior:
-    """The prior before its first step: `start`, or layers that change nothing yet. ValueError if
-    `start` is for another model.
-    """
-    attentions = human_prior.cross_attentions(human_prior.unet_of(model))
+    attentions = human_prior.cross_attentions(unet_of(model, NODE))
     if start is not None:
-        human_prior.check(start, attentions)
+        human_prior.check_fit(start, attentions)
         layers = {place: copy.deepcopy(layer) for place, layer in start.layers.items()}
     else:
-        shapes = {place: human_prior.key_shape(own) for place, own in attentions.items()}
+        shapes = {place: human_prior.key_shape(layer) for place, layer in attentions.items()}
         layers = {
-            place: maths.PriorLayer(context, inner, course.hidden)
+            place: maths.PriorLayer(context, inner, config.hidden)
             for place, (inner, context) in shapes.items()
         }
     for layer in layers.values():
         layer.train().requires_grad_(True)
-    return human_prior.Prior(layers, course.gamma, course.mask, "the prior in training")
+    return human_prior.Prior(layers, config.gamma, config.mask, "the prior in training")
 
 
 def train(
     model: Any,
-    lessons: Lessons,
-    course: Course,
+    training_set: TrainingSet,
+    config: Config,
     start: human_prior.Prior | None,
     on_step: Callable[[float, human_prior.Prior], None],
 ) -> human_prior.Prior:
-    """Train a prior beside the MODEL, which stays as it is. `on_step` is told each step's loss and
-    the prior so far. Pictures whose texts name nobody teach nothing and are left out; ValueError if
-    that is all, or `start` does not fit.
+    """Train a prior beside the MODEL, which stays as it is.
+
+    `on_step` is called with each step's loss and the prior so far. Images whose texts name nobody
+    teach nothing and are left out; ValueError if none remains, or if `start` does not fit.
     """
-    lessons = _that_teach(lessons)
-    if not lessons.texts:
+    training_set = _with_human_words(training_set)
+    if not training_set.texts:
         raise ValueError(
-            "no text names a person, an action or a pose: encode the texts with Human-Centric "
-            "Prompt, whose 'words' shows what it found."
+            "no text names a person, an action or a pose: encode the texts with Encode Human "
+            "Prompt, whose output 'words' lists the words that it marked."
         )
     with torch.inference_mode(False), torch.enable_grad():
         with torch.random.fork_rng(devices=[]):  # other nodes' randomness stays as it is
-            torch.default_generator.manual_seed(course.seed)
-            prior = begin(model, course, start)
-        whole = human_prior.Settings(
-            course.gamma, course.mask, dict.fromkeys(human_prior.STAGES, 1.0), 0.0, 1.0
-        )
-        patched = human_prior.apply(_own(model), prior, whole)
-        latents = comfy.sample.fix_empty_latent_channels(patched, _own_tensor(lessons.latents))
-        texts = [[_own_tensor(text), _own_tensors(entry)] for text, entry in lessons.texts]
-        levels = [_own_tensor(level) for level in lessons.levels]
-        sampler = comfy.samplers.KSAMPLER(_steps(prior, levels, course, on_step))
-        comfy.sample.sample_custom(
-            patched,
-            torch.zeros_like(latents),
-            1.0,
-            sampler,
-            torch.tensor([1.0, 0.0]),
-            texts,
-            texts[:1],
-            latents,
-            disable_pbar=True,
-            seed=course.seed,
-        )
+            torch.default_generator.manual_seed(config.seed)
+            prior = initial_prior(model, config, start)
+        strengths = dict.fromkeys(human_prior.STAGES, 1.0)
+        settings = human_prior.Settings(config.gamma, config.mask, strengths, 0.0, 1.0)
+        patched = human_prior.apply(_copy_model(model), prior, settings)
+        latents = _trainable(training_set.latents)
+        latents = comfy.sample.fix_empty_latent_channels(patched, latents)
+        texts = [[_trainable(text), _trainable_entry(entry)] for text, entry in training_set.texts]
+        levels = [_trainable(level) for level in training_set.levels]
+        loop = _training_loop(prior, levels, config, on_step)
+        run_as_sampler(patched, loop, latents, (texts, texts[:1]), 1.0, seed=config.seed)
     for layer in prior.layers.values():
         layer.eval().requires_grad_(False).cpu()
     return prior
 
 
-def _that_teach(lessons: Lessons) -> Lessons:
-    """Those whose texts have human-centric words."""
-    named = [
+def _with_human_words(training_set: TrainingSet) -> TrainingSet:
+    """The images whose texts have human-centric words."""
+    rows = [
         k
-        for k, (_, entry) in enumerate(lessons.texts)
+        for k, (_, entry) in enumerate(training_set.texts)
         if human_prior.HUMAN in entry and entry[human_prior.HUMAN].any()
     ]
-    texts = [lessons.texts[k] for k in named]
-    return Lessons(lessons.latents[named], texts, [level[named] for level in lessons.levels])
+    return TrainingSet(
+        training_set.latents[rows],
+        [training_set.texts[k] for k in rows],
+        [level[rows] for level in training_set.levels],
+    )
 
 
-def _own_tensor(value: Tensor) -> Tensor:
-    """A copy that is not of the host's inference mode, which nothing is differentiated through."""
+def _trainable(value: Tensor) -> Tensor:
+    """A copy outside the host's inference mode, in which nothing can be differentiated."""
     return value.detach().clone()
 
 
-def _own_tensors(entry: dict[str, Any]) -> dict[str, Any]:
-    return {k: _own_tensor(v) if isinstance(v, Tensor) else v for k, v in entry.items()}
+def _trainable_entry(entry: dict[str, Any]) -> dict[str, Any]:
+    return {k: _trainable(v) if isinstance(v, Tensor) else v for k, v in entry.items()}
 
 
-def _own(model: Any) -> Any:
-    """A clone with weights of its own, not of the host's inference mode either."""
-    own, config = model.clone(), model.model.model_config
-    own.model = copy.deepcopy(model.model, {id(config): config})  # a config knows no copying
-    own.model.requires_grad_(False)
-    return own
+def _copy_model(model: Any) -> Any:
+    """A clone with weights of its own, outside the host's inference mode too."""
+    clone, config = model.clone(), model.model.model_config
+    clone.model = copy.deepcopy(model.model, {id(config): config})  # a config can not be copied
+    clone.model.requires_grad_(False)
+    return clone
 
 
-def _steps(
-    prior: human_prior.Prior, levels: Sequence[Tensor], course: Course, on_step: Callable
+def _training_loop(
+    prior: human_prior.Prior, levels: Sequence[Tensor], config: Config, on_step: Callable
 ) -> Callable:
-    """A sampler's function that trains instead of sampling."""
+    """Make the function that trains in a sampler's place."""
 
     def loop(denoise, x, sigmas, extra_args, callback=None, disable=None):
         for layer in prior.layers.values():
             layer.to(x.device)
-        trained = [p for layer in prior.layers.values() for p in layer.parameters()]
-        optimizer = torch.optim.AdamW(trained, lr=course.rate, betas=(0.9, 0.99), weight_decay=0.01)
-        g = torch.Generator().manual_seed(course.seed)
+        parameters = [p for layer in prior.layers.values() for p in layer.parameters()]
+        optimizer = torch.optim.AdamW(
+            parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+        )
+        generator = torch.Generator().manual_seed(config.seed)
+        loss_of = _Loss(denoise, config, extra_args, generator)
         guider = denoise.inner_model
         texts = guider.conds["positive"]
-        for _ in range(course.steps):
+        for _ in range(config.steps):
             total = x.new_zeros(())
-            for i in torch.randint(len(texts), (course.batch,), generator=g).tolist():
+            rows = torch.randint(len(texts), (config.batch_size,), generator=generator)
+            for i in rows.tolist():
                 guider.conds["positive"] = [texts[i]]
-                own = [level[i : i + 1] for level in levels]
+                latent = denoise.latent_image[i, None]
                 with _precision(guider.inner_model, x.device):
-                    loss = _loss(
-                        denoise, texts[i], denoise.latent_image[i, None], own, course, extra_args, g
-                    )
-                (loss / course.batch).backward()
-                total += loss.detach() / course.batch
-            torch.nn.utils.clip_grad_norm_(trained, CLIP)
+                    loss = loss_of(texts[i], latent, [level[i : i + 1] for level in levels])
+                (loss / config.batch_size).backward()
+                total += loss.detach() / config.batch_size
+            torch.nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            on_step(float(total), prior)  # the step's one reading
+            on_step(float(total), prior)  # the step's one reading from the GPU
         return x
 
     return loop
@@ -180,47 +174,48 @@ def _precision(model: Any, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=model.get_dtype() != torch.float32)
 
 
-def _loss(
-    denoise: Any,
-    text: dict[str, Any],
-    z: Tensor,
-    levels: Sequence[Tensor],
-    course: Course,
-    extra_args: dict[str, Any],
-    g: torch.Generator,
-) -> Tensor:
-    """The denoising of one picture at a random noise level, weighted by min(SNR, limit) / SNR, and
-    `alpha` times the alignment of its maps.
-    """
-    sampling = denoise.inner_model.inner_model.model_sampling
-    done = float(torch.rand((), generator=g))  # share of the sampling
-    sigma = float(sampling.percent_to_sigma(done))
-    noise = torch.randn(z.shape, generator=g).to(z)
-    seen: list[tuple[str, tuple[int, int], Tensor]] = []
+@dataclass(frozen=True)
+class _Loss:
+    """The loss of one image at a random noise level."""
 
-    def record(place: human_prior.Place, chunk: int, share: Any, of_humans: Tensor) -> None:
-        seen.append((place[0], maths.map_grid(z.shape[2:], of_humans.shape[-2]), of_humans))
+    denoise: Any
+    config: Config
+    extra_args: dict[str, Any]
+    generator: torch.Generator
 
-    options = extra_args["model_options"]
-    inner = options["transformer_options"]
-    if levels and course.alpha > 0:
-        inner = {**inner, human_prior.RECORD: record}
-    told = {**extra_args, "model_options": {**options, "transformer_options": inner}}
-    at = z.new_full((1,), sigma)
-    x0 = denoise(z + sigma * noise, at, **told)
-    error = ((x0 - z).float() / sigma).square().mean()
-    loss = min(1.0, SNR_LIMIT * sigma**2) * error
-    if seen:
-        human = text[human_prior.HUMAN].to(z.device)[None]
-        near = [level.to(z.device) for level in levels]
-        share = z.new_full((1,), 1 - done)
-        away = maths.weighted_alignment_loss(seen, human, near, share, maths.cosine_table())
-        loss = loss + course.alpha * away.mean()
-    return loss
+    def __call__(self, text: dict[str, Any], z: Tensor, levels: Sequence[Tensor]) -> Tensor:
+        """Denoising, weighted by min(SNR, limit) / SNR, and the weighted alignment of its maps.
+
+        text: the image's conditioning entry; z [1, C, h, w]; levels: its pose features.
+        """
+        model_sampling = self.denoise.inner_model.inner_model.model_sampling
+        percent = float(torch.rand((), generator=self.generator))
+        sigma = float(model_sampling.percent_to_sigma(percent))
+        noise = torch.randn(z.shape, generator=self.generator).to(z)
+        maps: list[tuple[str, tuple[int, int], Tensor]] = []
+
+        def record(place: human_prior.Place, chunk: int, share: Any, human_map: Tensor) -> None:
+            maps.append((place[0], maths.map_grid(z.shape[2:], human_map.shape[-2]), human_map))
+
+        options = options_of(self.extra_args)
+        if levels and self.config.alignment_weight > 0:
+            options = with_options(options, **{human_prior.RECORD: record})
+        extra_args = replace_options(self.extra_args, options)
+        x0 = self.denoise(z + sigma * noise, z.new_full((1,), sigma), **extra_args)
+        error = ((x0 - z).float() / sigma).square().mean()
+        loss = min(1.0, SNR_LIMIT * sigma**2) * error
+        if maps:
+            human = text[human_prior.HUMAN].to(z.device)[None]
+            features = [level.to(z.device) for level in levels]
+            share = z.new_full((1,), 1 - percent)
+            table = maths.cosine_table()
+            alignment = maths.weighted_alignment_loss(maps, human, features, share, table)
+            loss = loss + self.config.alignment_weight * alignment.mean()
+        return loss
 
 
 def save(prior: human_prior.Prior, path: Path, base: str) -> None:
-    """Write a prior's file, whole or not at all."""
+    """Write a prior's file. An interrupted write leaves no file."""
     tensors = {
         f"{maths.PREFIX}{'_'.join(map(str, place))}.{name}": tensor.detach().cpu()
         for place, layer in prior.layers.items()
@@ -237,5 +232,5 @@ def save(prior: human_prior.Prior, path: Path, base: str) -> None:
 
 
 def base_of(model: Any) -> str:
-    """The model's family, as `vitruvian.base` has it."""
+    """Name the model's family for `vitruvian.base` in a file."""
     return BASES.get(type(model.model.model_config).__name__, "mini")

@@ -8,7 +8,7 @@ One sampling, as the host runs it and as the patches of this pack take part in i
     APPLY_MODEL      once per call of the network: `call_wrapper` hands the plan to the blocks while
                      its `Window` contains the call's noise level, and takes it away otherwise
     a block          `chunks` says which rows of a tensor belong to which conditioning entry,
-                     `grid` how its tokens lie
+                     `token_grid` how its tokens lie
 
 The host's dicts are shared between calls, models and threads. Nothing here edits one in place.
 """
@@ -242,7 +242,7 @@ def chunks(row_count: int, options: Mapping[str, Any]) -> list[Chunk]:
     ]
 
 
-def grid(options: Mapping[str, Any]) -> tuple[int, int]:
+def token_grid(options: Mapping[str, Any]) -> tuple[int, int]:
     """Return height and width of the tokens at an attention, from its extra_options."""
     height, width = options["activations_shape"][-2:]
     return height, width

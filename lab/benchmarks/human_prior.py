@@ -166,7 +166,7 @@ def _marked(loaded: host.Loaded, prompt: str) -> Any:
     from ...host import human_prior as prior
 
     with torch.inference_mode():
-        return prior.encode(loaded.clip, prompt, (), ())[0]
+        return prior.encode_prompt(loaded.clip, prompt, (), ())[0]
 
 
 def _sample(loaded: host.Loaded, model: Any, positive: Any, seed: int) -> Tensor:
@@ -239,7 +239,7 @@ def _maps(loaded: host.Loaded, prompt: str, picture: Tensor, seed: int) -> list[
     )
     columns = [tokens for word, tokens in words.items() if word not in PEOPLE]
     latent = loaded.vae.encode(picture.movedim(0, -1)[None])
-    (look,) = human_attention.look(
+    (look,) = human_attention.read_maps(
         _patched(loaded, HUMAN_PRIOR),
         positive,
         latent,
@@ -250,7 +250,7 @@ def _maps(loaded: host.Loaded, prompt: str, picture: Tensor, seed: int) -> list[
     )
     assert look.with_priors is not None
     both = [
-        word_attention.average_layers(maps.values()) for maps in (look.without, look.with_priors)
+        word_attention.average_layers(maps.values()) for maps in (look.ordinary, look.with_priors)
     ]
     finest = [next(iter(grids.values()))[0] for grids in both]
     most = max(float(seen.max()) for seen in finest)

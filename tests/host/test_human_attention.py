@@ -84,7 +84,7 @@ def picture(*size, seed=2):
 
 
 def look(model, conditioning, samples, moments=MOMENTS, on_step=lambda count: None):
-    return host.look(model, conditioning, samples, moments, SEED, COLUMNS, on_step)
+    return host.read_maps(model, conditioning, samples, moments, SEED, COLUMNS, on_step)
 
 
 def explicit(unet, chain, human, seen):
@@ -143,8 +143,8 @@ def assert_same(found, wanted):
 def assert_equal(looks, others):
     """Bit for bit, without priors."""
     for one, other in zip(looks, others, strict=True):
-        assert set(one.without) == set(other.without)
-        assert all(torch.equal(maps, other.without[k]) for k, maps in one.without.items())
+        assert set(one.ordinary) == set(other.ordinary)
+        assert all(torch.equal(maps, other.ordinary[k]) for k, maps in one.ordinary.items())
 
 
 @pytest.mark.parametrize("mask", maths.MASKS)
@@ -162,7 +162,7 @@ def test_odd_sizes_keep_their_grids(loaded, prompt):
     (seen,) = look(apply(model, prior), mark(prompt), samples, [0.5])
     wanted = expected(model, mark(prompt), samples, 0.5, [(prior, 0.6, maths.BEFORE)])
     assert_same(seen.with_priors, wanted)
-    assert {tuple(maps.shape[1:]) for maps in seen.without.values()} == {(4, 6), (2, 3)}
+    assert {tuple(maps.shape[1:]) for maps in seen.ordinary.values()} == {(4, 6), (2, 3)}
 
 
 def test_two_priors_add_their_maps_in_turn(loaded, prompt):
@@ -171,7 +171,7 @@ def test_two_priors_add_their_maps_in_turn(loaded, prompt):
     made = apply(apply(model, one), other, gamma=0.3, mask=maths.AFTER)
     (seen,) = look(made, mark(prompt), samples, [0.5])
     chain = [(one, 0.6, maths.BEFORE), (other, 0.3, maths.AFTER)]
-    assert_same(seen.without, expected(model, mark(prompt), samples, 0.5))
+    assert_same(seen.ordinary, expected(model, mark(prompt), samples, 0.5))
     assert_same(seen.with_priors, expected(model, mark(prompt), samples, 0.5, chain))
 
 
@@ -182,13 +182,13 @@ def test_a_prior_is_seen_where_and_when_it_works(loaded, prompt):
     left = torch.zeros(1, 1, 64, 64)
     left[..., :32] = 1
     early, late = look(apply(model, prior, end=0.5, area=left), mark(prompt), samples)
-    for place, maps in late.without.items():
+    for place, maps in late.ordinary.items():
         assert torch.equal(late.with_priors[place], maps)
     whole, _ = look(apply(model, prior, end=0.5), mark(prompt), samples)
-    found, half = early.with_priors[first], early.without[first].shape[-1] // 2
-    assert torch.equal(found[..., half:], early.without[first][..., half:])
+    found, half = early.with_priors[first], early.ordinary[first].shape[-1] // 2
+    assert torch.equal(found[..., half:], early.ordinary[first][..., half:])
     torch.testing.assert_close(found[..., :half], whole.with_priors[first][..., :half])
-    assert not torch.allclose(found, early.without[first], atol=1e-3)
+    assert not torch.allclose(found, early.ordinary[first], atol=1e-3)
 
 
 def test_silent_priors_are_no_priors(loaded, prompt):
@@ -223,8 +223,8 @@ def test_other_packs_count_and_guidance_does_not(loaded, prompt):
 
     patched = model.clone()
     patched.set_model_attn2_patch(foreign)
-    found, place = look(patched, prompt, samples), min(plain[0].without)
-    assert not torch.allclose(found[0].without[place], plain[0].without[place], atol=1e-3)
+    found, place = look(patched, prompt, samples), min(plain[0].ordinary)
+    assert not torch.allclose(found[0].ordinary[place], plain[0].ordinary[place], atol=1e-3)
 
     def again(args):
         comfy.samplers.calc_cond_batch(
@@ -323,8 +323,8 @@ def test_composed_people_leave_the_scene_its_maps(loaded, mode):
         return
     (seen,) = look(composed, positive, picture(8, 8), [0.5])
     (alone,) = look(model, scene, picture(8, 8), [0.5])
-    first = min(seen.without)  # beyond it the mixed features differ
-    torch.testing.assert_close(seen.without[first], alone.without[first], atol=1e-5, rtol=1e-3)
+    first = min(seen.ordinary)  # beyond it the mixed features differ
+    torch.testing.assert_close(seen.ordinary[first], alone.ordinary[first], atol=1e-5, rtol=1e-3)
 
 
 def node(model, positive, samples, words="", moments="0.2, 0.9", image=None):
@@ -349,7 +349,7 @@ def test_the_node_shows_a_sheet_for_every_word(loaded, prompt):
         human_attention.phrase_positions(word, prompt[0][1][human_prior.WORDS])
         for word in ("park", "man")
     ]
-    looks = host.look(made, prompt, picture(8, 12), [0.2, 0.9], SEED, columns, lambda count: None)
+    looks = host.read_maps(made, prompt, picture(8, 12), [0.2, 0.9], SEED, columns, lambda count: None)
     wanted = human_attention.word_masks(
         [human_attention.average_layers(each.with_priors.values()) for each in looks], 50, 70
     )
@@ -368,10 +368,10 @@ def test_what_does_not_fit_is_said(loaded, prompt):
     with pytest.raises(ValueError, match="no word of the prompt is marked.*: a, park"):
         node(model, nobody, samples)
     for wrong in ("", "half", "0.1, 1.5", "0.1; 0.2", "nan"):
-        with pytest.raises(ValueError, match="'moments' must be numbers from 0 to 1"):
+        with pytest.raises(ValueError, match="'percents' must be numbers from 0 to 1"):
             node(model, prompt, samples, moments=wrong)
     other = SimpleNamespace(get_model_object=lambda name: torch.nn.Linear(1, 1))
-    with pytest.raises(ValueError, match=r"Show Human Attention: this model \(Linear\) is not a"):
+    with pytest.raises(ValueError, match=r"^Show Human Attention knows SD1.5, .* another network \(Linear\)"):
         node(other, prompt, samples)
 
     def doubling(*x):

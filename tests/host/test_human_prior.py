@@ -22,11 +22,11 @@ WHOLE = {
     "strength": 1.0,
     "gamma": 0.6,
     "mask_tokens": human_prior.BEFORE,
-    "start": 0.0,
-    "end": 1.0,
-    "down": 1.0,
-    "middle": 1.0,
-    "up": 1.0,
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "down_strength": 1.0,
+    "middle_strength": 1.0,
+    "up_strength": 1.0,
 }
 
 
@@ -147,8 +147,8 @@ def test_nothing_to_do_is_the_base_bit_for_bit(loaded):
     for changes in (
         {"strength": 0.0},
         {"gamma": 1.0},
-        {"down": 0.0, "middle": 0.0, "up": 0.0},
-        {"start": 0.3, "end": 0.4},  # between the two steps
+        {"down_strength": 0.0, "middle_strength": 0.0, "up_strength": 0.0},
+        {"start_percent": 0.3, "end_percent": 0.4},  # between the two steps
     ):
         assert torch.equal(sample(apply(model, prior, **changes), positive, negative), plain)
     assert torch.equal(sample(apply(model, prior), nobody, negative), plain)
@@ -388,7 +388,7 @@ def test_embeddings_are_no_words(loaded):
 
         encode_from_tokens_scheduled = staticmethod(clip.encode_from_tokens_scheduled)
 
-    _, words = host.encode(WithEmbedding, "a man", [], [])
+    _, words = host.encode_prompt(WithEmbedding, "a man", [], [])
     assert words == ["man"]
 
 
@@ -399,8 +399,8 @@ def test_what_does_not_fit_is_said(loaded, family, tmp_path):
         sample(apply(model, random_prior(model)), words, words)
     with pytest.raises(ValueError, match="random was trained for another model"):
         apply(family[0], random_prior(model))
-    with pytest.raises(ValueError, match="'end' .* must be greater"):
-        apply(model, random_prior(model), start=0.5, end=0.5)
+    with pytest.raises(ValueError, match="'end_percent' .* must be greater"):
+        apply(model, random_prior(model), start_percent=0.5, end_percent=0.5)
     file = tmp_path / "odd.safetensors"
     weights.save(
         file, {"human_prior.input_1": torch.zeros(1)}, {"method": "human_prior", "version": 1}

@@ -14,17 +14,17 @@ from vitruvian.nodes import human_prior_training as nodes
 import nodes as core
 
 register()
-CHOICE = {
+INPUTS = {
     "steps": 2,
-    "batch_size": 2,
+    "samples_per_step": 2,
     "learning_rate": 1e-2,
-    "hidden": 4,
-    "gamma": 0.0,
-    "mask_tokens": human_prior.KEYS,
-    "alignment": 0.1,
+    "hidden_size": 4,
+    "train_gamma": 0.0,
+    "train_mask_tokens": human_prior.KEYS,
+    "alignment_weight": 0.1,
     "seed": 3,
-    "keep_as": "kept",
-    "encoder": nodes.DRAWN,
+    "filename_prefix": "kept",
+    "pose_encoder_name": nodes.DRAWN,
 }
 
 
@@ -32,12 +32,6 @@ CHOICE = {
 def inference():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def loaded(mini_weights):
-    with torch.inference_mode():
-        return core.CheckpointLoaderSimple().load_checkpoint("vitruvian_mini.safetensors")[:3]
 
 
 @pytest.fixture
@@ -63,23 +57,23 @@ def train(
     loaded,
     *,
     prompts=("a man waving", "a woman jumping"),
-    pictures=None,
+    images=None,
     poses=None,
     start=None,
     **changes,
 ):
-    choice = {key: [value] for key, value in {**CHOICE, **changes}.items()}
+    inputs = {key: [value] for key, value in {**INPUTS, **changes}.items()}
     return nodes.VitruvianTrainHumanPrior.execute(
         [loaded[0]],
-        pictures or latents(2),
+        images or latents(2),
         texts(loaded[1], *prompts),
         pose_images=poses,
         initial_human_prior=start,
-        **choice,
+        **inputs,
     ).result
 
 
-def picture_of(model, conditioning):
+def sample(model, conditioning):
     latent = {"samples": torch.zeros(1, 4, 6, 8)}
     negative = [[torch.zeros_like(conditioning[0][0]), {}]]
     return core.common_ksampler(
@@ -95,7 +89,7 @@ def applied(model, prior):
 
 def test_learns_every_layer_and_leaves_the_model_as_it_was(loaded):
     (positive,) = texts(loaded[1], "a man waving")
-    before = picture_of(loaded[0], positive)
+    before = sample(loaded[0], positive)
     poses = [torch.rand(1, 48, 64, 3), torch.rand(1, 48, 64, 3)]
     prior, curve = train(loaded, poses=poses)
     assert set(prior.layers) == set(host.cross_attentions(loaded[0].model.diffusion_model))
@@ -103,8 +97,8 @@ def test_learns_every_layer_and_leaves_the_model_as_it_was(loaded):
         assert float(layer.net[2].weight.abs().sum()) > 0
         assert not layer.training and not any(p.requires_grad for p in layer.parameters())
     assert curve.shape == (1, loss_curve.HEIGHT, loss_curve.WIDTH, 3)
-    assert torch.equal(picture_of(loaded[0], positive), before)
-    assert not torch.equal(picture_of(applied(loaded[0], prior), positive), before)
+    assert torch.equal(sample(loaded[0], positive), before)
+    assert not torch.equal(sample(applied(loaded[0], prior), positive), before)
 
 
 def test_works_for_every_family(family, random_text):
@@ -116,10 +110,10 @@ def test_works_for_every_family(family, random_text):
         for seed in (1, 2)
         for text, entry in random_text(model, seed)
     ]
-    course = training.Course(1, 2, 1e-3, 4, 0.5, human_prior.BEFORE, 0.1, 0)
-    lessons = training.Lessons(torch.randn(2, 4, 8, 8), entries, [torch.rand(2, 3, 8, 8)])
+    config = training.Config(1, 2, 1e-3, 4, 0.5, human_prior.BEFORE, 0.1, 0)
+    training_set = training.TrainingSet(torch.randn(2, 4, 8, 8), entries, [torch.rand(2, 3, 8, 8)])
     losses = []
-    prior = training.train(model, lessons, course, None, lambda loss, _: losses.append(loss))
+    prior = training.train(model, training_set, config, None, lambda loss, _: losses.append(loss))
     assert len(losses) == 1 and losses[0] > 0
     moved = [float(layer.net[2].weight.abs().sum()) for layer in prior.layers.values()]
     assert all(move > 0 for move in moved)
@@ -128,42 +122,42 @@ def test_works_for_every_family(family, random_text):
 def test_learns_to_denoise_what_it_is_shown(loaded):
     """Against the same losses at a rate that moves nothing."""
 
-    def losses(rate):
-        course = training.Course(12, 2, rate, 8, 0.0, human_prior.KEYS, 0.0, 1)
+    def late_losses(rate):
+        config = training.Config(12, 2, rate, 8, 0.0, human_prior.KEYS, 0.0, 1)
         (entry,) = texts(loaded[1], "a man waving")[0]
-        seen = []
-        lessons = training.Lessons(latents(1)[0]["samples"] * 0.2, [entry], [])
-        training.train(loaded[0], lessons, course, None, lambda loss, _: seen.append(loss))
-        return sum(seen[4:])
+        losses = []
+        training_set = training.TrainingSet(latents(1)[0]["samples"] * 0.2, [entry], [])
+        training.train(loaded[0], training_set, config, None, lambda loss, _: losses.append(loss))
+        return sum(losses[4:])
 
-    assert losses(3e-2) < losses(1e-12)
+    assert late_losses(3e-2) < late_losses(1e-12)
 
 
 def test_alignment_brings_the_maps_to_the_pose(loaded):
     """The alignment's own share of the loss falls, with the denoising the same."""
 
-    def away(rate):
+    def late_losses(rate):
         (entry,) = texts(loaded[1], "a man waving")[0]
         pose = torch.zeros(1, 3, 6, 8)
         pose[..., 3:5] = 1
-        course = training.Course(12, 1, rate, 8, 0.0, human_prior.AFTER, 100.0, 1)
-        seen = []
-        lessons = training.Lessons(latents(1)[0]["samples"], [entry], [pose])
-        training.train(loaded[0], lessons, course, None, lambda loss, _: seen.append(loss))
-        return sum(seen[-4:])
+        config = training.Config(12, 1, rate, 8, 0.0, human_prior.AFTER, 100.0, 1)
+        losses = []
+        training_set = training.TrainingSet(latents(1)[0]["samples"], [entry], [pose])
+        training.train(loaded[0], training_set, config, None, lambda loss, _: losses.append(loss))
+        return sum(losses[-4:])
 
-    assert away(3e-2) < 0.95 * away(1e-12)
+    assert late_losses(3e-2) < 0.95 * late_losses(1e-12)
 
 
-def test_a_picture_whose_text_names_nobody_is_left_out(loaded):
+def test_an_image_whose_text_names_nobody_is_left_out(loaded):
     mixed, _ = train(loaded, prompts=("a man waving", "a red tree"), steps=3)
     only = {"samples": latents(2)[0]["samples"][:1]}
-    alone, _ = train(loaded, prompts=("a man waving",), pictures=[only], steps=3)
+    alone, _ = train(loaded, prompts=("a man waving",), images=[only], steps=3)
     for place, layer in alone.layers.items():
         assert torch.equal(mixed.layers[place].net[2].weight, layer.net[2].weight)
 
 
-def test_goes_on_from_a_prior_and_a_saved_file_is_the_same(loaded, folder):
+def test_continues_from_a_prior_and_a_saved_file_is_the_same(loaded, folder):
     prior, _ = train(loaded)
     again, _ = train(loaded, start=[prior], steps=1, learning_rate=1e-9)
     for place, layer in prior.layers.items():
@@ -173,13 +167,13 @@ def test_goes_on_from_a_prior_and_a_saved_file_is_the_same(loaded, folder):
     save = nodes.VitruvianSaveHumanPrior.execute
     assert save(prior, loaded[0], "my/prior").result == ("my_prior.safetensors",)
     assert save(again, loaded[0], "my/prior").result == ("my_prior_2.safetensors",)
-    found = host.load(folder / "my_prior.safetensors")
-    assert (found.gamma, found.mask) == (0.0, human_prior.KEYS)
+    saved = host.load(folder / "my_prior.safetensors")
+    assert (saved.gamma, saved.mask) == (0.0, human_prior.KEYS)
     for place, layer in prior.layers.items():
-        assert torch.equal(found.layers[place].net[0].weight, layer.net[0].weight.half().float())
+        assert torch.equal(saved.layers[place].net[0].weight, layer.net[0].weight.half().float())
 
 
-def test_a_cancelled_run_keeps_what_was_learnt(loaded, folder, monkeypatch):
+def test_a_cancelled_run_keeps_what_was_trained(loaded, folder, monkeypatch):
     def update(self, value, total=None, preview=None):
         if value == 2:
             raise comfy.model_management.InterruptProcessingException()
@@ -188,8 +182,8 @@ def test_a_cancelled_run_keeps_what_was_learnt(loaded, folder, monkeypatch):
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         train(loaded, steps=5)
     assert [file.name for file in folder.iterdir()] == ["kept.safetensors"]
-    learnt = host.load(folder / "kept.safetensors").layers.values()
-    assert all(float(layer.net[2].weight.abs().sum()) > 0 for layer in learnt)
+    layers = host.load(folder / "kept.safetensors").layers.values()
+    assert all(float(layer.net[2].weight.abs().sum()) > 0 for layer in layers)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +191,7 @@ def test_a_cancelled_run_keeps_what_was_learnt(loaded, folder, monkeypatch):
     [
         ({"prompts": ("a red car", "a tree")}, "Train Human Prior: no text names a person"),
         ({"prompts": ("a man",) * 3}, "2 pictures in 'latents' and 3 texts"),
-        ({"pictures": [*latents(1), *latents(1, (8, 8))]}, r"several sizes \(64 x 48, 64 x 64\)"),
+        ({"images": [*latents(1), *latents(1, (8, 8))]}, r"several sizes \(64 x 48, 64 x 64\)"),
         ({"poses": [torch.zeros(1, 48, 64, 3)]}, "2 pictures in 'latents' and 1 in 'pose_images'"),
     ],
 )
