@@ -16,17 +16,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import __version__, jobs, table, workflow
+from . import __version__, table, workflow
 from .host import Host
-from .jobs import Job
+from .jobs import Job, plan
 from .manifest import Manifest
-from .run import Run, Worker
+from .run import Patience, Run, Worker
 from .started_host import Installation, StartedHost
 from .table import Row
 from .trouble import BadInput, DiskFull, HostGone, RowFailed
 
 HERE = "http://127.0.0.1:8188"
-SHOWN = 20  # rows of --dry-run
+LISTED = 20  # rows of --dry-run
 DONE, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 EXAMPLES = """examples:
@@ -34,7 +34,7 @@ EXAMPLES = """examples:
   vitruvian-batch person.json --table people.csv --host http://one:8188 --host http://two:8188
   vitruvian-batch person.json --table people.csv --comfyui ~/ComfyUI --resume
 
-A table's columns are called title.input, after the node's title in ComfyUI: "What to paint.text".
+A table's columns are called title.input, after the node's title in ComfyUI: "Prompt.text".
 The column seed means all seeds. A file of this machine goes to the host; photos/*.png makes a row
 for every file. The same command with --resume goes on after anything.
 
@@ -43,14 +43,15 @@ nothing was run), 130 after Ctrl-C."""
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    """Build the command line."""
+    command_line = argparse.ArgumentParser(
         "vitruvian-batch",
         description="Run a saved ComfyUI workflow over a table.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = made.add_argument
+    add = command_line.add_argument
     add(
         "workflows",
         nargs="+",
@@ -63,15 +64,20 @@ def parser() -> argparse.ArgumentParser:
         "--seed",
         metavar="N",
         type=int,
-        help="the first picture's seed, one more for each next; columns go before it",
+        help="the first image's seed, one more for each next; columns go before it",
     )
     add(
         "--out",
         metavar="FOLDER",
         type=Path,
-        help="where pictures go (NAME-pictures, after the table or workflow)",
+        help="where images go (NAME-images, after the table or workflow)",
     )
-    add("--manifest", metavar="FILE", type=Path, help="the diary (manifest.jsonl in --out)")
+    add(
+        "--manifest",
+        metavar="FILE",
+        type=Path,
+        help="the record of the batch (manifest.jsonl in --out)",
+    )
     add("--resume", action="store_true", help="go on with a batch: what is done is left out")
     add("--dry-run", action="store_true", help="check everything, show the rows, run nothing")
     add(
@@ -89,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         help="seconds to wait for a host that is away or starting (%(default)s)",
     )
     add("--version", action="version", version=__version__)
-    hosts = made.add_argument_group("hosts")
+    hosts = command_line.add_argument_group("hosts")
     add = hosts.add_argument
     add(
         "--host",
@@ -115,18 +121,19 @@ def parser() -> argparse.ArgumentParser:
         const="local",
         help="hosts on a Ray cluster, or on Ray on this machine alone",
     )
-    return made
+    return command_line
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command with these arguments, or those of the process; its exit status."""
     options = parser().parse_args(arguments)
     try:
         return _main(options)
-    except BadInput as wrong:
-        sys.stderr.write(f"{wrong}\n")
+    except BadInput as error:
+        sys.stderr.write(f"{error}\n")
         return WRONG
-    except DiskFull as full:
-        sys.stderr.write(f"{full}\n")
+    except DiskFull as error:
+        sys.stderr.write(f"{error}\n")
         return SOME_FAILED
     except BrokenPipeError:  # nobody reads any more: the terminal was closed
         return SOME_FAILED
@@ -139,30 +146,30 @@ def _main(options: argparse.Namespace) -> int:
     contents = [(file, workflow.read(file)) for file in files]
     rows = table.read(options.table) if options.table else None
     _check_numbers(options)
-    named = options.table or options.workflows[0]
-    out = options.out or Path(f"{named.stem}-pictures")
+    source = options.table or options.workflows[0]
+    out = options.out or Path(f"{source.stem}-images")
     workers = _workers(options, out)
     try:
         info = _start(workers, options, any(workflow.is_ui(content) for _, content in contents))
-        planned = _plan(options, contents, rows, info)
+        jobs = _plan(options, contents, rows, info)
         if options.dry_run:
-            return _show(planned)
+            return _show(jobs)
         manifest = Manifest(options.manifest or out / "manifest.jsonl", out, options.resume)
         try:
-            return _run(options, planned, workers, manifest, out)
+            return _run(options, jobs, workers, manifest)
         finally:
             manifest.close()
     finally:
         _close(workers, options)
 
 
-def _files(given: list[Path]) -> list[Path]:
+def _files(workflows: list[Path]) -> list[Path]:
     files = []
-    for path in given:
-        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        if not found:
+    for path in workflows:
+        matches = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not matches:
             raise BadInput(f"There are no .json files in {path}.")
-        files += found
+        files += matches
     return files
 
 
@@ -185,14 +192,14 @@ def _plan(
     folder = options.table.parent if options.table else Path()
     if rows is None:
         rows = [Row(1, "the workflow as it is", {})]
-    return jobs.plan(flows, rows, folder, options.seed)
+    return plan(flows, rows, folder, options.seed)
 
 
 # Hosts
 
 
 def _workers(options: argparse.Namespace, out: Path) -> list[Any]:
-    """The hosts of the command line, not started yet."""
+    """Make the hosts of the command line, not started yet."""
     if options.ray:
         from . import ray_backend
 
@@ -219,7 +226,7 @@ def _workers(options: argparse.Namespace, out: Path) -> list[Any]:
 def _starter(
     options: argparse.Namespace, out: Path, number: int, count: int
 ) -> Callable[[], StartedHost]:
-    """What starts one host. On Ray it may happen on another machine, and Ray names its card.
+    """Make what starts one host. On Ray it may happen on another machine, and Ray names its card.
 
     Hosts of one folder share all but the folder for previews, which every host empties when it
     starts.
@@ -243,17 +250,17 @@ def _name_on_ray(starter: Any, number: int) -> str:
 
 
 def _start(workers: list[Any], options: argparse.Namespace, needed: bool) -> dict[str, Any]:
-    """Start or greet every host; what nodes they know. A dry run may do without, if it can."""
+    """Start or greet every host; the nodes that they know. A dry run may do without."""
     pool = ThreadPoolExecutor(len(workers))
     try:
         list(pool.map(lambda worker: worker.start(), workers))
         return workers[0].info()
     except (HostGone, RowFailed) as error:
         raise BadInput(f"The host's list of nodes cannot be read: {error}") from None
-    except BadInput as wrong:
+    except BadInput as error:
         if not options.dry_run or needed:
             raise
-        tqdm.write(f"{wrong}\nWithout a host, only the names and kinds of values are checked.")
+        tqdm.write(f"{error}\nWithout a host, only the names and kinds of values are checked.")
         return {}
     finally:
         pool.shutdown(wait=False)  # Ctrl-C does not wait for hosts that come up
@@ -273,57 +280,50 @@ def _close(workers: list[Any], options: argparse.Namespace) -> None:
 
 def _run(
     options: argparse.Namespace,
-    planned: list[Job],
+    jobs: list[Job],
     workers: list[Worker],
     manifest: Manifest,
-    out: Path,
 ) -> int:
-    left = manifest.left(planned)
-    ready = len(planned) - len(left)
-    tqdm.write(f"{len(planned)} rows, {ready} done before; pictures go to {out}")
-    with tqdm(total=len(planned), initial=ready, unit="row", dynamic_ncols=True) as bar:
-        run = Run(
-            left,
-            workers,
-            manifest,
-            out,
-            max(3, len(str(len(planned)))),
-            options.retries,
-            options.timeout,
-            functools.partial(_tell, bar),
-        )
-        with _stops(run):
+    remaining = manifest.remaining(jobs)
+    done = len(jobs) - len(remaining)
+    tqdm.write(f"{len(jobs)} rows, {done} done before; images go to {manifest.out}")
+    digits = max(3, len(str(len(jobs))))
+    with tqdm(total=len(jobs), initial=done, unit="row", dynamic_ncols=True) as bar:
+        report = functools.partial(_report, bar)
+        patience = Patience(options.retries, options.timeout)
+        run = Run(remaining, workers, manifest, digits, patience, report)
+        with _Stopping(run):
             for thread in run.start():
                 while thread.is_alive():
                     thread.join(0.2)
-    return _sum_up(run, manifest, planned)
+    return _sum_up(run, manifest, jobs)
 
 
-class _stops:
+class _Stopping:
     """The first Ctrl-C lets running rows finish, the second ends at once."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.asked = run, False
-        self.before: dict[int, Any] = {}
+        self.run, self.interrupted = run, False
+        self.handlers: dict[int, Any] = {}
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._asked)
+                self.handlers[number] = signal.signal(number, self._interrupt)
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
-    def _asked(self, *_: int | FrameType | None) -> None:
-        if self.asked:
+    def _interrupt(self, *_: int | FrameType | None) -> None:
+        if self.interrupted:
             raise KeyboardInterrupt
-        self.asked = True
+        self.interrupted = True
         tqdm.write("Finishing the rows that run; Ctrl-C again stops at once.")
         threading.Thread(target=self.run.stop).start()  # a handler must not wait for a lock
 
 
-def _tell(bar: Any, news: dict[str, Any] | str) -> None:
+def _report(bar: Any, news: dict[str, Any] | str) -> None:
     with contextlib.suppress(OSError):  # the batch goes on when nobody reads: a closed terminal
         _show_news(bar, news)
 
@@ -339,31 +339,31 @@ def _show_news(bar: Any, news: dict[str, Any] | str) -> None:
         bar.update()
 
 
-def _sum_up(run: Run, manifest: Manifest, planned: list[Job]) -> int:
-    if run.broken:
-        raise run.broken
-    done = sum(job.key in manifest.done for job in planned)
-    missing = len(planned) - done - run.failed
-    said = f"{done} done, {run.failed} failed"
+def _sum_up(run: Run, manifest: Manifest, jobs: list[Job]) -> int:
+    if run.fault:
+        raise run.fault
+    done = sum(job.key in manifest.done for job in jobs)
+    missing = len(jobs) - done - run.failures
+    summary = f"{done} done, {run.failures} failed"
     if missing:
-        said += f", {missing} not run: the same command with --resume goes on"
-    tqdm.write(f"{said}. Pictures lie in {run.out}, the diary in {manifest.path}")
-    if run.full:
-        raise run.full
+        summary += f", {missing} not run: the same command with --resume goes on"
+    tqdm.write(f"{summary}. The images are in {manifest.out}, their record is {manifest.path}")
+    if run.disk_full:
+        raise run.disk_full
     if run.stopped():
         return INTERRUPTED
-    return SOME_FAILED if run.failed or missing else DONE
+    return SOME_FAILED if run.failures or missing else DONE
 
 
-def _show(planned: list[Job]) -> int:
-    """What would run."""
-    for job in planned[:SHOWN]:
+def _show(jobs: list[Job]) -> int:
+    """Print what would run."""
+    for job in jobs[:LISTED]:
         cells = ", ".join(f"{name}={_short(value)}" for name, value in job.cells.items())
         seeds = ", ".join(map(str, job.seeds())) or "none"
         tqdm.write(f"{job.number:4}  {job.flow.name}  {job.where}: {cells or '-'}  seeds: {seeds}")
-    if len(planned) > SHOWN:
-        tqdm.write(f"      ... and {len(planned) - SHOWN} more")
-    tqdm.write(f"{len(planned)} rows would run.")
+    if len(jobs) > LISTED:
+        tqdm.write(f"      ... and {len(jobs) - LISTED} more")
+    tqdm.write(f"{len(jobs)} rows would run.")
     return DONE
 
 

@@ -1,4 +1,4 @@
-"""Brings what a run saved into the batch's folder: whole files only, one name for every job."""
+"""Bring what a run saved into the batch's folder: complete files only, a name for every job."""
 
 import hashlib
 import os
@@ -11,14 +11,15 @@ from .jobs import Job
 from .manifest import full_disk
 
 
-def collect(saved: list[Saved], job: Job, out: Path, width: int) -> list[dict[str, Any]]:
-    """Write the files; their names, sizes and SHA-256. They are on the disk when this returns.
+def collect(saved: list[Saved], job: Job, out: Path, digits: int) -> list[dict[str, Any]]:
+    """Write the files of a run; return their names, sizes and SHA-256.
 
-    A job that is done again writes the same names, so there is never a second picture of it.
+    They are on the disk when this returns. A job that is done again writes the same names, so there
+    is never a second image of it. digits: of the number with which the names begin.
     """
-    taken: set[str] = set()
+    names: set[str] = set()
     with full_disk(out):
-        files = [_write(one, out, _name(job, one.name, taken, width)) for one in saved]
+        files = [_write(file, out, _name(job, file.name, names, digits)) for file in saved]
         _sync_folder(out)
     return files
 
@@ -40,17 +41,17 @@ def _write(saved: Saved, out: Path, name: str) -> dict[str, Any]:
     return {"file": name, "bytes": size, "sha256": sha.hexdigest()}
 
 
-def _name(job: Job, name: str, taken: set[str], width: int) -> str:
-    """`003_text_to_person.png`: the job's number and the host's name without the host's counter."""
+def _name(job: Job, name: str, names: set[str], digits: int) -> str:
+    """`003_text_to_person.png`: the job's number, the host's name without the host's counter."""
     path = PurePosixPath(name)
     stem = re.sub(r"_\d{5,}_?$", "", path.stem).removesuffix(job.mark)
-    wish, count = f"{job.number:0{width}}_{stem}", 1
-    made = f"{wish}{path.suffix}"
-    while made in taken:
+    start, count = f"{job.number:0{digits}}_{stem}", 1
+    unique = f"{start}{path.suffix}"
+    while unique in names:
         count += 1
-        made = f"{wish}_{count}{path.suffix}"
-    taken.add(made)
-    return made
+        unique = f"{start}_{count}{path.suffix}"
+    names.add(unique)
+    return unique
 
 
 def _sync_folder(folder: Path) -> None:

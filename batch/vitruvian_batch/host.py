@@ -48,9 +48,9 @@ class Host:
         """Greet the host. BadInput if there is no ComfyUI."""
         try:
             self.check()
-        except HostGone as gone:
+        except HostGone as error:
             raise BadInput(
-                f"{gone} Start ComfyUI there, or name another with --host, or let "
+                f"{error} Start ComfyUI there, or name another with --host, or let "
                 "this command start one with --comfyui FOLDER."
             ) from None
 

@@ -12,12 +12,12 @@ from .table import Row
 from .trouble import BadInput
 from .workflow import Target, Workflow
 
-TOLD = 10  # of many mistakes in a table, how many are shown at once
+MOST_MISTAKES = 10  # that one message lists
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a workflow: its values, not yet in a workflow of its own, as there may be many.
+    """One run of a workflow: the values that differ from the workflow as it was saved.
 
     key: names what is run; it is the same in every later start. files: the input files to send to
     the host, which gives them their names. mark: what the host's file names carry of this job.
@@ -32,30 +32,31 @@ class Job:
     files: dict[Target, Path]
     mark: str = ""
 
-    def nodes(self, sent: dict[Target, str] | None = None) -> workflow.Nodes:
-        """What POST /prompt takes. sent: what the host calls the files."""
-        filled = workflow.fill(self.flow.nodes, {**self.values, **(sent or {})})
-        for node in filled.values():
+    def nodes(self, host_names: dict[Target, str] | None = None) -> workflow.Nodes:
+        """Fill the workflow for POST /prompt. host_names: what the host calls the input files."""
+        nodes = workflow.fill(self.flow.nodes, {**self.values, **(host_names or {})})
+        for node in nodes.values():
             if isinstance(node["inputs"].get("filename_prefix"), str):
                 node["inputs"]["filename_prefix"] += self.mark
-        return filled
+        return nodes
 
     def ui(self) -> dict[str, Any] | None:
-        """What the front end opens."""
+        """Fill the workflow as the front end opens it; None if it was saved in the API format."""
         return workflow.fill_ui(self.flow, self.values)
 
     def seeds(self) -> list[int]:
-        """Every seed of the run, for the manifest."""
-        held = workflow.seeds(self.flow.nodes)
+        """List every seed of the run, for the manifest."""
+        targets = workflow.seeds(self.flow.nodes)
         return [
-            self.values.get(seed, self.flow.nodes[seed.node]["inputs"][seed.input]) for seed in held
+            self.values.get(seed, self.flow.nodes[seed.node]["inputs"][seed.input])
+            for seed in targets
         ]
 
 
 def plan(
     flows: list[Workflow], rows: list[Row], folder: Path, seed: int | None = None
 ) -> list[Job]:
-    """All jobs. BadInput tells up to ten mistakes, each with its row, its column and the fix.
+    """Make a job for every workflow and row. BadInput lists up to ten mistakes and their fixes.
 
     folder: where the table's relative paths start. seed: the first job's, where no column names
     one; every later job's is one higher.
@@ -71,14 +72,18 @@ def plan(
         ]
         for row in rows:
             try:
-                for one in table.expand(row, files, folder):
-                    first = None if seed is None else seed + len(jobs)
-                    jobs.append(_job(flow, one, targets, files, folder, first))
-            except BadInput as wrong:
-                mistakes += str(wrong).splitlines()
+                for expanded in table.expand(row, files, folder):
+                    job_seed = None if seed is None else seed + len(jobs)
+                    jobs.append(_job(flow, expanded, targets, files, folder, job_seed))
+            except BadInput as error:
+                mistakes += str(error).splitlines()
     if mistakes:
-        more = [f"... and {len(mistakes) - TOLD} more."] if len(mistakes) > TOLD else []
-        raise BadInput("\n".join([*mistakes[:TOLD], *more]))
+        more = (
+            [f"... and {len(mistakes) - MOST_MISTAKES} more."]
+            if len(mistakes) > MOST_MISTAKES
+            else []
+        )
+        raise BadInput("\n".join([*mistakes[:MOST_MISTAKES], *more]))
     return _numbered(jobs)
 
 
@@ -91,8 +96,8 @@ def _targets(flow: Workflow, rows: list[Row]) -> dict[str, Target | None]:
             continue
         try:
             targets[name] = None if name == "seed" else workflow.find(flow, name)
-        except BadInput as wrong:
-            mistakes.append(str(wrong))
+        except BadInput as error:
+            mistakes.append(str(error))
     if "seed" in targets and not workflow.seeds(flow.nodes):
         mistakes.append(f"Column 'seed': {flow.name} has no seed that is a value and not a wire.")
     if mistakes:
@@ -108,11 +113,12 @@ def _job(
     folder: Path,
     seed: int | None,
 ) -> Job:
-    filled: dict[Target, Any] = {}
-    sent: dict[Target, Path] = {}
-    own = [target for name, target in targets.items() if name in row.cells and target]
+    values: dict[Target, Any] = {}
+    paths: dict[Target, Path] = {}
+    named_targets = [target for name, target in targets.items() if name in row.cells and target]
     if seed is not None:
-        filled |= {target: seed for target in workflow.seeds(flow.nodes) if target not in own}
+        all_seeds = workflow.seeds(flow.nodes)
+        values |= {target: seed for target in all_seeds if target not in named_targets}
     mistakes = []
     for name, target in targets.items():
         if name not in row.cells:
@@ -123,12 +129,12 @@ def _job(
             if isinstance(cell, (list, dict)):
                 raise ValueError(f"'{cell}' is not one value")
             if target is None:
-                filled |= _seeds(flow, own, cell)
+                values |= _seeds(flow, named_targets, cell)
             elif name in files and path.is_file():
-                sent[target] = path
-                filled[target] = path.name
+                paths[target] = path
+                values[target] = path.name
             else:
-                filled[target] = workflow.fit(cell, *workflow.spec_of(flow, target))
+                values[target] = workflow.fit(cell, *workflow.spec_of(flow, target))
         except ValueError as error:
             hint = ""
             if name in files:
@@ -136,21 +142,21 @@ def _job(
             mistakes.append(f"{row.where}, column '{name}': {error}{hint}.")
     if mistakes:
         raise BadInput("\n".join(mistakes))
-    key = _key(workflow.fill(flow.nodes, filled), sent)
-    return Job(0, flow, row.where, key, row.cells, filled, sent)
+    key = _key(workflow.fill(flow.nodes, values), paths)
+    return Job(0, flow, row.where, key, row.cells, values, paths)
 
 
-def _seeds(flow: Workflow, own: list[Target], cell: Any) -> dict[Target, Any]:
-    """The column `seed` goes to every seed that has no column of its own."""
+def _seeds(flow: Workflow, named_targets: list[Target], cell: Any) -> dict[Target, Any]:
+    """Give the column `seed` to every seed that no other column names."""
     return {
         target: workflow.fit(cell, *workflow.spec_of(flow, target))
         for target in workflow.seeds(flow.nodes)
-        if target not in own
+        if target not in named_targets
     }
 
 
 def _key(nodes: workflow.Nodes, files: dict[Target, Path]) -> str:
-    """Of the values that are run; a file counts by its path, size and date, as in make."""
+    """Hash the values that are run; a file counts by its path, size and date, as in make."""
     stats = [
         (target.node, target.input, str(path.resolve()), path.stat().st_size, path.stat().st_mtime)
         for target, path in files.items()
@@ -160,16 +166,16 @@ def _key(nodes: workflow.Nodes, files: dict[Target, Path]) -> str:
 
 
 def _numbered(jobs: list[Job]) -> list[Job]:
-    """With numbers from 1, keys that tell equal rows apart, and names of their own for the host.
+    """Number the jobs from 1, with keys that tell equal rows apart and marks for the host's files.
 
-    The host numbers its files by what it finds in its output folder. Two hosts that share one would
-    give two pictures the same name; so the prefix carries the job's number.
+    The host numbers its files by what is in its output folder. Two hosts that share one would give
+    two images the same name; so the prefix carries the job's number.
     """
-    seen: Counter[str] = Counter()
-    done = []
+    repeats: Counter[str] = Counter()
+    numbered = []
     for number, job in enumerate(jobs, 1):
-        seen[job.key] += 1
-        key = job.key if seen[job.key] == 1 else f"{job.key}-{seen[job.key]}"
+        repeats[job.key] += 1
+        key = job.key if repeats[job.key] == 1 else f"{job.key}-{repeats[job.key]}"
         mark = f"_r{number:04}" if len(jobs) > 1 else ""
-        done.append(replace(job, number=number, key=key, mark=mark))
-    return done
+        numbered.append(replace(job, number=number, key=key, mark=mark))
+    return numbered

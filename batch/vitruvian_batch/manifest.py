@@ -1,18 +1,22 @@
-"""The batch's diary: JSON lines, each on the disk before the next step is taken.
+"""The record of a batch: JSON lines, each on the disk before the next step is taken.
 
 {"batch": id, ...}                  the first line
 {"event": "queued", "key", ...}     before a row is handed to a host
-{"event": "done", ..., "files"}     when all its pictures lie in the folder
+{"event": "done", ..., "files"}     when all its images are in the folder
 {"event": "failed", ..., "error"}   when the row failed ("again": it gets another try)
 """
 
+import contextlib
 import errno
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any
+from typing import Any
+
+import filelock
 
 from .jobs import Job
 from .trouble import BadInput, DiskFull
@@ -21,7 +25,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Manifest:
-    """Reads what earlier starts wrote, and appends. One process at a time holds it."""
+    """The lines that earlier starts wrote, and where this one appends. One process has it open."""
 
     def __init__(self, path: Path, out: Path, resume: bool) -> None:
         self.path, self.out = path, out
@@ -32,8 +36,8 @@ class Manifest:
         with full_disk(out):
             out.mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._file_lock = _lock(path)
             self._file = path.open("a+b")
-            _hold(self._file, path)
             lines = self._read()
             if lines and not resume:
                 raise BadInput(
@@ -48,17 +52,17 @@ class Manifest:
                 _need_empty(out)
                 self.batch = str(uuid.uuid4())
                 self.write({"batch": self.batch})
-        for rest in out.glob(".*.part"):  # what a killed runner was writing
-            rest.unlink()
+        for part in out.glob(".*.part"):  # what a killed runner was writing
+            part.unlink()
 
     def _read(self) -> list[dict[str, Any]]:
-        """All lines; the rest of one that a killed runner was writing is cut off."""
+        """Read all lines; an incomplete one, which a killed runner was writing, is cut off."""
         self._file.seek(0)
         text = self._file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._file.truncate(len(whole))
+        complete = text[: text.rfind(b"\n") + 1]
+        self._file.truncate(len(complete))
         lines = []
-        for number, line in enumerate(whole.splitlines(), 1):
+        for number, line in enumerate(complete.splitlines(), 1):
             try:
                 lines.append(json.loads(line))
             except ValueError:
@@ -78,12 +82,12 @@ class Manifest:
             self.hosts.pop(key, None)
         if line.get("event") == "done":
             for other in [k for k, done in self.done.items() if _names(line) & _names(done)]:
-                del self.done[other]  # its picture was painted over by this row's
+                del self.done[other]  # its image was overwritten by this row's
             self.done[key] = line
             self.hosts.pop(key, None)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line, and return when it is on the disk."""
+        """Append a line; it is on the disk when this returns."""
         data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         with self._lock, full_disk(self.out):
             end = self._file.seek(0, os.SEEK_END)
@@ -97,52 +101,52 @@ class Manifest:
             self._remember(line)
 
     def prompt_id(self, job: Job) -> str:
-        """The id of a job on every host, the same after the runner was killed: so a host that has
-        it already is not given it twice. A job that failed gets another.
+        """Return the id of a job on every host. A job that failed gets another.
+
+        It is the same after the runner was killed, so that a host does not get a job twice.
         """
         name = f"{job.key}/{self.failures.get(job.key, 0)}"
         return str(uuid.uuid5(uuid.UUID(self.batch), name))
 
     def is_done(self, job: Job) -> bool:
-        """True if the job's line says so and its files are still there."""
+        """Tell if the job's line says so and its files still exist."""
         line = self.done.get(job.key)
         return line is not None and all(
             (path := self.out / file["file"]).is_file() and path.stat().st_size == file["bytes"]
             for file in line["files"]
         )
 
-    def left(self, jobs: list[Job]) -> list[Job]:
-        """List the jobs that are still to be done. BadInput if one would overwrite another's image."""
-        left = [job for job in jobs if not self.is_done(job)]
-        kept = {job.key for job in jobs} - {job.key for job in left}
-        owners = {self.done[key]["number"]: key for key in kept}
-        for job in left:
-            if job.number in owners:
+    def remaining(self, jobs: list[Job]) -> list[Job]:
+        """List the jobs still to be done. BadInput if one would overwrite another's image."""
+        remaining = [job for job in jobs if not self.is_done(job)]
+        done_keys = {job.key for job in jobs} - {job.key for job in remaining}
+        used_numbers = {self.done[key]["number"] for key in done_keys}
+        for job in remaining:
+            if job.number in used_numbers:
                 raise BadInput(
-                    f"{job.where} is new, but its number {job.number} belongs to pictures made "
-                    "before. Write new rows at the end of the table, or name another --out."
+                    f"{job.where} is new, but its number {job.number} belongs to images of an "
+                    "earlier row. Write new rows at the end of the table, or name another --out."
                 )
-        return left
+        return remaining
 
     def close(self) -> None:
+        """Release the file."""
         self._file.close()
+        self._file_lock.release()
 
 
-class full_disk:
-    """Turns the system's word for a full disk into DiskFull."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: object, __: object) -> None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise DiskFull(
-                f"The disk of {self.folder} is full. What is done stays done: make room and run "
-                "the same command again with --resume."
-            ) from None
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Turn the system's errors for a full disk into DiskFull. folder: where files are written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DiskFull(
+            f"The disk of {folder} is full. What is done stays done: make room and run the same "
+            "command again with --resume."
+        ) from None
 
 
 def _names(line: dict[str, Any]) -> set[str]:
@@ -150,23 +154,21 @@ def _names(line: dict[str, Any]) -> set[str]:
 
 
 def _need_empty(out: Path) -> None:
-    pictures = [path.name for path in out.iterdir() if path.name.split("_")[0].isdigit()]
-    if pictures:
+    images = [path.name for path in out.iterdir() if path.name.split("_")[0].isdigit()]
+    if images:
         raise BadInput(
-            f"{out} holds pictures of another batch ({sorted(pictures)[0]}), and this manifest is "
+            f"{out} holds images of another batch ({sorted(images)[0]}), and this manifest is "
             "new. Name another folder with --out."
         )
 
 
-def _hold(file: IO[bytes], path: Path) -> None:
-    """A second runner on the same manifest would do every row again."""
+def _lock(path: Path) -> filelock.BaseFileLock:
+    """Keep a second runner from the manifest: it would do every row again."""
+    lock = filelock.FileLock(f"{path}.lock", timeout=0)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire()
+    except filelock.Timeout:
         raise BadInput(
             f"Another vitruvian-batch works on {path}. Wait for it, or name another --out."
         ) from None
+    return lock

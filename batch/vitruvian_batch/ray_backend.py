@@ -1,7 +1,7 @@
 """Hosts on a Ray cluster: every actor has one ComfyUI, and one graphics card where there are any.
 
 Ray places the actors, starts a dead one again where there is room, and repeats its task there. The
-queue, the manifest and the pictures' folder stay with the command that was started.
+queue, the manifest and the images' folder stay with the command that was started.
 """
 
 import os
@@ -26,16 +26,16 @@ class OnRay:
         self.host.start()
 
     def perform(self, job: Job, prompt: str, files: dict[Path, bytes]) -> list[tuple[str, bytes]]:
-        """Host.perform, with the row's files from the other machine and the pictures to it."""
+        """Do as Host.perform, with the row's files from the other machine and the images to it."""
         self.host.contents = files
-        return [(one.name, b"".join(one.read())) for one in self.host.perform(job, prompt)]
+        return [(file.name, b"".join(file.read())) for file in self.host.perform(job, prompt)]
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """Any other method of the host."""
+        """Call any other method of the host."""
         return getattr(self.host, method)(*arguments)
 
     def wait_back(self, seconds: float) -> bool:
-        """Host.wait_back; nobody can stop it from outside."""
+        """Do as Host.wait_back; nobody can stop it from outside."""
         return self.host.wait_back(seconds, lambda: False)
 
 
@@ -53,6 +53,7 @@ class RayWorker:
         self._get(self.actor.ask.remote("check"), BadInput)
 
     def info(self) -> dict[str, Any]:
+        """Ask for the nodes that the host knows."""
         return self._get(self.actor.ask.remote("info"))
 
     def perform(self, job: Job, prompt: str) -> list[Saved]:
@@ -76,15 +77,17 @@ class RayWorker:
         """End the actor; the host that it started ends with it."""
         _ray().kill(self.actor)
 
-    def _get(self, answer: Any, gone: type[Exception] = HostGone) -> Any:
-        """The answer; errors of the host come as they are, a dead actor as `gone`."""
+    def _get(self, answer: Any, dead_error: type[Exception] = HostGone) -> Any:
+        """The answer; errors of the host come as they are, a dead actor as `dead_error`."""
         ray = _ray()
         try:
             return ray.get(answer)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise gone(f"{self.name} is gone from the Ray cluster: {_last_line(error)}") from None
+            raise dead_error(
+                f"{self.name} is gone from the Ray cluster: {_last_line(error)}"
+            ) from None
 
 
 def connect(address: str) -> None:
@@ -102,12 +105,12 @@ def connect(address: str) -> None:
 
 
 def graphics_cards() -> int:
-    """How many the cluster has."""
+    """Count the graphics cards of the cluster."""
     return int(_ray().cluster_resources().get("GPU", 0))
 
 
 def check_room(hosts: int, cards: int) -> None:
-    """BadInput if the cluster can never place so many hosts: Ray would wait for ever."""
+    """Raise BadInput if the cluster can never place so many hosts: Ray would wait forever."""
     processors = int(_ray().cluster_resources().get("CPU", 0))
     if hosts > processors or hosts * cards > graphics_cards():
         raise BadInput(
@@ -117,6 +120,7 @@ def check_room(hosts: int, cards: int) -> None:
 
 
 def disconnect() -> None:
+    """Leave the cluster."""
     _ray().shutdown()
 
 

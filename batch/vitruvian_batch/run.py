@@ -1,4 +1,4 @@
-"""Works a queue of jobs off, with one thread for every host.
+"""A queue of jobs, and one thread for every host that takes from it.
 
 A row belongs to one host at a time. A host that goes away gives its row back for the others; a row
 that fails is written down and the rest goes on.
@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .collect import collect
@@ -25,27 +25,34 @@ class Worker(Protocol):
     name: str
 
     def perform(self, job: Job, prompt: str) -> list[Saved]:
-        """Run a job, or take over the run of this id; what it saved."""
+        """Run a job, or take over the run of this id; return what it saved."""
 
     def has(self, prompt: str) -> bool:
-        """True if the host runs this id, will run it, or has done it."""
+        """Tell if the host runs this id, will run it, or has done it."""
 
     def forget(self, prompt: str) -> None:
-        """Take a run back."""
+        """Cancel a run."""
 
     def empty(self) -> None:
         """Empty the host's memory."""
 
     def wait_back(self, seconds: float, stopped: Callable[[], bool]) -> bool:
-        """True when a host that went away is there again."""
+        """Wait for a host that went away; tell if it is back."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often a row is tried again whose host went away, and the seconds to wait for a host."""
+
+    retries: int
+    timeout: float
 
 
 class Run:
-    """One start of a batch. Its counts may be read while it runs.
+    """Do the jobs of a batch on its workers. The counts may be read while it runs.
 
-    told: gets every finished job's line of the manifest, or a text for the reader.
-    retries: how often a row is tried again whose host went away.
-    timeout: how many seconds a host that went away is waited for.
+    jobs: what is to be done. digits: of the numbers in the images' names. report: gets every
+    finished job's line of the manifest, or a text for the reader.
     """
 
     def __init__(
@@ -53,26 +60,24 @@ class Run:
         jobs: list[Job],
         workers: list[Worker],
         manifest: Manifest,
-        out: Path,
-        width: int,
-        retries: int,
-        timeout: float,
-        told: Callable[[dict[str, Any] | str], None],
+        digits: int,
+        patience: Patience,
+        report: Callable[[dict[str, Any] | str], None],
     ) -> None:
-        self.workers, self.manifest, self.out, self.width = workers, manifest, out, width
-        self.retries, self.timeout, self.told = retries, timeout, told
-        self.left = deque(jobs)
+        self.workers, self.manifest, self.digits = workers, manifest, digits
+        self.patience, self.report = patience, report
+        self.waiting = deque(jobs)
         self.running: dict[str, Job] = {}  # worker's name -> its row
-        self.lost: dict[str, int] = {}  # key -> how often its host went away
-        self.full: DiskFull | None = None
-        self.broken: BaseException | None = None
-        self.failed = 0
+        self.departures: dict[str, int] = {}  # key -> how often its host went away
+        self.disk_full: DiskFull | None = None
+        self.fault: BaseException | None = None
+        self.failures = 0
         self._stopping = False
         self._changed = threading.Condition()
-        self._prefer = self._begun(jobs)
+        self._prefer = self._hosts_of(jobs)
 
-    def _begun(self, jobs: list[Job]) -> dict[str, str]:
-        """key -> the host that had the row when an earlier start was killed, if it still has it."""
+    def _hosts_of(self, jobs: list[Job]) -> dict[str, str]:
+        """key -> the host on which an earlier start ran the row, if it still has it."""
         prefer = {}
         for job in jobs:
             for worker in self.workers:
@@ -83,7 +88,7 @@ class Run:
         return prefer
 
     def start(self) -> list[threading.Thread]:
-        """Begin; the threads end when nothing is left, or after `stop`."""
+        """Start a thread for every worker; they end when nothing is left, or after `stop`."""
         threads = [
             threading.Thread(target=self._work, args=(worker,), daemon=True)
             for worker in self.workers
@@ -93,18 +98,18 @@ class Run:
         return threads
 
     def stop(self) -> None:
-        """Let the rows that run finish, and begin no other."""
+        """Let the rows that run finish, and start no other."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
     def stopped(self) -> bool:
-        """True once `stop` was called."""
+        """Tell if `stop` was called."""
         return self._stopping
 
     def _over(self) -> bool:
-        """True if no host will get another row."""
-        return self._stopping or not (self.left or self.running)
+        """Tell if no host will get another row."""
+        return self._stopping or not (self.waiting or self.running)
 
     # One worker's thread
 
@@ -112,11 +117,13 @@ class Run:
         try:
             while (job := self._take(worker)) and self._do(worker, job):
                 pass
-        except DiskFull as full:
-            self.full = full
+        except DiskFull as error:
+            self.disk_full = error
             self.stop()
-        except BaseException as error:  # a fault of ours must not look like a finished batch
-            self.broken = error
+        except (
+            BaseException
+        ) as error:  # an error in this program must not look like a finished batch
+            self.fault = error
             self.stop()
         finally:
             with self._changed:
@@ -137,71 +144,71 @@ class Run:
         return None
 
     def _next(self, worker: Worker) -> Job | None:
-        job = next((job for job in self.left if self._prefer.get(job.key) == worker.name), None)
-        job = job or next((job for job in self.left if job.key not in self._prefer), None)
+        job = next((job for job in self.waiting if self._prefer.get(job.key) == worker.name), None)
+        job = job or next((job for job in self.waiting if job.key not in self._prefer), None)
         if job:
-            self.left.remove(job)
+            self.waiting.remove(job)
         return job
 
-    def _do(self, worker: Worker, job: Job, again: bool = True) -> bool:
+    def _do(self, worker: Worker, job: Job, may_repeat: bool = True) -> bool:
         """Run one row to its line in the manifest; False if the host is lost for good."""
         start, prompt = time.time(), self.manifest.prompt_id(job)
         about = _about(job, worker, prompt, start)
         self.manifest.write({"event": "queued", **about})
         try:
-            files = collect(worker.perform(job, prompt), job, self.out, self.width)
-        except HostGone as gone:
-            return self._host_gone(worker, job, about, str(gone))
+            files = collect(worker.perform(job, prompt), job, self.manifest.out, self.digits)
+        except HostGone as error:
+            return self._host_gone(worker, job, about, str(error))
         except RowFailed as failure:
-            if not (again and isinstance(failure, TryAgain)):
+            if not (may_repeat and isinstance(failure, TryAgain)):
                 self._finish("failed", job, about, error=str(failure))
                 return True
             self._finish("again", job, about, error=str(failure))
             with contextlib.suppress(HostGone, RowFailed):  # the next try says what is wrong
                 worker.empty()
-            return self._do(worker, job, again=False)
+            return self._do(worker, job, may_repeat=False)
         self._finish("done", job, about, files=files)
         return True
 
     def _finish(self, event: str, job: Job, about: dict[str, Any], **result: Any) -> None:
-        seconds, tries = time.time() - about["start"], self.lost.get(job.key, 0) + 1
+        seconds, tries = time.time() - about["start"], self.departures.get(job.key, 0) + 1
         line = {"event": event, **about, "cells": job.cells, "seeds": job.seeds()}
         line |= {"seconds": round(seconds, 3), "tries": tries, **result}
         self.manifest.write(line)
         with self._changed:
             if event != "again":
                 self.running.pop(about["host"], None)
-                self.failed += event == "failed"
+                self.failures += event == "failed"
             self._changed.notify_all()
-        self.told(line)
+        self.report(line)
 
-    def _host_gone(self, worker: Worker, job: Job, about: dict[str, Any], said: str) -> bool:
+    def _host_gone(self, worker: Worker, job: Job, about: dict[str, Any], reason: str) -> bool:
         """Give the row back for the others, and wait for the host."""
-        self.lost[job.key] = tries = self.lost.get(job.key, 0) + 1
-        if tries > self.retries:
-            error = f"{said} It went away {tries} times while this row ran"
+        self.departures[job.key] = tries = self.departures.get(job.key, 0) + 1
+        if tries > self.patience.retries:
+            error = f"{reason} It went away {tries} times while this row ran"
             self._finish("failed", job, about, error=error)
         with self._changed:
             self._prefer = {key: name for key, name in self._prefer.items() if name != worker.name}
             self.running.pop(worker.name, None)
-            if tries <= self.retries:
-                self.left.appendleft(job)
+            if tries <= self.patience.retries:
+                self.waiting.appendleft(job)
             self._changed.notify_all()
-        self.told(f"{said} Waiting for it, up to {self.timeout:g} seconds.")
+        self.report(f"{reason} Waiting for it, up to {self.patience.timeout:g} seconds.")
         try:
-            if worker.wait_back(self.timeout, self._over):
-                if job not in self.left:  # another host has it now, or it has failed
+            if worker.wait_back(self.patience.timeout, self._over):
+                if job not in self.waiting:  # another host has it now, or it has failed
                     worker.forget(about["prompt_id"])
                 return True
             if not self._over():
-                self.told(f"{worker.name} did not come back; it gets no more rows.")
+                self.report(f"{worker.name} did not come back; it gets no more rows.")
         except (HostGone, RowFailed, BadInput) as error:
-            self.told(f"{worker.name} gets no more rows: {error}")
+            self.report(f"{worker.name} gets no more rows: {error}")
         return False
 
 
 def _about(job: Job, worker: Worker, prompt: str, start: float) -> dict[str, Any]:
-    """What every line on a job begins with."""
+    """Begin every line of the manifest on a job."""
     return {
         "number": job.number,
         "row": job.where,

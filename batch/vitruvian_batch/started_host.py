@@ -92,8 +92,8 @@ class StartedHost(Host):
         """Wait as for any host, and name the log if it goes away."""
         try:
             return super().wait(prompt, seconds)
-        except HostGone as gone:
-            raise HostGone(f"{gone} Its log is {self.log}.") from None
+        except HostGone as error:
+            raise HostGone(f"{error} Its log is {self.log}.") from None
 
     def wait_back(self, seconds: float, stopped: Callable[[], bool]) -> bool:
         """Wait for a host that went away; one that has ended is started again."""

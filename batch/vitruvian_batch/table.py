@@ -1,4 +1,4 @@
-"""Tables: a CSV file with a head line, or JSON lines. Values are left as they stand."""
+"""Tables: a CSV file with a line of column names, or JSON lines."""
 
 import csv
 import glob
@@ -11,12 +11,12 @@ from typing import Any
 from .trouble import BadInput
 
 WILD = re.compile(r"[*?]|\[.+\]")
-FOLDER = re.compile(r" \[\w+\]$")  # "name.png [output]": the host's word for its other folders
+FOLDER = re.compile(r" \[\w+\]$")  # "name.png [output]": how the host names its other folders
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row. `number` counts from 1 below the head line; `where` names it in messages."""
+    """One row. `number` counts from 1 below the column names; `where` names it in messages."""
 
     number: int
     where: str
@@ -24,7 +24,7 @@ class Row:
 
 
 def read(path: Path) -> list[Row]:
-    """All rows of a table. BadInput if it is missing, broken or empty."""
+    """Read all rows of a table. BadInput if it is missing, broken or empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -40,13 +40,13 @@ def read(path: Path) -> list[Row]:
 
 
 def _csv(path: Path, text: str) -> list[Row]:
-    """Spreadsheets of some countries part their columns by semicolons or tabs."""
+    """Read CSV. Spreadsheets of some countries separate columns by semicolons or tabs."""
     head = text.split("\n", 1)[0]
     lines = csv.reader(text.splitlines(keepends=True), delimiter=max(",;\t", key=head.count))
     columns = [name.strip() for name in next(lines, [])]
     for name in columns:
         if not name or columns.count(name) > 1:
-            raise BadInput(f"{path}: the column name '{name}' is empty or stands there twice.")
+            raise BadInput(f"{path}: the column name '{name}' is empty or occurs twice.")
     rows: list[Row] = []
     for cells in lines:
         if not any(cell.strip() for cell in cells):
@@ -80,30 +80,30 @@ def _json_lines(path: Path, text: str) -> list[Row]:
 
 
 def columns(rows: list[Row]) -> list[str]:
-    """Every column that any row fills, in the order they come."""
+    """List every column that any row fills, in their order."""
     return list(dict.fromkeys(name for row in rows for name in row.cells))
 
 
 def expand(row: Row, names: list[str], folder: Path) -> list[Row]:
-    """The row once for every file that its wildcards find; `names` are the columns of files.
+    """Repeat a row for every file that its wildcards match; `names` are the columns of files.
 
     Several wildcards in a row go together, first with first: photos/*.png with masks/*.png. So they
-    must find equally many files. folder: what relative paths start from.
+    must match equally many files. folder: what relative paths start from.
     """
-    found = {name: _files(row, name, folder) for name in names if _is_wild(row, name, folder)}
-    if not found:
+    matches = {name: _files(row, name, folder) for name in names if _is_wild(row, name, folder)}
+    if not matches:
         return [row]
-    counts = {name: len(files) for name, files in found.items()}
+    counts = {name: len(files) for name, files in matches.items()}
     if len(set(counts.values())) > 1:
-        said = ", ".join(f"'{name}' {count}" for name, count in counts.items())
+        listed = ", ".join(f"'{name}' {count}" for name, count in counts.items())
         raise BadInput(
-            f"{row.where}: its wildcards go together, first file with first, but they find "
-            f"different numbers of files: {said}. For every file of one with every file of the "
+            f"{row.where}: its wildcards go together, first file with first, but they match "
+            f"different numbers of files: {listed}. For every file of one with every file of the "
             "other, write one row for each of one of them."
         )
     return [
-        Row(row.number, row.where, {**row.cells, **dict(zip(found, files, strict=True))})
-        for files in zip(*found.values(), strict=True)
+        Row(row.number, row.where, {**row.cells, **dict(zip(matches, files, strict=True))})
+        for files in zip(*matches.values(), strict=True)
     ]
 
 
@@ -116,12 +116,12 @@ def _is_wild(row: Row, name: str, folder: Path) -> bool:
 
 def _files(row: Row, name: str, folder: Path) -> list[str]:
     pattern = str(row.cells[name])
-    found = [path for path in glob.glob(pattern, root_dir=folder) if (folder / path).is_file()]
-    if not found:
+    matches = [path for path in glob.glob(pattern, root_dir=folder) if (folder / path).is_file()]
+    if not matches:
         raise BadInput(f"{row.where}, column '{name}': no file is called {pattern} in {folder}.")
-    return sorted(found, key=_as_people_count)
+    return sorted(matches, key=_by_number)
 
 
-def _as_people_count(name: str) -> list[tuple[int, str]]:
+def _by_number(name: str) -> list[tuple[int, str]]:
     """2.png before 10.png."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,4 @@
-"""A saved workflow: read, brought to the API format, its inputs found by title and filled."""
+"""A saved workflow: read it, convert it to the API format, find its inputs by title, fill them."""
 
 import copy
 import difflib
@@ -19,7 +19,7 @@ Nodes = dict[str, dict[str, Any]]
 SEEDS = ("seed", "noise_seed")
 CONTROLS = ("fixed", "increment", "decrement", "randomize")  # the front end's, beside a seed
 NOTES = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")  # the front end's own nodes
-ASLEEP = (2, 4)  # modes of a node that is muted or bypassed
+INACTIVE = (2, 4)  # modes of a node that is muted or bypassed
 WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 SAVE_AGAIN = "Open it in ComfyUI and save it with Workflow > Export (API)."
 
@@ -48,7 +48,7 @@ class Target:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a workflow file of either format."""
+    """Read a workflow file of either format."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -61,7 +61,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def is_ui(content: Any) -> bool:
-    """True for what Workflow > Save writes."""
+    """Tell if the content is what Workflow > Save writes."""
     return isinstance(content, dict) and isinstance(content.get("nodes"), list)
 
 
@@ -74,7 +74,7 @@ def _is_api(content: Any) -> bool:
 
 
 def build(path: Path, content: dict[str, Any], info: dict[str, Any]) -> Workflow:
-    """The workflow of a file. info: the host's /object_info, which the UI format needs."""
+    """Make the workflow of a file. info: the host's /object_info, which the UI format needs."""
     nodes = _convert(path, content, info) if is_ui(content) else content
     used = {node["class_type"] for node in nodes.values()}
     kinds = {kind: info[kind] for kind in used if kind in info}
@@ -90,10 +90,10 @@ def _convert(path: Path, ui: dict[str, Any], info: dict[str, Any]) -> Nodes:
     for node in flat["nodes"]:
         values = node.get("widgets_values")
         if isinstance(values, list):
-            node["widgets_values"] = [values[n] for n in _own(node["type"], values, info)]
-    made = workflow_to_api_format_with_errors(flat, _with_own_values(flat, info), True)
+            node["widgets_values"] = [values[n] for n in _widget_places(node["type"], values, info)]
+    converted = workflow_to_api_format_with_errors(flat, _with_saved_values(flat, info), True)
     kinds = {str(node["id"]): node["type"] for node in flat["nodes"]}
-    used = {node["type"] for node in flat["nodes"] if node.get("mode", 0) not in ASLEEP}
+    used = {node["type"] for node in flat["nodes"] if node.get("mode", 0) not in INACTIVE}
     missing = sorted(used - info.keys() - set(NOTES))
     if missing:
         raise BadInput(
@@ -101,27 +101,28 @@ def _convert(path: Path, ui: dict[str, Any], info: dict[str, Any]) -> Nodes:
         )
     problems = [
         problem.message
-        for problem in (*made.errors, *made.warnings)
+        for problem in (*converted.errors, *converted.warnings)
         if kinds.get(str(problem.node_id)) not in NOTES
     ]
-    if problems or not made.data:
-        said = "; ".join(problems) or "no node is left"
-        raise BadInput(f"{path} could not be converted ({said}). {SAVE_AGAIN}")
+    if problems or not converted.data:
+        reasons = "; ".join(problems) or "no node is left"
+        raise BadInput(f"{path} could not be converted ({reasons}). {SAVE_AGAIN}")
     titles = {str(node["id"]): node.get("title") for node in flat["nodes"]}
-    for name, node in made.data.items():
-        shown = info.get(node["class_type"], {}).get("display_name")
-        node["_meta"] = {"title": titles.get(name) or shown or node["class_type"]}
+    for name, node in converted.data.items():
+        display_name = info.get(node["class_type"], {}).get("display_name")
+        node["_meta"] = {"title": titles.get(name) or display_name or node["class_type"]}
         node["inputs"] = {
             key: value
             for key, value in node["inputs"].items()
-            if not is_link(value) or value[0] in made.data  # nodes that are muted drop out
+            if not is_link(value) or value[0] in converted.data  # nodes that are muted drop out
         }
-    return made.data
+    return converted.data
 
 
-def _own(kind: str, values: list[Any], info: dict[str, Any]) -> list[int]:
-    """Where a node's own values stand among its widgets' values: the word that the front end puts
-    beside a seed, 'fixed', could pass for a text.
+def _widget_places(kind: str, values: list[Any], info: dict[str, Any]) -> list[int]:
+    """Where a node's values are among its saved widgets' values.
+
+    Between them is what the front end puts after a seed, 'fixed', which could pass for a text.
     """
     controlled = any(
         options.get("control_after_generate") or name in SEEDS
@@ -134,35 +135,37 @@ def _own(kind: str, values: list[Any], info: dict[str, Any]) -> list[int]:
     ]
 
 
-def _with_own_values(flat: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """/object_info of the nodes in use, in which a file that the host lacks is a choice too: it is
-    the host that says what is missing, and a column may name another file.
+def _with_saved_values(flat: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """/object_info of the nodes in use, with the saved values added to the choices.
+
+    So a file that the host lacks is no error here: the host itself says what is missing, and a
+    column may name another file.
     """
-    known: dict[str, Any] = {}
+    extended: dict[str, Any] = {}
     for node in flat["nodes"]:
         kind = node["type"]
         if kind not in info:
             continue
-        known.setdefault(kind, copy.deepcopy(info[kind]))
+        extended.setdefault(kind, copy.deepcopy(info[kind]))
         values = node.get("widgets_values")
-        own = [value for value in values or () if isinstance(value, str)]
-        for _, spec_type, options in _inputs(known[kind]):
+        texts = [value for value in values or () if isinstance(value, str)]
+        for _, spec_type, options in _inputs(extended[kind]):
             choices = spec_type if isinstance(spec_type, list) else options.get("options")
             if isinstance(choices, list):
-                choices.extend(value for value in own if value not in choices)
-    return known
+                choices.extend(value for value in texts if value not in choices)
+    return extended
 
 
-def fill_ui(flow: Workflow, filled: dict[Target, Any]) -> dict[str, Any] | None:
-    """The UI workflow with these values in its widgets, so that a picture opens as it was made.
+def fill_ui(flow: Workflow, new_values: dict[Target, Any]) -> dict[str, Any] | None:
+    """Put these values into the widgets of the UI workflow, so that an image opens as it was run.
 
-    Inside subgraphs the widgets stay as they were saved; the picture's API part is always right.
+    Inside subgraphs the widgets stay as they were saved; the image's API part is always right.
     """
     if flow.ui is None:
         return None
     ui = copy.deepcopy(flow.ui)
     for node in ui["nodes"]:
-        changes = {t.input: value for t, value in filled.items() if t.node == str(node["id"])}
+        changes = {t.input: value for t, value in new_values.items() if t.node == str(node["id"])}
         values = node.get("widgets_values")
         if changes and isinstance(values, list):
             places = _places(node["type"], values, flow.nodes[str(node["id"])], flow.kinds)
@@ -174,12 +177,12 @@ def fill_ui(flow: Workflow, filled: dict[Target, Any]) -> dict[str, Any] | None:
 def _places(
     kind: str, values: list[Any], node: dict[str, Any], info: dict[str, Any]
 ) -> dict[str, int]:
-    """input -> index of its value among the widgets' values, found by the values in their order."""
+    """input -> index of its value among the widgets' values, matched by the values in order."""
     places = {}
-    own = iter(_own(kind, values, info))
+    indices = iter(_widget_places(kind, values, info))
     for name in get_widget_input_names(kind, info, True):
         value = node["inputs"].get(name)
-        place = next((n for n in own if is_link(value) or values[n] == value), None)
+        place = next((n for n in indices if is_link(value) or values[n] == value), None)
         if place is not None:
             places[name] = place
     return places
@@ -189,7 +192,7 @@ def _places(
 
 
 def is_link(value: Any) -> bool:
-    """True for a wire: [node, output]."""
+    """Tell if a value is a wire: [node, output]."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
@@ -205,19 +208,20 @@ def _inputs(kind: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
 
 
 def title_of(node: dict[str, Any]) -> str:
+    """Return a node's title, or its class without one."""
     return (node.get("_meta") or {}).get("title") or node["class_type"]
 
 
 def fill(nodes: Nodes, values: dict[Target, Any]) -> Nodes:
-    """A copy of the nodes with these values."""
-    filled = copy.deepcopy(nodes)
+    """Copy the nodes and put these values in."""
+    copied = copy.deepcopy(nodes)
     for target, value in values.items():
-        filled[target.node]["inputs"][target.input] = value
-    return filled
+        copied[target.node]["inputs"][target.input] = value
+    return copied
 
 
 def seeds(nodes: Nodes) -> list[Target]:
-    """Every seed that is a value and not a wire."""
+    """List every seed that is a value and not a wire."""
     return [
         Target(name, key)
         for name, node in nodes.items()
@@ -227,7 +231,7 @@ def seeds(nodes: Nodes) -> list[Target]:
 
 
 def find(flow: Workflow, column: str) -> Target:
-    """The input that a column `title.input` or `#id.input` names. BadInput says what there is."""
+    """Find the input that a column `title.input` or `#id.input` names, or raise BadInput."""
     parts = column.split(".")
     splits = [(".".join(parts[:n]), ".".join(parts[n:])) for n in range(1, len(parts))]
     if not splits:
@@ -236,15 +240,15 @@ def find(flow: Workflow, column: str) -> Target:
             "for all seeds; or begin it with _ for a note of your own."
         )
     for title, key in splits:
-        found = _named(flow.nodes, title)
-        if len(found) > 1:
-            ids = " or ".join(f"#{name}.{key}" for name in found)
+        matches = _named(flow.nodes, title)
+        if len(matches) > 1:
+            ids = " or ".join(f"#{name}.{key}" for name in matches)
             raise BadInput(
-                f"Column '{column}': {len(found)} nodes of {flow.name} are called '{title}'. Give "
-                f"them different titles in ComfyUI, or write {ids}."
+                f"Column '{column}': {len(matches)} nodes of {flow.name} are called '{title}'. "
+                f"Give them different titles in ComfyUI, or write {ids}."
             )
-        if found:
-            return _input(flow, column, found[0], key)
+        if matches:
+            return _input(flow, column, matches[0], key)
     titles = sorted({title_of(node) for node in flow.nodes.values()})
     raise BadInput(
         f"Column '{column}': no node of {flow.name} is called '{splits[-1][0]}'."
@@ -294,7 +298,7 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def spec_of(flow: Workflow, target: Target) -> tuple[Any, dict[str, Any]]:
-    """(type or choices, options) of an input; what the workflow holds says it without a host."""
+    """Return (type or choices, options) of an input; without a host, by its value."""
     node = flow.nodes[target.node]
     for name, kind, options in _inputs(flow.kinds.get(node["class_type"], {})):
         if name == target.input:
@@ -305,18 +309,18 @@ def spec_of(flow: Workflow, target: Target) -> tuple[Any, dict[str, Any]]:
 
 
 def takes_files(flow: Workflow, target: Target) -> bool:
-    """True if the input names a file of ComfyUI's input folder, which the host can be sent."""
+    """Tell if the input names a file of ComfyUI's input folder, which can be sent to the host."""
     kind, options = spec_of(flow, target)
     if any(name.endswith("_upload") and on for name, on in options.items()):
         return True
     loads = "Load" in flow.nodes[target.node]["class_type"]
-    held = str(flow.nodes[target.node]["inputs"][target.input]).split(" [")[0]
-    named = Path(held).suffix != "" and Path(held).suffix not in WEIGHTS
-    return loads and named and (isinstance(kind, list) or not flow.kinds)
+    value = str(flow.nodes[target.node]["inputs"][target.input]).split(" [")[0]
+    is_file = Path(value).suffix != "" and Path(value).suffix not in WEIGHTS
+    return loads and is_file and (isinstance(kind, list) or not flow.kinds)
 
 
 def fit(value: Any, kind: Any, options: dict[str, Any]) -> Any:
-    """The value as this input takes it. ValueError says in words why it does not fit."""
+    """Convert a value to what this input takes. ValueError says why it does not fit."""
     if isinstance(kind, list):
         return _choice(value, kind)
     if kind == "BOOLEAN":
@@ -362,9 +366,9 @@ def _number(value: Any, kind: str, options: dict[str, Any]) -> int | float:
         number = int(number)
     if number != number or number in (float("inf"), float("-inf")):
         raise ValueError(f"'{value}' is not {word}")
-    least, most = options.get("min"), options.get("max")
-    if least is not None and number < least:
-        raise ValueError(f"{value} is below {least}, the least that this input takes")
-    if most is not None and number > most:
-        raise ValueError(f"{value} is above {most}, the most that this input takes")
+    minimum, maximum = options.get("min"), options.get("max")
+    if minimum is not None and number < minimum:
+        raise ValueError(f"{value} is below {minimum}, the least that this input takes")
+    if maximum is not None and number > maximum:
+        raise ValueError(f"{value} is above {maximum}, the most that this input takes")
     return number

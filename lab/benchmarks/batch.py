@@ -21,7 +21,7 @@ from typing import NamedTuple
 from ...batch.vitruvian_batch import jobs
 from ...batch.vitruvian_batch.host import Host
 from ...batch.vitruvian_batch.manifest import Manifest
-from ...batch.vitruvian_batch.run import Run
+from ...batch.vitruvian_batch.run import Patience, Run
 from ...batch.vitruvian_batch.table import Row
 from ...batch.vitruvian_batch.workflow import Workflow
 from ...tools.hosts import prepare_base
@@ -114,7 +114,7 @@ def work(flow: Workflow, hosts: list[Host], rows: int, seed: int, out: Path) -> 
     planned = jobs.plan([flow], table, out, seed)
     manifest = Manifest(out / "manifest.jsonl", out, False)
     begun = time.perf_counter()
-    batch = Run(planned, list(hosts), manifest, out, 3, 0, 60, lambda news: None)
+    batch = Run(planned, list(hosts), manifest, 3, Patience(0, 60), lambda news: None)
     for thread in batch.start():
         thread.join()
     seconds = time.perf_counter() - begun

@@ -1,4 +1,4 @@
-"""The batch runner without a host: tables, titles, values, the manifest, and what it says."""
+"""The batch runner without a host: tables, titles, values, the manifest and messages."""
 
 import argparse
 import errno
@@ -24,7 +24,6 @@ from vitruvian.batch.vitruvian_batch.workflow import Target, Workflow
 from vitruvian.tools.commands import batch as dev_batch
 
 SHIPPED = Path(__file__).parents[2] / "workflows"
-PROMPT = "What to paint.text"
 
 
 @pytest.fixture
@@ -34,6 +33,9 @@ def flow():
 
 def read(name):
     return json.loads((SHIPPED / "api" / f"{name}.json").read_text())
+
+
+PROMPT = read("text_to_person")["2"]["_meta"]["title"] + ".text"
 
 
 def csv(folder, text, name="t.csv"):
@@ -64,19 +66,19 @@ def test_json_lines_keep_their_kinds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("t.csv", "A.text\n", "has no rows"),
         ("t.csv", "", "has no rows"),
         ("t.jsonl", "\n", "has no rows"),
-        ("t.csv", "A.text,A.text\n1,2\n", "'A.text' is empty or stands there twice"),
+        ("t.csv", "A.text,A.text\n1,2\n", "'A.text' is empty or occurs twice"),
         ("t.csv", "A.text\na woman, waving\n", r"row 1 \(line 2\): 2 cells for 1 columns.*quotes"),
         ("t.jsonl", '{"A.x": 1}\n{"A', r"row 2 \(line 2\): this is not JSON"),
         ("t.jsonl", "[1]\n", "must be an object"),
     ],
 )
-def test_a_bad_table(tmp_path, name, text, said):
-    with pytest.raises(BadInput, match=said):
+def test_a_bad_table(tmp_path, name, text, message):
+    with pytest.raises(BadInput, match=message):
         table.read(csv(tmp_path, text, name))
 
 
@@ -100,22 +102,22 @@ def test_values_take_the_kind_that_the_workflow_holds(tmp_path, flow):
 
 
 @pytest.mark.parametrize(
-    ("column", "said"),
+    ("column", "message"),
     [
-        ("What to pain.text", r"no node of text_to_person is called 'What to pain'\. Did you mean"),
-        ("What to paint.prompt", r"has no input 'prompt'\. Its values: text"),
+        (f"{PROMPT[1:]}", r"no node of text_to_person is called .*\. Did you mean"),
+        (PROMPT.replace(".text", ".prompt"), r"has no input 'prompt'\. Its values: text"),
         ("KSampler.model", "wired to 'CheckpointLoaderSimple'"),
         ("CLIPTextEncode.text", r"2 nodes of text_to_person are called .*#2\.text or #3\.text"),
         ("steps", "write it as title.input, for example 'CheckpointLoaderSimple.ckpt_name'"),
     ],
 )
-def test_a_bad_column(tmp_path, flow, column, said):
-    with pytest.raises(BadInput, match=said):
+def test_a_bad_column(tmp_path, flow, column, message):
+    with pytest.raises(BadInput, match=message):
         plan(flow, csv(tmp_path, f"{column}\n1\n"))
 
 
 @pytest.mark.parametrize(
-    ("column", "cell", "said"),
+    ("column", "cell", "message"),
     [
         ("KSampler.steps", "many", "'many' is not a whole number"),
         ("KSampler.steps", "2.5", "'2.5' is not a whole number"),
@@ -125,20 +127,20 @@ def test_a_bad_column(tmp_path, flow, column, said):
         ("seed", "x", "'x' is not a whole number"),
     ],
 )
-def test_a_value_that_does_not_fit(tmp_path, flow, column, cell, said):
+def test_a_value_that_does_not_fit(tmp_path, flow, column, cell, message):
     flow.nodes["5"]["inputs"]["cfg"] = 4.0
-    with pytest.raises(BadInput, match=f"t.jsonl, row 2 .line 2., column .*{said}"):
+    with pytest.raises(BadInput, match=f"t.jsonl, row 2 .line 2., column .*{message}"):
         lines = [{column: 1}, {column: cell}]
         plan(flow, csv(tmp_path, "\n".join(map(json.dumps, lines)), "t.jsonl"))
 
 
-def test_ten_mistakes_are_told_at_once(tmp_path, flow):
+def test_ten_mistakes_are_listed_at_once(tmp_path, flow):
     text = "KSampler.steps\n" + "many\n" * 12
-    with pytest.raises(BadInput) as wrong:
+    with pytest.raises(BadInput) as error:
         plan(flow, csv(tmp_path, text))
-    said = str(wrong.value).splitlines()
-    assert len(said) == 11
-    assert said[-1] == "... and 2 more."
+    lines = str(error.value).splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "... and 2 more."
 
 
 def test_the_host_knows_choices_and_limits():
@@ -191,8 +193,8 @@ def pair():
 
 
 def test_wildcards_go_together_in_the_order_that_people_count(photos, pair):
-    made = plan(pair, csv(photos, "Photo.image,Mask.image\nphotos/*.png,masks/*.png\n"))
-    files = [[str(path.relative_to(photos)) for path in job.files.values()] for job in made]
+    planned_jobs = plan(pair, csv(photos, "Photo.image,Mask.image\nphotos/*.png,masks/*.png\n"))
+    files = [[str(path.relative_to(photos)) for path in job.files.values()] for job in planned_jobs]
     assert files == [[f"photos/{n}.png", f"masks/{n}.png"] for n in (1, 2, 10)]
 
 
@@ -212,8 +214,8 @@ def test_a_missing_file(photos, pair, cell):
 
 
 def test_the_hosts_word_for_a_folder_is_no_wildcard(photos, pair):
-    (job,) = plan(pair, csv(photos, "Photo.image\nmade.png [output]\n"))
-    assert job.values == {Target("1", "image"): "made.png [output]"}
+    (job,) = plan(pair, csv(photos, "Photo.image\nsaved.png [output]\n"))
+    assert job.values == {Target("1", "image"): "saved.png [output]"}
 
 
 def test_a_prompt_may_hold_stars(tmp_path, flow):
@@ -235,8 +237,8 @@ def test_keys_name_what_is_run(tmp_path, flow):
 
 
 def test_two_hosts_with_one_output_folder_never_write_the_same_name(tmp_path, flow):
-    made = plan(flow, csv(tmp_path, f"{PROMPT}\na\nb\n"))
-    prefixes = [job.nodes()["7"]["inputs"]["filename_prefix"] for job in made]
+    planned_jobs = plan(flow, csv(tmp_path, f"{PROMPT}\na\nb\n"))
+    prefixes = [job.nodes()["7"]["inputs"]["filename_prefix"] for job in planned_jobs]
     assert prefixes == ["vitruvian/text_to_person_r0001", "vitruvian/text_to_person_r0002"]
     (alone,) = plan(flow, csv(tmp_path, f"{PROMPT}\na\n"))
     assert alone.nodes()["7"]["inputs"]["filename_prefix"] == "vitruvian/text_to_person"
@@ -310,7 +312,7 @@ def test_what_is_done_and_still_there_is_left_out(tmp_path, three):
     first.close()
     (first.out / "2.png").write_bytes(b"12")  # cut short
     second = diary(first.out)
-    assert [job.number for job in second.left(three)] == [2, 3]
+    assert [job.number for job in second.remaining(three)] == [2, 3]
     assert [second.prompt_id(job) for job in three] == ids
 
 
@@ -321,10 +323,10 @@ def test_a_half_written_line_is_cut_off(tmp_path, three):
     with first.path.open("a") as file:
         file.write('{"event": "done", "key": "')
     second = diary(first.out)
-    assert second.left(three) == three[1:]
+    assert second.remaining(three) == three[1:]
     second.write(done(three[1]))
     second.close()
-    assert diary(first.out).left(three) == three[2:]
+    assert diary(first.out).remaining(three) == three[2:]
 
 
 def test_a_damaged_line_is_named(tmp_path):
@@ -345,19 +347,19 @@ def test_a_batch_is_not_begun_twice_by_mistake(tmp_path, three):
     with pytest.raises(BadInput, match="1 rows are done. Add --resume"):
         diary(first.out, resume=False)
     (first.out / "001_person.png").touch()
-    with pytest.raises(BadInput, match="holds pictures of another batch"):
+    with pytest.raises(BadInput, match="holds images of another batch"):
         Manifest(tmp_path / "other.jsonl", first.out, False)
 
 
-def test_a_new_row_in_the_middle_does_not_paint_over_anothers_picture(tmp_path, flow, three):
+def test_a_new_row_in_the_middle_does_not_overwrite_anothers_image(tmp_path, flow, three):
     book = diary(tmp_path / "out")
     for job in three:
         book.write(done(job))
     inserted = plan(flow, csv(tmp_path, f"{PROMPT}\na\nnew\nb\nc\n"))
-    with pytest.raises(BadInput, match="row 2 .*is new, but its number 2 belongs to pictures"):
-        book.left(inserted)
+    with pytest.raises(BadInput, match="row 2 .*is new, but its number 2 belongs to images"):
+        book.remaining(inserted)
     corrected = plan(flow, csv(tmp_path, f"{PROMPT}\na\nnew\nc\nd\n"))
-    assert [job.number for job in book.left(corrected)] == [2, 4]
+    assert [job.number for job in book.remaining(corrected)] == [2, 4]
 
 
 def test_a_job_that_failed_gets_another_id(tmp_path, three):
@@ -365,22 +367,22 @@ def test_a_job_that_failed_gets_another_id(tmp_path, three):
     before = book.prompt_id(three[0])
     book.write({"event": "failed", "key": three[0].key, "error": "no"})
     assert book.prompt_id(three[0]) != before
-    assert book.left(three) == three
+    assert book.remaining(three) == three
 
 
 # The queue
 
 
 class FakeHost:
-    """Saves one picture per job, or does what `does` says for a job's number."""
+    """Saves one image per job, or calls `act` with the job's number, which may raise."""
 
-    def __init__(self, name, does=lambda number: None):
-        self.name, self.does, self.had, self.emptied = name, does, [], 0
+    def __init__(self, name, act=lambda number: None):
+        self.name, self.act, self.numbers, self.emptied = name, act, [], 0
 
     def perform(self, job, prompt):
-        self.had.append(job.number)
-        self.does(job.number)
-        return [Saved("person_00012_.png", lambda: [b"picture", str(job.number).encode()])]
+        self.numbers.append(job.number)
+        self.act(job.number)
+        return [Saved("person_00012_.png", lambda: [b"image", str(job.number).encode()])]
 
     def has(self, prompt):
         return False
@@ -391,18 +393,18 @@ class FakeHost:
     def empty(self):
         self.emptied += 1
 
-    def wait_back(self, seconds, stopped):
+    def wait_back(self, seconds, is_stopped):
         return False
 
 
-def work(jobs, workers, out, told=lambda news: None, retries=3):
+def work(jobs, workers, out, report=lambda news: None, retries=3):
     book = diary(out)
-    one = run.Run(book.left(jobs), workers, book, out, 3, retries, 1, told)
-    for thread in one.start():
+    batch = run.Run(book.remaining(jobs), workers, book, 3, run.Patience(retries, 1), report)
+    for thread in batch.start():
         thread.join(20)
         assert not thread.is_alive()
     book.close()
-    return one
+    return batch
 
 
 def names(out):
@@ -415,8 +417,8 @@ def test_a_failing_row_does_not_stop_the_rest(tmp_path, three):
             raise RowFailed("no such model")
 
     news = []
-    one = work(three, [FakeHost("a", fail)], tmp_path / "out", news.append)
-    assert one.failed == 1
+    batch = work(three, [FakeHost("a", fail)], tmp_path / "out", news.append)
+    assert batch.failures == 1
     assert [line["event"] for line in news] == ["done", "failed", "done"]
     assert len(names(tmp_path / "out")) == 2
 
@@ -427,8 +429,8 @@ def test_memory_is_emptied_for_one_more_try(tmp_path, three):
             raise TryAgain("out of memory")
 
     host = FakeHost("a", full)
-    assert work(three, [host], tmp_path / "out").failed == 0
-    assert host.had == [1, 2, 2, 3]
+    assert work(three, [host], tmp_path / "out").failures == 0
+    assert host.numbers == [1, 2, 2, 3]
 
 
 def test_another_host_takes_over(tmp_path, three):
@@ -436,10 +438,10 @@ def test_another_host_takes_over(tmp_path, three):
         raise HostGone("b does not answer.")
 
     news = []
-    gone, good = FakeHost("b", away), FakeHost("a")
-    one = work(three, [gone, good], tmp_path / "out", news.append)
-    assert (one.failed, len(one.left)) == (0, 0)
-    assert sorted(good.had) == [1, 2, 3]
+    absent, good = FakeHost("b", away), FakeHost("a")
+    batch = work(three, [absent, good], tmp_path / "out", news.append)
+    assert (batch.failures, len(batch.waiting)) == (0, 0)
+    assert sorted(good.numbers) == [1, 2, 3]
     assert "b did not come back; it gets no more rows." in news
 
 
@@ -449,28 +451,28 @@ def test_a_row_that_brings_its_host_down_ends_as_failed(tmp_path, three):
             raise HostGone("a does not answer.")
 
     host = FakeHost("a", crash)
-    host.wait_back = lambda seconds, stopped: True
-    one = work(three, [host], tmp_path / "out", retries=1)
-    assert (one.failed, host.had) == (1, [1, 2, 2, 3])
+    host.wait_back = lambda seconds, is_stopped: True
+    batch = work(three, [host], tmp_path / "out", retries=1)
+    assert (batch.failures, host.numbers) == (1, [1, 2, 2, 3])
 
 
 def test_a_host_that_is_away_is_not_waited_for_when_nothing_is_left(tmp_path, three):
-    taken = threading.Event()
+    b_began = threading.Event()
 
     def away(number):
-        taken.set()
+        b_began.set()
         raise HostGone("b does not answer.")
 
-    def wait(seconds, stopped):
-        waited.append(any(stopped() or time.sleep(0.01) for _ in range(1000)))
+    def wait(seconds, is_stopped):
+        stop_requests.append(any(is_stopped() or time.sleep(0.01) for _ in range(1000)))
         return False
 
-    waited = []
-    gone, good = FakeHost("b", away), FakeHost("a", lambda number: taken.wait(10))
-    gone.wait_back = wait
+    stop_requests = []
+    absent, good = FakeHost("b", away), FakeHost("a", lambda number: b_began.wait(10))
+    absent.wait_back = wait
     news = []
-    assert work(three, [gone, good], tmp_path / "out", news.append).failed == 0
-    assert waited == [True]
+    assert work(three, [absent, good], tmp_path / "out", news.append).failures == 0
+    assert stop_requests == [True]
     assert "b did not come back; it gets no more rows." not in news
 
 
@@ -484,15 +486,15 @@ def test_a_full_disk_stops_the_batch_and_resume_ends_it(tmp_path, three, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(collect.os, "fsync", full)
-        one = work(three, [FakeHost("a")], out)
-    assert isinstance(one.full, DiskFull)
-    assert "is full" in str(one.full)
-    assert "--resume" in str(one.full)
+        batch = work(three, [FakeHost("a")], out)
+    assert isinstance(batch.disk_full, DiskFull)
+    assert "is full" in str(batch.disk_full)
+    assert "--resume" in str(batch.disk_full)
     assert names(out) == ["001_person.png"]
     assert not list(out.glob(".*.part"))
     host = FakeHost("a")
-    assert work(three, [host], out).full is None
-    assert host.had == [2, 3]
+    assert work(three, [host], out).disk_full is None
+    assert host.numbers == [2, 3]
 
 
 def test_a_disk_that_fills_within_a_line_of_the_manifest(tmp_path, three, monkeypatch):
@@ -507,10 +509,10 @@ def test_a_disk_that_fills_within_a_line_of_the_manifest(tmp_path, three, monkey
         book.write(done(three[1]))
     book.write(done(three[2]))
     book.close()
-    assert diary(tmp_path / "out").left(three) == [three[1]]
+    assert diary(tmp_path / "out").remaining(three) == [three[1]]
 
 
-def test_names_tell_the_job_and_not_the_hosts_counter(tmp_path, three):
+def test_names_show_the_job_and_not_the_hosts_counter(tmp_path, three):
     saved = [
         Saved(name, lambda: [b"x"])
         for name in ("a/person_r0001_00007_.png", "person_r0001_00008_.png", "pose_00001.json")
@@ -523,25 +525,25 @@ def test_names_tell_the_job_and_not_the_hosts_counter(tmp_path, three):
 
 
 def command(capsys, *arguments):
-    """(exit code, what it said)"""
+    """(exit code, all output)"""
     code = cli.main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return code, said.out + said.err
+    output = capsys.readouterr()
+    return code, output.out + output.err
 
 
 FLOW = SHIPPED / "api" / "text_to_person.json"
 NOBODY = "http://127.0.0.1:9"  # the port of discard: nothing listens there
 
 
-def test_an_unreachable_host_is_said_before_anything_is_run(tmp_path, capsys):
-    code, said = command(capsys, FLOW, "--out", tmp_path / "out", "--host", NOBODY)
+def test_an_unreachable_host_is_reported_before_anything_is_run(tmp_path, capsys):
+    code, message = command(capsys, FLOW, "--out", tmp_path / "out", "--host", NOBODY)
     assert code == 2
-    assert f"{NOBODY} does not answer. Start ComfyUI there" in said
+    assert f"{NOBODY} does not answer. Start ComfyUI there" in message
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere.json"], "nowhere.json cannot be read"),
         ([FLOW, "--table", "nowhere.csv"], "nowhere.csv cannot be read"),
@@ -553,23 +555,23 @@ def test_an_unreachable_host_is_said_before_anything_is_run(tmp_path, capsys):
         ([SHIPPED / "images"], "no .json files"),
     ],
 )
-def test_a_wrong_command(capsys, arguments, said):
-    code, words = command(capsys, *arguments)
+def test_a_wrong_command(capsys, arguments, message):
+    code, output = command(capsys, *arguments)
     assert code == 2
-    assert said in words
-    assert "Traceback" not in words
+    assert message in output
+    assert "Traceback" not in output
 
 
 def test_a_dry_run_needs_no_host_for_the_api_format(tmp_path, capsys):
     path = csv(tmp_path, f"{PROMPT},seed\na,4\nb,5\n")
-    code, said = command(capsys, FLOW, "--table", path, "--dry-run", "--host", NOBODY)
+    code, message = command(capsys, FLOW, "--table", path, "--dry-run", "--host", NOBODY)
     assert code == 0
-    assert "t.csv, row 2 (line 3): What to paint.text=b, seed=5  seeds: 5" in said
-    assert "2 rows would run." in said
+    assert f"t.csv, row 2 (line 3): {PROMPT}=b, seed=5  seeds: 5" in message
+    assert "2 rows would run." in message
     path = csv(tmp_path, "KSampler.steps\nmany\n")
-    code, said = command(capsys, FLOW, "--table", path, "--dry-run", "--host", NOBODY)
+    code, message = command(capsys, FLOW, "--table", path, "--dry-run", "--host", NOBODY)
     assert code == 2
-    assert "'many' is not a whole number" in said
+    assert "'many' is not a whole number" in message
 
 
 def test_dev_batch_goes_on_only_with_a_named_folder():

@@ -28,26 +28,28 @@ def fake_venv(folder):
 
 @pytest.fixture
 def installs(monkeypatch):
-    """Packages asked of pip, so far."""
-    asked = []
+    """The lists of packages that pip was to install, so far."""
+    package_lists = []
     monkeypatch.setattr(environments, "_make_venv", fake_venv)
-    monkeypatch.setattr(environments, "_pip", lambda python, packages: asked.append(packages))
-    return asked
+    monkeypatch.setattr(
+        environments, "_pip", lambda python, packages: package_lists.append(packages)
+    )
+    return package_lists
 
 
-def test_an_environment_is_made_once(cache, installs):
-    first, again = (environments._environment("env", ["one"], 0) for _ in range(2))
-    assert first == again == cache / "env" / "bin" / "python"
+def test_an_environment_is_set_up_once(cache, installs):
+    first, second = (environments._environment("env", ["one"], 0) for _ in range(2))
+    assert first == second == cache / "env" / "bin" / "python"
     assert installs == [["one"]]
 
 
-def test_a_half_made_environment_is_made_anew(cache, installs, monkeypatch):
-    def broken(python, packages):
+def test_an_incomplete_environment_is_set_up_again(cache, installs, monkeypatch):
+    def fail(python, packages):
         (python.parent / "leftover").touch()
         raise Trouble("no connection")
 
     with monkeypatch.context() as patch, pytest.raises(Trouble, match="no connection"):
-        patch.setattr(environments, "_pip", broken)
+        patch.setattr(environments, "_pip", fail)
         environments._environment("env", ["one"], 0)
     python = environments._environment("env", ["one"], 0)
     assert installs == [["one"]]
@@ -61,8 +63,8 @@ def test_a_layer_sees_the_packages_below(cache, installs):
     assert str(below.parent.parent / "lib") in link.read_text()
 
 
-def test_the_environments_interpreter_takes_the_process_over(tmp_path):
-    """A parent that waits would kill it soon after Ctrl-C, and with it what a trainer saves."""
+def test_the_environments_interpreter_replaces_the_process(tmp_path):
+    """A parent that waits would kill it soon after Ctrl-C, while a trainer saves its weights."""
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho $$ $VITRUVIAN_INSIDE "$@"\n')
     python.chmod(0o755)
@@ -77,11 +79,11 @@ def test_the_environments_interpreter_takes_the_process_over(tmp_path):
         text=True,
         env={k: v for k, v in os.environ.items() if k != "VITRUVIAN_INSIDE"},
     )
-    said = child.communicate()[0].split()
-    assert said == [str(child.pid), "1", str(paths.ROOT / "dev.py"), str(python)]
+    output = child.communicate()[0].split()
+    assert output == [str(child.pid), "1", str(paths.ROOT / "dev.py"), str(python)]
 
 
-def test_too_little_disk_is_said_before_anything_is_made(cache, installs, monkeypatch):
+def test_too_little_disk_is_reported_before_anything_is_set_up(cache, installs, monkeypatch):
     usage = namedtuple("usage", "free")(2e9)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(Trouble, match=r"needs 5 GB.*2\.0 GB are free"):
@@ -95,7 +97,7 @@ def test_a_wrong_comfyui_path_is_named(cache, monkeypatch):
         hosts.find_host(None)
 
 
-def test_a_wish_for_a_version_goes_before_comfyui_path(cache, monkeypatch):
+def test_a_version_on_the_command_line_goes_before_comfyui_path(cache, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", "/nowhere")
     host = cache / "ComfyUI-v1"
     host.mkdir()
@@ -111,17 +113,17 @@ def test_a_failed_clone_leaves_nothing_and_says_what_to_do(cache, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("{", "not JSON"),
         ('{"nodes": [], "links": []}', "API format"),
         ("[]", "API format"),
     ],
 )
-def test_what_is_not_a_workflow_is_refused(tmp_path, content, said):
+def test_what_is_not_a_workflow_is_refused(tmp_path, content, message):
     file = tmp_path / "flow.json"
     file.write_text(content)
-    with pytest.raises(Trouble, match=said):
+    with pytest.raises(Trouble, match=message):
         examples.read_workflow(str(file))
 
 
@@ -130,13 +132,13 @@ def test_an_unknown_workflow_names_the_known_ones():
         examples.read_workflow("nothing")
 
 
-def test_the_refusal_of_a_workflow_is_told_node_by_node():
+def test_the_refusal_of_a_workflow_names_the_nodes():
     error = {"message": "Value not in list", "details": "ckpt_name: 'a' not in []"}
     reply = {"node_errors": {"4": {"class_type": "Loader", "errors": [error]}}}
     assert host.refusal(reply) == "Loader (node 4): Value not in list: ckpt_name: 'a' not in []"
 
 
-def test_a_server_that_dies_says_its_last_words(tmp_path):
+def test_a_server_that_dies_shows_the_end_of_its_log(tmp_path):
     (tmp_path / "main.py").write_text("raise SystemExit('no such option')")
     with pytest.raises(Trouble, match="no such option"):
         with Server(sys.executable, tmp_path, tmp_path):

@@ -19,6 +19,8 @@ HOST = Path(os.environ["COMFYUI_PATH"])
 # the full-size trial is 200, with three kills of each
 ROWS = int(os.environ.get("VITRUVIAN_BATCH_ROWS", 12))
 KILLS = 1 if ROWS < 50 else 3
+NODES = json.loads((ROOT / "workflows" / "api" / "text_to_person.json").read_text())
+PROMPT = NODES["2"]["_meta"]["title"] + ".text"
 
 
 @pytest.fixture
@@ -41,12 +43,12 @@ def flow(tmp_path, api):
 def table(tmp_path):
     lines = [f"a person number {n},{1000 + n}" for n in range(1, ROWS + 1)]
     path = tmp_path / "people.csv"
-    path.write_text("\n".join(["What to paint.text,KSampler.seed", *lines]) + "\n")
+    path.write_text("\n".join([f"{PROMPT},KSampler.seed", *lines]) + "\n")
     return path
 
 
-def started(base):
-    """Options for a host of the batch's own."""
+def host_options(base):
+    """Options that let the batch start a host with its folders below `base`."""
     prepare_base(base)
     line = f"--cpu --disable-api-nodes --base-directory {base}"
     return ["--comfyui", HOST, "--python", sys.executable, f"--host-options={line}"]
@@ -78,13 +80,13 @@ def begin():
 
 
 def finish(process, code=0):
-    said = process.communicate(timeout=600)[0]
-    assert process.returncode == code, said
-    return said
+    output = process.communicate(timeout=600)[0]
+    assert process.returncode == code, output
+    return output
 
 
 def lines(out):
-    """The whole lines of the manifest so far."""
+    """The complete lines of the manifest so far."""
     path = out / "manifest.jsonl"
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
@@ -119,15 +121,15 @@ def children(parent):
 
 
 def check(out):
-    """Every row has its one picture, of its own seed and prompt, whole, as the manifest says."""
-    pictures = sorted(out.glob("*.png"))
-    assert [path.name for path in pictures] == [f"{n:03}_person.png" for n in range(1, ROWS + 1)]
-    for n, path in enumerate(pictures, 1):
-        with Image.open(path) as picture:
-            picture.load()
-            made = json.loads(picture.info["prompt"])
-        assert made["5"]["inputs"]["seed"] == 1000 + n
-        assert made["2"]["inputs"]["text"] == f"a person number {n}"
+    """Every row has one complete image of its seed and prompt, as the manifest says."""
+    images = sorted(out.glob("*.png"))
+    assert [path.name for path in images] == [f"{n:03}_person.png" for n in range(1, ROWS + 1)]
+    for n, path in enumerate(images, 1):
+        with Image.open(path) as image:
+            image.load()
+            nodes = json.loads(image.info["prompt"])
+        assert nodes["5"]["inputs"]["seed"] == 1000 + n
+        assert nodes["2"]["inputs"]["text"] == f"a person number {n}"
     done = [line for line in lines(out) if line.get("event") == "done"]
     assert sorted(line["number"] for line in done) == list(range(1, ROWS + 1))
     assert len({file["sha256"] for line in done for file in line["files"]}) == ROWS
@@ -135,7 +137,7 @@ def check(out):
 
 def test_host_and_runner_killed(tmp_path, begin, server, mini_weights, flow, table):
     out = tmp_path / "out"
-    command = [flow, "--table", table, "--out", out, *started(tmp_path / "base"), "--resume"]
+    command = [flow, "--table", table, "--out", out, *host_options(tmp_path / "base"), "--resume"]
     step = ROWS // (2 * KILLS + 1)
     for number in range(KILLS):
         runner = begin(*command)
@@ -151,8 +153,8 @@ def test_host_and_runner_killed(tmp_path, begin, server, mini_weights, flow, tab
             time.sleep(0.1)
         else:
             pytest.fail("the killed runner's host lives on")
-    said = finish(begin(*command))
-    assert f"{ROWS} done, 0 failed" in said
+    output = finish(begin(*command))
+    assert f"{ROWS} done, 0 failed" in output
     check(out)
     again = finish(begin(*command[:5], "--host", server.url, "--resume"))
     assert f"{ROWS} rows, {ROWS} done before" in again
@@ -171,8 +173,8 @@ def test_a_row_that_ran_when_the_runner_was_killed_is_taken_over(
         runner.wait()
     finish(begin(*command))
     check(out)
-    made = list((server.base / "output" / tmp_path.name).glob("*.png"))
-    assert len(made) == ROWS, "the host made a picture twice"
+    saved = list((server.base / "output" / tmp_path.name).glob("*.png"))
+    assert len(saved) == ROWS, "the host saved an image twice"
 
 
 def test_two_hosts_share_the_rows_and_one_takes_over_from_the_other(
@@ -185,8 +187,8 @@ def test_two_hosts_share_the_rows_and_one_takes_over_from_the_other(
         runner = begin(flow, "--table", table, "--out", out, *hosts)
         until_busy(runner, out, ROWS // 3)
         second.process.kill()
-        said = finish(runner)
-    assert f"{second.url} does not answer. Waiting for it" in said
+        output = finish(runner)
+    assert f"{second.url} does not answer. Waiting for it" in output
     check(out)
 
 
@@ -198,8 +200,8 @@ def test_ui_format_and_files_of_this_machine(tmp_path, begin, server, mini_weigh
         Image.new("RGB", (64, 64), (n, n, n)).save(photos / f"{n}.png")
     ui = ROOT / "workflows" / "photo_to_person.json"
     flow = json.loads(ui.read_text())
-    kept = {"LoadImage", "SaveImage"}
-    flow["nodes"] = [node for node in flow["nodes"] if node["type"] in kept]
+    kinds = {"LoadImage", "SaveImage"}
+    flow["nodes"] = [node for node in flow["nodes"] if node["type"] in kinds]
     load, save = sorted(flow["nodes"], key=lambda node: node["type"])
     load["outputs"][0]["links"], save["inputs"][0]["link"] = [1], 1
     flow["links"] = [[1, load["id"], 0, save["id"], 0, "IMAGE"]]
@@ -210,9 +212,9 @@ def test_ui_format_and_files_of_this_machine(tmp_path, begin, server, mini_weigh
     table.write_text("Photograph.image\nphotos/*.png\n")
     out = tmp_path / "out"
     finish(begin(path, "--table", table, "--out", out, "--host", server.url))
-    pictures = sorted(out.glob("*.png"))
-    assert [Image.open(picture).getpixel((0, 0))[0] for picture in pictures] == [1, 2, 10]
-    opened = json.loads(Image.open(pictures[2]).info["workflow"])
+    images = sorted(out.glob("*.png"))
+    assert [Image.open(image).getpixel((0, 0))[0] for image in images] == [1, 2, 10]
+    opened = json.loads(Image.open(images[2]).info["workflow"])
     (loader,) = [node for node in opened["nodes"] if node["type"] == "LoadImage"]
     assert loader["widgets_values"][0] == "10.png"
 
@@ -222,32 +224,34 @@ def test_bad_rows_do_not_stop_the_rest(tmp_path, begin, server, mini_weights, fl
     rows = [{"KSampler.seed": 1}, {"SaveImage.filename_prefix": "../../out"}, {"KSampler.seed": 2}]
     table.write_text("\n".join(json.dumps(row) for row in rows))
     out = tmp_path / "out"
-    said = finish(begin(flow, "--table", table, "--out", out, "--host", server.url), 1)
-    assert "rows.jsonl, row 2 (line 2): FAILED: SaveImage (node 7)" in said
-    assert "2 done, 1 failed" in said
+    output = finish(begin(flow, "--table", table, "--out", out, "--host", server.url), 1)
+    assert "rows.jsonl, row 2 (line 2): FAILED: SaveImage (node 7)" in output
+    assert "2 done, 1 failed" in output
     assert len(list(out.glob("*.png"))) == 2
 
 
-def test_a_refused_workflow_says_the_hosts_words(tmp_path, begin, server, api):
+def test_a_refused_workflow_shows_the_hosts_message(tmp_path, begin, server, api):
     flow = api("text_to_person")
     flow["1"]["inputs"]["ckpt_name"] = "none.safetensors"
     path = tmp_path / "none.json"
     path.write_text(json.dumps(flow))
-    said = finish(begin(path, "--out", tmp_path / "out", "--host", server.url), 1)
-    assert "FAILED: CheckpointLoaderSimple (node 1): Value not in list" in said
-    assert "none.safetensors" in said
+    output = finish(begin(path, "--out", tmp_path / "out", "--host", server.url), 1)
+    assert "FAILED: CheckpointLoaderSimple (node 1): Value not in list" in output
+    assert "none.safetensors" in output
 
 
-def test_a_value_that_the_host_does_not_offer_is_told_before_anything_runs(
+def test_a_value_that_the_host_does_not_offer_is_an_error_before_anything_runs(
     tmp_path, begin, server, mini_weights, flow
 ):
     table = tmp_path / "rows.csv"
     table.write_text("KSampler.sampler_name,KSampler.cfg\neuler,4\neulr,400\n")
     out = tmp_path / "out"
-    said = finish(begin(flow, "--table", table, "--out", out, "--host", server.url), 2)
-    assert "row 2 (line 3), column 'KSampler.sampler_name': the host does not offer 'eulr'" in said
-    assert "Did you mean 'euler'?" in said
-    assert "400 is above 100.0" in said
+    output = finish(begin(flow, "--table", table, "--out", out, "--host", server.url), 2)
+    assert (
+        "row 2 (line 3), column 'KSampler.sampler_name': the host does not offer 'eulr'" in output
+    )
+    assert "Did you mean 'euler'?" in output
+    assert "400 is above 100.0" in output
     assert not out.exists()
 
 
@@ -259,8 +263,8 @@ def test_ctrl_c_finishes_the_row_and_resume_goes_on(
     runner = begin(*command)
     until_busy(runner, out, 2)
     runner.send_signal(signal.SIGINT)
-    said = finish(runner, 130)
-    assert "Finishing the rows that run" in said
+    output = finish(runner, 130)
+    assert "Finishing the rows that run" in output
     assert lines(out)[-1]["event"] == "done"
     finish(begin(*command))
     check(out)
@@ -269,7 +273,7 @@ def test_ctrl_c_finishes_the_row_and_resume_goes_on(
 def test_on_ray(tmp_path, begin, mini_weights, flow, table):
     pytest.importorskip("ray")
     out = tmp_path / "out"
-    command = [flow, "--table", table, "--out", out, *started(tmp_path / "base"), "--ray"]
+    command = [flow, "--table", table, "--out", out, *host_options(tmp_path / "base"), "--ray"]
     runner = begin(*command, "--hosts", "1", "--resume")
     until_busy(runner, out, ROWS // 3)
     (host,) = hosts_below(tmp_path / "base")
@@ -285,10 +289,10 @@ def test_on_ray(tmp_path, begin, mini_weights, flow, table):
 def hosts_below(base):
     """The processes of ComfyUIs with this base directory."""
     listed = subprocess.run(["ps", "-ewwo", "pid=,args="], capture_output=True, text=True).stdout
-    found = [line.split(None, 1) for line in listed.splitlines()]
+    processes = [line.split(None, 1) for line in listed.splitlines()]
     return [
         int(number)
-        for number, line in found
+        for number, line in processes
         if f"--base-directory {base}" in line
         and "main.py" in line
         and "keeper.py" not in line
@@ -303,26 +307,26 @@ NAMES = sorted(path.name for path in (ROOT / "workflows").glob("*.json"))
 def test_the_ui_format_becomes_the_api_format(host_info, name):
     """Every shipped workflow, to the same nodes as its own file in the API format."""
     path = ROOT / "workflows" / name
-    made = workflow.build(path, workflow.read(path), host_info)
+    built = workflow.build(path, workflow.read(path), host_info)
     shipped = workflow.read(ROOT / "workflows" / "api" / name)
-    assert bare(made.nodes) == bare(shipped)
+    assert bare(built.nodes) == bare(shipped)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_ui_workflow_in_a_picture_holds_the_rows_values(host_info, name):
+def test_the_ui_workflow_in_an_image_holds_the_rows_values(host_info, name):
     """Filled at every value and converted again, it is what was run."""
     path = ROOT / "workflows" / name
     flow = workflow.build(path, workflow.read(path), host_info)
-    filled = {
+    values = {
         workflow.Target(node, key): value + 1 if isinstance(value, int) else f"{value} and more"
         for node, content in flow.nodes.items()
         for key, value in content["inputs"].items()
         if type(value) in (int, str)
     }
-    opened = workflow.fill_ui(flow, filled)
-    again = workflow.build(path, opened, host_info)
-    for target, value in filled.items():
-        assert again.nodes[target.node]["inputs"][target.input] == value
+    opened = workflow.fill_ui(flow, values)
+    rebuilt = workflow.build(path, opened, host_info)
+    for target, value in values.items():
+        assert rebuilt.nodes[target.node]["inputs"][target.input] == value
 
 
 def bare(nodes):
