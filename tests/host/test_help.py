@@ -1,4 +1,4 @@
-"""Help pages: what a page's tables name is what its node has, and every page shows a picture."""
+"""Help pages: what a page's tables name is what its node has, and every page shows an image."""
 
 import asyncio
 import re
@@ -9,9 +9,9 @@ import vitruvian
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "web" / "docs"
-PICTURES = sorted(path for path in PAGES.iterdir() if path.suffix in {".jpg", ".png"})
-README_PICTURE = "demo.png"  # the README's, of no node
-LARGEST = 60_000  # bytes: all pictures together are downloaded with the pack
+IMAGES = sorted(path for path in PAGES.iterdir() if path.suffix in {".jpg", ".png"})
+README_IMAGE = "demo.png"  # the README's, of no node
+LARGEST = 60_000  # bytes: all images together are downloaded with the pack
 TABLE = re.compile(r"^\| (input|output) \| meaning \|\n\|[-|]+\|\n((?:\|.*\n?)+)", re.MULTILINE)
 LINK = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
 
@@ -47,9 +47,9 @@ def named(text, kind):
 
 def test_tables_name_all_that_a_node_has_and_nothing_else(node):
     schema, text = SCHEMAS[node], page(node)
-    assert sorted(named(text, "input")) == sorted(put.id for put in schema.inputs)
+    assert sorted(named(text, "input")) == sorted(socket.id for socket in schema.inputs)
     assert sorted(named(text, "output")) == sorted(
-        put.display_name or put.id for put in schema.outputs
+        socket.display_name or socket.id for socket in schema.outputs
     )
 
 
@@ -57,18 +57,18 @@ def test_a_page_bears_the_node_s_name(node):
     assert page(node).splitlines()[0] == f"# {SCHEMAS[node].display_name}"
 
 
-def test_a_page_shows_its_picture_and_says_what_is_seen(node):
-    links = dict((picture, words) for words, picture in LINK.findall(page(node)))
+def test_a_page_shows_its_image_and_describes_it(node):
+    links = dict((image, words) for words, image in LINK.findall(page(node)))
     assert f"{node}.jpg" in links
     assert all(len(words.split()) > 3 for words in links.values())
-    assert [picture for picture in links if not (PAGES / picture).is_file()] == []
+    assert [image for image in links if not (PAGES / image).is_file()] == []
 
 
-def test_no_picture_is_left_over():
+def test_no_image_is_left_over():
     pages = [path.read_text(encoding="utf-8") for path in PAGES.glob("*.md")]
-    linked = {picture for text in pages for _, picture in LINK.findall(text)}
-    assert {path.name for path in PICTURES} == linked | {README_PICTURE}
+    linked = {image for text in pages for _, image in LINK.findall(text)}
+    assert {path.name for path in IMAGES} == linked | {README_IMAGE}
 
 
-def test_pictures_are_small():
-    assert [path.name for path in PICTURES if path.stat().st_size > LARGEST] == [README_PICTURE]
+def test_images_are_small():
+    assert [path.name for path in IMAGES if path.stat().st_size > LARGEST] == [README_IMAGE]

@@ -38,23 +38,23 @@ def english(schema):
     return {
         "display_name": schema.display_name,
         "description": schema.description,
-        "inputs": {put.id: _words(put) for put in schema.inputs},
-        "outputs": {str(i): _words(put) for i, put in enumerate(schema.outputs)},
+        "inputs": {socket.id: _words(socket) for socket in schema.inputs},
+        "outputs": {str(i): _words(socket) for i, socket in enumerate(schema.outputs)},
     }
 
 
-def _words(put):
-    return {"name": put.display_name or put.id, "tooltip": put.tooltip}
+def _words(socket):
+    return {"name": socket.display_name or socket.id, "tooltip": socket.tooltip}
 
 
-def flat(texts, before=""):
+def flat(texts, prefix=""):
     """Nested texts as path -> text."""
     if not isinstance(texts, dict):
-        return {before: texts}
+        return {prefix: texts}
     return {
         path: text
         for key, value in texts.items()
-        for path, text in flat(value, f"{before}/{key}").items()
+        for path, text in flat(value, f"{prefix}/{key}").items()
     }
 
 
@@ -63,13 +63,15 @@ def test_every_text_is_there_in_english(schemas):
     assert [path for path, text in texts.items() if not text] == []
 
 
-def test_every_node_has_a_help_page_that_explains_all_it_takes_and_gives(schemas):
+def test_every_node_has_a_help_page_that_explains_its_inputs_and_outputs(schemas):
     assert {page.stem for page in PAGES.glob("*.md")} == set(schemas)
     unexplained = [
-        f"{node}: {put.display_name or put.id}"
+        f"{node}: {socket.display_name or socket.id}"
         for node, schema in schemas.items()
-        for put in [*schema.inputs, *schema.outputs]
-        if not re.search(rf"\b{put.display_name or put.id}\b", (PAGES / f"{node}.md").read_text())
+        for socket in [*schema.inputs, *schema.outputs]
+        if not re.search(
+            rf"\b{socket.display_name or socket.id}\b", (PAGES / f"{node}.md").read_text()
+        )
     ]
     assert unexplained == []
 
@@ -83,10 +85,10 @@ def test_a_language_has_the_files_that_the_host_reads(language):
 
 
 def test_every_text_is_translated_and_nothing_else(schemas, language):
-    wanted = flat({node: english(schema) for node, schema in schemas.items()})
+    expected = flat({node: english(schema) for node, schema in schemas.items()})
     translated = flat(read(language, "nodeDefs.json"))
-    assert sorted(wanted.keys() - translated.keys()) == []
-    assert sorted(translated.keys() - wanted.keys()) == []
+    assert sorted(expected.keys() - translated.keys()) == []
+    assert sorted(translated.keys() - expected.keys()) == []
 
 
 def test_every_category_is_translated_and_nothing_else(schemas, language):
@@ -96,12 +98,12 @@ def test_every_category_is_translated_and_nothing_else(schemas, language):
 
 def test_no_english_is_left(language):
     texts = flat({file: read(language, file) for file in FILES})
-    left = [
+    untranslated = [
         path
         for path, text in texts.items()
         if text not in UNCHANGED and not FOREIGN_LETTER.search(text)
     ]
-    assert left == []
+    assert untranslated == []
 
 
 def test_no_text_upsets_the_front_end(language):
@@ -113,11 +115,11 @@ def test_combo_values_stand_in_tooltips_as_they_are(schemas, language):
     """Values are not translated, so a tooltip that explains one must name it as the menu does."""
     translated = read(language, "nodeDefs.json")
     lost = [
-        f"{node}/{put.id}: {value}"
+        f"{node}/{socket.id}: {value}"
         for node, schema in schemas.items()
-        for put in schema.inputs
-        for value in getattr(put, "options", None) or []
-        if re.search(rf"'{re.escape(value)}'|\b{re.escape(value)}: ", put.tooltip)
-        and value not in translated[node]["inputs"][put.id]["tooltip"]
+        for socket in schema.inputs
+        for value in getattr(socket, "options", None) or []
+        if re.search(rf"'{re.escape(value)}'|\b{re.escape(value)}: ", socket.tooltip)
+        and value not in translated[node]["inputs"][socket.id]["tooltip"]
     ]
     assert lost == []

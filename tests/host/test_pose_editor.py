@@ -57,11 +57,11 @@ def test_the_saved_state_is_enough():
 def test_masks_are_those_of_person_masks():
     frames, _, masks, _ = run(height=128).result
     with torch.inference_mode():
-        defaults = {"dilation": 0.03, "feather": 0.01, "min_confidence": 0.3}
-        each, _ = VitruvianDrawPersonMasks.execute(
+        defaults = {"mask_dilation": 0.03, "mask_feather": 0.01, "min_confidence": 0.3}
+        person_masks, _ = VitruvianDrawPersonMasks.execute(
             pose=frames, output_width=0, output_height=0, **defaults
         ).result
-    torch.testing.assert_close(masks, each)
+    torch.testing.assert_close(masks, person_masks)
 
 
 def test_prompts_reach_the_right_person():
@@ -76,17 +76,17 @@ def test_prompts_reach_the_right_person():
     (chain,) = VitruvianInstancesFromText.execute(
         clip=Clip(), prompts=prompts, setting="in a park", quality=""
     ).result
-    told = {instance.person: instance.conditioning[0][0] for instance in chain}
-    assert told == {1: "a person in a park", 2: "a woman in red in a park"}
+    prompts_by_person = {instance.person: instance.conditioning[0][0] for instance in chain}
+    assert prompts_by_person == {1: "a person in a park", 2: "a woman in red in a park"}
 
 
 def test_the_one_in_front_is_drawn_last():
     state = json.loads(STATE)
     state["people"] = [moved("arms out", 0, "a"), moved("arms raised", 0, "b")]
-    _, one, *_ = run(json.dumps(state)).result
+    _, back_first, *_ = run(json.dumps(state)).result
     state["people"].reverse()
-    _, other, *_ = run(json.dumps(state)).result
-    assert not torch.equal(one, other)
+    _, second_order, *_ = run(json.dumps(state)).result
+    assert not torch.equal(first_order, second_order)
 
 
 def test_an_unused_editor_runs():
@@ -96,13 +96,13 @@ def test_an_unused_editor_runs():
 
 
 def test_a_connected_pose():
-    given = [LIBRARY["sitting"]]
-    frames, _, _, prompts = run("", pose=given).result
+    sitting = [LIBRARY["sitting"]]
+    frames, _, _, prompts = run("", pose=sitting).result
     assert prompts == "a person"
     assert frames[0]["people"][0]["pose_keypoints_2d"][1] == pytest.approx(
         LIBRARY["sitting"]["people"][0]["pose_keypoints_2d"][1] * 0.16
     )
-    edited = run(pose=given)
+    edited = run(pose=sitting)
     assert edited.result[3] == "a person\na woman in red", "what was edited stays"
     (offered,) = edited.ui["vitruvian_pose"]
     assert offered["canvas_width"] == 1000 and len(offered["people"]) == 1
@@ -110,7 +110,7 @@ def test_a_connected_pose():
 
 def test_a_background_goes_to_the_widget_alone():
     photo = torch.rand(2, 40, 60, 3)
-    with_photo = run(background=photo)
+    with_photo = run(background_image=photo)
     torch.testing.assert_close(with_photo.result[1], run().result[1])
     (file,) = with_photo.ui["vitruvian_background"]
     assert file["type"] == "temp"

@@ -7,13 +7,15 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
+from comfy_api.latest import io
 from vitruvian.host.registration import register
-from vitruvian.models import pose
-from vitruvian.nodes import pose as nodes
+from vitruvian.models import detect, pose
+from vitruvian.nodes import people, pose_detection, pose_drawing, pose_files
 from vitruvian.nodes.people import VitruvianMergePeople, VitruvianPickPeople
-from vitruvian.nodes.pose_detection import VitruvianDetectPose
+from vitruvian.nodes.pose_detection import LEAVE_EMPTY, STOP, VitruvianDetectPose
 from vitruvian.nodes.pose_drawing import VitruvianDrawPersonMasks, VitruvianDrawPose
 from vitruvian.nodes.pose_files import VitruvianLoadPose, VitruvianSavePose, _pose_files
+from vitruvian.nodes.wires import BoundingBox
 
 register()
 
@@ -29,8 +31,8 @@ def person(shift=0, confidence=1.0):
 
 
 def frame(*shifts):
-    people = [person(shift) for shift in shifts]
-    return {"people": people, "canvas_width": 512, "canvas_height": 512}
+    row = [person(shift) for shift in shifts]
+    return {"people": row, "canvas_width": 512, "canvas_height": 512}
 
 
 NOBODY = [frame()]
@@ -45,20 +47,24 @@ def noses(poses):
 
 
 def test_schemas_explain_everything():
-    ids = [node.GET_SCHEMA().node_id for node in nodes.NODES]
-    assert ids == [
-        f"Vitruvian{n}"
-        for n in (
+    nodes = [
+        node
+        for module in (pose_detection, pose_files, pose_drawing, people)
+        for node in module.NODES
+    ]
+    assert [node.GET_SCHEMA().node_id for node in nodes] == [
+        f"Vitruvian{name}"
+        for name in (
             "DetectPose",
             "LoadPose",
             "SavePose",
             "DrawPose",
-            "PersonMasks",
+            "DrawPersonMasks",
             "PickPeople",
             "MergePeople",
         )
     ]
-    for node in nodes.NODES:
+    for node in nodes:
         schema = node.GET_SCHEMA()
         assert schema.description and schema.category.startswith("Vitruvian/")
         assert all(part.tooltip for part in [*schema.inputs, *schema.outputs])
@@ -73,17 +79,17 @@ def test_detect_pose_on_a_photograph():
     pytest.importorskip("mediapipe")
     image = torch.from_numpy(data.astronaut()).float().div(255)[None]
     before = image.clone()
-    settings = {"max_people": 4, "min_confidence": 0.3, "hands": True, "if_nobody": nodes.STOP}
-    found = run(VitruvianDetectPose, image=torch.cat([image, image.flip(2)]), **settings)
-    poses, count = found.args
+    settings = {"max_people": 4, "min_confidence": 0.3, "include_hands": True, "if_nobody": STOP}
+    result = run(VitruvianDetectPose, image=torch.cat([image, image.flip(2)]), **settings)
+    poses, count = result.args
     assert count == 2 and len(poses) == 2 and abs(noses(poses)[0] - 222) < 20
     assert poses[0]["canvas_width"] == 512 and json.loads(json.dumps(poses)) == poses
-    assert len(found.ui.as_dict()["images"]) == 2
+    assert len(result.ui.as_dict()["images"]) == 2
     assert torch.equal(image, before)
 
-    with pytest.raises(ValueError, match=r"Detect Pose: nobody was found in picture 2 of 2.*if_no"):
+    with pytest.raises(ValueError, match=r"Detect Pose: nobody was found in image 2 of 2.*if_no"):
         run(VitruvianDetectPose, image=torch.cat([image, image * 0]), **settings)
-    settings["if_nobody"] = nodes.LEAVE_EMPTY
+    settings["if_nobody"] = LEAVE_EMPTY
     poses, count = run(VitruvianDetectPose, image=torch.cat([image, image * 0]), **settings).args
     assert count == 1 and poses[1]["people"] == []
     assert run(VitruvianDrawPose, pose=poses, **DRAW).args[0].shape == (2, 512, 512, 3)
@@ -140,7 +146,7 @@ def test_load_pose_offers_examples():
 )
 def test_files_not_there_or_outside_are_refused(file):
     assert "no such .json file" in VitruvianLoadPose.validate_inputs(file)
-    with pytest.raises(ValueError, match="Load Pose: the input 'file'"):
+    with pytest.raises(ValueError, match="Load Pose: the input 'pose_name'"):
         run(VitruvianLoadPose, pose_name=file)
 
 
@@ -161,25 +167,31 @@ def test_nobody_is_not_saved(tmp_path):
 # draw, mask, pick, merge
 
 DRAW = {
-    "width": 0,
-    "height": 0,
-    "hands": True,
-    "face": True,
+    "output_width": 0,
+    "output_height": 0,
+    "include_hands": True,
+    "include_face": True,
     "line_width": 0,
     "min_confidence": 0.3,
 }
-MASK = {"width": 0, "height": 0, "dilation": 0.03, "feather": 0.01, "min_confidence": 0.3}
+MASK = {
+    "output_width": 0,
+    "output_height": 0,
+    "mask_dilation": 0.03,
+    "mask_feather": 0.01,
+    "min_confidence": 0.3,
+}
 
 
 @pytest.mark.parametrize(
-    "asked, size",
+    "sides, size",
     [((0, 0), (512, 512)), ((192, 0), (192, 192)), ((100, 301), (100, 301)), ((0, 7), (7, 7))],
 )
-def test_draw_pose_sizes(asked, size):
-    inputs = DRAW | {"width": asked[0], "height": asked[1]}
-    drawn = run(VitruvianDrawPose, pose=[frame(0), frame(9)], **inputs)
-    assert drawn.args[0].shape == (2, size[1], size[0], 3)
-    assert drawn.args[0].amax() == 1 and drawn.args[0].amin() == 0
+def test_draw_pose_sizes(sides, size):
+    inputs = DRAW | {"output_width": sides[0], "output_height": sides[1]}
+    pose_images = run(VitruvianDrawPose, pose=[frame(0), frame(9)], **inputs)
+    assert pose_images.args[0].shape == (2, size[1], size[0], 3)
+    assert pose_images.args[0].amax() == 1 and pose_images.args[0].amin() == 0
 
 
 def test_person_masks():
@@ -204,18 +216,18 @@ def test_pick_counts_from_the_left():
         156,
         256,
     ]
-    with pytest.raises(ValueError, match="Pick People: .*'which'.*has 3 people"):
+    with pytest.raises(ValueError, match="Pick People: .*'person_numbers'.*has 3 people"):
         run(VitruvianPickPeople, pose=row, person_numbers="4")
 
 
 def test_merge():
     merged = run(VitruvianMergePeople, pose_1=[frame(0)], pose_2=[frame(50, 100)]).args[0]
     assert noses(merged) == [256, 306, 356]
-    many = run(VitruvianMergePeople, pose_1=[frame(0)] * 3, pose_2=[frame(50)]).args[0]
-    assert len(many) == 3 and all(len(f["people"]) == 2 for f in many)
-    with pytest.raises(ValueError, match="Merge People: 'first' has 2 frames and 'second' 3"):
+    merged_frames = run(VitruvianMergePeople, pose_1=[frame(0)] * 3, pose_2=[frame(50)]).args[0]
+    assert len(merged_frames) == 3 and all(len(f["people"]) == 2 for f in merged_frames)
+    with pytest.raises(ValueError, match="Merge People: 'pose_1' has 2 frames and 'pose_2' 3"):
         run(VitruvianMergePeople, pose_1=[frame(0)] * 2, pose_2=[frame(0)] * 3)
-    with pytest.raises(ValueError, match="Merge People: the input 'second' has no people"):
+    with pytest.raises(ValueError, match="Merge People: the input 'pose_2' has no people"):
         run(VitruvianMergePeople, pose_1=[frame(0)], pose_2=NOBODY)
 
 
@@ -224,7 +236,7 @@ def test_every_node_refuses_a_bad_pose(bad):
     for node, inputs in (
         (VitruvianDrawPose, DRAW),
         (VitruvianDrawPersonMasks, MASK),
-        (VitruvianPickPeople, {"which": "1"}),
+        (VitruvianPickPeople, {"person_numbers": "1"}),
         (VitruvianSavePose, {"filename_prefix": "bad"}),
     ):
         with pytest.raises(ValueError, match=f"{node.GET_SCHEMA().display_name}: .*'pose'"):
@@ -232,13 +244,13 @@ def test_every_node_refuses_a_bad_pose(bad):
 
 
 def test_inputs_are_not_changed():
-    given = [frame(0, 40)]
-    before = json.dumps(given)
-    run(VitruvianDrawPose, pose=given, **DRAW)
-    run(VitruvianDrawPersonMasks, pose=given, **MASK)
-    run(VitruvianPickPeople, pose=given, person_numbers="2")
-    run(VitruvianMergePeople, pose_1=given, pose_2=given)
-    assert json.dumps(given) == before
+    poses = [frame(0, 40)]
+    before = json.dumps(poses)
+    run(VitruvianDrawPose, pose=poses, **DRAW)
+    run(VitruvianDrawPersonMasks, pose=poses, **MASK)
+    run(VitruvianPickPeople, pose=poses, person_numbers="2")
+    run(VitruvianMergePeople, pose_1=poses, pose_2=poses)
+    assert json.dumps(poses) == before
 
 
 # beside the host's SDPose nodes
@@ -268,10 +280,10 @@ def sdpose_draw(sdpose, poses):
 def test_sdpose_draws_our_poses(sdpose):
     ours = run(VitruvianPickPeople, pose=[frame(0, 90)], person_numbers="1-2").args[0]
     theirs = sdpose_draw(sdpose, ours)
-    drawn = run(VitruvianDrawPose, pose=ours, **DRAW).args[0]
-    assert theirs.shape == drawn.shape
-    both, either = (theirs.amax(-1) > 0) & (drawn.amax(-1) > 0), theirs + drawn
-    assert both.sum() / (either.amax(-1) > 0).sum() > 0.8
+    pose_images = run(VitruvianDrawPose, pose=ours, **DRAW).args[0]
+    assert theirs.shape == pose_images.shape
+    overlap, either = (theirs.amax(-1) > 0) & (pose_images.amax(-1) > 0), theirs + pose_images
+    assert overlap.sum() / (either.amax(-1) > 0).sum() > 0.8
     assert len(sdpose.SDPoseFaceBBoxes.execute(ours, 1.5, True).args[0][0]) == 0  # no face known
 
 
@@ -282,19 +294,19 @@ def test_we_read_what_sdpose_makes(sdpose):
     coco = [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]
     points[:17], scores[:17] = np.array(STANDING, np.float32)[coco], 0.9
     points[91:112], scores[91:112] = np.array(STANDING[7]) + np.arange(21)[:, None], 0.8
-    made = sdpose._to_openpose_frames([[points]], [[scores]], 512, 512)
-    people = pose.read_frame(made[0])
-    torch.testing.assert_close(people.body[0, 2:, :2], torch.tensor(STANDING[2:]).float())
-    assert people.left_hand[0, :, 2].all() + people.right_hand[0, :, 2].all() == 1
-    theirs = sdpose_draw(sdpose, made)
-    drawn = run(VitruvianDrawPose, pose=made, **DRAW).args[0]
-    both, either = (theirs.amax(-1) > 0) & (drawn.amax(-1) > 0), theirs + drawn
-    assert both.sum() / (either.amax(-1) > 0).sum() > 0.8
+    frames = sdpose._to_openpose_frames([[points]], [[scores]], 512, 512)
+    read = pose.read_frame(frames[0])
+    torch.testing.assert_close(read.body[0, 2:, :2], torch.tensor(STANDING[2:]).float())
+    assert read.left_hand[0, :, 2].all() + read.right_hand[0, :, 2].all() == 1
+    theirs = sdpose_draw(sdpose, frames)
+    pose_images = run(VitruvianDrawPose, pose=frames, **DRAW).args[0]
+    overlap, either = (theirs.amax(-1) > 0) & (pose_images.amax(-1) > 0), theirs + pose_images
+    assert overlap.sum() / (either.amax(-1) > 0).sum() > 0.8
 
 
 def test_our_boxes_input_takes_sdpose_s_boxes(sdpose):
     face = [v for i in range(70) for v in (230 + i, 60 + i, 1.0)]
-    given = [{**frame(), "people": [{**person(), "face_keypoints_2d": face}]}]
-    boxes = sdpose.SDPoseFaceBBoxes.execute(given, 1.5, True).args[0]
-    assert len(nodes.detect.read_boxes(boxes, 0)) == 1
-    assert nodes.BoundingBox.io_type == nodes.io.BoundingBox.io_type
+    poses = [{**frame(), "people": [{**person(), "face_keypoints_2d": face}]}]
+    boxes = sdpose.SDPoseFaceBBoxes.execute(poses, 1.5, True).args[0]
+    assert len(detect.read_boxes(boxes, 0)) == 1
+    assert BoundingBox.io_type == io.BoundingBox.io_type

@@ -11,12 +11,19 @@ def node(class_type, **inputs):
 
 
 def draw(pose, **changes):
-    inputs = {"width": 0, "height": 0, "hands": True, "face": True, "line_width": 0}
-    return node("VitruvianDrawPose", pose=pose, **{**inputs, "min_confidence": 0.3, **changes})
+    inputs = {
+        "output_width": 0,
+        "output_height": 0,
+        "include_hands": True,
+        "include_face": True,
+        "line_width": 0,
+        "min_confidence": 0.3,
+    }
+    return node("VitruvianDrawPose", pose=pose, **{**inputs, **changes})
 
 
 def detect(image):
-    inputs = {"max_people": 1, "min_confidence": 0.3, "hands": True}
+    inputs = {"max_people": 1, "min_confidence": 0.3, "include_hands": True}
     return node("VitruvianDetectPose", image=image, if_nobody="stop with an error", **inputs)
 
 
@@ -26,7 +33,7 @@ def save(image):
 
 def load_and_draw(file):
     return {
-        "1": node("VitruvianLoadPose", file=file),
+        "1": node("VitruvianLoadPose", pose_name=file),
         "2": draw(["1", 0]),
         "3": node("VitruvianSavePose", pose=["1", 0], filename_prefix="bad"),
         "4": save(["2", 0]),
@@ -74,7 +81,7 @@ def test_a_missing_pose_file(server):
     assert "no_such_pose.json" in said
 
 
-def test_a_picture_with_nobody(server):
+def test_an_image_with_nobody(server):
     workflow = {
         "1": node("LoadImage", image="coffee.png"),
         "2": detect(["1", 0]),
@@ -119,9 +126,9 @@ def test_the_server_still_works_afterwards_at_odd_sizes(server):
     workflow = {
         "1": node("LoadImage", image="astronaut.png"),
         "2": detect(["1", 0]),
-        "3": draw(["2", 0], width=191, height=97),
+        "3": draw(["2", 0], output_width=191, output_height=97),
         "4": save(["3", 0]),
     }
     outputs = server.wait(server.queue(workflow))
-    (picture,) = outputs["4"]["images"]
-    assert (server.base / "output" / picture["filename"]).stat().st_size > 0
+    (image,) = outputs["4"]["images"]
+    assert (server.base / "output" / image["filename"]).stat().st_size > 0

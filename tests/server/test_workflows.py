@@ -15,7 +15,7 @@ MINI = {
     "control_net_name": "vitruvian_mini_openpose.safetensors",
 }
 
-PICTURES = {  # saved by a workflow, where it is not one
+IMAGE_COUNTS = {  # saved by a workflow, where it is not one
     "human_prior": 2, "structure_refined": 4, "structure_relight": 4, "structure_swap_pose": 2,
     "appearance": 2, "appearance_edit": 2, "appearance_from_image": 2, "appearance_memory": 4,
 }  # fmt: skip
@@ -26,7 +26,7 @@ OTHER_TEXT = "The structure model reads texts of 192 numbers a word, this prompt
 OTHER_PRIOR = "Apply Human Prior: vitruvian_mini_human_prior.* was trained for another model"
 OTHER_MEMORY = "Retrieve Appearance: the memory's text projection takes 192 numbers and the CLIP"
 OTHER_APPEARANCE = "Apply Appearance: vitruvian_mini_appearance.* was trained for another model"
-MADE_FOR_MINI = {
+TRAINED_FOR_MINI = {
     "appearance": OTHER_MEMORY,
     "appearance_edit": OTHER_MEMORY,
     "appearance_from_image": OTHER_APPEARANCE,
@@ -43,7 +43,7 @@ MADE_FOR_MINI = {
 
 
 def run_afresh(server, workflow):
-    """Every saved picture, with nothing taken from the host's cache of earlier runs."""
+    """Return every saved image, with nothing taken from the host's cache of earlier runs."""
     for patience in (1, 5, 20):
         server.post("/free", {"unload_models": True, "free_memory": True})
         time.sleep(patience)  # the worker empties its cache between two prompts, when it gets to it
@@ -62,46 +62,48 @@ def run_afresh(server, workflow):
     ]
 
 
-def each(workflow, kind):
-    """The inputs of the nodes of this class."""
+def inputs_of(workflow, kind):
+    """List the inputs of all nodes of this class."""
     return [node["inputs"] for node in workflow.values() if node["class_type"] == kind]
 
 
-def of(workflow, kind):
-    """The inputs of the only node of this class."""
-    (inputs,) = each(workflow, kind)
+def only_inputs_of(workflow, kind):
+    """Return the inputs of the only node of this class."""
+    (inputs,) = inputs_of(workflow, kind)
     return inputs
 
 
 def resize(workflow, side):
-    for latent in sum((each(workflow, kind) for kind in LATENTS), []):
+    for latent in sum((inputs_of(workflow, kind) for kind in LATENTS), []):
         latent.update(width=side, height=side)
 
 
 def on_mini_weights(workflow):
-    """The workflow as it is; one for a checkpoint that does not ship gets ours and its size."""
-    checkpoint = of(workflow, "CheckpointLoaderSimple")
+    """Return the workflow with mini weights, and their size, where its checkpoint does not ship."""
+    checkpoint = only_inputs_of(workflow, "CheckpointLoaderSimple")
     if checkpoint["ckpt_name"] != MINI["ckpt_name"]:
         checkpoint["ckpt_name"] = MINI["ckpt_name"]
-        of(workflow, "ControlNetLoader")["control_net_name"] = MINI["control_net_name"]
+        only_inputs_of(workflow, "ControlNetLoader")["control_net_name"] = MINI["control_net_name"]
         resize(workflow, 192)
     return workflow
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_seed_same_picture(server, mini_weights, api, name):
+def test_same_seed_same_image(server, mini_weights, api, name):
     workflow = on_mini_weights(api(name))
     sizes = {
         (latent["height"], latent["width"], 3)
-        for latent in sum((each(workflow, kind) for kind in LATENTS), [])
+        for latent in sum((inputs_of(workflow, kind) for kind in LATENTS), [])
     }
-    first, again = run_afresh(server, workflow), run_afresh(server, workflow)
-    assert len(first) == len({picture.tobytes() for picture in first}) == PICTURES.get(name, 1)
-    for picture in first:
-        assert picture.shape in sizes
-        assert picture.std() > 5, "the picture is one flat colour"
-    for picture, other in zip(first, again, strict=True):
-        numpy.testing.assert_array_equal(picture, other)
+    first_run, second_run = run_afresh(server, workflow), run_afresh(server, workflow)
+    assert (
+        len(first_run) == len({image.tobytes() for image in first_run}) == IMAGE_COUNTS.get(name, 1)
+    )
+    for image in first_run:
+        assert image.shape in sizes
+        assert image.std() > 5, "the image is one flat color"
+    for image, repeated in zip(first_run, second_run, strict=True):
+        numpy.testing.assert_array_equal(image, repeated)
 
 
 def on_sd15_weights(workflow, sd15):
@@ -113,16 +115,16 @@ def on_sd15_weights(workflow, sd15):
     return workflow
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in MADE_FOR_MINI])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in TRAINED_FOR_MINI])
 def test_on_sd15(server, sd15, api, name):
-    pictures = run_afresh(server, on_sd15_weights(api(name), sd15))
-    assert len(pictures) == PICTURES.get(name, 1)
-    for picture in pictures:
-        assert picture.shape == (192, 192, 3)
-        assert picture.std() > 0, "black: the sampler made numbers that are not finite"
+    images = run_afresh(server, on_sd15_weights(api(name), sd15))
+    assert len(images) == IMAGE_COUNTS.get(name, 1)
+    for image in images:
+        assert image.shape == (192, 192, 3)
+        assert image.std() > 0, "black: the sampler made numbers that are not finite"
 
 
-@pytest.mark.parametrize("name", MADE_FOR_MINI)
+@pytest.mark.parametrize("name", TRAINED_FOR_MINI)
 def test_weights_for_another_model_are_refused(server, sd15, mini_weights, api, name):
-    with pytest.raises(Trouble, match=MADE_FOR_MINI[name]):
+    with pytest.raises(Trouble, match=TRAINED_FOR_MINI[name]):
         server.wait(server.queue(on_sd15_weights(api(name), sd15)))
