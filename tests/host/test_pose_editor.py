@@ -83,7 +83,7 @@ def test_prompts_reach_the_right_person():
 def test_the_one_in_front_is_drawn_last():
     state = json.loads(STATE)
     state["people"] = [moved("arms out", 0, "a"), moved("arms raised", 0, "b")]
-    _, back_first, *_ = run(json.dumps(state)).result
+    _, first_order, *_ = run(json.dumps(state)).result
     state["people"].reverse()
     _, second_order, *_ = run(json.dumps(state)).result
     assert not torch.equal(first_order, second_order)
