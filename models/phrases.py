@@ -69,7 +69,11 @@ class Piece(NamedTuple):
 
 @cache
 def listed_words() -> dict[str, str]:
-    """The shipped list: word without hyphens -> its section."""
+    """Return the words of the shipped list and the names of all classes, each with its section.
+
+    Words have no hyphens and spaces here. A section is the name of a class, or one of NO_GARMENT,
+    LOOKS and TRIMS.
+    """
     words: dict[str, str] = {}
     section = ""
     for line in WORDS.read_text("utf-8").splitlines():
@@ -77,6 +81,7 @@ def listed_words() -> dict[str, str]:
             section = line.strip("[]")
         elif not line.startswith("#"):
             words.update((word.replace("-", ""), section) for word in line.split())
+    words.update((name.replace(" ", ""), name) for name in CLASSES[1:])
     return words
 
 
