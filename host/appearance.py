@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..models import semantic_map, weights
-from ..models.appearance import VERSION, Aligned, Alignment, Worn, alignment_of
+from ..models.appearance import VERSION, Aligned, Alignment, PartFeatures, build_alignment
 from ..models.memory import Part
 from .sampling import Call, Sampling, Window, add_plan, chunks, unet_of
 
@@ -55,7 +55,7 @@ def load(path: Path) -> Appearance:
     """Load trained layers; ValueError, naming the file, for any other file."""
     tensors, facts = weights.load(path, method="appearance", version=VERSION)
     try:
-        return Appearance(alignment_of(tensors, facts), path.name)
+        return Appearance(build_alignment(tensors, facts), path.name)
     except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: expected the layers of an alignment: {error}") from None
 
@@ -110,7 +110,7 @@ def channels_before(unet: Any, place: int) -> int | None:
     return widths[-1] if widths else None
 
 
-def worn_of(parts: Sequence[Part], labels: Tensor, width: int) -> Worn:
+def worn_of(parts: Sequence[Part], labels: Tensor, width: int) -> PartFeatures:
     """Collect the parts' features, `width` numbers each; of one class the last part counts."""
     count = len(semantic_map.CLASSES)
     features, known = torch.zeros(1, count, width), torch.zeros(1, count, dtype=torch.bool)
@@ -119,7 +119,7 @@ def worn_of(parts: Sequence[Part], labels: Tensor, width: int) -> Worn:
         features[0, part.part] = part.feature
         known[0, part.part] = True
         strength[0, part.part] = part.strength
-    return Worn(features, known, strength, labels)
+    return PartFeatures(features, known, strength, labels)
 
 
 def _make_plan(settings: Settings, labels: Tensor) -> Callable[[Sampling], Plan]:
@@ -144,15 +144,15 @@ def _begin_call(plan: Plan, call: Call) -> Plan:
     return plan
 
 
-def _patch(alignment: Alignment, worn: Worn, settings: Settings, slot: str) -> Callable:
+def _patch(alignment: Alignment, worn: PartFeatures, settings: Settings, slot: str) -> Callable:
     """Make the output block patch that adds the layers' results to the positive chunks."""
 
     @lru_cache(maxsize=2)
-    def on_device(device: torch.device, dtype: torch.dtype) -> tuple[Alignment, Worn, Tensor]:
+    def on_device(device: torch.device, dtype: torch.dtype) -> tuple[Alignment, PartFeatures, Tensor]:
         """The layers, their inputs and the parts' tokens."""
         layers = copy.deepcopy(alignment).to(device, dtype)
-        moved = Worn(worn.features.to(device, dtype), *(each.to(device) for each in worn[1:]))
-        return layers, moved, layers.tokens(moved.features, moved.known)
+        moved = PartFeatures(worn.features.to(device, dtype), *(each.to(device) for each in worn[1:]))
+        return layers, moved, layers.tokens(moved.features, moved.has_feature)
 
     @lru_cache(maxsize=16)
     def area(grid: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:

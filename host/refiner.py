@@ -27,7 +27,7 @@ def load(path: Path, single: str = NORMAL) -> ControlNet:
     tensors, _ = weights.load(path, method="refiner", version=refiner.VERSION)
     try:
         net = load_controlnet_state_dict(
-            {name: tensor for name, tensor in tensors.items() if refiner.is_plain(name)}
+            {name: tensor for name, tensor in tensors.items() if refiner.is_controlnet(name)}
         )
         if not isinstance(net, ControlNet):
             raise ValueError("no ControlNet is in it")
@@ -47,7 +47,7 @@ def add_embedders(
     block = net.control_model.input_hint_block
     embedders = {condition: copy.deepcopy(block) for condition in CONDITIONS}
     for condition, embedder in embedders.items():
-        embedder.load_state_dict(refiner.embedder(tensors, condition))
+        embedder.load_state_dict(refiner.embedder_tensors(tensors, condition))
     net.control_model.input_hint_block = SummedEmbedders(embedders, single)
     # a new ControlNet: the old one has already counted its layers
     return ControlNet(
@@ -72,7 +72,7 @@ def apply(
             "the input 'refiner' is another ControlNet. Connect Load Structure Refiner, or this "
             "one to 'pose_control_net', 'depth_control_net' or 'normal_control_net'."
         )
-    hint = refiner.hint(_of_one_size(images)).movedim(1, -1)
+    hint = refiner.stack_hint(_of_one_size(images)).movedim(1, -1)
     return apply_control_net(conditionings, control_net, hint, settings, vae=vae)
 
 

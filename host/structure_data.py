@@ -14,7 +14,7 @@ import folder_paths
 from torch import Tensor
 
 from ..models import structure_data
-from ..models.structure import DEPTH, NORMAL, depth_of
+from ..models.structure import DEPTH, NORMAL, image_to_depth
 from ..models.structure_data import POSE
 from .structure_images import channels_first
 
@@ -70,12 +70,12 @@ def save(
     for i, image in enumerate(images):
         rgb = _one_image(image)
         resized = {
-            name: structure_data.resized(_one_image(map_images[i]), *rgb.shape[2:])
+            name: structure_data.resize(_one_image(map_images[i]), *rgb.shape[2:])
             for name, map_images in maps.items()
         }
-        depth = depth_of(resized[DEPTH], depth_convention)
+        depth = image_to_depth(resized[DEPTH], depth_convention)
         normal = structure_data.stored_normals(resized[NORMAL], normal_convention)
-        example = structure_data.Annotated(
+        example = structure_data.AnnotatedImage(
             rgb[0], depth[0], normal[0], resized[POSE][0], caption.strip()
         )
         files.append(structure_data.write(folder, number + i, example))

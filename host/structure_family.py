@@ -120,8 +120,8 @@ class VitruvianStructure(comfy.supported_models_base.BASE):
     def get_model(self, state_dict: Mapping[str, Tensor], prefix: str = "", device: Any = None):
         names = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
         epsilon = structure.EPSILON_MARK in names
-        self.unet_config["experts"] = structure.experts_of(names)
-        self.unet_config["fusion"] = structure.fusion_of(names)
+        self.unet_config["experts"] = structure.count_experts(names)
+        self.unet_config["fusion"] = structure.read_fusion(names)
         self.sampling_settings = {"zsnr": not epsilon}
         types = comfy.model_base.ModelType
         return StructureModel(self, types.EPS if epsilon else types.V_PREDICTION, device)
@@ -162,7 +162,7 @@ def from_checkpoint(path: Path, fusion: str, epsilon: bool) -> Any:
     checkpoint = comfy.utils.load_torch_file(str(path))
     base = {key.removeprefix(PREFIX): t for key, t in checkpoint.items() if key.startswith(PREFIX)}
     try:
-        joint = structure.with_experts(base, fusion=fusion)
+        joint = structure.add_experts(base, fusion=fusion)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}.") from None
     if epsilon:

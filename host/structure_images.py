@@ -10,17 +10,17 @@ def convert_depth(
     images: Tensor, from_convention: str, to_convention: str, stretch: bool
 ) -> Tensor:
     """Convert depth IMAGEs [B, H, W, C] between conventions; `stretch`: each to its full range."""
-    near = structure.depth_of(channels_first(images), from_convention)
+    near = structure.image_to_depth(channels_first(images), from_convention)
     if stretch:
-        return _channels_last(structure.depth_picture(near, to_convention))
+        return _channels_last(structure.depth_to_image(near, to_convention))
     white = 1 - near if to_convention == structure.METRIC else near
     return white[..., None].expand(-1, -1, -1, 3)
 
 
 def convert_normals(images: Tensor, from_convention: str, to_convention: str) -> Tensor:
     """Convert normal IMAGEs [B, H, W, C] between conventions; the result has unit length."""
-    normals = structure.normal_of(channels_first(images), from_convention)
-    return _channels_last(structure.normal_picture(normals, to_convention))
+    normals = structure.image_to_normals(channels_first(images), from_convention)
+    return _channels_last(structure.normals_to_image(normals, to_convention))
 
 
 def relight(
@@ -33,7 +33,7 @@ def relight(
     normal = comfy.utils.common_upscale(
         normal, rgb.shape[-1], rgb.shape[-2], "bilinear", "disabled"
     )
-    normal = comfy.utils.repeat_to_batch_size(structure.normal_of(normal, convention), len(rgb))
+    normal = comfy.utils.repeat_to_batch_size(structure.image_to_normals(normal, convention), len(rgb))
     return _channels_last(structure.relight(rgb, normal, light, ambient))
 
 

@@ -1,17 +1,18 @@
 """Image, depth and normals denoised together: HyperHuman (Liu et al. 2023, arXiv 2310.08579).
 
-One latent of 12 channels holds the three modalities, MODALITIES in their order. Every modality has
-its own way into the network and out of it, an expert branch; between them is one trunk for all.
-All share the step and have noise of their own (section 3.2).
+One latent of 12 channels holds the three modalities in the order of MODALITIES. Each modality has
+an expert branch, its own layers at the beginning and the end of the network; all share the trunk
+between, and the time step. Each has noise of its own (section 3.2).
 
-The weights have the names of the base's UNet in the host (LDM) for the trunk and the picture's
-branch, and `expert.depth.` or `expert.normal.` before them for the other branches. The first
-`experts` skips stay within their branch: a branch is the input blocks 0 to `experts`, the last
-`experts` output blocks and `out`. The paper's choice is the first level of the UNet.
+The trunk and the image's branch have the names of the base's UNet in the host (LDM); the other
+branches have `expert.depth.` or `expert.normal.` before them. The first `experts` skip connections
+stay within their branch: a branch is the input blocks 0 to `experts`, the last `experts` output
+blocks and `out`. The paper's choice is the first level of the UNet.
 
-Ours, because the paper does not say: over which axes `fuse` normalises, that a depth or normal
-picture's channels are made alike, the pictures' ranges, that the pose's latent is less that of a
-black picture, and what a new branch's first convolution makes of the pose (nothing).
+Ours, because the paper does not say: over which axes `fuse` normalizes, that the channels of a
+depth or normal image are aligned with the image's, the ranges of the images, that the latent of a
+black image is subtracted from the pose's, and what the first convolution of a new branch makes of
+the pose (nothing).
 """
 
 import math
@@ -32,13 +33,16 @@ EPSILON_MARK = "expert.epsilon"  # there if the network predicts the noise, on t
 SIZE_FREQUENCIES = 256  # of each number of `size_embedding`, as SDXL has it
 SIZE_WIDTH = 4 * SIZE_FREQUENCIES
 MIDAS, METRIC = DEPTHS = "near is white", "far is white"
-RIGHT_UP, BAE = NORMALS = "x right", "x left"  # what red means; BAE's is what ControlNets learnt
+RIGHT_UP, BAE = NORMALS = "x right", "x left"  # what red means; ControlNets learned BAE's
 EPSILON = 1e-5
 
 
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """The schedule [T] with no signal left at its last step, its first unchanged (Lin et al. 2023,
-    algorithm 1). The last is 0 exactly: a network that predicts the noise can not be sampled there.
+    """Rescale a schedule [T] so that no signal is left at its last step (Lin et al. 2023,
+    algorithm 1).
+
+    The first step is unchanged. The last is 0 exactly: a network that predicts the noise can not be
+    sampled there.
     """
     root = alphas_cumprod.sqrt()
     first, last = root[0], root[-1]
@@ -46,44 +50,47 @@ def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
 
 
 def velocity(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """v = alpha noise - sigma clean (equation 4), with alpha^2 + sigma^2 = 1."""
+    """Compute v = alpha noise - sigma clean (equation 4), with alpha^2 + sigma^2 = 1."""
     return alpha * noise - sigma * clean
 
 
-def clean_of(noisy: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """What was noised, from the noisy latent and v."""
+def clean_from_velocity(noisy: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Compute the clean latent from the noisy latent and v."""
     return alpha * noisy - sigma * v
 
 
-def noise_of(noisy: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The noise, from the noisy latent and v."""
+def noise_from_velocity(noisy: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Compute the noise from the noisy latent and v."""
     return sigma * noisy + alpha * v
 
 
 def fuse(
-    features: Sequence[Tensor], how: str = MEAN, mix: Callable[[Tensor], Tensor] | None = None
+    features: Sequence[Tensor], fusion: str = MEAN, mix: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Features [B, C, h, w] of all branches, the picture's first -> the trunk's input: the others
-    brought to the mean and spread that the picture's have in each channel, then the mean or sum of
-    all, or what `mix` makes of [B, 3 * C, h, w] (LEARNED). PAIR: the mean of picture and depth. OFF:
-    the picture's own.
+    """Fuse the features [B, C, h, w] of all branches, the image's first, for the trunk.
+
+    In each channel, depth and normals are brought to the mean and spread of the image's features.
+    MEAN, SUM: of all. LEARNED: `mix` of their channels side by side, [B, 3 * C, h, w]. PAIR: the
+    mean of image and depth. OFF: the image's alone.
     """
-    rgb, *others = features[: {PAIR: 2, OFF: 1}.get(how)]
-    alike = [rgb, *(_like(other, rgb) for other in others)]
-    if how == LEARNED:
+    rgb, *depth_and_normals = features[: {PAIR: 2, OFF: 1}.get(fusion)]
+    aligned = [rgb, *(_match_statistics(branch, rgb) for branch in depth_and_normals)]
+    if fusion == LEARNED:
         assert mix is not None
-        return mix(torch.cat(alike, 1))
-    return sum(alike[1:], rgb) / (1 if how == SUM else len(alike))
+        return mix(torch.cat(aligned, 1))
+    return sum(aligned[1:], rgb) / (1 if fusion == SUM else len(aligned))
 
 
 def mean_kernel(channels: int) -> Tensor:
-    """The 1 x 1 convolution [C, 3 * C, 1, 1] that a LEARNED fusion starts as: the mean."""
+    """Make the 1 x 1 convolution [C, 3 * C, 1, 1] that a LEARNED fusion starts as: the mean."""
     return torch.eye(channels).repeat(1, len(MODALITIES))[:, :, None, None] / len(MODALITIES)
 
 
 def size_embedding(sizes: Tensor) -> Tensor:
-    """Sinusoids [B, SIZE_WIDTH] of the original height and width and the crop's top and left,
-    [B, 4] in pixels (SDXL's micro-conditions, Podell et al. 2023, section 2.2).
+    """Embed the original height and width and the crop's top and left as [B, SIZE_WIDTH].
+
+    `sizes` [B, 4] are in pixels. The embedding is sinusoids, as of SDXL's micro-conditions (Podell
+    et al. 2023, section 2.2).
     """
     half = SIZE_FREQUENCIES // 2
     rates = torch.exp(-math.log(10_000) * torch.arange(half, device=sizes.device) / half)
@@ -92,62 +99,65 @@ def size_embedding(sizes: Tensor) -> Tensor:
 
 
 def is_expert(name: str, experts: int, outputs: int) -> bool:
-    """Whether a UNet's tensor `name` (LDM) of so many output blocks is of a branch."""
-    room, *rest = name.split(".")
-    if room == "input_blocks":
-        return int(rest[0]) <= experts
-    if room == "output_blocks":
-        return int(rest[0]) >= outputs - experts
-    return room == "out"
+    """Tell whether a tensor of a UNet with `outputs` output blocks belongs to a branch.
+
+    `name` is its LDM name, `experts` the number of skip connections within a branch.
+    """
+    section, *numbers = name.split(".")
+    if section == "input_blocks":
+        return int(numbers[0]) <= experts
+    if section == "output_blocks":
+        return int(numbers[0]) >= outputs - experts
+    return section == "out"
 
 
-def first_level(names: Sequence[str]) -> int:
-    """The number of `experts` whose branches reach to where a UNet first halves its grid."""
-    found = [re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.weight", name) for name in names]
-    halving = [int(match[1]) for match in found if match]
-    return min(halving) if halving else output_blocks(names) - 1
+def first_level_experts(names: Sequence[str]) -> int:
+    """Count the `experts` whose branches reach to where a UNet first halves its grid."""
+    matches = [re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.weight", name) for name in names]
+    halving = [int(match[1]) for match in matches if match]
+    return min(halving) if halving else count_output_blocks(names) - 1
 
 
-def output_blocks(names: Sequence[str]) -> int:
-    """How many output blocks the names (LDM) of a UNet's tensors tell of."""
+def count_output_blocks(names: Sequence[str]) -> int:
+    """Count the output blocks among the names (LDM) of a UNet's tensors."""
     return len({name.split(".")[1] for name in names if name.startswith("output_blocks.")})
 
 
-def experts_of(names: Sequence[str]) -> int:
-    """The number of `experts` of a file's names."""
-    own = f"{EXPERT}{DEPTH}."
-    return output_blocks([name.removeprefix(own) for name in names if name.startswith(own)])
+def count_experts(names: Sequence[str]) -> int:
+    """Count the `experts` of a file's network by the names of its tensors."""
+    depth = f"{EXPERT}{DEPTH}."
+    return count_output_blocks([n.removeprefix(depth) for n in names if n.startswith(depth)])
 
 
-def fusion_of(names: Sequence[str]) -> str:
-    """How the features of a file's network are fused."""
+def read_fusion(names: Sequence[str]) -> str:
+    """Read from the names of a file's tensors which of FUSIONS its network uses."""
     return next((name[len(FUSE) :].split(".")[0] for name in names if name.startswith(FUSE)), MEAN)
 
 
-def with_experts(
+def add_experts(
     base: Mapping[str, Tensor], experts: int | None = None, fusion: str = MEAN
 ) -> dict[str, Tensor]:
-    """A UNet's tensors by LDM name -> those of a joint network that begins as three of it.
+    """Turn a UNet's tensors by LDM name into those of a joint network that begins as three of it.
 
-    Its first convolutions see nothing of the pose, its size condition changes nothing. `experts`
-    None: the first level. ValueError if the UNet is no text-to-image one of SD1.5's or SD2's kind.
+    Its first convolutions ignore the pose, and its size condition changes nothing. `experts` None:
+    the first level. Raises ValueError if the UNet is no text-to-image one of SD1.5's or SD2's kind.
     """
     conv = base.get("input_blocks.0.0.weight")
     if conv is None or conv.shape[1] != LATENT_CHANNELS or "label_emb.0.0.weight" in base:
         raise ValueError("expected a UNet of the kind of SD1.5 or SD2 that takes 4 channels")
     names = list(base)
-    experts = first_level(names) if experts is None else experts
-    outputs = output_blocks(names)
+    experts = first_level_experts(names) if experts is None else experts
+    outputs = count_output_blocks(names)
     if not 1 <= experts < outputs:
         raise ValueError(f"expected 1 to {outputs - 1} skips within a branch, found {experts}")
     joint = dict(base)
     joint["input_blocks.0.0.weight"] = torch.cat((conv, torch.zeros_like(conv)), 1)
     joint |= _size_layers(len(base["time_embed.2.bias"]), conv)
     for modality in (DEPTH, NORMAL):
-        own = [name for name in names if is_expert(name, experts, outputs)]
-        joint |= {f"{EXPERT}{modality}.{name}": joint[name].clone() for name in own}
+        branch = [name for name in names if is_expert(name, experts, outputs)]
+        joint |= {f"{EXPERT}{modality}.{name}": joint[name].clone() for name in branch}
     if fusion == LEARNED:
-        joint[f"{FUSE}{LEARNED}.weight"] = mean_kernel(_fused(base, experts)).to(conv)
+        joint[f"{FUSE}{LEARNED}.weight"] = mean_kernel(_fused_channels(base, experts)).to(conv)
     elif fusion != MEAN:
         joint[FUSE + fusion] = torch.zeros(0)
     return joint
@@ -164,19 +174,19 @@ def _size_layers(width: int, like: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _fused(base: Mapping[str, Tensor], experts: int) -> int:
-    """Channels of the features that are fused."""
+def _fused_channels(base: Mapping[str, Tensor], experts: int) -> int:
+    """The channels of the features that are fused."""
     for layer in ("op.bias", "out_layers.3.bias"):
-        if (found := base.get(f"input_blocks.{experts}.0.{layer}")) is not None:
-            return len(found)
+        if (bias := base.get(f"input_blocks.{experts}.0.{layer}")) is not None:
+            return len(bias)
     raise ValueError(f"expected 'input_blocks.{experts}.0', found nothing of it")
 
 
-def _like(features: Tensor, other: Tensor) -> Tensor:
-    """Features with the other's mean and standard deviation over height and width."""
+def _match_statistics(features: Tensor, reference: Tensor) -> Tensor:
+    """Features with the reference's mean and standard deviation over height and width."""
     mean, spread = _moments(features)
-    wanted_mean, wanted_spread = _moments(other)
-    return (features - mean) / spread * wanted_spread + wanted_mean
+    reference_mean, reference_spread = _moments(reference)
+    return (features - mean) / spread * reference_spread + reference_mean
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,37 +194,40 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (variance + EPSILON).sqrt()
 
 
-def depth_picture(depth: Tensor, convention: str = MIDAS, floor: float = 0.0) -> Tensor:
-    """Depth [B, H, W], larger is nearer, infinite or not a number where nothing is -> pictures
-    [B, 3, H, W] in 0..1 that span the range of each from `floor` on; nothing is at 0.
+def depth_to_image(depth: Tensor, convention: str = MIDAS, floor: float = 0.0) -> Tensor:
+    """Draw depth [B, H, W] as images [B, 3, H, W] in 0..1.
+
+    Larger depth is nearer; infinite or NaN is empty. Each image spans the range of its depth, from
+    `floor` on; what is empty is 0, before the convention of DEPTHS.
     """
-    there = depth.isfinite()
-    near = depth.masked_fill(~there, -torch.inf).amax((1, 2), keepdim=True)
-    far = depth.masked_fill(~there, torch.inf).amin((1, 2), keepdim=True)
+    filled = depth.isfinite()
+    near = depth.masked_fill(~filled, -torch.inf).amax((1, 2), keepdim=True)
+    far = depth.masked_fill(~filled, torch.inf).amin((1, 2), keepdim=True)
     share = ((depth - far) / (near - far).clamp(min=EPSILON)).clamp(0, 1)
-    white = torch.where(there, floor + (1 - floor) * share, 0.0)
+    white = torch.where(filled, floor + (1 - floor) * share, 0.0)
     white = 1 - white if convention == METRIC else white
     return white[:, None].expand(-1, 3, -1, -1)
 
 
-def depth_of(picture: Tensor, convention: str = MIDAS) -> Tensor:
-    """A depth picture [B, 3, H, W] in 0..1 -> nearness [B, H, W] in 0..1."""
-    white = picture.mean(1)
+def image_to_depth(image: Tensor, convention: str = MIDAS) -> Tensor:
+    """Read depth images [B, 3, H, W] in 0..1 as nearness [B, H, W] in 0..1."""
+    white = image.mean(1)
     return 1 - white if convention == METRIC else white
 
 
-def normal_picture(normal: Tensor, convention: str = RIGHT_UP) -> Tensor:
-    """Unit normals [B, 3, H, W], x right, y up, z to the viewer, 0 where nothing is -> pictures in
-    0..1; nothing faces the viewer.
+def normals_to_image(normal: Tensor, convention: str = RIGHT_UP) -> Tensor:
+    """Draw unit normals [B, 3, H, W] (x right, y up, z to the viewer) as images in 0..1.
+
+    Where a normal is 0, nothing is; it is drawn as facing the viewer.
     """
     nothing = normal.square().sum(1, keepdim=True) < 0.25
     facing = torch.tensor([0.0, 0.0, 1.0]).to(normal).view(3, 1, 1)
     return torch.where(nothing, facing, normal) * _signs(normal, convention) / 2 + 0.5
 
 
-def normal_of(picture: Tensor, convention: str = RIGHT_UP) -> Tensor:
-    """A normal picture [B, 3, H, W] in 0..1 -> unit normals."""
-    return normalize((picture * 2 - 1) * _signs(picture, convention), dim=1)
+def image_to_normals(image: Tensor, convention: str = RIGHT_UP) -> Tensor:
+    """Read normal images [B, 3, H, W] in 0..1 as unit normals."""
+    return normalize((image * 2 - 1) * _signs(image, convention), dim=1)
 
 
 def _signs(like: Tensor, convention: str) -> Tensor:
@@ -223,16 +236,17 @@ def _signs(like: Tensor, convention: str) -> Tensor:
 
 
 def normals_from_depth(depth: Tensor, per_pixel: float) -> Tensor:
-    """Unit normals [B, 3, H, W] of surfaces [B, H, W] whose depth grows to the viewer, `per_pixel`
-    the width of a pixel in its units: what depth and normals must agree on.
+    """Compute the unit normals [B, 3, H, W] of surfaces [B, H, W]: depth and normals must agree.
+
+    Depth grows to the viewer; `per_pixel` is the width of a pixel in its units.
     """
     down, across = torch.gradient(depth, dim=(1, 2))
     return normalize(torch.stack((-across, down, torch.full_like(depth, per_pixel)), 1), dim=1)
 
 
 def relight(rgb: Tensor, normal: Tensor, light: Tensor, ambient: float = 0.35) -> Tensor:
-    """Pictures [B, 3, H, W] as a lamp in the direction `light` [3] would show them: Lambert's law
-    on top of `ambient`.
+    """Light images [B, 3, H, W] by a lamp in the direction `light` [3]: Lambert's law on top of
+    `ambient`.
     """
     towards = normalize(light.to(normal), dim=0).view(3, 1, 1)
     lit = (normal * towards).sum(1, keepdim=True).clamp(min=0)

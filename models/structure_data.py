@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .structure import DEPTH, NORMAL, RIGHT_UP, normal_of, normal_picture
+from .structure import DEPTH, NORMAL, RIGHT_UP, image_to_normals, normals_to_image
 
 POSE = "pose"
 MAPS = DEPTH, NORMAL, POSE
 NOTHING = 0.25  # square length of a normal below which it points nowhere
 
 
-class Annotated(NamedTuple):
+class AnnotatedImage(NamedTuple):
     """An image with its maps and caption, in the folder's conventions, all of one size."""
 
     rgb: Tensor  # [3,H,W] in 0..1
@@ -31,12 +31,12 @@ class Annotated(NamedTuple):
     caption: str
 
 
-def beside(image_file: Path, map_name: str) -> Path:
+def map_beside(image_file: Path, map_name: str) -> Path:
     """Return the file of an image's map, by its name in MAPS."""
     return image_file.with_name(f"{image_file.stem}.{map_name}.png")
 
 
-def resized(images: Tensor, height: int, width: int) -> Tensor:
+def resize(images: Tensor, height: int, width: int) -> Tensor:
     """Resize [B,C,H,W] -> [B,C,height,width], with antialiasing."""
     if images.shape[2:] == (height, width):
         return images
@@ -48,7 +48,7 @@ def stored_normals(images: Tensor, convention: str = RIGHT_UP) -> Tensor:
     the right, unit length. Gray, which points nowhere, faces the viewer.
     """
     points = (images * 2 - 1).square().sum(1, keepdim=True) >= NOTHING
-    return normal_picture(normal_of(images, convention) * points)
+    return normals_to_image(image_to_normals(images, convention) * points)
 
 
 def next_number(folder: Path) -> int:
@@ -59,7 +59,7 @@ def next_number(folder: Path) -> int:
     return max((int(stem) for stem in stems if stem.isdecimal()), default=0) + 1
 
 
-def write(folder: Path, number: int, example: Annotated) -> Path:
+def write(folder: Path, number: int, example: AnnotatedImage) -> Path:
     """Write an image with its maps and caption, and return the image's file.
 
     The image is written last, so that it exists only if all the others do. OSError, naming the
@@ -68,7 +68,7 @@ def write(folder: Path, number: int, example: Annotated) -> Path:
     image_file = folder / f"{number:05d}.png"
     maps = {DEPTH: example.depth, NORMAL: example.normal, POSE: example.pose}
     for map_name, pixels in maps.items():
-        _write_image(beside(image_file, map_name), pixels)
+        _write_image(map_beside(image_file, map_name), pixels)
     if example.caption:
         text_file = image_file.with_suffix(".txt")
         _write_at_once(text_file, lambda part: part.write_text(example.caption, "utf-8"))

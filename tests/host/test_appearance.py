@@ -16,7 +16,7 @@ from vitruvian.host.sampling import Window
 from vitruvian.lab.training import convert, preview
 from vitruvian.lab.training.appearance_unet import AppearanceDenoiser, start_alignment
 from vitruvian.models import pose, pose_drawing, semantic_map
-from vitruvian.models.appearance import Alignment, Sizes, Worn
+from vitruvian.models.appearance import Alignment, PartFeatures, Sizes
 from vitruvian.models.compose import Instance
 from vitruvian.models.memory import Memory, Part
 from vitruvian.nodes import appearance as ours
@@ -106,7 +106,7 @@ def spying(model, calls):
 def with_layers(unet, appearance, worn):
     """A copy of the UNet whose output blocks get changed input."""
     unet, alignment = copy.deepcopy(unet), appearance.alignment
-    tokens = alignment.tokens(worn.features, worn.known)
+    tokens = alignment.tokens(worn.features, worn.has_feature)
     for place, channels in alignment.channels.items():
         layer = alignment.at(place)
 
@@ -358,7 +358,7 @@ def test_trainer_and_host_make_the_same_noise(loaded):
     trainer = AppearanceDenoiser(checkpoint.unet, checkpoint.text_encoder, appearance.alignment)
     worn = host.worn_of(DRESSED, random_map(), SIZES.features)
     text = encode(loaded[1], "a man")[0][0]
-    with trainer.wearing(Worn(*worn), x.shape[2:]):
+    with trainer.wearing(PartFeatures(*worn), x.shape[2:]):
         noise = trainer.denoiser.unet(
             sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), text
         ).sample

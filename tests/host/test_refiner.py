@@ -90,7 +90,7 @@ def sample(loaded, conds, b=1, h=SIZE, w=SIZE, cfg=3.0):
 
 def inputs(b=2, side=SIZE // 8):
     g = torch.Generator().manual_seed(4)
-    hint = refiner.hint({k: p.movedim(-1, 1) for k, p in condition_images(b).items()})
+    hint = refiner.stack_hint({k: p.movedim(-1, 1) for k, p in condition_images(b).items()})
     x, context = torch.randn(b, 4, side, side, generator=g), torch.randn(b, 77, 192, generator=g)
     return x, hint, torch.tensor([10.0, 800.0]), context
 
@@ -108,7 +108,7 @@ def test_the_same_image_as_the_trainers_preview(loaded, net, trained):
     latent = sample(loaded, apply(loaded, images, refiner=net))
     image = core.VAEDecode().decode(loaded[2], {"samples": latent})[0].movedim(-1, 1)
     checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
-    hint = refiner.hint({k: p.movedim(-1, 1) for k, p in images.items()})
+    hint = refiner.stack_hint({k: p.movedim(-1, 1) for k, p in images.items()})
     expected = preview.sample(
         checkpoint, PROMPT, hint, trained, seed=7, steps=2, cfg=3.0, size=(SIZE, SIZE)
     )
@@ -285,10 +285,10 @@ def test_every_family(family, random_text):
     """SD1.5, SD2, SDXL: the sum of embeddings, added where the ControlNet's only one was."""
     model, plain = family
     net = comfy.controlnet.ControlNet(copy.deepcopy(plain.control_model), load_device=CPU)
-    tensors = refiner.from_controlnet(net.control_model.state_dict())
+    tensors = refiner.refiner_from_controlnet(net.control_model.state_dict())
     g = torch.Generator().manual_seed(5)
     for name, tensor in tensors.items():
-        if not refiner.is_plain(name):
+        if not refiner.is_controlnet(name):
             tensors[name] = tensor + 0.05 * torch.randn(tensor.shape, generator=g)
     net = host.add_embedders(net, tensors)
     images = condition_images(h=SIZE, w=SIZE + 16)
@@ -314,7 +314,7 @@ def test_every_family(family, random_text):
         """As the host's layers do, one convolution after the other."""
         total = 0
         for k, condition in enumerate(CONDITIONS):
-            embedder = refiner.embedder(tensors, condition)
+            embedder = refiner.embedder_tensors(tensors, condition)
             numbers = sorted({int(name.split(".")[0]) for name in embedder})
             h = hint[:, 3 * k : 3 * k + 3]
             for n, after in pairwise([*numbers, None]):

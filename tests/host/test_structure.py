@@ -152,7 +152,7 @@ def test_velocity_on_the_rescaled_schedule_or_noise_on_the_bases(mini, tmp_path)
     assert float(v.model.model_sampling.sigma_max) > 1000 > float(e.model.model_sampling.sigma_max)
     x, sigma = torch.randn(1, 12, CELLS, CELLS), torch.tensor([2.0])
     out, signal = torch.randn_like(x), 1 / (1 + sigma**2).sqrt()
-    clean = structure.clean_of(x * signal, out, signal, sigma * signal)
+    clean = structure.clean_from_velocity(x * signal, out, signal, sigma * signal)
     denoised = v.model.model_sampling.calculate_denoised(sigma, out, x)
     torch.testing.assert_close(denoised, clean, atol=1e-5, rtol=1e-4)
     denoised = e.model.model_sampling.calculate_denoised(sigma, out, x)
@@ -344,14 +344,14 @@ def test_the_real_architectures(family, size):
     if base.model_config.unet_config["context_dim"] not in (48, 64) or base.adm_channels:
         pytest.skip("SDXL's has a size condition of its own: it is refined, not made joint_unet")
     unet = base.diffusion_model
-    joint = structure.with_experts(unet.state_dict())
+    joint = structure.add_experts(unet.state_dict())
     config = {
         **base.model_config.unet_config,
         "in_channels": 8,
         "num_classes": "sequential",
         "adm_in_channels": structure.SIZE_WIDTH,
     }
-    experts = structure.experts_of(list(joint))
+    experts = structure.count_experts(list(joint))
     joint_unet = structure_unet.StructureUNet(
         **config, experts=experts, fusion=structure.MEAN, operations=comfy.ops.disable_weight_init
     ).eval()

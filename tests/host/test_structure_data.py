@@ -32,7 +32,7 @@ def normals(count=2, height=HEIGHT, width=WIDTH):
     """IMAGEs of unit normals, x right."""
     raw = batch(count, height, width, seed=2).movedim(-1, 1) - 0.5
     raw[:, 2] = 1
-    return structure.normal_picture(torch.nn.functional.normalize(raw, dim=1)).movedim(1, -1)
+    return structure.normals_to_image(torch.nn.functional.normalize(raw, dim=1)).movedim(1, -1)
 
 
 def save(**changes):

@@ -7,12 +7,12 @@ from vitruvian.models.appearance import (
     VERSION,
     Alignment,
     Layer,
+    PartFeatures,
     PartTokens,
     Sizes,
-    Worn,
-    alignment_of,
-    facts_of,
+    build_alignment,
     log_shares,
+    sizes_metadata,
 )
 
 SIZES = Sizes(features=10, width=12, tokens=2, heads=3, hidden=5)
@@ -26,7 +26,7 @@ def worn():
     known = torch.rand(2, CLASSES, generator=g) < 0.6
     strength = torch.rand(2, CLASSES, generator=g)
     features = torch.nn.functional.normalize(torch.randn(2, CLASSES, 10, generator=g), dim=-1)
-    return Worn(features, known, strength, labels)
+    return PartFeatures(features, known, strength, labels)
 
 
 def trained(module, seed=1):
@@ -38,17 +38,17 @@ def trained(module, seed=1):
 
 def test_untrained_layers_add_nothing(worn):
     tokens, layer = PartTokens(SIZES), Layer(32, SIZES)
-    aligned = layer.align(tokens(worn.features, worn.known), worn, (3, 4))
+    aligned = layer.align(tokens(worn.features, worn.has_feature), worn, (3, 4))
     assert not layer(torch.randn(2, 32, 3, 4), aligned).any()
 
 
 def test_equal_keys_share_a_cell_out_by_area(worn):
     y = semantic_map.shares(worn.labels, (3, 4))
-    found = log_shares(y, worn.known, 3).softmax(-1)[:, 0]
+    found = log_shares(y, worn.has_feature, 3).softmax(-1)[:, 0]
     for b in range(2):
         for cell in range(12):
             area = y[b, :, cell // 4, cell % 4]
-            told = [float(area[k]) if worn.known[b, k] else 0.0 for k in range(CLASSES)]
+            told = [float(area[k]) if worn.has_feature[b, k] else 0.0 for k in range(CLASSES)]
             assert float(found[b, cell, 0]) == pytest.approx(1 - sum(told), abs=1e-4)
             for k in range(CLASSES):
                 own = found[b, cell, 1 + 3 * k : 4 + 3 * k].sum()
@@ -57,7 +57,7 @@ def test_equal_keys_share_a_cell_out_by_area(worn):
 
 def test_a_layer_equals_a_loop_over_cells(worn):
     tokens, layer = trained(PartTokens(SIZES)), trained(Layer(32, SIZES))
-    every = tokens(worn.features, worn.known)
+    every = tokens(worn.features, worn.has_feature)
     h = torch.randn(2, 32, 3, 4, generator=torch.Generator().manual_seed(2))
     found = layer(h, layer.align(every, worn, (3, 4)), 0.7, 0.3)
     y = semantic_map.shares(worn.labels, (3, 4))
@@ -71,13 +71,13 @@ def test_a_layer_equals_a_loop_over_cells(worn):
                 read = torch.zeros(12)
                 for head in range(3):
                     at = slice(4 * head, 4 * head + 4)
-                    rest = 1 - sum(y[b, k, row, column] for k in range(24) if worn.known[b, k])
+                    rest = 1 - sum(y[b, k, row, column] for k in range(24) if worn.has_feature[b, k])
                     shares, values = [rest.clamp(min=0)], [torch.zeros(4)]
                     for k in range(24):
                         for t in range(2):
                             token = 2 * k + t
                             fit = (query[at] @ key[b, token, at] / 2).exp()
-                            area = y[b, k, row, column] / 2 * worn.known[b, k]
+                            area = y[b, k, row, column] / 2 * worn.has_feature[b, k]
                             shares.append(fit * area)
                             values.append(value[b, token, at] * worn.strength[b, k])
                     total = sum(shares)
@@ -102,7 +102,7 @@ def test_a_part_touches_its_own_cells_alone(worn):
         strength = torch.ones(1, CLASSES)
         for part, value in strengths.items():
             strength[:, part] = value
-        own = Worn(worn.features[:1], known, strength, labels)
+        own = PartFeatures(worn.features[:1], known, strength, labels)
         return layer(h, layer.align(every, own, (4, 4)))
 
     plain, without = of({}), of({semantic_map.TOP: 0.0})
@@ -114,28 +114,28 @@ def test_a_part_touches_its_own_cells_alone(worn):
 
 def test_unmasked_parts_are_seen_everywhere(worn):
     layer = trained(Layer(32, SIZES._replace(masked=False)))
-    tokens = trained(PartTokens(SIZES))(worn.features, worn.known)
+    tokens = trained(PartTokens(SIZES))(worn.features, worn.has_feature)
     mask = layer.align(tokens, worn, (3, 4)).mask
     assert torch.equal(mask, mask[:, :, :1].expand_as(mask))
 
 
 def test_nobody_sees_what_is_not_known(worn):
     tokens = trained(PartTokens(SIZES)).eval()
-    other = torch.where(worn.known[..., None], worn.features, torch.randn(2, CLASSES, 10))
-    kept = worn.known.repeat_interleave(2, 1)
-    a, b = tokens(worn.features, worn.known), tokens(other, worn.known)
+    other = torch.where(worn.has_feature[..., None], worn.features, torch.randn(2, CLASSES, 10))
+    kept = worn.has_feature.repeat_interleave(2, 1)
+    a, b = tokens(worn.features, worn.has_feature), tokens(other, worn.has_feature)
     torch.testing.assert_close(a[kept], b[kept])
-    assert tokens(worn.features, worn.known & False).isfinite().all()
+    assert tokens(worn.features, worn.has_feature & False).isfinite().all()
 
 
 def test_a_file_holds_everything(worn, tmp_path):
     made = trained(Alignment({0: 64, 3: 32}, SIZES)).eval()
-    facts = {"method": "appearance", "version": VERSION, "base": "mini", **facts_of(made)}
+    facts = {"method": "appearance", "version": VERSION, "base": "mini", **sizes_metadata(made)}
     weights.save(tmp_path / "a.safetensors", made.state_dict(), facts)
-    read = alignment_of(*weights.load(tmp_path / "a.safetensors", method="appearance"))
+    read = build_alignment(*weights.load(tmp_path / "a.safetensors", method="appearance"))
     assert read.channels == made.channels == {0: 64, 3: 32} and read.sizes == SIZES
-    h, tokens = torch.randn(2, 64, 3, 4), made.tokens(worn.features, worn.known)
-    again = read.tokens(worn.features, worn.known)
+    h, tokens = torch.randn(2, 64, 3, 4), made.tokens(worn.features, worn.has_feature)
+    again = read.tokens(worn.features, worn.has_feature)
     first, second = (
         one.at(0)(h, one.at(0).align(t, worn, (3, 4))) for one, t in ((made, tokens), (read, again))
     )

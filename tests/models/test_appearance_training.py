@@ -10,7 +10,7 @@ from transformers import CLIPVisionConfig
 from vitruvian.lab.recipes.dressed import semantic_maps
 from vitruvian.lab.training import appearance as ours
 from vitruvian.lab.training import bases, preview
-from vitruvian.lab.training.appearance_images import DressedPictures, collect_dressed, memory_of
+from vitruvian.lab.training.appearance_images import DressedImages, collect_dressed, memory_of
 from vitruvian.lab.training.appearance_unet import (
     AppearanceDenoiser,
     load_alignment,
@@ -25,7 +25,7 @@ from vitruvian.lab.world.renderer import render
 from vitruvian.lab.world.scenes import FULL, sample_scenes
 from vitruvian.models import appearance as layers
 from vitruvian.models import memory, memory_file, weights
-from vitruvian.models.appearance import Alignment, Sizes, Worn
+from vitruvian.models.appearance import Alignment, PartFeatures, Sizes
 
 SIZE, WIDTH = 64, 12  # pixels, features
 
@@ -75,7 +75,7 @@ def base(mini_weights):
 def data(base, encoder, folder):
     vision = open_vision(encoder)
     found = collect_dressed(folder, SIZE, vision, folder / "maps")
-    return DressedPictures(found, base, memory_of(found, vision, 4))
+    return DressedImages(found, base, memory_of(found, vision, 4))
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def changed(alignment, seed=7):
 def inputs(base, data):
     g = torch.Generator().manual_seed(6)
     items = [data[i] for i in range(2)]
-    worn = Worn(
+    worn = PartFeatures(
         *(torch.stack([item[name] for item in items]) for name in ("refreshed", "known")),
         torch.ones(2, 24),
         torch.stack([item["labels"] for item in items]),
@@ -157,8 +157,8 @@ def test_parts_are_forgotten_and_mixed_as_often_as_is_asked(base, data):
     batch = [data[0]] * 400
     worn = loss.worn(batch, torch.Generator().manual_seed(3), torch.device("cpu"))
     there = data[0]["known"]
-    assert not worn.known[:, ~there].any()
-    assert worn.known[:, there].float().mean() == pytest.approx(0.75, abs=0.05)
+    assert not worn.has_feature[:, ~there].any()
+    assert worn.has_feature[:, there].float().mean() == pytest.approx(0.75, abs=0.05)
     torch.testing.assert_close(worn.features[:, there].norm(dim=-1), torch.ones(400, there.sum()))
     plain = ours.AppearanceLoss(DenoisingLoss(base.tokenizer), own=0.0)
     exact = plain.worn(batch[:1], torch.Generator().manual_seed(3), torch.device("cpu"))
@@ -189,7 +189,7 @@ def train(folder, encoder, mini_weights, tmp_path):
         out = tmp_path / f"{name}.safetensors"
         ours.main(
             [
-                "--pictures",
+                "--images",
                 str(folder),
                 "--maps",
                 str(folder / "maps"),
@@ -230,7 +230,7 @@ def test_the_trainer_writes_both_files_and_goes_on_from_them(train, tmp_path, en
     assert facts["features"] == str(WIDTH)
     assert all(begun[f"layers.{k}.out.weight"].any() for k in (0, 2, 4))
     sheet = Image.open(tmp_path / "first" / "final.png")
-    assert sheet.size == (2 * SIZE, 4 * SIZE)  # two pictures, their maps, and both painted twice
+    assert sheet.size == (2 * SIZE, 4 * SIZE)  # two images, their maps, and both painted twice
     assert (tmp_path / "first" / "loss.png").is_file()
     made = tmp_path / "memory.safetensors"
     kept = memory_file.load(made)
@@ -263,22 +263,22 @@ def interrupting(monkeypatch, step):
     monkeypatch.setattr(ours.AppearanceLoss, "__call__", call)
 
 
-def test_an_interrupted_training_keeps_what_it_learnt(train, tmp_path, monkeypatch, caplog):
+def test_an_interrupted_training_keeps_what_it_learned(train, tmp_path, monkeypatch, caplog):
     whole, _ = read(train("whole", "--steps", "3", "--lr", "0.01"))
     interrupting(monkeypatch, 2)
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
         train("half", "--steps", "3", "--lr", "0.01")
-    learnt, _ = read(tmp_path / "half.safetensors")
-    assert f"What was learnt so far is in {tmp_path / 'half.safetensors'}" in caplog.text
+    learned, _ = read(tmp_path / "half.safetensors")
+    assert f"What was learned so far is in {tmp_path / 'half.safetensors'}" in caplog.text
     monkeypatch.undo()
     gone_on, _ = read(train("half", "--steps", "3", "--lr", "0.01"))
     assert len(json.loads((tmp_path / "half" / "loss.json").read_text())) == 3
-    assert not same(learnt, gone_on)
+    assert not same(learned, gone_on)
     for key, tensor in whole.items():
         torch.testing.assert_close(gone_on[key], tensor, atol=1e-3, rtol=1e-2)
 
 
-def test_a_training_that_learnt_nothing_leaves_the_file_alone(train, tmp_path, monkeypatch):
+def test_a_training_that_learned_nothing_leaves_the_file_alone(train, tmp_path, monkeypatch):
     (tmp_path / "good.safetensors").write_bytes(b"a better one")
     interrupting(monkeypatch, 0)
     with pytest.raises(KeyboardInterrupt):
@@ -302,7 +302,7 @@ def test_wrong_arguments_are_said(train, tmp_path, encoder, base, capsys):
         return capsys.readouterr().err
 
     for name, message in (
-        ("ties", "the memory holds tie, and the pictures show top"),
+        ("ties", "the memory holds tie, and the images show top"),
         ("others", "others.safetensors was made with the image encoder 'CLIP vision 16/8"),
         ("none", "none.safetensors: expected weights of 'memory' here, found no file"),
     ):
@@ -317,7 +317,7 @@ def test_wrong_arguments_are_said(train, tmp_path, encoder, base, capsys):
         ("--start", "sd15.safetensors", "was trained for another checkpoint"),
         ("--vision", "ties.safetensors", "expected a CLIP image encoder"),
         ("--maps", "nowhere", "nowhere is no folder"),
-        ("--pictures", "nowhere", "nowhere is no folder"),
+        ("--images", "nowhere", "nowhere is no folder"),
     ):
         option, name = more
         assert message in told(option, str(tmp_path / name))

@@ -23,15 +23,15 @@ def summed(**how):
     return SummedEmbedders({condition: Embedder() for condition in CONDITIONS}, **how)
 
 
-def pictures(b=2, h=10, w=14):
+def images(b=2, h=10, w=14):
     g = torch.Generator().manual_seed(1)
     return {condition: torch.rand(b, 3, h, w, generator=g) for condition in CONDITIONS}
 
 
 @torch.no_grad()
 def test_the_embeddings_are_summed_and_the_rest_passed_on():
-    net, given = summed(), pictures()
-    found = net(refiner.hint(given), 2.0, None)
+    net, given = summed(), images()
+    found = net(refiner.stack_hint(given), 2.0, None)
     for i in range(2):
         slow = torch.zeros(5, 5, 7)
         for condition in CONDITIONS:
@@ -44,21 +44,21 @@ def test_the_embeddings_are_summed_and_the_rest_passed_on():
 
 
 def test_a_missing_picture_is_a_black_one():
-    given = pictures()
+    given = images()
     for missing in CONDITIONS:
         black = {**given, missing: torch.zeros_like(given[missing])}
-        assert torch.equal(refiner.hint({**given, missing: None}), refiner.hint(black))
+        assert torch.equal(refiner.stack_hint({**given, missing: None}), refiner.stack_hint(black))
         lacking = {condition: given[condition] for condition in CONDITIONS if condition != missing}
-        assert torch.equal(refiner.hint(lacking), refiner.hint(black))
+        assert torch.equal(refiner.stack_hint(lacking), refiner.stack_hint(black))
     with pytest.raises(ValueError, match="connect one of pose, depth, normal"):
-        refiner.hint({"pose": None})
+        refiner.stack_hint({"pose": None})
 
 
 @pytest.mark.parametrize("single", CONDITIONS)
 @torch.no_grad()
 def test_one_picture_is_the_single_condition(single):
-    net, picture = summed(single=single), pictures()["depth"]
-    assert torch.equal(net(picture), net(refiner.hint({single: picture})))
+    net, picture = summed(single=single), images()["depth"]
+    assert torch.equal(net(picture), net(refiner.stack_hint({single: picture})))
 
 
 @pytest.mark.parametrize("channels", [1, 4, 6])
@@ -68,14 +68,14 @@ def test_other_channels_are_refused(channels):
 
 
 def test_what_is_shown():
-    hint = refiner.hint(pictures())
+    hint = refiner.stack_hint(images())
     which = torch.tensor([[True, False, True], [False, False, True]])
-    found = refiner.shown(hint, which)
+    found = refiner.keep_conditions(hint, which)
     for i, row in enumerate(which.tolist()):
         for k, there in enumerate(row):
             part = slice(3 * k, 3 * k + 3)
             assert torch.equal(found[i, part], hint[i, part] * there)
-    assert refiner.shown((255 * hint).byte(), which).dtype == torch.uint8
+    assert refiner.keep_conditions((255 * hint).byte(), which).dtype == torch.uint8
 
 
 def controlnet():
@@ -88,12 +88,12 @@ def controlnet():
 
 def test_a_refiner_begins_as_a_controlnet():
     plain = controlnet()
-    begun = refiner.from_controlnet(plain)
-    assert {name: t for name, t in begun.items() if refiner.is_plain(name)} == plain
-    own = refiner.embedder(begun, "pose")
+    begun = refiner.refiner_from_controlnet(plain)
+    assert {name: t for name, t in begun.items() if refiner.is_controlnet(name)} == plain
+    own = refiner.embedder_tensors(begun, "pose")
     for condition in ("depth", "normal"):
         assert f"hint.{condition}.input_hint_block.0.weight" in begun
-        other = refiner.embedder(begun, condition)
+        other = refiner.embedder_tensors(begun, condition)
         assert other.keys() == own.keys()
         for name in own:  # the last convolution by number, not by spelling
             expected = torch.zeros_like(own[name]) if name.startswith("14.") else own[name]
@@ -103,6 +103,6 @@ def test_a_refiner_begins_as_a_controlnet():
 
 def test_what_is_no_pose_controlnet_is_refused():
     with pytest.raises(ValueError, match="found nothing"):
-        refiner.from_controlnet({"zero_convs.0": torch.ones(1)})
+        refiner.refiner_from_controlnet({"zero_convs.0": torch.ones(1)})
     with pytest.raises(ValueError, match="found 7 channels"):
-        refiner.from_controlnet({f"{refiner.BLOCK}0.weight": torch.ones(1, 7, 3, 3)})
+        refiner.refiner_from_controlnet({f"{refiner.BLOCK}0.weight": torch.ones(1, 7, 3, 3)})

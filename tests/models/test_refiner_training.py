@@ -101,7 +101,7 @@ def test_every_condition_counts(controlnet):
     for k in range(3):
         which = torch.ones(2, 3).bool()
         which[:, k] = False
-        other = residuals(net, x, t, context, refiner.shown(hint, which))
+        other = residuals(net, x, t, context, refiner.keep_conditions(hint, which))
         assert not torch.allclose(whole[-1], other[-1], atol=1e-4)
 
 
@@ -113,9 +113,9 @@ def test_a_file_is_read_as_it_was_written_and_holds_a_pose_controlnet(controlnet
     assert all(torch.equal(t, again.state_dict()[name]) for name, t in net.state_dict().items())
     tensors, facts = weights.load(path, method="refiner")
     assert facts["base"] == BASE
-    plain = {name: t for name, t in tensors.items() if refiner.is_plain(name)}
+    plain = {name: t for name, t in tensors.items() if refiner.is_controlnet(name)}
     assert plain.keys() == convert.controlnet_to_ldm(controlnet).keys()
-    assert refiner.embedder(tensors, "normal").keys() == refiner.embedder(tensors, "pose").keys()
+    assert refiner.embedder_tensors(tensors, "normal").keys() == refiner.embedder_tensors(tensors, "pose").keys()
 
 
 def test_wrong_files_are_named(controlnet, tmp_path):
@@ -256,7 +256,7 @@ def test_the_validation_sheet(tokenizer, controlnet, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A photograph with all that may lie beside it."""
-    made = tmp_path_factory.mktemp("pictures")
+    made = tmp_path_factory.mktemp("images")
     g = torch.Generator().manual_seed(8)
     for name in ("a.png", "a.depth.png", "a.normal.png", "a.pose.png"):
         pixels = torch.randint(0, 256, (80, 96, 3), generator=g).byte()
@@ -269,7 +269,7 @@ def train(folder, tmp_path, *more):
     work, out = tmp_path / "work", tmp_path / "refiner.safetensors"
     ours.main(
         [
-            "--pictures",
+            "--images",
             str(folder),
             "--work",
             str(work),
@@ -297,7 +297,7 @@ def quick(monkeypatch):
 def test_training_from_a_folder(mini_weights, folder, tmp_path, quick):
     out = train(folder, tmp_path, "--start", str(preview.POSE_CONTROLNET), "--drop", "0.1")
     tensors, facts = weights.load(out, method="refiner", base=BASE)
-    assert facts["version"] == "1" and not all(refiner.is_plain(name) for name in tensors)
+    assert facts["version"] == "1" and not all(refiner.is_controlnet(name) for name in tensors)
     with Image.open(tmp_path / "work" / "final.png") as sheet:
         assert sheet.size == (64, 8 * 64)
     again = tmp_path / "again"
@@ -311,7 +311,7 @@ def test_training_from_a_folder(mini_weights, folder, tmp_path, quick):
     assert changed == {"normal"}
 
 
-def test_an_interrupted_training_keeps_what_it_learnt(mini_weights, folder, tmp_path, monkeypatch):
+def test_an_interrupted_training_keeps_what_it_learned(mini_weights, folder, tmp_path, monkeypatch):
     start = ["--start", str(preview.POSE_CONTROLNET)]
 
     def stopped(after):

@@ -1,4 +1,4 @@
-"""Joint denoising of image, depth and normals: schedule, targets, fusion, pictures of geometry."""
+"""Joint denoising of image, depth and normals: schedule, targets, fusion, images of geometry."""
 
 import math
 
@@ -34,8 +34,8 @@ def test_clean_and_noise_come_back_from_velocity(abar):
     alpha, sigma = torch.tensor(abar).sqrt(), torch.tensor(1 - abar).sqrt()
     noisy = alpha * clean + sigma * noise
     v = structure.velocity(clean, noise, alpha, sigma)
-    torch.testing.assert_close(structure.clean_of(noisy, v, alpha, sigma), clean)
-    torch.testing.assert_close(structure.noise_of(noisy, v, alpha, sigma), noise)
+    torch.testing.assert_close(structure.clean_from_velocity(noisy, v, alpha, sigma), clean)
+    torch.testing.assert_close(structure.noise_from_velocity(noisy, v, alpha, sigma), noise)
     if abar == 0:
         torch.testing.assert_close(v, -clean)
 
@@ -66,9 +66,9 @@ def test_fusion_of_equal_or_scaled_features_is_the_pictures_own():
 def test_depth_to_a_picture_and_back(convention):
     depth = torch.rand(2, 5, 6) * 3 + 1
     depth[:, 0] = -math.inf
-    picture = structure.depth_picture(depth, convention)
+    picture = structure.depth_to_image(depth, convention)
     assert picture.shape == (2, 3, 5, 6) and picture.min() == 0 and picture.max() == 1
-    back = structure.depth_of(picture, convention)
+    back = structure.image_to_depth(picture, convention)
     low, high = depth[:, 1:].amin((1, 2)), depth[:, 1:].amax((1, 2))
     expected = (depth - low[:, None, None]) / (high - low)[:, None, None]
     torch.testing.assert_close(back, expected.clamp(min=0))
@@ -78,22 +78,22 @@ def test_depth_to_a_picture_and_back(convention):
 
 
 def test_depth_of_nothing_is_all_far():
-    nothing = structure.depth_picture(torch.full((1, 4, 4), -math.inf))
+    nothing = structure.depth_to_image(torch.full((1, 4, 4), -math.inf))
     assert torch.equal(nothing, torch.zeros(1, 3, 4, 4))
 
 
 @pytest.mark.parametrize("convention", structure.NORMALS)
 def test_normals_to_a_picture_and_back(convention):
     normal = torch.nn.functional.normalize(torch.randn(2, 3, 5, 6), dim=1)
-    picture = structure.normal_picture(normal, convention)
+    picture = structure.normals_to_image(normal, convention)
     assert 0 <= picture.min() and picture.max() <= 1
-    torch.testing.assert_close(structure.normal_of(picture, convention), normal)
-    red = structure.normal_picture(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1), convention)[0, 0]
+    torch.testing.assert_close(structure.image_to_normals(picture, convention), normal)
+    red = structure.normals_to_image(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1), convention)[0, 0]
     assert red == (0 if convention == structure.BAE else 1)
 
 
 def test_nothing_faces_the_viewer():
-    empty = structure.normal_picture(torch.zeros(1, 3, 2, 2))
+    empty = structure.normals_to_image(torch.zeros(1, 3, 2, 2))
     assert torch.equal(empty[0, :, 0, 0], torch.tensor([0.5, 0.5, 1.0]))
 
 
@@ -135,8 +135,8 @@ def base():
 
 
 def test_branches_are_the_first_level(base):
-    joint = structure.with_experts(base)
-    assert structure.experts_of(list(joint)) == structure.first_level(list(base)) == 3
+    joint = structure.add_experts(base)
+    assert structure.count_experts(list(joint)) == structure.first_level_experts(list(base)) == 3
     branch = {k.removeprefix("expert.depth.") for k in joint if k.startswith("expert.depth.")}
     places = {".".join(name.split(".")[:2]) for name in branch if not name.startswith("out.")}
     assert places == {
@@ -152,7 +152,7 @@ def test_branches_are_the_first_level(base):
 
 
 def test_branches_begin_as_copies_that_see_no_pose(base):
-    joint = structure.with_experts(base)
+    joint = structure.add_experts(base)
     for modality in ("depth", "normal"):
         for name, tensor in joint.items():
             if name.startswith(f"expert.{modality}."):
@@ -166,14 +166,14 @@ def test_branches_begin_as_copies_that_see_no_pose(base):
 
 @pytest.mark.parametrize("how", structure.FUSIONS)
 def test_the_fusion_can_be_read_from_the_names(base, how):
-    joint = structure.with_experts(base, 2, how)
-    assert structure.fusion_of(list(joint)) == how and structure.experts_of(list(joint)) == 2
+    joint = structure.add_experts(base, 2, how)
+    assert structure.read_fusion(list(joint)) == how and structure.count_experts(list(joint)) == 2
 
 
 @pytest.mark.parametrize("experts", [0, 6])
 def test_impossible_numbers_of_experts_are_said(base, experts):
     with pytest.raises(ValueError, match=f"1 to 5 skips within a branch, found {experts}"):
-        structure.with_experts(base, experts)
+        structure.add_experts(base, experts)
 
 
 def test_learnt_fusion_begins_as_the_mean():
@@ -181,7 +181,7 @@ def test_learnt_fusion_begins_as_the_mean():
     mix = torch.nn.Conv2d(15, 5, 1, bias=False)
     mix.weight.data.copy_(structure.mean_kernel(5))
     with torch.no_grad():
-        found = structure.fuse(features, structure.LEARNT, mix)
+        found = structure.fuse(features, structure.LEARNED, mix)
     torch.testing.assert_close(found, structure.fuse(features, structure.MEAN))
     assert torch.equal(structure.fuse(features, structure.OFF), features[0])
     pair = structure.fuse(features, structure.PAIR)
@@ -204,5 +204,5 @@ def test_sizes_are_embedded_as_sdxl_has_it():
 
 def test_a_floor_parts_bodies_from_nothing():
     depth = torch.tensor([[[1.0, 2.0, -math.inf]]])
-    found = structure.depth_picture(depth, floor=0.4)[0, 0, 0]
+    found = structure.depth_to_image(depth, floor=0.4)[0, 0, 0]
     torch.testing.assert_close(found, torch.tensor([0.4, 1.0, 0.0]))

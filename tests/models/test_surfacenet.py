@@ -4,7 +4,7 @@ import pytest
 import torch
 from vitruvian.lab.benchmarks import structure as bench
 from vitruvian.lab.evaluators import surfacenet
-from vitruvian.lab.world.dataset import structure_pictures
+from vitruvian.lab.world.dataset import structure_images
 from vitruvian.lab.world.renderer import render
 from vitruvian.lab.world.scenes import FULL, sample_scenes
 from vitruvian.models import structure
@@ -16,12 +16,12 @@ def truth():
 
 
 def test_depth_and_normals_of_one_body_agree(truth):
-    depth, normal = structure_pictures(truth)
+    depth, normal = structure_images(truth)
     there = surfacenet.coarse((depth > 0).float())[:, 0] > 0.5
     own = bench.agreement(depth, normal, there)
     others = bench.agreement(depth, normal.roll(1, 0), there)
-    turned = structure.normal_picture(
-        structure.normal_of(normal) * torch.tensor([-1, -1, 1]).view(3, 1, 1)
+    turned = structure.normals_to_image(
+        structure.image_to_normals(normal) * torch.tensor([-1, -1, 1]).view(3, 1, 1)
     )
     assert own > 0.6 and own > others + 0.3 and bench.agreement(depth, turned, there) < -0.5
 
@@ -36,12 +36,12 @@ def test_overlap_of_silhouettes():
 
 def test_the_instrument_reads_true_pictures(truth, mini_weights):
     net = surfacenet.load_surfacenet()
-    depth, normal = structure_pictures(truth)
+    depth, normal = structure_images(truth)
     true = surfacenet.coarse((depth[:, :1] > 0).float())[:, 0] > 0.5
-    for pictures in (truth.rgb, depth, normal):
-        assert bench.overlap(surfacenet.read(net, pictures).there > 0.5, true) > 0.8
+    for images in (truth.rgb, depth, normal):
+        assert bench.overlap(surfacenet.read(net, images).there > 0.5, true) > 0.8
     seen = surfacenet.read(net, truth.rgb)
     near = surfacenet.coarse(depth).mean(1)
     assert float((seen.depth - near).abs()[true].mean()) < 0.15
-    cosine = torch.cosine_similarity(seen.normal, structure.normal_of(surfacenet.coarse(normal)))
+    cosine = torch.cosine_similarity(seen.normal, structure.image_to_normals(surfacenet.coarse(normal)))
     assert float(cosine[true].mean()) > 0.85
