@@ -74,13 +74,18 @@ def base_directory() -> Path:
 
 
 def prepare_base(base: Path) -> None:
-    """Make the folders that ComfyUI expects below --base-directory, and link the pack in."""
-    for folder in ("custom_nodes", "input", "output", "models", "user"):
-        (base / folder).mkdir(parents=True, exist_ok=True)
+    """Make the folders that ComfyUI works in, and link the pack in."""
+    make_folders(base)
     link = base / "custom_nodes" / "vitruvian"
     if not link.exists():
         link.unlink(missing_ok=True)
         link.symlink_to(paths.ROOT, target_is_directory=True)
+
+
+def make_folders(base: Path) -> None:
+    """Make the folders that ComfyUI expects below --base-directory."""
+    for folder in ("custom_nodes", "input", "output", "models", "user"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
 
 
 def device_options(python: Path) -> list[str]:

@@ -37,8 +37,8 @@ def imports(file):
 
 def names(module):
     """A dotted module name and its parents."""
-    own, parts = module.startswith("."), module.lstrip(".").split(".")
-    return {("." if own else "") + ".".join(parts[: n + 1]) for n in range(len(parts))}
+    prefix, parts = "." if module.startswith(".") else "", module.lstrip(".").split(".")
+    return {prefix + ".".join(parts[: n + 1]) for n in range(len(parts))}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

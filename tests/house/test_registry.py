@@ -1,7 +1,7 @@
 """What the registry gets: the archive's files, what a scanner reads in them, the metadata.
 
 The archive is what `comfy node pack` makes: the files that git tracks, without those that
-.comfyignore names. Nothing here needs ComfyUI.
+.comfyignore names. Nothing here needs ComfyUI; tests/server/test_archive.py installs it.
 """
 
 import ast
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import tomllib
 
-pathspec = pytest.importorskip("pathspec")
+pytest.importorskip("pathspec")
+from vitruvian.tools import archive  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -23,7 +24,7 @@ LARGEST_ARCHIVE = 60 * MIB  # it is 47, of which the weights are 45: a minute on
 
 RUN = ("nodes", "host", "models", "web", "workflows", "locales")  # rooms that ship whole
 WEIGHTS = ("checkpoints", "clip_vision", "controlnet", "loras", "vitruvian")
-STAYS_HOME = {".ci", "assets", "batch", "lab", "tests", "tools"}
+UNPUBLISHED = {".ci", "assets", "batch", "lab", "tests", "tools"}
 ROOT_FILES = {
     "__init__.py",
     "pyproject.toml",
@@ -67,24 +68,12 @@ WITHOUT_EXAMPLE = {
 }  # fmt: skip
 
 
-def git(*words: str) -> list[str]:
-    return subprocess.run(
-        ["git", "-C", ROOT, *words], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-
-
-def archived(files: list[str]) -> list[str]:
-    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
-    ignored = pathspec.GitIgnoreSpec.from_lines(lines)
-    return [file for file in files if not ignored.match_file(file) and (ROOT / file).exists()]
-
-
 try:
-    TRACKED = git("ls-files")
+    TRACKED = archive.tracked_files()
 except (OSError, subprocess.CalledProcessError):
     pytest.skip("This is not a git checkout.", allow_module_level=True)
 
-ARCHIVE = archived(TRACKED)
+ARCHIVE = archive.archived_files()
 PYTHON = [file for file in ARCHIVE if file.endswith(".py")]
 SCRIPTS = [file for file in ARCHIVE if file.endswith((".js", ".mjs"))]
 VENDORED = [file for file in SCRIPTS if file.startswith("web/vendor/")]
@@ -103,19 +92,19 @@ def room(file: str) -> str:
 # what is in the archive
 
 
-def test_what_no_node_reads_stays_home():
-    strangers = [
+def test_what_no_node_reads_is_left_out():
+    unneeded = [
         file
         for file in ARCHIVE
-        if room(file) in STAYS_HOME
+        if room(file) in UNPUBLISHED
         or file == "dev.py"
         or "__pycache__" in file
         or file.endswith((".pyc", ".pyo", ".so", ".pyd", ".dll", ".exe", ".zip", ".pkl", ".ckpt"))
     ]
-    assert not strangers
+    assert not unneeded
 
 
-def test_what_the_nodes_read_is_there():
+def test_what_the_nodes_read_is_in_it():
     weights = tuple(f"weights/{folder}/" for folder in WEIGHTS)
     needed = {file for file in TRACKED if room(file) in RUN or file.startswith(weights)}
     assert {file for file in needed | ROOT_FILES if (ROOT / file).exists()} <= {*ARCHIVE}
@@ -132,30 +121,31 @@ def test_imports_of_our_own_are_in_the_archive(file):
         above = (ROOT / file).parents[node.level - 1]
         target = above.joinpath(*(node.module or "").split("."))
         places = [target, *(target / name.name for name in node.names)]
-        found = [
+        targets = [
             path.relative_to(ROOT).as_posix()
             for place in places
             for path in (place.with_suffix(".py"), place / "__init__.py")
             if path.exists()
         ]
-        assert found, f"{file}:{node.lineno} imports what is not there"
-        assert {*found} & {*TRACKED} <= {*ARCHIVE}
+        assert targets, f"{file}:{node.lineno} imports what does not exist"
+        assert {*targets} & {*TRACKED} <= {*ARCHIVE}
 
 
 def test_examples_name_our_weights_as_they_are_called():
-    named = {
+    mentioned = {
         name
         for file in ARCHIVE
         if re.fullmatch(r"workflows/api/[^/]+\.json", file)
         for name in re.findall(r"vitruvian_\w+\.safetensors", read(file))
     }
-    assert named and named <= {Path(file).name for file in ARCHIVE}
+    assert mentioned and mentioned <= {Path(file).name for file in ARCHIVE}
 
 
 def test_names_links_and_sizes(record_property):
     # git writes other names in quotes, which the packer takes for files that are not there
     assert all(re.fullmatch(r"[\x20-\x7e]+", file) and '"' not in file for file in TRACKED)
-    assert not [line for line in git("ls-files", "-s") if line.startswith(("120000", "160000"))]
+    modes = subprocess.check_output(["git", "-C", ROOT, "ls-files", "-s"], text=True)
+    assert not [line for line in modes.splitlines() if line.startswith(("120000", "160000"))]
     assert not [file for file in ARCHIVE if (ROOT / file).is_symlink()]
     sizes = {file: (ROOT / file).stat().st_size for file in ARCHIVE}
     record_property("files", len(sizes))
@@ -169,19 +159,21 @@ def test_names_links_and_sizes(record_property):
 
 @pytest.mark.parametrize("file", PYTHON)
 def test_python_does_nothing_that_a_scanner_looks_for(file):
-    found = []
+    unsafe: list[str] = []
     for node in ast.walk(ast.parse(read(file))):
         if isinstance(node, ast.Import):
-            found += [name.name for name in node.names if name.name.split(".")[0] in UNSAFE_MODULES]
+            unsafe += [
+                name.name for name in node.names if name.name.split(".")[0] in UNSAFE_MODULES
+            ]
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found += [node.module] if node.module.split(".")[0] in UNSAFE_MODULES else []
+            unsafe += [node.module] if node.module.split(".")[0] in UNSAFE_MODULES else []
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            found += [node.func.id] if node.func.id in UNSAFE_CALLS else []
+            unsafe += [node.func.id] if node.func.id in UNSAFE_CALLS else []
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            found += [ast.unparse(node.func)] if ast.unparse(node.func) in UNSAFE_METHODS else []
+            unsafe += [ast.unparse(node.func)] if ast.unparse(node.func) in UNSAFE_METHODS else []
         elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "trust_remote_code"):
-            found.append(node.arg)
-    assert not found
+            unsafe.append(node.arg)
+    assert not unsafe
     assert not BLOB.search(read(file))
     assert not SOCKETS.search(read(file))
 
@@ -194,7 +186,7 @@ def test_our_scripts_do_nothing_that_a_scanner_looks_for(record_property):
 
 
 def test_other_peoples_scripts_come_with_their_licence(record_property):
-    """Minified code is not ours to shape; it may still not make code out of text."""
+    """Minified code is not ours to change, but it must not make code out of text either."""
     record_property("vendored", {f: len(SOCKETS.findall(read(f))) for f in VENDORED})
     for file in VENDORED:
         assert not SCRIPT.search(read(file)), file
@@ -222,14 +214,14 @@ def test_name_version_and_licence():
 
 def test_classifiers_are_those_that_the_registry_knows():
     for classifier in PROJECT["project"]["classifiers"]:
-        kind, _, rest = classifier.partition(" :: ")
+        kind, _, value = classifier.partition(" :: ")
         if kind == "Environment":
-            assert rest in ACCELERATORS, classifier
+            assert value in ACCELERATORS, classifier
         elif kind == "Operating System":
-            assert rest.startswith(SYSTEMS), classifier
+            assert value.startswith(SYSTEMS), classifier
 
 
-def test_the_icon_is_a_square_picture_of_at_most_400_pixels():
+def test_the_icon_is_a_square_image_of_at_most_400_pixels():
     head = (ROOT / "assets" / "icon.png").read_bytes()[:24]
     width, height = struct.unpack(">II", head[16:24])
     assert head.startswith(b"\x89PNG") and width == height <= 400
@@ -293,13 +285,13 @@ def test_the_readme_counts_no_more_than_there_is():
     """Numbers may lag behind; they may not run ahead."""
     says = table()
     tests = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py")]
-    there = {
+    counts = {
         "nodes": len(IDS),
         "languages beside English": len([*(ROOT / "locales").glob("*/nodeDefs.json")]),
         "example workflows": len([*(ROOT / "workflows").glob("*.json")]),
         "nodes that an example shows": len({*IDS} & example_nodes()),
         "tests": sum(len(re.findall(r"^def test_", text, re.MULTILINE)) for text in tests),
     }
-    assert not {name: count for name, count in there.items() if number(says[name]) > count}
+    assert not {name: count for name, count in counts.items() if number(says[name]) > count}
     assert number(says["packages it asks for"]) == len(PROJECT["project"]["dependencies"])
     assert says["needs ComfyUI"] == PROJECT["tool"]["comfy"]["requires-comfyui"].lstrip(">=")

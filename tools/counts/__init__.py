@@ -1,0 +1,1 @@
+"""What `dev.py lint` counts in the source, one question a module."""
