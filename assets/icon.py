@@ -1,4 +1,4 @@
-"""Draws the pack's icon: Vitruvius' man in OpenPose's colours, `python -m assets.icon` at the root.
+"""Draws the pack's icon: Vitruvius' man in OpenPose's colors, `python -m assets.icon` at the root.
 
 One figure in two poses, as Leonardo drew it: feet together and arms level, it fills the square;
 feet apart and arms raised, it touches the circle, whose centre is the navel.

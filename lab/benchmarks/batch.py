@@ -68,7 +68,7 @@ def run(quick: bool) -> dict[str, float]:
         hosts = [start(stack, Path(folder) / f"host-{n}") for n in range(HOSTS)]
         work(flow, hosts, HOSTS, 0, Path(folder) / "warm")  # loads the model into each
         one, two = take_turns(flow, hosts, rows, turns, Path(folder) / "turns")
-        alone, both = take_turns(waits, hosts, 12, 1, Path(folder) / "waits")
+        alone, two_hosts = take_turns(waits, hosts, 12, 1, Path(folder) / "waits")
     speedups = [a.seconds / b.seconds for a, b in zip(one, two, strict=True)]
     return {
         "cores": os.cpu_count() or 1,
@@ -83,8 +83,8 @@ def run(quick: bool) -> dict[str, float]:
         "speedup_most": max(speedups),
         "busy_share_one_host": statistics.median(turn.busy for turn in one),
         "busy_share_two_hosts": statistics.median(turn.busy for turn in two),
-        "speedup_waiting_rows": alone[0].seconds / both[0].seconds,
-        "busy_share_waiting_rows": both[0].busy,
+        "speedup_waiting_rows": alone[0].seconds / two_hosts[0].seconds,
+        "busy_share_waiting_rows": two_hosts[0].busy,
     }
 
 

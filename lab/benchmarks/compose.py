@@ -1,14 +1,14 @@
 """Several people, each with a prompt and a pose: our modes against what one can do without them.
 
 For N = 1 to 4 people, on unseen scenes of the mini world, through the host's own nodes:
-  <mode>_acc_N    share of garments in the named colour inside that person's true mask
+  <mode>_acc_N    share of garments in the named color inside that person's true mask
   <mode>_pck_N    share of visible joints within 5 % of the person's height of where they belong
   <mode>_seam_N   contrast across the borders of regions over that elsewhere (1: none to be seen)
   <mode>_cost_N   sampling time over that of one person with plain ControlNet, taken in turns
 `shared`: exact with one negative pass for all, not one per person as in the paper. `global`: one
 prompt that names everybody, one ControlNet on the merged skeleton. `native`: the host's ControlNet,
 Conditioning Set Mask and Combine for each person, with the same regions.
-`ceiling`: the instruments on the true pictures after a round trip through the VAE.
+`ceiling`: the evaluators on the true images after a round trip through the VAE.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ def _with_people(loaded: host.Loaded, people: int, count: int) -> dict[str, floa
         **{mode: _ours(loaded, scenes, truth, mode) for mode in MODES},
         "shared": _ours(loaded, scenes, truth, "exact", shared_negative=True),
     }
-    made, seconds = _in_turns(samplers, count)
-    whole, net = convert.load_checkpoint(preview.CHECKPOINT), posenet.load_posenet()
-    made["ceiling"] = preview.decode(whole, preview.encode(whole, truth.rgb))
+    images_by_way, seconds = _in_turns(samplers, count)
+    checkpoint, net = convert.load_checkpoint(preview.CHECKPOINT), posenet.load_posenet()
+    images_by_way["ceiling"] = preview.decode(checkpoint, preview.encode(checkpoint, truth.rgb))
     numbers = {}
     for name in MEASURED:
-        pictures = made[name]
-        numbers[f"{name}_acc_{people}"] = measurements.colour_accuracy(pictures, scenes, truth)
-        numbers[f"{name}_pck_{people}"] = measurements.pck_each(net, pictures, scenes, truth)
+        images = images_by_way[name]
+        numbers[f"{name}_acc_{people}"] = measurements.color_accuracy(images, scenes, truth)
+        numbers[f"{name}_pck_{people}"] = measurements.pck_each(net, images, scenes, truth)
         if people > 1:
-            numbers[f"{name}_seam_{people}"] = measurements.seam_contrast(pictures, owners, free)
+            numbers[f"{name}_seam_{people}"] = measurements.seam_contrast(images, owners, free)
         if name in seconds:
             numbers[f"{name}_cost_{people}"] = seconds[name] / seconds["plain"]
-    rows = torch.stack([truth.rgb, *(made[name] for name in (*MODES, *RIVALS))], 1)[:SHOWN]
+    rows = torch.stack([truth.rgb, *(images_by_way[name] for name in (*MODES, *RIVALS))], 1)[:SHOWN]
     RESULTS.mkdir(exist_ok=True)
     preview.save_sheet(rows.flatten(0, 1), RESULTS / f"compose-{people}.jpg", columns=rows.shape[1])
     return numbers
@@ -83,17 +83,17 @@ def _with_people(loaded: host.Loaded, people: int, count: int) -> dict[str, floa
 def _in_turns(
     samplers: dict[str, Callable[[int], Tensor]], count: int
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """All pictures by every sampler, scene after scene, and the seconds each took in all."""
-    made: dict[str, list[Tensor]] = {name: [] for name in samplers}
+    """All images by every sampler, scene after scene, and the seconds each took in all."""
+    images_by_way: dict[str, list[Tensor]] = {name: [] for name in samplers}
     seconds = dict.fromkeys(samplers, 0.0)
     for name in samplers:
         samplers[name](0)  # the first run loads and warms up
     for i in range(count):
         for name, sampler in samplers.items():
             start = time.perf_counter()
-            made[name].append(sampler(i))
+            images_by_way[name].append(sampler(i))
             seconds[name] += time.perf_counter() - start
-    return {name: torch.cat(pictures) for name, pictures in made.items()}, seconds
+    return {name: torch.cat(images) for name, images in images_by_way.items()}, seconds
 
 
 def _prompts(scenes: Scenes, i: int) -> list[str]:
@@ -163,8 +163,10 @@ def _native(loaded: host.Loaded, scenes: Scenes, truth: Render, i: int) -> Tenso
     positive: list = []
     parts = zip(_prompts(scenes, i), each, _shares(scenes, truth, i), strict=True)
     for prompt, hint, share in parts:
-        own = _controlled(loaded, host.text(loaded, prompt), hint)[0]
-        positive += nodes.ConditioningSetMask().append(own, share[None], "default", 1.0)[0]
+        person_conditioning = _controlled(loaded, host.text(loaded, prompt), hint)[0]
+        positive += nodes.ConditioningSetMask().append(
+            person_conditioning, share[None], "default", 1.0
+        )[0]
     negative = _controlled(loaded, [], merged)[1]
     return _sample(loaded, (positive, negative), i)
 

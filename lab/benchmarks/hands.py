@@ -1,11 +1,11 @@
-"""Hands first and the body painted around them, against everything painted at once.
+"""Hands first and the body generated around them, against everything generated at once.
 
 On unseen upper bodies of the mini world, through the host's own nodes and ours:
   one_stage    the base with its pose ControlNet, the hands drawn in the skeleton
   two_stage    each hand by the hand generator, the body around them by the pose ControlNet with
                Mask Expansion, the hands' pixels pasted back
-  ceiling      the instruments on the true pictures
-  round_trip   the instruments on the true pictures after the autoencoder: what one_stage can reach
+  ceiling      the evaluators on the true images
+  round_trip   the evaluators on the true images after the autoencoder: what one_stage can reach
 and, to see what each part is worth, two_stage with one part changed:
   pose_hands   the hands by the pose ControlNet, their masks from keypoints
   outpainter   the body by the body outpainter, if `train mini outpainter` has made one
@@ -14,10 +14,10 @@ and, to see what each part is worth, two_stage with one part changed:
 hand_error_X is the mean distance of a hand's visible joints from where they belong over the hand's
 size, finger_count_accuracy_X the share of hands with the right number of stretched fingers. seam_X
 is the contrast across the border of what was preserved over that elsewhere, before pasting;
-`unedited`: across the same borders in one_stage's pictures, `true`: in the true ones.
+`unedited`: across the same borders in one_stage's images, `true`: in the true ones.
 body_pck_X is read on as many whole people, whose hands are smaller.
 mask_iou is of the masks predicted on generated hands, in the poses of unseen close-ups, with the
-true hands; mask_iou_true of those predicted on the true pictures, mask_iou_keypoints of those of
+true hands; mask_iou_true of those predicted on the true images, mask_iou_keypoints of those of
 Hand Masks. mask_iou..._upper: likewise of the upper bodies' hands, which are 30 pixels large and
 partly hidden.
 """
@@ -52,7 +52,7 @@ SEEN = 0.5  # share of a hand's joints that must be visible for it to be judged
 MANY = 10  # upper bodies drawn for each one that shows a whole hand
 MARGIN, THICKNESS, WRIST = 0.35, 0.07, 0.1
 EXPANSION, START, END = 8, 0.2, 0.8  # pixels; shares of the sampling
-FEATHER, COLOUR = 0, 0.5  # a finger is 4 pixels wide
+FEATHER, COLOR = 0, 0.5  # a finger is 4 pixels wide
 AWAY = 2  # pixels from an outline that count for no seam
 SHOWN = 6
 STEPS_SHOWN = 3
@@ -63,7 +63,7 @@ SEAMS |= {way: way for way in TRAINED}
 
 
 class Nets(NamedTuple):
-    """What paints."""
+    """The networks that generate."""
 
     loaded: host.Loaded
     outpainter: Any
@@ -73,19 +73,19 @@ class Nets(NamedTuple):
 class Hands(NamedTuple):
     """First-stage hands of one scene, large, and where they belong."""
 
-    pictures: Tensor  # [N,S,S,3]
+    images: Tensor  # [N,S,S,3]
     masks: Tensor  # [N,S,S]
     boxes: Any
 
 
-class Painted(NamedTuple):
-    """A picture, and what it was made from; [1,H,W,3] and [1,H,W]."""
+class Generated(NamedTuple):
+    """An image, and what it was made from; [1,H,W,3] and [1,H,W]."""
 
     pasted: Tensor
     plain: Tensor  # before pasting
     placed: Tensor
     where: Tensor
-    repaint: Tensor
+    inpaint_mask: Tensor
 
 
 def run(quick: bool) -> dict[str, float]:
@@ -99,30 +99,32 @@ def run(quick: bool) -> dict[str, float]:
     outpainter = host.load(preview.CHECKPOINT.name, OUTPAINTER.name).controlnet if TRAINED else None
     nets = Nets(loaded, outpainter, hand_generator.load(HAND_GENERATOR))
     scenes, truth, judged = _scenes(4 if quick else 28)
-    made, seconds = _paint(nets, scenes, truth, ("one_stage", *VARIANTS, *TRAINED))
-    whole, handnet = (
+    generated, seconds = _generate(nets, scenes, truth, ("one_stage", *VARIANTS, *TRAINED))
+    checkpoint, handnet = (
         convert.load_checkpoint(preview.CHECKPOINT),
         posenet.load_posenet(posenet.HANDNET),
     )
-    shown = {name: _pictures(some) for name, some in made.items()}
-    shown["ceiling"] = truth.rgb
-    shown["round_trip"] = preview.decode(whole, preview.encode(whole, truth.rgb))
+    images_by_way = {
+        name: _images(scenes_generated) for name, scenes_generated in generated.items()
+    }
+    images_by_way["ceiling"] = truth.rgb
+    images_by_way["round_trip"] = preview.decode(checkpoint, preview.encode(checkpoint, truth.rgb))
     numbers: dict[str, float] = {"scenes": len(scenes), "hands": len(judged)}
-    for name, x in shown.items():
+    for name, x in images_by_way.items():
         numbers |= _read(handnet, x, truth, judged, name)
-    numbers |= _seams(made, truth)
+    numbers |= _seams(generated, truth)
     numbers |= _masks(nets, scenes, truth, judged)
     numbers |= _bodies(nets, len(scenes))
     numbers |= {
         f"cost_{name}": seconds[name] / seconds["one_stage"] for name in (*VARIANTS, *TRAINED)
     }
     numbers["cost"] = numbers["cost_two_stage"]
-    _show(made, scenes, truth)
+    _show(generated, scenes, truth)
     return numbers
 
 
 def _scenes(count: int) -> tuple[Scenes, Render, list[tuple[int, int]]]:
-    """Scenes with a hand in the picture, what they look like, and the hands (scene, side) that can
+    """Scenes with a hand in the image, what they look like, and the hands (scene, side) that can
     be judged.
     """
     drawn = sample_scenes(MANY * count, UNSEEN + 200, framing=UPPER, people=1)
@@ -133,29 +135,29 @@ def _scenes(count: int) -> tuple[Scenes, Render, list[tuple[int, int]]]:
 
 
 def _judged(truth: Render) -> Tensor:
-    """Whether each hand [scenes, 2] is in the picture and hidden by nothing but itself."""
-    seen = truth.hands_visible.float().mean(-1) >= SEEN
-    return seen & (truth.hands[..., 2] > 0).all(-1)
+    """Whether each hand [scenes, 2] is in the image and hidden by nothing but itself."""
+    is_visible = truth.hands_visible.float().mean(-1) >= SEEN
+    return is_visible & (truth.hands[..., 2] > 0).all(-1)
 
 
-def _paint(
+def _generate(
     nets: Nets, scenes: Scenes, truth: Render, ways: Sequence[str]
-) -> tuple[dict[str, list[Painted]], dict[str, float]]:
+) -> tuple[dict[str, list[Generated]], dict[str, float]]:
     """Every scene in every way, one after another, and the seconds each way took in all."""
-    made: dict[str, list[Painted]] = {way: [] for way in ways}
+    generated: dict[str, list[Generated]] = {way: [] for way in ways}
     seconds = dict.fromkeys(ways, 0.0)
     for i in range(-1, len(scenes)):  # the first time loads and warms up
         with torch.inference_mode():
-            painted = _paint_one(nets, scenes, truth, max(0, i), ways)
+            scene_generated = _generate_scene(nets, scenes, truth, max(0, i), ways)
         for way in ways if i >= 0 else ():
-            made[way].append(painted[way][0])
-            seconds[way] += painted[way][1]
-    return made, seconds
+            generated[way].append(scene_generated[way][0])
+            seconds[way] += scene_generated[way][1]
+    return generated, seconds
 
 
-def _paint_one(
+def _generate_scene(
     nets: Nets, scenes: Scenes, truth: Render, i: int, ways: Sequence[str]
-) -> dict[str, tuple[Painted, float]]:
+) -> dict[str, tuple[Generated, float]]:
     """A scene in each way and the seconds that took."""
     loaded, people, seed = nets.loaded, skeletons(i, scenes, truth), 10 * i
     frame = [pose.write_frame(people)]
@@ -167,11 +169,11 @@ def _paint_one(
         for hand in hands.find_hands(people)
     ]
 
-    def one_stage() -> Painted:
+    def one_stage() -> Generated:
         latent = host.sample(loaded.model, *posed, host.empty(IMAGE_SIZE), seed)
-        picture = host.decode(loaded, latent).movedim(1, -1)
-        nothing = torch.zeros_like(picture[..., 0])
-        return Painted(picture, picture, picture, nothing, nothing)
+        image = host.decode(loaded, latent).movedim(1, -1)
+        nothing = torch.zeros_like(image[..., 0])
+        return Generated(image, image, image, nothing, nothing)
 
     once = _timed(one_stage)
     if not prompts:  # nothing to put first
@@ -180,15 +182,15 @@ def _paint_one(
         kind: _timed(partial(kind, nets, frame, prompts, seed))
         for kind in {_first_stage(way) for way in ways[1:]}
     }
-    painted = {"one_stage": once}
+    generated = {"one_stage": once}
     for way in ways[1:]:
-        made, before = first[_first_stage(way)]
+        first_stage, before = first[_first_stage(way)]
         net = nets.outpainter if way == "outpainter" else None
         border = way if way in ("naive", "differential") else "two_stage"
-        body = partial(_body, loaded, net, made, skeleton, conds, posed, border, seed)
-        picture, after = _timed(body)
-        painted[way] = picture, before + after
-    return painted
+        body = partial(_body, loaded, net, first_stage, skeleton, conds, posed, border, seed)
+        image, after = _timed(body)
+        generated[way] = image, before + after
+    return generated
 
 
 def _first_stage(way: str) -> Callable[..., Hands]:
@@ -200,18 +202,20 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), time.perf_counter() - start
 
 
-def _pictures(made: list[Painted]) -> Tensor:
-    return torch.cat([one.pasted for one in made]).movedim(-1, 1)
+def _images(generated: list[Generated]) -> Tensor:
+    return torch.cat([one.pasted for one in generated]).movedim(-1, 1)
 
 
 def _bodies(nets: Nets, count: int) -> dict[str, float]:
     """Whole people, whom the pose network knows: do the body's joints stay where they belong?"""
     scenes = sample_scenes(count, UNSEEN + 201, framing=FULL, people=1)
     truth = render(scenes)
-    made, _ = _paint(nets, scenes, truth, ("one_stage", "two_stage", *TRAINED))
+    generated, _ = _generate(nets, scenes, truth, ("one_stage", "two_stage", *TRAINED))
     net = posenet.load_posenet()
-    shown = {way: _pictures(some) for way, some in made.items()} | {"ceiling": truth.rgb}
-    return {f"body_pck_{way}": measurements.pck(net, x, truth) for way, x in shown.items()}
+    images_by_way = {
+        way: _images(scenes_generated) for way, scenes_generated in generated.items()
+    } | {"ceiling": truth.rgb}
+    return {f"body_pck_{way}": measurements.pck(net, x, truth) for way, x in images_by_way.items()}
 
 
 def _setting(scenes: Scenes, i: int) -> str:
@@ -219,7 +223,7 @@ def _setting(scenes: Scenes, i: int) -> str:
 
 
 def _cut(frame: Any) -> tuple[Any, Any, int]:
-    """Poses, boxes and number of the squares around the hands, as large as a whole picture."""
+    """Poses, boxes and number of the squares around the hands, as large as a whole image."""
     from ...nodes.hands import BOTH, GO_ON, VitruvianCutHands
 
     return VitruvianCutHands.execute(frame, BOTH, IMAGE_SIZE, MARGIN, True, GO_ON).result[1:]
@@ -262,13 +266,13 @@ def _keypoint_masks(poses: Any) -> Tensor:
 def _body(
     loaded: host.Loaded,
     outpainter: Any,
-    made: Hands,
+    first_stage: Hands,
     skeleton: Tensor,
     conds: Any,
     posed: Any,
     border: str,
     seed: int,
-) -> Painted:
+) -> Generated:
     """The second stage, as the workflows have it."""
     import nodes
 
@@ -276,18 +280,18 @@ def _body(
     from ...nodes.outpaint import VitruvianOutpaintBody
 
     size = IMAGE_SIZE, IMAGE_SIZE
-    placed, where, repaint = VitruvianPlaceHands.execute(*made, *size, 0.0).result
+    placed, where, inpaint_mask = VitruvianPlaceHands.execute(*first_stage, *size, 0.0).result
     if outpainter is not None:
         posed = VitruvianOutpaintBody.execute(
             conds[0], conds[1], outpainter, skeleton, placed, where, 1.0, 0.0, 1.0
         ).result
     latent = nodes.VAEEncode().encode(loaded.vae, placed)[0]
-    mask = _soft(repaint) if border == "differential" else repaint
+    mask = _soft(inpaint_mask) if border == "differential" else inpaint_mask
     latent = nodes.SetLatentNoiseMask().set_mask(latent, mask)[0]
     done = host.sample(_bordered(loaded.model, border), posed[0], posed[1], latent, seed)
     plain = host.decode(loaded, done).movedim(1, -1)
-    (pasted,) = VitruvianPasteHands.execute(plain, placed, where, FEATHER, COLOUR).result
-    return Painted(pasted, plain, placed, where, repaint)
+    (pasted,) = VitruvianPasteHands.execute(plain, placed, where, FEATHER, COLOR).result
+    return Generated(pasted, plain, placed, where, inpaint_mask)
 
 
 def _bordered(model: Any, border: str) -> Any:
@@ -309,10 +313,10 @@ def _soft(mask: Tensor) -> Tensor:
 
 
 def _read(
-    net: posenet.PoseNet, pictures: Tensor, truth: Render, judged: list[tuple[int, int]], name: str
+    net: posenet.PoseNet, images: Tensor, truth: Render, judged: list[tuple[int, int]], name: str
 ) -> dict[str, float]:
     crops = [
-        measurements.hand_crop(pictures[i], truth.hands[i, side], SIDES[side] == hands.LEFT)
+        measurements.hand_crop(images[i], truth.hands[i, side], SIDES[side] == hands.LEFT)
         for i, side in judged
     ]
     visible = [truth.hands_visible[i, side] for i, side in judged]
@@ -323,10 +327,10 @@ def _read(
     }
 
 
-def _seams(made: dict[str, list[Painted]], truth: Render) -> dict[str, float]:
-    """Contrast at the border between preserved and painted cells, away from true outlines."""
-    kept = torch.cat([one.repaint for one in made["two_stage"]])[:, None]
-    cells = interpolate(kept, scale_factor=1 / LATENT_STRIDE, mode="bilinear")
+def _seams(generated: dict[str, list[Generated]], truth: Render) -> dict[str, float]:
+    """Contrast at the border between preserved and generated cells, away from true outlines."""
+    sampled_area = torch.cat([one.inpaint_mask for one in generated["two_stage"]])[:, None]
+    cells = interpolate(sampled_area, scale_factor=1 / LATENT_STRIDE, mode="bilinear")
     owners = interpolate((cells < 0.5).float(), scale_factor=LATENT_STRIDE)[:, 0]
     hand = (truth.parsing == RIGHT_HAND) | (truth.parsing == LEFT_HAND)
     parts = torch.where(hand, SKIN, truth.parsing)[:, None].float()  # a wrist is no outline
@@ -334,13 +338,13 @@ def _seams(made: dict[str, list[Painted]], truth: Render) -> dict[str, float]:
     free = (highest == lowest)[:, 0]
 
     names = {**SEAMS, "unedited": "one_stage"}
-    shown = {
-        label: torch.cat([one.plain for one in made[name]]).movedim(-1, 1)
+    images_by_label = {
+        label: torch.cat([one.plain for one in generated[name]]).movedim(-1, 1)
         for label, name in names.items()
     }
     return {
         f"seam_{label}": measurements.seam_contrast(x, owners, free)
-        for label, x in {**shown, "true": truth.rgb}.items()
+        for label, x in {**images_by_label, "true": truth.rgb}.items()
     }
 
 
@@ -351,9 +355,12 @@ def _masks(
     the judged hands of upper bodies.
     """
     close = sample_scenes(len(judged), UNSEEN + 202, framing=HAND)
-    shown = render(close)
-    whole = hands.Square(IMAGE_SIZE / 2, IMAGE_SIZE / 2, IMAGE_SIZE)
-    large = [_overlap(nets, close, shown, i, int(close.hand[i]), whole) for i in range(len(close))]
+    rendering = render(close)
+    whole_image = hands.Square(IMAGE_SIZE / 2, IMAGE_SIZE / 2, IMAGE_SIZE)
+    large = [
+        _overlap(nets, close, rendering, i, int(close.hand[i]), whole_image)
+        for i in range(len(close))
+    ]
     small = []
     for i, side in judged:
         people = skeletons(i, scenes, truth)
@@ -362,8 +369,10 @@ def _masks(
             square = hands.square_around(hand.points, MARGIN, upright=True)
             small.append(_overlap(nets, scenes, truth, i, side, square))
     return {
-        f"mask_iou{which}{of}": float(torch.stack([found[which] for found in some]).mean())
-        for of, some in (("", large), ("_upper", small))
+        f"mask_iou{which}{of}": float(
+            torch.stack([overlaps[which] for overlaps in hands_measured]).mean()
+        )
+        for of, hands_measured in (("", large), ("_upper", small))
         for which in ("", "_true", "_keypoints")
     }
 
@@ -371,7 +380,7 @@ def _masks(
 def _overlap(
     nets: Nets, scenes: Scenes, truth: Render, i: int, side: int, square: hands.Square
 ) -> dict[str, Tensor]:
-    """Of one hand's masks in its square: of the painted hand, of the true picture, from keypoints
+    """Of one hand's masks in its square: of the generated hand, of the true image, from keypoints
     alone.
     """
     import nodes
@@ -391,12 +400,12 @@ def _overlap(
         drawn = host.sample(model, positive, negative, host.empty(IMAGE_SIZE), i)
         crop = hands.cut_square(truth.rgb[i].movedim(0, -1), square, IMAGE_SIZE)[None]
         real = nodes.VAEEncode().encode(loaded.vae, crop)[0]
-        found = {
+        predicted_masks = {
             name: VitruvianPredictHandMasks.execute(model, generator, positive, latent).result[0][0]
             for name, latent in (("", drawn), ("_true", real))
         }
-    found["_keypoints"] = _keypoint_masks(poses)[0]
-    return {name: _iou(mask, true) for name, mask in found.items()}
+    predicted_masks["_keypoints"] = _keypoint_masks(poses)[0]
+    return {name: _iou(mask, true) for name, mask in predicted_masks.items()}
 
 
 def _true_mask(truth: Render, i: int, side: int, square: hands.Square) -> Tensor:
@@ -410,17 +419,17 @@ def _iou(mask: Tensor, true: Tensor) -> Tensor:
     return (mask & true).sum() / (mask | true).sum()
 
 
-def _show(made: dict[str, list[Painted]], scenes: Scenes, truth: Render) -> None:
+def _show(generated: dict[str, list[Generated]], scenes: Scenes, truth: Render) -> None:
     rows = []
     for i in range(min(SHOWN, len(scenes))):
-        people, ours = skeletons(i, scenes, truth), made["two_stage"][i]
+        people, ours = skeletons(i, scenes, truth), generated["two_stage"][i]
         skeleton = pose_drawing.draw_people(people, IMAGE_SIZE, IMAGE_SIZE)
         strip = hands.expansion_strip(
-            ours.repaint[0], ours.placed[0], EXPANSION, START, END, STEPS_SHOWN
+            ours.inpaint_mask[0], ours.placed[0], EXPANSION, START, END, STEPS_SHOWN
         )
         mask = ours.where[0, ..., None].expand(-1, -1, 3)
         rows += [skeleton, ours.placed[0], mask, *strip.chunk(STEPS_SHOWN, 1), ours.pasted[0]]
-        rows += [made["one_stage"][i].pasted[0], truth.rgb[i].movedim(0, -1)]
+        rows += [generated["one_stage"][i].pasted[0], truth.rgb[i].movedim(0, -1)]
     RESULTS.mkdir(exist_ok=True)
     sheet = torch.stack(rows).movedim(-1, 1)
     preview.save_sheet(sheet, RESULTS / "hands.jpg", columns=6 + STEPS_SHOWN)

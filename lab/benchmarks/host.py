@@ -1,4 +1,4 @@
-"""Pictures for benchmarks by the host's own nodes, in this process.
+"""Images for benchmarks by the host's own nodes, in this process.
 
 `dev.py bench` has put the host on the path and read its command line.
 """
@@ -37,7 +37,7 @@ def load(checkpoint: str, controlnet: str) -> Loaded:
 
 
 def text(loaded: Loaded, *prompts: str) -> Any:
-    """CLIPTextEncode of a prompt, or of one for each picture of a batch."""
+    """CLIPTextEncode of a prompt, or of one for each image of a batch."""
     import nodes
 
     with torch.inference_mode():
@@ -69,8 +69,8 @@ def decode(loaded: Loaded, latent: dict[str, Any]) -> Tensor:
     import nodes
 
     with torch.inference_mode():
-        picture = nodes.VAEDecode().decode(loaded.vae, latent)[0]
-    return picture.permute(0, 3, 1, 2).clamp(0, 1).float().cpu()
+        image = nodes.VAEDecode().decode(loaded.vae, latent)[0]
+    return image.permute(0, 3, 1, 2).clamp(0, 1).float().cpu()
 
 
 def controlled(
@@ -83,7 +83,7 @@ def controlled(
     return apply(positive, negative, loaded.controlnet, hint, strength, 0.0, 1.0, vae=loaded.vae)
 
 
-def pictures(
+def images(
     loaded: Loaded,
     prompts: Sequence[str],
     hints: Tensor | None,
@@ -92,16 +92,16 @@ def pictures(
     seed: int = 0,
     batch: int = 10,
 ) -> Tensor:
-    """One picture per prompt, [B,3,size,size] in 0..1, controlled by hints [B,3,size,size] if
+    """One image per prompt, [B,3,size,size] in 0..1, controlled by hints [B,3,size,size] if
     given, `batch` prompts at a time.
     """
-    made = []
+    image_chunks = []
     for start in range(0, len(prompts), batch):
         rows = slice(start, start + batch)
-        some = prompts[rows]
-        conds = text(loaded, *some), text(loaded, "")
+        chunk = prompts[rows]
+        conds = text(loaded, *chunk), text(loaded, "")
         if hints is not None:
             conds = controlled(loaded, *conds, hints[rows].movedim(1, -1))
-        latent = sample(loaded.model, *conds, empty(size, len(some)), seed + start)
-        made.append(decode(loaded, latent))
-    return torch.cat(made)
+        latent = sample(loaded.model, *conds, empty(size, len(chunk)), seed + start)
+        image_chunks.append(decode(loaded, latent))
+    return torch.cat(image_chunks)

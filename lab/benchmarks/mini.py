@@ -2,7 +2,7 @@
 own nodes.
 
 `..._baseline` is the same without what is measured (an untrained VAE, no ControlNet); `..._ceiling`
-is the instrument on the true pictures, after a round trip through the VAE: nothing generated can
+is the evaluator on the true images, after a round trip through the VAE: nothing generated can
 score higher than that but by luck.
 """
 
@@ -39,24 +39,24 @@ def run(quick: bool) -> dict[str, float]:
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
 
     start = time.perf_counter()
-    controlled = host.pictures(loaded, prompts, hints, IMAGE_SIZE)
+    controlled = host.images(loaded, prompts, hints, IMAGE_SIZE)
     seconds = (time.perf_counter() - start) / count
     start = time.perf_counter()
-    free = host.pictures(loaded, prompts, None, IMAGE_SIZE)
+    free = host.images(loaded, prompts, None, IMAGE_SIZE)
     seconds_free = (time.perf_counter() - start) / count
 
-    net, whole = posenet.load_posenet(), convert.load_checkpoint(preview.CHECKPOINT)
-    back = preview.decode(whole, preview.encode(whole, truth.rgb))
+    net, checkpoint = posenet.load_posenet(), convert.load_checkpoint(preview.CHECKPOINT)
+    back = preview.decode(checkpoint, preview.encode(checkpoint, truth.rgb))
     torch.manual_seed(0)
-    hits = measurements.colour_hits(controlled, scenes, truth)
+    hits = measurements.color_hits(controlled, scenes, truth)
     save_contact_sheet(loaded)
     return {
         "scenes": count,
-        "vae_psnr": vae.psnr(whole.vae, truth.rgb * 2 - 1),
+        "vae_psnr": vae.psnr(checkpoint.vae, truth.rgb * 2 - 1),
         "vae_psnr_baseline": vae.psnr(networks.build_vae().eval(), truth.rgb * 2 - 1),
-        "color_accuracy": measurements.colour_accuracy(controlled, scenes, truth),
-        "color_accuracy_baseline": measurements.colour_accuracy(free, scenes, truth),
-        "color_accuracy_ceiling": measurements.colour_accuracy(back, scenes, truth),
+        "color_accuracy": measurements.color_accuracy(controlled, scenes, truth),
+        "color_accuracy_baseline": measurements.color_accuracy(free, scenes, truth),
+        "color_accuracy_ceiling": measurements.color_accuracy(back, scenes, truth),
         **{f"color_accuracy_{garment}": float(hit.float().mean()) for garment, hit in hits.items()},
         "pck": measurements.pck(net, controlled, truth),
         "pck_baseline": measurements.pck(net, free, truth),
@@ -69,14 +69,16 @@ def run(quick: bool) -> dict[str, float]:
 
 
 def save_contact_sheet(loaded: host.Loaded) -> None:
-    """16 unseen scenes of every kind, in columns of two: the pose and the picture made from it and
+    """16 unseen scenes of every kind, in columns of two: the pose and the image made from it and
     the caption.
     """
     scenes = sample_scenes(SHEET, UNSEEN + 1)
     truth = render(scenes)
     hints = torch.stack([draw_hint(i, scenes, truth) for i in range(SHEET)])
-    made = host.pictures(
+    generated = host.images(
         loaded, [scene_caption(scenes, i) for i in range(SHEET)], hints, IMAGE_SIZE
     )
     RESULTS.mkdir(exist_ok=True)
-    preview.save_sheet(torch.stack((hints, made), 1).flatten(0, 1), RESULTS / "mini.jpg", columns=8)
+    preview.save_sheet(
+        torch.stack((hints, generated), 1).flatten(0, 1), RESULTS / "mini.jpg", columns=8
+    )

@@ -1,5 +1,5 @@
-"""Judgements of generated bodies against true ones: what the pose network reads in a picture,
-compared with what it reads in pictures of the world.
+"""Judgements of generated bodies against true ones: what the pose network reads in an image,
+compared with what it reads in images of the world.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ MIDDLE = (pose.NECK, pose.R_HIP, pose.L_HIP)
 NEIGHBOURS = 7  # whose most frequent action names a body's
 TOLERATED = 0.002  # share of true bodies beyond each single limit of what is human
 ELSEWHERE = 5  # cells between a joint and another like it
-AROUND = 0.06  # of the figure's height: what still counts for the body, not for its surroundings
+AROUND = 0.06  # of the person's height: what still counts for the body, not for its surroundings
 
 
 class Read(NamedTuple):
-    """What the pose network sees in B pictures."""
+    """What the pose network sees in B images."""
 
     joints: Tensor  # [B,18,2] pixels
     sure: Tensor  # [B,13] how high the heat maps of LIMBS are
@@ -67,18 +67,18 @@ class Bodies(NamedTuple):
 
 
 @torch.no_grad()
-def read(net: PoseNet, pictures: Tensor, batch: int = 50) -> Read:
-    """Pictures [B,3,H,W] in 0..1 of one person each."""
-    parts = [_read(net, some) for some in pictures.split(batch)]
+def read(net: PoseNet, images: Tensor, batch: int = 50) -> Read:
+    """Images [B,3,H,W] in 0..1 of one person each."""
+    parts = [_read(net, some) for some in images.split(batch)]
     return Read(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
-def _read(net: PoseNet, pictures: Tensor) -> Read:
-    joints = find_joints(net, pictures)
-    heat = net(pictures).sigmoid()[:, list(LIMBS)]
+def _read(net: PoseNet, images: Tensor) -> Read:
+    joints = find_joints(net, images)
+    heat = net(images).sigmoid()[:, list(LIMBS)]
     sure = heat.amax((2, 3))
     lengths = _lengths(joints)
-    features = net.features(pictures * 2 - 1)[-1].mean((2, 3))
+    features = net.features(images * 2 - 1)[-1].mean((2, 3))
     double = _elsewhere(heat, joints[:, list(LIMBS)]) / sure
     return Read(joints, sure, double, lengths / lengths.sum(1, keepdim=True), features)
 
@@ -104,15 +104,15 @@ def shape_of(joints: Tensor) -> Tensor:
     return (centred / centred.norm(dim=-1).amax(1)[:, None, None]).flatten(1)
 
 
-def whole(found: Read, true: Bodies) -> Tensor:
+def are_complete(generated: Read, true: Bodies) -> Tensor:
     """Whether each body has every limb once and of human proportions, bool [B]: as sure, as single
     and as long as true ones are, all but TOLERATED of them.
     """
-    own = true.read
-    present = found.sure >= own.sure.quantile(TOLERATED, dim=0)
-    once = found.double <= own.double.quantile(1 - TOLERATED, dim=0)
-    low, high = own.bones.quantile(torch.tensor([TOLERATED, 1 - TOLERATED]), dim=0)
-    human = (found.bones >= low) & (found.bones <= high)
+    true_reading = true.read
+    present = generated.sure >= true_reading.sure.quantile(TOLERATED, dim=0)
+    once = generated.double <= true_reading.double.quantile(1 - TOLERATED, dim=0)
+    low, high = true_reading.bones.quantile(torch.tensor([TOLERATED, 1 - TOLERATED]), dim=0)
+    human = (generated.bones >= low) & (generated.bones <= high)
     return present.all(1) & once.all(1) & human.all(1)
 
 
@@ -134,8 +134,8 @@ def frechet(features: Tensor, true: Tensor) -> float:
 def surroundings(joints: Tensor, size: int) -> Tensor:
     """Where no body is, bool [B,size,size], for joints [B,18,2]."""
     sure = torch.cat((joints, torch.ones_like(joints[..., :1])), -1)
-    rest = (torch.zeros(len(sure), n, 3) for _, n in list(pose.POINT_GROUPS.values())[1:])
-    people = pose.people_from_points((sure, *rest), size, size)
+    empty_parts = (torch.zeros(len(sure), n, 3) for _, n in list(pose.POINT_GROUPS.values())[1:])
+    people = pose.people_from_points((sure, *empty_parts), size, size)
     masks = [
         body_masks.person_masks(pose.pick(people, [k]), size, size, dilation=AROUND, feather=0.0)[0]
         for k in range(len(sure))
@@ -143,9 +143,9 @@ def surroundings(joints: Tensor, size: int) -> Tensor:
     return torch.stack(masks) == 0
 
 
-def drift(pictures: Tensor, before: Tensor, joints: Tensor, joints_before: Tensor) -> float:
-    """Mean difference of pictures [B,3,H,W] outside both the bodies."""
-    size = pictures.shape[-1]
+def drift(images: Tensor, before: Tensor, joints: Tensor, joints_before: Tensor) -> float:
+    """Mean difference of images [B,3,H,W] outside both the bodies."""
+    size = images.shape[-1]
     free = surroundings(joints, size) & surroundings(joints_before, size)
-    off = (pictures - before).abs().mean(1)
+    off = (images - before).abs().mean(1)
     return float((off * free).sum() / free.sum())

@@ -1,4 +1,4 @@
-"""Measurements against the ground truth of the mini world: colours of garments and places of
+"""Measurements against the ground truth of the mini world: colors of garments and places of
 joints.
 """
 
@@ -11,46 +11,46 @@ import torch
 from torch import Tensor, nn
 
 from ...models import hands
-from ..world.figure import BOTTOM, HAT, SHOES, TOP, second_colour
+from ..world.figure import BOTTOM, HAT, SHOES, TOP, second_color
 from ..world.renderer import WEAVE, Render, weave
-from ..world.scenes import COLOURS, PATTERNS, Scenes
+from ..world.scenes import COLORS, PATTERNS, Scenes
 from .posenet import PoseNet, find_joints
 
 GARMENTS = {"top": TOP, "bottom": BOTTOM, "shoes": SHOES, "hat": HAT}
 LEAST_PIXELS = 12  # a garment smaller than this is not judged
 ALONE_MARGIN = 6
-PCK_SHARE = 0.05  # of the figure's height
+PCK_SHARE = 0.05  # of the person's height
 HAND_SIDE = 96  # pixels of what the hand network sees
 HAND_MARGIN = 0.35
 
 
-def cloth_colours() -> Tensor:
-    """Mean colour [10, 6, 3] of every named colour in every pattern, as woven by the renderer."""
-    first = torch.tensor(list(COLOURS.values()))
+def cloth_colors() -> Tensor:
+    """Mean color [10, 6, 3] of every named color in every pattern, as woven by the renderer."""
+    first = torch.tensor(list(COLORS.values()))
     grid = (torch.arange(400) + 0.5) / 400 * WEAVE * 20
     u, v = torch.meshgrid(grid, grid, indexing="ij")
     share = torch.stack(
         [weave(torch.full_like(u, k, dtype=torch.long), u, v).mean() for k in range(len(PATTERNS))]
     )
-    return first[:, None] + (second_colour(first) - first)[:, None] * share[None, :, None]
+    return first[:, None] + (second_color(first) - first)[:, None] * share[None, :, None]
 
 
-def name_colour(mean: Tensor, pattern: Tensor) -> Tensor:
-    """Index into COLOURS of the mean colours [N, 3] of cloths of known pattern [N], whatever the
+def name_color(mean: Tensor, pattern: Tensor) -> Tensor:
+    """Index into COLORS of the mean colors [N, 3] of cloths of known pattern [N], whatever the
     light on them.
 
     The nearest reference up to the brightness that the world's light can give (0.62 to 1.05).
     """
-    reference = cloth_colours().to(mean)[:, pattern]  # [10, N, 3]
+    reference = cloth_colors().to(mean)[:, pattern]  # [10, N, 3]
     bright = (reference * mean).sum(-1) / (reference * reference).sum(-1)
     return (reference * bright.clamp(0.62, 1.05)[..., None] - mean).square().sum(-1).argmin(0)
 
 
-def colour_hits(pictures: Tensor, scenes: Scenes, truth: Render) -> dict[str, Tensor]:
-    """For each garment a bool tensor: is it of the colour that the caption names, inside each
+def color_hits(images: Tensor, scenes: Scenes, truth: Render) -> dict[str, Tensor]:
+    """For each garment a bool tensor: is it of the color that the caption names, inside each
     person's own mask?
 
-    pictures [B,3,H,W] in 0..1; `truth` is the render of the same scenes. Garments hardly visible
+    images [B,3,H,W] in 0..1; `truth` is the render of the same scenes. Garments hardly visible
     are left out.
     """
     p = scenes.people
@@ -62,62 +62,62 @@ def colour_hits(pictures: Tensor, scenes: Scenes, truth: Render) -> dict[str, Te
     }
     hits = {}
     for garment, label in GARMENTS.items():
-        colour, pattern = named[garment]
+        color, pattern = named[garment]
         means, rows = [], []
         for i in range(len(p)):
             mask = (truth.instance[p.scene[i]] == i) & (truth.parsing[p.scene[i]] == label)
             inner = _erode(mask)
             mask = inner if inner.sum() >= LEAST_PIXELS else mask
-            if mask.sum() >= LEAST_PIXELS and colour[i] >= 0:
-                means.append(pictures[p.scene[i]][:, mask].mean(-1))
+            if mask.sum() >= LEAST_PIXELS and color[i] >= 0:
+                means.append(images[p.scene[i]][:, mask].mean(-1))
                 rows.append(i)
         at = torch.tensor(rows, dtype=torch.long)
         hits[garment] = (
-            name_colour(torch.stack(means), pattern[at]) == colour[at]
+            name_color(torch.stack(means), pattern[at]) == color[at]
             if rows
             else torch.zeros(0, dtype=torch.bool)
         )
     return hits
 
 
-def colour_accuracy(pictures: Tensor, scenes: Scenes, truth: Render) -> float:
-    """Share of visible garments that have the named colour."""
-    return float(torch.cat(list(colour_hits(pictures, scenes, truth).values())).float().mean())
+def color_accuracy(images: Tensor, scenes: Scenes, truth: Render) -> float:
+    """Share of visible garments that have the named color."""
+    return float(torch.cat(list(color_hits(images, scenes, truth).values())).float().mean())
 
 
-def pck(net: PoseNet, pictures: Tensor, truth: Render) -> float:
-    """Share of visible body joints that `net` finds within 5 % of the figure's height of where they
+def pck(net: PoseNet, images: Tensor, truth: Render) -> float:
+    """Share of visible body joints that `net` finds within 5 % of the person's height of where they
     belong.
 
-    One person per picture: truth.body [B,18,3].
+    One person per image: truth.body [B,18,3].
     """
-    found = torch.cat([find_joints(net, chunk) for chunk in pictures.split(50)])
-    off = (found - truth.body[..., :2]).norm(dim=-1)
+    joints = torch.cat([find_joints(net, chunk) for chunk in images.split(50)])
+    off = (joints - truth.body[..., :2]).norm(dim=-1)
     near = off <= PCK_SHARE * truth.height[:, None]
     return float(near[truth.body_visible].float().mean())
 
 
-def pck_each(net: PoseNet, pictures: Tensor, scenes: Scenes, truth: Render) -> float:
+def pck_each(net: PoseNet, images: Tensor, scenes: Scenes, truth: Render) -> float:
     """`pck` for scenes of several people: each is looked at alone, everything farther than
-    ALONE_MARGIN pixels from their true body painted over with the picture's mean colour.
+    ALONE_MARGIN pixels from their true body covered with the image's mean color.
     """
     alone = []
     for i in range(len(scenes.people)):
         scene = int(scenes.people.scene[i])
         body = (truth.instance[scene] == i)[None].float()
         near = nn.functional.max_pool2d(body, 2 * ALONE_MARGIN + 1, 1, ALONE_MARGIN) > 0
-        picture = pictures[scene]
-        alone.append(torch.where(near, picture, picture.mean((1, 2), keepdim=True)))
+        image = images[scene]
+        alone.append(torch.where(near, image, image.mean((1, 2), keepdim=True)))
     return pck(net, torch.stack(alone), truth)
 
 
 def hand_crop(
-    picture: Tensor, points: Tensor, left: bool, shake: Sequence[float] | None = None
+    image: Tensor, points: Tensor, left: bool, shake: Sequence[float] | None = None
 ) -> tuple[Tensor, Tensor]:
     """The square around a hand as the hand network sees it, and its joints: fingers up, left hands
     mirrored.
 
-    picture [3,H,W] in 0..1, points [21,3] -> [3,S,S], [21,2] in pixels of the square. `shake`: four
+    image [3,H,W] in 0..1, points [21,3] -> [3,S,S], [21,2] in pixels of the square. `shake`: four
     numbers in 0..1 that move, enlarge and turn the square.
     """
     square = hands.square_around(points, HAND_MARGIN, upright=True)
@@ -129,7 +129,7 @@ def hand_crop(
             side=square.side * (1 + 0.4 * larger),
             angle=square.angle + turn,
         )
-    crop = hands.cut_square(picture.movedim(0, -1), square, HAND_SIDE).movedim(-1, 0)
+    crop = hands.cut_square(image.movedim(0, -1), square, HAND_SIDE).movedim(-1, 0)
     joints = hands.to_square(points, square, HAND_SIDE)[:, :2]
     if left:
         crop, joints = crop.flip(-1), torch.stack((HAND_SIDE - joints[:, 0], joints[:, 1]), -1)
@@ -148,14 +148,14 @@ def read_hands(
     net: PoseNet, crops: Sequence[tuple[Tensor, Tensor]], visible: Sequence[Tensor]
 ) -> HandReport:
     """Of what `hand_crop` gave, which must be cut at the true hands' places. Only joints that are
-    `visible` [21] in the true hand count for the error: no picture shows where others are.
+    `visible` [21] in the true hand count for the error: no image shows where others are.
     """
-    pictures, joints = (torch.stack(part) for part in zip(*crops, strict=True))
-    found = torch.cat([find_joints(net, chunk) for chunk in pictures.split(64)])
+    images, joints = (torch.stack(part) for part in zip(*crops, strict=True))
+    joints = torch.cat([find_joints(net, chunk) for chunk in images.split(64)])
     sizes = torch.tensor([hands.hand_size(nn.functional.pad(j, (0, 1), value=1)) for j in joints])
-    seen = torch.stack([*visible]).float()
-    error = ((found - joints).norm(dim=-1) * seen).sum(1) / seen.sum(1) / sizes
-    return HandReport(error, (stretched(found) == stretched(joints)))
+    visible_joints = torch.stack([*visible]).float()
+    error = ((joints - joints).norm(dim=-1) * visible_joints).sum(1) / visible_joints.sum(1) / sizes
+    return HandReport(error, (stretched(joints) == stretched(joints)))
 
 
 def stretched(joints: Tensor) -> Tensor:
@@ -170,15 +170,15 @@ def stretched(joints: Tensor) -> Tensor:
     return (away(tips) > away(middles)).sum(-1)
 
 
-def seam_contrast(pictures: Tensor, owners: Tensor, free: Tensor) -> float:
+def seam_contrast(images: Tensor, owners: Tensor, free: Tensor) -> float:
     """Contrast across the borders of people's regions over that elsewhere: 1 is no seam.
 
-    pictures [B,3,H,W]; owners [B,H,W], who owns each pixel; free [B,H,W], bool: only pixels where
+    images [B,3,H,W]; owners [B,H,W], who owns each pixel; free [B,H,W], bool: only pixels where
     nobody is count, because a body's own outline is no seam.
     """
     across, elsewhere = [], []
     for axis in (-2, -1):
-        step = pictures.diff(dim=axis).abs().mean(1)
+        step = images.diff(dim=axis).abs().mean(1)
         border = owners.diff(dim=axis) != 0
         nobody = free.unfold(axis, 2, 1).all(-1)
         across.append(step[nobody & border])

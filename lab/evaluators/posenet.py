@@ -1,5 +1,5 @@
-"""The measuring instruments for poses: a small network that finds the 18 OpenPose joints of one
-person in a picture, and another of the same make for the 21 joints of a hand.
+"""Evaluators of poses: a small network that finds the 18 OpenPose joints of one
+person in an image, and another of the same make for the 21 joints of a hand.
 
 Trained on the world's own renders, so they know bodies of this world and nothing else; their error
 on real renders is reported beside every measurement made with them.
@@ -20,13 +20,13 @@ from ..training.loop import Schedule, fit
 BODY_JOINTS, HAND_JOINTS = 18, 21
 STRIDE = 4  # pixels per heat map cell
 SPREAD = 1.5  # radius of a heat map's blob, cells
-INSTRUMENTS = Path(__file__).parent / "weights"
-POSENET = INSTRUMENTS / "mini_posenet.safetensors"
-HANDNET = INSTRUMENTS / "mini_handnet.safetensors"
+EVALUATOR_WEIGHTS = Path(__file__).parent / "weights"
+POSENET = EVALUATOR_WEIGHTS / "mini_posenet.safetensors"
+HANDNET = EVALUATOR_WEIGHTS / "mini_handnet.safetensors"
 
 
 class PoseNet(nn.Module):
-    """Pictures [B,3,H,W] in 0..1 -> heat maps [B,joints,H/4,W/4], logits. `features` gives its five
+    """Images [B,3,H,W] in 0..1 -> heat maps [B,joints,H/4,W/4], logits. `features` gives its five
     levels.
     """
 
@@ -77,11 +77,11 @@ def heat_maps(joints: Tensor, height: int, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def find_joints(net: PoseNet, pictures: Tensor) -> Tensor:
+def find_joints(net: PoseNet, images: Tensor) -> Tensor:
     """Joints [B,J,2] in pixels: the heat maps' peaks, refined by the centre of mass of their 3 x 3
     neighbourhood.
     """
-    heat = net(pictures).sigmoid()
+    heat = net(images).sigmoid()
     b, j, h, w = heat.shape
     peak = heat.flatten(2).argmax(-1)
     y, x = (peak // w).clamp(1, h - 2), (peak % w).clamp(1, w - 2)
@@ -95,7 +95,7 @@ def find_joints(net: PoseNet, pictures: Tensor) -> Tensor:
 
 
 def _loss(net: nn.Module, batch: list[dict], g: torch.Generator) -> Tensor:
-    """Cross-entropy of the heat maps, on pictures blurred, tinted and noised as if generated."""
+    """Cross-entropy of the heat maps, on images blurred, tinted and noised as if generated."""
     device = next(net.parameters()).device
     x = torch.stack([item["rgb"] for item in batch]).float() / 255
     joints = torch.stack([item["joints"] for item in batch])
@@ -120,14 +120,14 @@ def train_posenet(
 
 
 def save_posenet(net: PoseNet, path: Path = POSENET) -> None:
-    """Write the instrument's weights."""
+    """Write the evaluator's weights."""
     weights.save(
         path, net.state_dict(), {"method": "posenet", "version": 1, "base": "mini"}, torch.float16
     )
 
 
 def load_posenet(path: Path = POSENET) -> PoseNet:
-    """The instrument, in eval mode."""
+    """The evaluator, in eval mode."""
     tensors, _ = weights.load(path, method="posenet", base="mini")
     net = PoseNet(joints=len(tensors["head.2.bias"]))
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})

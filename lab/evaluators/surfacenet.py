@@ -1,8 +1,8 @@
-"""The measuring instrument for surfaces: a small network that sees where bodies are in a picture,
+"""Evaluator of surfaces: a small network that sees where bodies are in an image,
 how near they are and where they face.
 
-Trained on the world's own renders and on the same after the autoencoder, for pictures, depth
-pictures and normal pictures alike; its error on true pictures is reported beside every measurement
+Trained on the world's own renders and on the same after the autoencoder, for images, depth
+images and normal images alike; its error on true images is reported beside every measurement
 made with it.
 """
 
@@ -20,24 +20,24 @@ from torch.utils.data import Dataset
 from ...models import structure, weights
 from ..training.loop import Schedule, fit
 from ..world.dataset import WorldDataset
-from .posenet import INSTRUMENTS, STRIDE, PoseNet
+from .posenet import EVALUATOR_WEIGHTS, STRIDE, PoseNet
 
-SURFACENET = INSTRUMENTS / "mini_surfacenet.safetensors"
+SURFACENET = EVALUATOR_WEIGHTS / "mini_surfacenet.safetensors"
 KINDS = ("rgb", "depth", "normal")
 READ = 5  # where, how near, three of where it faces
 
 
 class Surfaces(NamedTuple):
-    """What is read in pictures, at STRIDE pixels per cell."""
+    """What is read in images, at STRIDE pixels per cell."""
 
-    there: Tensor  # [B, h, w] in 0..1: how surely a body is there
+    presence: Tensor  # [B, h, w] in 0..1: how surely a body is there
     depth: Tensor  # [B, h, w] in 0..1, near is 1
     normal: Tensor  # [B, 3, h, w] unit
 
 
-class SurfacePictures(Dataset):
+class SurfaceImages(Dataset):
     """Each scene in all KINDS, rendered and, of the first scenes, `passed` through the autoencoder
-    [kind][N,3,H,W]: {"seen" uint8 [3,H,W], "there" bool [H,W], "depth" uint8 [H,W], "normal" uint8
+    [kind][N,3,H,W]: {"image" uint8 [3,H,W], "present" bool [H,W], "depth" uint8 [H,W], "normal" uint8
     [3,H,W]}.
     """
 
@@ -52,47 +52,51 @@ class SurfacePictures(Dataset):
         row, turn = divmod(i, len(KINDS))
         kind = KINDS[turn]
         item = self.world[row % len(self.world)]
-        seen = item[kind] if item[kind].dim() == 3 else item[kind].expand(3, -1, -1)
+        image = item[kind] if item[kind].dim() == 3 else item[kind].expand(3, -1, -1)
         if row >= len(self.world):
-            seen = torch.from_numpy(self.passed[kind][row - len(self.world)])
+            image = torch.from_numpy(self.passed[kind][row - len(self.world)])
         depth = item["depth"]
-        return {"seen": seen, "there": depth > 0, "depth": depth, "normal": item["normal"]}
+        return {"image": image, "present": depth > 0, "depth": depth, "normal": item["normal"]}
 
 
-def coarse(picture: Tensor) -> Tensor:
-    """Pictures [B, C, H, W] at the instrument's cells."""
-    return avg_pool2d(picture, STRIDE)
+def coarse(image: Tensor) -> Tensor:
+    """Images [B, C, H, W] at the evaluator's cells."""
+    return avg_pool2d(image, STRIDE)
 
 
-def read(net: PoseNet, pictures: Tensor) -> Surfaces:
-    """Of pictures [B, 3, H, W] in 0..1, of any of KINDS."""
+def read(net: PoseNet, images: Tensor) -> Surfaces:
+    """Of images [B, 3, H, W] in 0..1, of any of KINDS."""
     with torch.no_grad():
-        found = torch.cat([net(chunk) for chunk in pictures.split(32)])
-    return Surfaces(found[:, 0].sigmoid(), found[:, 1].clamp(0, 1), normalize(found[:, 2:], dim=1))
+        channels = torch.cat([net(chunk) for chunk in images.split(32)])
+    return Surfaces(
+        channels[:, 0].sigmoid(), channels[:, 1].clamp(0, 1), normalize(channels[:, 2:], dim=1)
+    )
 
 
 def _loss(net: nn.Module, batch: list[dict], g: torch.Generator) -> Tensor:
-    """Cross-entropy of where, and on bodies the errors of depth and direction, of pictures blurred
+    """Cross-entropy of where, and on bodies the errors of depth and direction, of images blurred
     and noised as if generated.
     """
     device = next(net.parameters()).device
-    x = torch.stack([item["seen"] for item in batch]).float() / 255
+    x = torch.stack([item["image"] for item in batch]).float() / 255
     x = torch.lerp(x, avg_pool2d(x, 3, 1, 1), torch.rand(len(x), 1, 1, 1, generator=g))
     x = x + 0.03 * torch.randn(x.shape, generator=g)
-    there = coarse(torch.stack([item["there"] for item in batch])[:, None].float()).to(device)
+    presence = coarse(torch.stack([item["present"] for item in batch])[:, None].float()).to(device)
     depth = coarse(torch.stack([item["depth"] for item in batch])[:, None].float() / 255).to(device)
     normal = coarse(torch.stack([item["normal"] for item in batch]).float() / 255).to(device)
-    found = net(x.to(device)).float()
-    inside = there > 0.5
+    channels = net(x.to(device)).float()
+    inside = presence > 0.5
     share = inside.float().sum().clamp(min=1)
-    near = (found[:, 1:2] - depth).abs() * inside
-    facing = (found[:, 2:] - structure.normal_of(normal)).abs().mean(1, keepdim=True) * inside
-    where = binary_cross_entropy_with_logits(found[:, :1], there)
+    near = (channels[:, 1:2] - depth).abs() * inside
+    facing = (channels[:, 2:] - structure.image_to_normals(normal)).abs().mean(
+        1, keepdim=True
+    ) * inside
+    where = binary_cross_entropy_with_logits(channels[:, :1], presence)
     return where + (near.sum() + facing.sum()) / share
 
 
 def train_surfacenet(data: Dataset, schedule: Schedule, out: Path) -> PoseNet:
-    """Train on SurfacePictures."""
+    """Train on SurfaceImages."""
     torch.manual_seed(schedule.seed)
     net = PoseNet(READ)
     fit(net, _loss, data, schedule, out, collate=list)
@@ -105,7 +109,7 @@ def save_surfacenet(net: PoseNet, path: Path = SURFACENET) -> None:
 
 
 def load_surfacenet(path: Path = SURFACENET) -> PoseNet:
-    """The instrument, in eval mode."""
+    """The evaluator, in eval mode."""
     tensors, _ = weights.load(path, method="surfacenet", base="mini")
     net = PoseNet(READ)
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})

@@ -1,4 +1,4 @@
-"""The places of the mini world, painted flat: sky, ground and a few things that stand there."""
+"""The places of the mini world, drawn flat: sky, ground and a few things that stand there."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from .scenes import BACKGROUNDS, HAND, UPPER, Scenes
 
 
 class _Canvas:
-    """One kind of place for n scenes: pictures [n, 3, S, S], coordinates 0..1 from the top left."""
+    """One kind of place for n scenes: images [n, 3, S, S], coordinates 0..1 from the top left."""
 
     def __init__(self, n: int, size: int, device: torch.device) -> None:
         line = (torch.arange(size, device=device) + 0.5) / size
         self.x, self.y = line[None, None, :], line[None, :, None]
         self.edge = 1.5 / size
-        self.picture = torch.zeros(n, 3, size, size, device=device)
+        self.image = torch.zeros(n, 3, size, size, device=device)
 
     def fill(self, top: tuple, bottom: tuple) -> None:
         up, down = (
-            torch.tensor(c, device=self.picture.device)[None, :, None, None] for c in (top, bottom)
+            torch.tensor(c, device=self.image.device)[None, :, None, None] for c in (top, bottom)
         )
-        self.picture = (up + (down - up) * self.y[:, None]).expand_as(self.picture).contiguous()
+        self.image = (up + (down - up) * self.y[:, None]).expand_as(self.image).contiguous()
 
-    def lay(self, mask: Tensor, colour: tuple | Tensor) -> None:
-        """Cover where `mask` [n, S, S] is 1 with `colour`, (r, g, b) or [n, 3]."""
-        c = torch.as_tensor(colour, device=self.picture.device, dtype=torch.float32)
-        c = c.expand(len(self.picture), 3)[..., None, None]
-        self.picture = self.picture + (c - self.picture) * mask[:, None]
+    def lay(self, mask: Tensor, color: tuple | Tensor) -> None:
+        """Cover where `mask` [n, S, S] is 1 with `color`, (r, g, b) or [n, 3]."""
+        c = torch.as_tensor(color, device=self.image.device, dtype=torch.float32)
+        c = c.expand(len(self.image), 3)[..., None, None]
+        self.image = self.image + (c - self.image) * mask[:, None]
 
     def below(self, height: Tensor) -> Tensor:
         return (
             ((self.y - height) / self.edge)
             .clamp(0, 1)
-            .expand(len(self.picture), *self.picture.shape[2:])
+            .expand(len(self.image), *self.image.shape[2:])
         )
 
     def disc(self, x: Tensor, y: Tensor, r: Tensor | float) -> Tensor:
@@ -48,19 +48,19 @@ class _Canvas:
         return (torch.minimum(slope, top + h - self.y) / self.edge).clamp(0, 1)
 
 
-def paint_backgrounds(scenes: Scenes, size: int) -> Tensor:
+def draw_backgrounds(scenes: Scenes, size: int) -> Tensor:
     """[B, 3, size, size] in 0..1."""
     out = torch.zeros(len(scenes), 3, size, size, device=scenes.scale.device)
-    painters = (_park, _beach, _street, _room, _snow, _desert, _studio, _night)
+    drawers = (_park, _beach, _street, _room, _snow, _desert, _studio, _night)
     near = (scenes.framing == UPPER) | (scenes.framing == HAND)
-    for kind, painter in enumerate(painters[: len(BACKGROUNDS)]):
+    for kind, drawer in enumerate(drawers[: len(BACKGROUNDS)]):
         rows = (scenes.background == kind).nonzero()[:, 0]
         if len(rows):
             u = scenes.decor[rows, :, None, None]
             horizon = 0.55 + 0.12 * u[:, 0] + 0.15 * near[rows, None, None]
             canvas = _Canvas(len(rows), size, out.device)
-            painter(canvas, horizon, u)
-            out[rows] = canvas.picture
+            drawer(canvas, horizon, u)
+            out[rows] = canvas.image
     return out.clamp(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Captions of scenes: one for the whole picture, one per person, all from a closed vocabulary."""
+"""Captions of scenes: one for the whole image, one per person, all from a closed vocabulary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .scenes import (
     ACTIONS,
     BACKGROUNDS,
     BOTTOMS,
-    COLOURS,
+    COLORS,
     FRAMINGS,
     GESTURE_PHRASES,
     GESTURES,
@@ -28,12 +28,12 @@ def _name(table: dict | tuple, index) -> str:
     return list(table)[int(index)]
 
 
-def _garment(colour, pattern, noun: str) -> str:
+def _garment(color, pattern, noun: str) -> str:
     pattern = _name(PATTERNS, pattern)
     return (
-        f"{_name(COLOURS, colour)} {noun}"
+        f"{_name(COLORS, color)} {noun}"
         if pattern == "plain"
-        else f"{_name(COLOURS, colour)} {pattern} {noun}"
+        else f"{_name(COLORS, color)} {pattern} {noun}"
     )
 
 
@@ -46,20 +46,20 @@ def person_caption(scenes: Scenes, person: int, *, brief: bool = False, hats: bo
     top = _garment(p.top, p.top_pattern, "top")
     bottom = _garment(p.bottom, p.bottom_pattern, _name(BOTTOMS, p.bottom_kind))
     bottom = _article(bottom) if _name(BOTTOMS, p.bottom_kind) == "skirt" else bottom
-    hat = f"{_name(COLOURS, p.hat)} hat" if hats and int(p.hat) >= 0 else ""
+    hat = f"{_name(COLORS, p.hat)} hat" if hats and int(p.hat) >= 0 else ""
     if brief:
         worn = f"{_article(top)} and {bottom}" + (f" and {_article(hat)}" if hat else "")
         return f"a {sex} in {worn}, {action}"
     hair = f"{_name(HAIR_LENGTHS, p.hair_length)} {_name(HAIRS, p.hair)} hair"
     looks = f"with {_name(SKINS, p.skin)} skin and {hair}"
     worn = f"wearing {_article(top)}, {bottom}"
-    shoes = f"{_name(COLOURS, p.shoes)} shoes"
+    shoes = f"{_name(COLORS, p.shoes)} shoes"
     worn += f", {shoes} and {_article(hat)}" if hat else f" and {shoes}"
     return f"a {sex} {looks} {worn}, {action}"
 
 
 def scene_caption(scenes: Scenes, scene: int, *, brief: bool = False) -> str:
-    """The whole picture: its people from left to right, the setting and the framing."""
+    """The whole image: its people from left to right, the setting and the framing."""
     people = (scenes.people.scene == scene).nonzero()[:, 0].tolist()
     setting = _name(BACKGROUNDS.values(), scenes.background[scene])  # type: ignore[arg-type]
     framing = _name(FRAMINGS, scenes.framing[scene])
@@ -89,7 +89,7 @@ def _article(noun: str) -> str:
 
 def _all_words() -> tuple[str, ...]:
     phrases = [
-        *COLOURS,
+        *COLORS,
         *PATTERNS,
         *SKINS,
         *HAIRS,

@@ -1,4 +1,4 @@
-"""The mini world on disk: pictures, pose hints and captions, rendered once for all trainers."""
+"""The mini world on disk: images, pose hints and captions, rendered once for all trainers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from torch.utils.data import Dataset
 
 from ...models.pose import People as Skeletons
 from ...models.pose_drawing import draw_people
-from ...models.structure import depth_picture, normal_picture
+from ...models.structure import depth_to_image, normals_to_image
 from .captions import person_caption, scene_caption
 from .renderer import Render, render
 from .scenes import Scenes, sample_scenes
 
 SHARD = 256  # scenes
-FARTHEST = 0.35  # of a body in depth pictures, which are black where nobody is
+FARTHEST = 0.35  # of a body in depth images, which are black where nobody is
 
 
-def skeletons(scene: int, scenes: Scenes, shown: Render, *, hands: bool = True) -> Skeletons:
+def skeletons(scene: int, scenes: Scenes, rendering: Render, *, hands: bool = True) -> Skeletons:
     """The OpenPose people of one scene, in pixels, as a perfect detector finds them."""
     rows = (scenes.people.scene == scene).nonzero()[:, 0]
-    side = shown.rgb.shape[-1]
-    right, left = shown.hands[rows].unbind(1)
+    side = rendering.rgb.shape[-1]
+    right, left = rendering.hands[rows].unbind(1)
     none = torch.zeros_like(right)
     return Skeletons(
-        body=shown.body[rows],
+        body=rendering.body[rows],
         left_hand=left if hands else none,
         right_hand=right if hands else none,
         face=torch.zeros(len(rows), 70, 3),
@@ -42,30 +42,30 @@ def skeletons(scene: int, scenes: Scenes, shown: Render, *, hands: bool = True) 
     )
 
 
-def draw_hint(scene: int, scenes: Scenes, shown: Render, *, hands: bool = True) -> Tensor:
-    """The picture [3,H,W] in 0..1 that a pose ControlNet reads for one scene."""
-    people = skeletons(scene, scenes, shown, hands=hands)
+def draw_hint(scene: int, scenes: Scenes, rendering: Render, *, hands: bool = True) -> Tensor:
+    """The image [3,H,W] in 0..1 that a pose ControlNet reads for one scene."""
+    people = skeletons(scene, scenes, rendering, hands=hands)
     return draw_people(people, people.width, people.height).permute(2, 0, 1)
 
 
-def structure_pictures(shown: Render) -> tuple[Tensor, Tensor]:
-    """Depth and normal pictures [B,3,H,W] in 0..1 of what was rendered: near is white, x right."""
-    return depth_picture(shown.depth, floor=FARTHEST), normal_picture(shown.normal)
+def structure_images(rendering: Render) -> tuple[Tensor, Tensor]:
+    """Depth and normal images [B,3,H,W] in 0..1 of what was rendered: near is white, x right."""
+    return depth_to_image(rendering.depth, floor=FARTHEST), normals_to_image(rendering.normal)
 
 
-def _to_bytes(pictures: Tensor) -> np.ndarray:
-    return (pictures * 255).round().clamp(0, 255).byte().numpy()
+def _to_bytes(images: Tensor) -> np.ndarray:
+    return (images * 255).round().clamp(0, 255).byte().numpy()
 
 
 def _write_shard(folder: Path, shard: int, seed: int, draw: dict) -> None:
     torch.set_num_threads(1)
     scenes = sample_scenes(SHARD, seed + shard, **draw)
-    shown = render(scenes)
+    rendering = render(scenes)
     hints = []
     for i in range(SHARD):
-        close = shown.body[scenes.people.scene == i, :, 2].sum() == 0  # only a hand to show
+        close = rendering.body[scenes.people.scene == i, :, 2].sum() == 0  # only a hand to show
         hands = bool(close) or (i % 5 < 3)
-        hints.append(draw_hint(i, scenes, shown, hands=hands))
+        hints.append(draw_hint(i, scenes, rendering, hands=hands))
     captions = [
         {
             "full": scene_caption(scenes, i),
@@ -73,16 +73,16 @@ def _write_shard(folder: Path, shard: int, seed: int, draw: dict) -> None:
             "people": [
                 person_caption(scenes, int(k)) for k in (scenes.people.scene == i).nonzero()[:, 0]
             ],
-            "bodies": shown.body[scenes.people.scene == i].tolist(),
-            "hands": shown.hands[scenes.people.scene == i].tolist(),
+            "bodies": rendering.body[scenes.people.scene == i].tolist(),
+            "hands": rendering.hands[scenes.people.scene == i].tolist(),
         }
         for i in range(SHARD)
     ]
-    depth, normal = structure_pictures(shown)
+    depth, normal = structure_images(rendering)
     arrays = {
-        "rgb": _to_bytes(shown.rgb),
+        "rgb": _to_bytes(rendering.rgb),
         "hint": _to_bytes(torch.stack(hints)),
-        "parsing": shown.parsing.byte().numpy(),
+        "parsing": rendering.parsing.byte().numpy(),
         "depth": _to_bytes(depth[:, 0]),
         "normal": _to_bytes(normal),
     }
@@ -113,7 +113,7 @@ def write_world(
 
 class WorldDataset(Dataset):
     """Scenes of a folder made by `write_world`: {"rgb", "hint", "normal" uint8 [3,H,W], "parsing",
-    "depth" uint8 [H,W], "captions": {full, brief, people, bodies, hands}}; of the pictures only
+    "depth" uint8 [H,W], "captions": {full, brief, people, bodies, hands}}; of the images only
     those named.
     """
 

@@ -1,4 +1,4 @@
-"""The mini world as the autoencoder sees it: latents, and pictures that passed it, kept on disk."""
+"""The mini world as the autoencoder sees it: latents, and images that passed it, kept on disk."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ def encode_world(
     keep: Callable[[dict], object] = lambda caption: True,
     of: str = "rgb",
 ) -> Encoded:
-    """Encode every picture `of` this kind in `world` once; what the encoder gave is kept in `out`,
+    """Encode every image `of` this kind in `world` once; what the encoder gave is kept in `out`,
     one file for each autoencoder. Without `scale` and `shift`, those of the VAE's checkpoint, they
     are this world's own. `names`: what else of the world the data gives. `keep`: which scenes, by
     caption.
     """
-    pictures, seen = WorldDataset(world, names=(of,)), WorldDataset(world, names=names)
-    rows = [i for i, caption in enumerate(pictures.captions) if keep(caption)]
+    images, named_arrays = WorldDataset(world, names=(of,)), WorldDataset(world, names=names)
+    rows = [i for i, caption in enumerate(images.captions) if keep(caption)]
     kind = "latents" if of == "rgb" else f"latents-{of}"
     file = out / f"{kind}-{world.name}-{len(rows)}-{_fingerprint(autoencoder)}.npy"
     if not file.is_file():
         out.mkdir(parents=True, exist_ok=True)
         part = out / "latents.part.npy"
-        np.save(part, _encode(autoencoder, Subset(pictures, rows), of).half().numpy())
+        np.save(part, _encode(autoencoder, Subset(images, rows), of).half().numpy())
         part.replace(file)
     latents = torch.from_numpy(np.load(file)).float()
     if scale is None:
         shift, scale = float(latents.mean()), 1 / float(latents.std())
     z = ((latents - shift) * scale).half().numpy()
-    return Encoded(LatentDataset(Subset(seen, rows), z), scale, shift)
+    return Encoded(LatentDataset(Subset(named_arrays, rows), z), scale, shift)
 
 
 def _fingerprint(module: torch.nn.Module) -> str:
@@ -80,24 +80,24 @@ def _fingerprint(module: torch.nn.Module) -> str:
 
 @torch.no_grad()
 def _encode(
-    autoencoder: AutoencoderTiny, pictures: Dataset, of: str = "rgb", batch: int = 16
+    autoencoder: AutoencoderTiny, images: Dataset, of: str = "rgb", batch: int = 16
 ) -> Tensor:
-    """Raw latents [N,4,h,w] of pictures [3,H,W] or [H,W]; the error of bf16 is far below the
+    """Raw latents [N,4,h,w] of images [3,H,W] or [H,W]; the error of bf16 is far below the
     autoencoder's own.
     """
     autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 3 x faster
     device = next(autoencoder.parameters()).device
-    found = []
-    count = len(pictures)  # type: ignore[arg-type]
+    chunks = []
+    count = len(images)  # type: ignore[arg-type]
     for start in tqdm(range(0, count, batch), desc="encode", mininterval=5):
         rows = range(start, min(start + batch, count))
-        some = torch.stack([pictures[i][of] for i in rows])
+        some = torch.stack([images[i][of] for i in rows])
         some = some if some.dim() == 4 else some[:, None].expand(-1, 3, -1, -1)
         x = some.to(device).float() / 127.5 - 1
         x = x.contiguous(memory_format=torch.channels_last)
         with _fastest(device):
-            found.append(autoencoder.encode(x).latents.float().cpu())
-    return torch.cat(found)
+            chunks.append(autoencoder.encode(x).latents.float().cpu())
+    return torch.cat(chunks)
 
 
 def _fastest(device: torch.device) -> torch.autocast:
@@ -109,14 +109,14 @@ def _fastest(device: torch.device) -> torch.autocast:
 def pass_autoencoder(
     autoencoder: AutoencoderTiny, world: Path, count: int, out: Path, of: str = "rgb"
 ) -> np.ndarray:
-    """The first `count` pictures `of` this kind in `world` encoded and decoded once, uint8
+    """The first `count` images `of` this kind in `world` encoded and decoded once, uint8
     [N,3,H,W]; kept in `out`.
     """
     kind = "passed" if of == "rgb" else f"passed-{of}"
     file = out / f"{kind}-{world.name}-{count}-{_fingerprint(autoencoder)}.npy"
     if not file.is_file():
-        pictures = Subset(WorldDataset(world, names=(of,)), range(count))
-        latents = _encode(autoencoder, pictures, of)
+        images = Subset(WorldDataset(world, names=(of,)), range(count))
+        latents = _encode(autoencoder, images, of)
         part = out / "passed.part.npy"
         np.save(part, torch.cat([_decode(autoencoder, z) for z in latents.split(16)]).numpy())
         part.replace(file)

@@ -1,7 +1,7 @@
 """People as joints and solid parts: forward kinematics from limb directions, and the round cones of
 a clothed body.
 
-Camera space: x to the right of the picture, y up, z towards the viewer, metres; the person's left
+Camera space: x to the right of the image, y up, z towards the viewer, metres; the person's left
 is +x when facing us.
 A part is a sphere swept from `a` to `b` while its radius goes from `r[0]` to `r[1]` (a round cone).
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...models import semantic_map
-from .scenes import ACTIONS, COLOURS, GESTURES, HAIRS, SKINS, People
+from .scenes import ACTIONS, COLORS, GESTURES, HAIRS, SKINS, People
 
 PITCH = 0.12  # the camera looks down by this angle, radians
 LABELS: list[tuple[str, int]] = []  # the name of each label and the semantic class that it is
@@ -60,7 +60,7 @@ _FINGER_RADIUS = torch.tensor([0.068, 0.058, 0.060, 0.057, 0.050])
 
 
 @dataclass(frozen=True)
-class Figures:
+class Bodies3D:
     """P figures of K parts each. A part with radius 0 is not there."""
 
     body: Tensor  # [P, 18, 3] OpenPose joints
@@ -69,13 +69,13 @@ class Figures:
     b: Tensor  # [P, K, 3]
     r: Tensor  # [P, K, 2]
     label: Tensor  # [P, K] index into LABELS
-    albedo: Tensor  # [P, K, 2, 3] first and second colour of the pattern
+    albedo: Tensor  # [P, K, 2, 3] first and second color of the pattern
     pattern: Tensor  # [P, K] index into PATTERNS
     side: Tensor  # [P, K, 3] texture's u axis; v runs along b - a
     limb: Tensor  # [K] which hand a part belongs to: 0 right arm, 1 left arm, -1 neither
 
 
-def build_figures(p: People) -> Figures:
+def build_figures(p: People) -> Bodies3D:
     """The people's joints and parts, feet on y = 0 (or above it by the action's lift)."""
     j = _joints(p)
     parts = _Parts(p)
@@ -190,16 +190,16 @@ _BODY = (
 )
 
 
-def second_colour(first: Tensor) -> Tensor:
-    """The other tone of a patterned cloth: a darker one of light colours, a lighter one of dark
-    colours.
+def second_color(first: Tensor) -> Tensor:
+    """The other tone of a patterned cloth: a darker one of light colors, a lighter one of dark
+    colors.
     """
     luma = (first * torch.tensor([0.299, 0.587, 0.114]).to(first)).sum(-1, keepdim=True)
     return torch.where(luma > 0.5, first * 0.62, first + (1 - first) * 0.48)
 
 
 class _Parts:
-    """Collects the parts of all figures; each call adds one part to every figure."""
+    """Collects the parts of all people; each call adds one part to every person."""
 
     def __init__(self, p: People) -> None:
         self.count, self.size = len(p), p.stature / BASE_STATURE
@@ -229,22 +229,22 @@ class _Parts:
             [torch.as_tensor(r, dtype=torch.float32, device=dev).expand(n) for r in (ra, rb)], -1
         )
         radii = radii * self.size[:, None] * (1.0 if here is None else here[:, None])
-        colours = torch.stack((albedo, second_colour(albedo)), 1)
+        colors = torch.stack((albedo, second_color(albedo)), 1)
         labels = torch.full((n,), label, device=dev)
         pattern = torch.zeros_like(labels) if pattern is None else pattern
         if side is None:
             side = torch.linalg.cross(b - a, torch.tensor([0.0, 0.0, 1.0], device=dev).expand_as(a))
-        self.rows.append((a, b, radii, labels, colours, pattern, side))
+        self.rows.append((a, b, radii, labels, colors, pattern, side))
         self.limbs.append(limb)
 
-    def stack(self, j: dict[str, Tensor]) -> Figures:
+    def stack(self, j: dict[str, Tensor]) -> Bodies3D:
         a, b, r, label, albedo, pattern, side = (
             torch.stack(column, 1) for column in zip(*self.rows, strict=True)
         )
         limb = torch.tensor(self.limbs, device=self.device)
         body = torch.stack([j[name] for name in _BODY], 1)
         hands = torch.stack((j["rhand"], j["lhand"]), 1)
-        return Figures(
+        return Bodies3D(
             body, hands, a, b, r, label, albedo, pattern, normalize(side + 1e-9, dim=-1), limb
         )
 
@@ -256,11 +256,11 @@ def _dress(p: People, j: dict[str, Tensor], parts: _Parts) -> None:
     def palette(table: dict, index: Tensor) -> Tensor:
         return torch.tensor(list(table.values()), device=dev)[index.clamp(min=0)]
 
-    skin, hair, top = palette(SKINS, p.skin), palette(HAIRS, p.hair), palette(COLOURS, p.top)
+    skin, hair, top = palette(SKINS, p.skin), palette(HAIRS, p.hair), palette(COLORS, p.top)
     bottom, shoes, hat = (
-        palette(COLOURS, p.bottom),
-        palette(COLOURS, p.shoes),
-        palette(COLOURS, p.hat),
+        palette(COLORS, p.bottom),
+        palette(COLORS, p.shoes),
+        palette(COLORS, p.hat),
     )
     white, dark, lips = (
         torch.ones_like(skin) * 0.95,
@@ -440,8 +440,8 @@ def _dress(p: People, j: dict[str, Tensor], parts: _Parts) -> None:
     )
 
 
-def _tilt(f: Figures, rise: Tensor) -> Figures:
-    """Raise every figure by `rise` [P] metres and look down on it by PITCH."""
+def _tilt(f: Bodies3D, rise: Tensor) -> Bodies3D:
+    """Raise every person by `rise` [P] metres and look down on it by PITCH."""
     look = _rotation(0, torch.full_like(rise, PITCH))
 
     def move(points: Tensor) -> Tensor:
@@ -449,7 +449,7 @@ def _tilt(f: Figures, rise: Tensor) -> Figures:
         up[..., 1] = rise.view(-1, *[1] * (points.dim() - 2))
         return _apply(look, points + up)
 
-    return Figures(
+    return Bodies3D(
         move(f.body),
         move(f.hands),
         move(f.a),
@@ -463,7 +463,7 @@ def _tilt(f: Figures, rise: Tensor) -> Figures:
     )
 
 
-def _seat(p: People, f: Figures) -> Figures:
+def _seat(p: People, f: Bodies3D) -> Bodies3D:
     """Put the stool, the last part, under those who sit."""
     sits = torch.tensor([a.seat for a in ACTIONS.values()], device=p.action.device)[p.action]
     hips = f.body[:, [8, 11]].mean(1)
@@ -474,4 +474,4 @@ def _seat(p: People, f: Figures) -> Figures:
         hips * torch.tensor([1.0, 0.0, 1.0], device=hips.device) + drop * 0.6,
     )
     r[:, -1] = sits[:, None] * 0.15
-    return Figures(f.body, f.hands, a, b, r, f.label, f.albedo, f.pattern, f.side, f.limb)
+    return Bodies3D(f.body, f.hands, a, b, r, f.label, f.albedo, f.pattern, f.side, f.limb)

@@ -1,10 +1,10 @@
-"""Batched renderer of the mini world: exact pictures, depth, normals, parsing, instances and
+"""Batched renderer of the mini world: exact images, depth, normals, parsing, instances and
 keypoints of `Scenes`.
 
 Orthographic. Every part is a round cone, whose front surface above a pixel has a closed form
 (`cone_depth`). Only the 16 x 16 tiles that a part's bounding box touches are evaluated, all parts
 of all scenes at once; a z-buffer keeps the nearest and the surface is shaded once per covered
-pixel. Pictures are drawn at twice their size and averaged.
+pixel. Images are drawn at twice their size and averaged.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .backgrounds import paint_backgrounds
-from .figure import BASE_STATURE, Figures, build_figures
+from .backgrounds import draw_backgrounds
+from .figure import BASE_STATURE, Bodies3D, build_figures
 from .scenes import FULL, HAND, UPPER, Scenes
 
 TILE = 16
 SUPERSAMPLE = 2
 WEAVE = 0.11  # period of the cloths' patterns, metres
-MARGIN = 0.93  # share of the picture that a single full figure may fill
+MARGIN = 0.93  # share of the image that a single full person may fill
 
 
 @dataclass(frozen=True)
 class Render:
-    """B pictures of H x W and their ground truth; keypoints are in pixels of the picture."""
+    """B images of H x W and their ground truth; keypoints are in pixels of the image."""
 
     rgb: Tensor  # [B, 3, H, W] 0..1
     depth: Tensor  # [B, H, W] metres towards the viewer; -inf where nobody is
@@ -37,7 +37,7 @@ class Render:
     instance: Tensor  # [B, H, W] row in scenes.people, -1 where nobody is
     body: Tensor  # [P, 18, 3] x, y, confidence
     hands: Tensor  # [P, 2, 21, 3] right and left hand
-    body_visible: Tensor  # [P, 18] the joint lies in the picture with nothing in front of it
+    body_visible: Tensor  # [P, 18] the joint lies in the image with nothing in front of it
     hands_visible: Tensor  # [P, 2, 21]
     height: Tensor  # [P] the figures' standing height in pixels
 
@@ -111,19 +111,19 @@ def _render(scenes: Scenes, size: int) -> Render:
 
     a, b, r = project(figures.a), project(figures.b), figures.r * scale[:, None, None]
     owner, z = _rasterise(p.scene, a, b, r, len(scenes), full)
-    behind = _shadows(scenes, figures, project, paint_backgrounds(scenes, size))
+    behind = _shadows(scenes, figures, project, draw_backgrounds(scenes, size))
     behind = behind.repeat_interleave(SUPERSAMPLE, -1).repeat_interleave(SUPERSAMPLE, -2)
     rgb, normal, parsing, instance = _shade(scenes, figures, a, b, r, owner, scale, behind)
     body, hands = project(figures.body), project(figures.hands)
     per_metre = scenes.scale[:, None, None] * full
     body_seen, body_conf = _visibility(p, body, scale * 0.11, z, instance, own_face=True)
     hands_seen, hands_conf = _visibility(p, hands.flatten(1, 2), scale * 0.03, z, instance)
-    shown = (figures.r.amax(-1) > 0) & (figures.limb >= 0)
-    there = torch.stack(
-        [(shown & (figures.limb == k)).any(-1) for k in (0, 1)], 1
+    is_solid = (figures.r.amax(-1) > 0) & (figures.limb >= 0)
+    present = torch.stack(
+        [(is_solid & (figures.limb == k)).any(-1) for k in (0, 1)], 1
     )  # [P, 2] the arm is in this framing
-    kept = (scenes.framing[p.scene] != HAND)[:, None].float()
-    hands_conf = hands_conf.view(-1, 2, 21) * there[..., None]
+    has_body = (scenes.framing[p.scene] != HAND)[:, None].float()
+    hands_conf = hands_conf.view(-1, 2, 21) * present[..., None]
     step = slice(SUPERSAMPLE // 2, None, SUPERSAMPLE)
     return Render(
         rgb=avg_pool2d(rgb, SUPERSAMPLE),
@@ -131,16 +131,16 @@ def _render(scenes: Scenes, size: int) -> Render:
         normal=normal[:, :, step, step],
         parsing=parsing[:, step, step],
         instance=instance[:, step, step],
-        body=torch.cat((body[..., :2] / SUPERSAMPLE, (body_conf * kept)[..., None]), -1),
+        body=torch.cat((body[..., :2] / SUPERSAMPLE, (body_conf * has_body)[..., None]), -1),
         hands=torch.cat((hands[..., :2] / SUPERSAMPLE, hands_conf[..., None]), -1),
-        body_visible=body_seen & kept.bool(),
-        hands_visible=hands_seen.view(-1, 2, 21) & there[..., None],
+        body_visible=body_seen & has_body.bool(),
+        hands_visible=hands_seen.view(-1, 2, 21) & present[..., None],
         height=p.stature * scale / SUPERSAMPLE,
     )
 
 
-def _camera(scenes: Scenes, f: Figures, full: int) -> tuple[Tensor, Tensor]:
-    """Pixels per metre [P] and the pixel position (x, y, z) [P, 3] of each figure's own origin."""
+def _camera(scenes: Scenes, f: Bodies3D, full: int) -> tuple[Tensor, Tensor]:
+    """Pixels per metre [P] and the pixel position (x, y, z) [P, 3] of each person's own origin."""
     p = scenes.people
     framing, alone = (
         scenes.framing[p.scene],
@@ -180,13 +180,13 @@ def _camera(scenes: Scenes, f: Figures, full: int) -> tuple[Tensor, Tensor]:
     return scale * full, torch.stack((x, y, p.place[:, 2] * 2.5 * scale), -1) * full
 
 
-def _frame(scenes: Scenes, f: Figures) -> Figures:
+def _frame(scenes: Scenes, f: Bodies3D) -> Bodies3D:
     """A close-up shows one arm only: all other parts lose their radius."""
     p = scenes.people
     close = scenes.framing[p.scene] == HAND
     other = f.limb[None] != scenes.hand[p.scene][:, None]
     r = f.r.masked_fill((close[:, None] & other)[..., None], 0)
-    return Figures(f.body, f.hands, f.a, f.b, r, f.label, f.albedo, f.pattern, f.side, f.limb)
+    return Bodies3D(f.body, f.hands, f.a, f.b, r, f.label, f.albedo, f.pattern, f.side, f.limb)
 
 
 def _rasterise(
@@ -232,15 +232,15 @@ def _rasterise(
 
 def _shade(
     scenes: Scenes,
-    f: Figures,
+    f: Bodies3D,
     a: Tensor,
     b: Tensor,
     r: Tensor,
     owner: Tensor,
     scale: Tensor,
-    picture: Tensor,
+    image: Tensor,
 ):
-    """Colour, normal, label and instance of every pixel; `picture` [B, 3, full, full] is what lies
+    """Color, normal, label and instance of every pixel; `image` [B, 3, full, full] is what lies
     behind the people.
     """
     parts = r.shape[1]
@@ -267,23 +267,23 @@ def _shade(
     first, second = f.albedo.flatten(0, 1)[part].unbind(1)
     lit = (normal * scenes.light[at]).sum(-1, keepdim=True).clamp(min=0)
     shade = (0.60 + 0.40 * lit) * (0.80 + 0.20 * normal[:, 2:].clamp(min=0))
-    colour = ((first + (second - first) * tone) * shade * 1.05).clamp(0, 1)
+    color = ((first + (second - first) * tone) * shade * 1.05).clamp(0, 1)
 
-    rgb, normals = picture.clone(), torch.zeros_like(picture)
-    rgb[at, :, y, x], normals[at, :, y, x] = colour, normal
+    rgb, normals = image.clone(), torch.zeros_like(image)
+    rgb[at, :, y, x], normals[at, :, y, x] = color, normal
     parsing, instance = torch.zeros_like(owner), torch.full_like(owner, -1)
     parsing[at, y, x], instance[at, y, x] = f.label.flatten()[part], person
     return rgb, normals, parsing, instance
 
 
-def _shadows(scenes: Scenes, f: Figures, project, picture: Tensor) -> Tensor:
-    """Darken the ground under each full figure's feet."""
-    p, size = scenes.people, picture.shape[-1]
+def _shadows(scenes: Scenes, f: Bodies3D, project, image: Tensor) -> Tensor:
+    """Darken the ground under each full person's feet."""
+    p, size = scenes.people, image.shape[-1]
     feet = f.body[:, [10, 13]].mean(1, keepdim=True) * torch.tensor(
-        [1.0, 0.0, 1.0], device=picture.device
+        [1.0, 0.0, 1.0], device=image.device
     )
     at = project(feet)[:, 0] / SUPERSAMPLE
-    grid = torch.arange(size, device=picture.device) + 0.5
+    grid = torch.arange(size, device=image.device) + 0.5
     width = 0.30 * p.stature / BASE_STATURE * scenes.scale[p.scene] * size
     dx, dy = (
         (grid[None] - at[:, :1]) / width[:, None],
@@ -291,10 +291,10 @@ def _shadows(scenes: Scenes, f: Figures, project, picture: Tensor) -> Tensor:
     )
     dark = (1 - (dx[:, None, :] ** 2 + dy[:, :, None] ** 2)).clamp(min=0) * 0.45
     dark = dark * (scenes.framing[p.scene] == FULL)[:, None, None]
-    light = torch.zeros(len(scenes), size, size, device=picture.device).index_add(
+    light = torch.zeros(len(scenes), size, size, device=image.device).index_add(
         0, p.scene, (1 - dark).log()
     )
-    return picture * light.exp()[:, None]
+    return image * light.exp()[:, None]
 
 
 def _visibility(
@@ -310,12 +310,12 @@ def _visibility(
     inside = (x >= 0) & (x < full) & (y >= 0) & (y < full)
     x, y = x.clamp(0, full - 1), y.clamp(0, full - 1)
     scene = p.scene[:, None]
-    own = instance[scene, y, x] == torch.arange(len(p), device=x.device)[:, None]
+    is_same_person = instance[scene, y, x] == torch.arange(len(p), device=x.device)[:, None]
     slack = slack[:, None].expand_as(points[..., 2]).clone()
     if own_face:
         slack[:, [0, 14, 15, 16, 17]] *= 0.35
     front = points[..., 2] + slack >= z[scene, y, x]
-    found = inside & (own | front)
+    visible = inside & (is_same_person | front)
     if own_face:
-        found[:, [0, 14, 15, 16, 17]] &= front[:, [0, 14, 15, 16, 17]]
-    return inside & front, found.float()
+        visible[:, [0, 14, 15, 16, 17]] &= front[:, [0, 14, 15, 16, 17]]
+    return inside & front, visible.float()

@@ -1,4 +1,4 @@
-"""What exists in the mini world: names, colours and the random draw of scenes.
+"""What exists in the mini world: names, colors and the random draw of scenes.
 
 A batch of scenes is a `Scenes`: one row per scene, one row per person (`People`), every attribute
 an index into the tables below, so that captions, renderer and evaluation read the same facts.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-COLOURS: dict[str, tuple[float, float, float]] = {
+COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.82, 0.10, 0.12),
     "orange": (0.96, 0.50, 0.08),
     "yellow": (0.97, 0.86, 0.16),
@@ -203,7 +203,7 @@ class People:
     bottom: Tensor
     bottom_pattern: Tensor
     shoes: Tensor
-    hat: Tensor  # index into COLOURS, or -1: no hat
+    hat: Tensor  # index into COLORS, or -1: no hat
     action: Tensor
     gesture: Tensor  # [P, 2] right and left hand
     limbs: (
@@ -234,7 +234,7 @@ class Scenes:
 
     background: Tensor  # [B]
     framing: Tensor  # [B]
-    scale: Tensor  # [B] pictures' heights per metre
+    scale: Tensor  # [B] images' heights per metre
     light: Tensor  # [B, 3] unit vector towards the light
     decor: Tensor  # [B, 16] uniform numbers that place what stands in the background
     hand: Tensor  # [B] which hand a hand close-up shows: 0 right, 1 left
@@ -324,7 +324,7 @@ def sample_scenes(
         (uniform(count, low=-0.8, high=0.8), uniform(count, low=0.35, high=0.9), torch.ones(count)),
         -1,
     )
-    hats = choose(n, len(COLOURS))
+    hats = choose(n, len(COLORS))
     drawn = Scenes(
         background=choose(count, len(BACKGROUNDS)),
         framing=frames,
@@ -338,17 +338,17 @@ def sample_scenes(
             skin=choose(n, len(SKINS)),
             hair=choose(n, len(HAIRS)),
             hair_length=choose(n, len(HAIR_LENGTHS)),
-            top=choose(n, len(COLOURS)),
+            top=choose(n, len(COLORS)),
             top_pattern=torch.where(
                 uniform(n) < 0.45, torch.zeros(n, dtype=torch.long), choose(n, len(PATTERNS))
             ),
             long_sleeves=choose(n, 2),
             bottom_kind=choose(n, len(BOTTOMS)),
-            bottom=choose(n, len(COLOURS)),
+            bottom=choose(n, len(COLORS)),
             bottom_pattern=torch.where(
                 uniform(n) < 0.7, torch.zeros(n, dtype=torch.long), choose(n, len(PATTERNS))
             ),
-            shoes=choose(n, len(COLOURS)),
+            shoes=choose(n, len(COLORS)),
             hat=torch.where(uniform(n) < 0.35, hats, torch.full_like(hats, -1)),
             action=action,
             gesture=gesture,
@@ -391,10 +391,10 @@ def _act(
     )
 
     acting = torch.tensor([names.index(a.gesture) for a in acts])[action]
-    both = torch.tensor([a.arm == a.other_arm for a in acts])[action]
+    is_symmetric = torch.tensor([a.arm == a.other_arm for a in acts])[action]
     idle = torch.where(chance[:, 0] < 0.5, names.index("relaxed"), names.index("open")).long()
     first = torch.where((chance[:, 1] < 0.25) & (acting == 0), names.index("open"), acting)
-    second = torch.where(both, first, idle)
+    second = torch.where(is_symmetric, first, idle)
     gesture = torch.where(
         side[:, None] == 0, torch.stack((first, second), -1), torch.stack((second, first), -1)
     )
