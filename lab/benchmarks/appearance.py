@@ -95,7 +95,9 @@ Way = Callable[[Cases, int], Sampling]  # of one of the scenes
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/appearance.json. Also writes appearance.jpg beside it (and
+    """Measure the appearance layers; the numbers of results/appearance.json.
+
+    Also writes appearance.jpg beside it (and
     alone_appearance.jpg, of one person each), a row per scene: truth, map, the slots retrieved for
     the first parts, base, region, training_free, appearance; and appearance_edit.jpg: before, mask,
     after.
@@ -406,7 +408,7 @@ def _sample(sampling: Sampling, seed: int, latent: dict[str, Any] | None = None)
 def _edited(
     resources: Resources, ways: Mapping[str, Way], cases: Cases, count: int
 ) -> dict[str, float]:
-    """The figures of the tops inpainted, of people alone; also writes the sheet of them."""
+    """Measure tops that are inpainted with other words; also writes their sheet."""
     other_tops = _cases_with_other_tops(cases)
     tops, masks = (
         semantic_map.part_mask(cases.maps[:count], (semantic_map.TOP,), grow)[:, None]

@@ -55,7 +55,9 @@ class Turn(NamedTuple):
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/batch.json. `speedup` is the median over the turns, in each
+    """Measure one host against two; the numbers of results/batch.json.
+
+    `speedup` is the median over the turns, in each
     the seconds of one host over the seconds of two for equally many rows.
     """
     rows, turns = 8, 1 if quick else 7

@@ -40,7 +40,9 @@ SHOWN = 6  # scenes of each N on the contact sheet
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/compose.json; also writes a contact sheet per N beside it:
+    """Measure composing against its baselines; the numbers of results/compose.json.
+
+    Also writes a contact sheet per N beside it:
     a row per scene, columns: the truth, then the modes.
     """
     count = 3 if quick else 24

@@ -39,9 +39,9 @@ from ..evaluators import measurements, posenet
 from ..recipes.hand_generator import HAND_GENERATOR
 from ..recipes.outpainter import OUTPAINTER
 from ..training import convert, preview
+from ..world.body import LEFT_HAND, RIGHT_HAND, SKIN
 from ..world.captions import hand_caption, scene_caption
 from ..world.dataset import skeletons
-from ..world.figure import LEFT_HAND, RIGHT_HAND, SKIN
 from ..world.renderer import Render, render
 from ..world.scenes import BACKGROUNDS, FULL, HAND, UPPER, Scenes, sample_scenes
 from . import host
@@ -89,7 +89,9 @@ class Generated(NamedTuple):
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/hands.json; also writes hands.jpg beside it: a row per
+    """Measure hands first against one stage; the numbers of results/hands.json.
+
+    Also writes hands.jpg beside it: a row per
     scene, from left to right the pose, the hands, the mask, how the border gives way, the result,
     one_stage and the truth.
     """

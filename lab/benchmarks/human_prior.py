@@ -13,7 +13,7 @@ seed for all:
   <x>_drift    mean difference to the base's image outside the bodies
   cost         sampling time with the prior over that without, taken in turns
 `ceiling`: the evaluators on the true images after a round trip through the VAE.
-Ablations are read on some of the prompts, with the base's and the prior's own figures there:
+Ablations are read on some of the prompts, with the base's and the prior's numbers there:
 settings of the same prior, and priors trained otherwise (`train mini human-prior-ablations`).
 """
 
@@ -52,8 +52,10 @@ Generate = Callable[[Sequence[str], int], Tensor]  # B prompts and a seed -> [B,
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/human_prior.json; also writes human_prior.jpg beside it: a row per prompt,
-    from left to right base, lora, human_prior, and the base's and human_prior's maps of the named action.
+    """Measure the human prior against its baselines; the numbers of results/human_prior.json.
+
+    Also writes human_prior.jpg beside it: a row per prompt, from left to right base, lora,
+    human_prior, and the attention maps of the named action of base and human_prior.
     """
     count, few, reference_count = (8, 1, 200) if quick else (500, 20, 1000)
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
@@ -91,7 +93,7 @@ class Judge:
         self.true = bodies.Bodies(read, bodies.shape_of(drawn.body[..., :2]), true.people.action)
 
     def of(self, name: str, images: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
-        """The figures of images [B,3,H,W] of these prompts, or of all."""
+        """Measure images [B,3,H,W] of these prompts, or of all."""
         at = torch.arange(len(self.base)) if rows is None else torch.tensor(rows)
         read = bodies.read(self.net, images)
         named = bodies.name_actions(read.joints, self.true) == self.actions[at]

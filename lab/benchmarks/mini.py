@@ -28,7 +28,9 @@ SHEET = 16
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/mini.json; also writes the contact sheet of 16 samples
+    """Measure the mini weights; the numbers of results/mini.json.
+
+    Also writes the contact sheet of 16 samples
     beside it.
     """
     count = 30 if quick else 200

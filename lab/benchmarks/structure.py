@@ -78,8 +78,9 @@ class Maps(NamedTuple):
 
 
 def run(quick: bool) -> dict[str, float]:
-    """The numbers of benchmarks/results/structure.json; also writes structure.jpg beside it: a row
-    per scene, from left to right image, depth, normals, relit, refined.
+    """Measure joint denoising and the refiner; the numbers of results/structure.json.
+
+    Also writes structure.jpg beside it: a row per scene, from left to right image, depth, normals, relit, refined.
     """
     count, reference_count = (10, 60) if quick else (100, 600)
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
@@ -248,9 +249,10 @@ def _round_trip(checkpoint: convert.Checkpoint, images: Tensor) -> Tensor:
 
 
 def _refined(loaded: host.Loaded, cases: Cases, first_stage: Maps, quick: bool) -> dict[str, Maps]:
-    """What the refiner generates of all conditions and of some, and what one without dropout generates;
-    their depth and normals are what they were given, so that the errors tell how well they kept to
-    it.
+    """Refine with all conditions, with some, and with a refiner trained without dropout.
+
+    Depth and normals are those of the first stage, so that the errors tell how well the images
+    keep to them.
     """
     images = {POSE: cases.hints, DEPTH: first_stage.depth, NORMAL: first_stage.normal}
     images_by_way = {"refined": _refine(loaded, refiner_recipe.REFINER, cases, images)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import hands
-from ..world.figure import BOTTOM, HAT, SHOES, TOP, second_color
+from ..world.body import BOTTOM, HAT, SHOES, TOP, second_color
 from ..world.renderer import WEAVE, Render, weave
 from ..world.scenes import COLORS, PATTERNS, Scenes
 from .posenet import PoseNet, find_joints

@@ -36,8 +36,10 @@ class Surfaces(NamedTuple):
 
 
 class SurfaceImages(Dataset):
-    """Each scene in all KINDS, rendered and, of the first scenes, `passed` through the autoencoder
-    [kind][N,3,H,W]: {"image" uint8 [3,H,W], "present" bool [H,W], "depth" uint8 [H,W], "normal" uint8
+    """Serve each scene as image, depth and normals, as the surface evaluator learns them.
+
+    `passed` [kind][N,3,H,W]: the first scenes after the autoencoder, which come beside the rendered
+    ones. Items: {"image" uint8 [3,H,W], "present" bool [H,W], "depth" uint8 [H,W], "normal" uint8
     [3,H,W]}.
     """
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from .backgrounds import draw_backgrounds
-from .figure import BASE_STATURE, Bodies3D, build_figures
+from .body import BASE_STATURE, Bodies, build_bodies
 from .scenes import FULL, HAND, UPPER, Scenes
 
 TILE = 16
@@ -39,7 +39,7 @@ class Render:
     hands: Tensor  # [P, 2, 21, 3] right and left hand
     body_visible: Tensor  # [P, 18] the joint lies in the image with nothing in front of it
     hands_visible: Tensor  # [P, 2, 21]
-    height: Tensor  # [P] the figures' standing height in pixels
+    height: Tensor  # [P] the bodies' standing height in pixels
 
 
 def cone_depth(
@@ -100,27 +100,27 @@ def render(scenes: Scenes, size: int = 192, *, chunk: int = 16) -> Render:
 
 def _render(scenes: Scenes, size: int) -> Render:
     full = size * SUPERSAMPLE
-    p, figures = scenes.people, build_figures(scenes.people)
-    scale, origin = _camera(scenes, figures, full)
-    figures = _frame(scenes, figures)
+    p, bodies = scenes.people, build_bodies(scenes.people)
+    scale, origin = _camera(scenes, bodies, full)
+    bodies = _frame(scenes, bodies)
 
     def project(points: Tensor) -> Tensor:
         shape = (-1, *[1] * (points.dim() - 2))
         flip = torch.tensor([1.0, -1.0, 1.0], device=points.device)
         return points * flip * scale.view(*shape, 1) + origin.view(len(p), *shape[1:], 3)
 
-    a, b, r = project(figures.a), project(figures.b), figures.r * scale[:, None, None]
+    a, b, r = project(bodies.a), project(bodies.b), bodies.r * scale[:, None, None]
     owner, z = _rasterise(p.scene, a, b, r, len(scenes), full)
-    behind = _shadows(scenes, figures, project, draw_backgrounds(scenes, size))
+    behind = _shadows(scenes, bodies, project, draw_backgrounds(scenes, size))
     behind = behind.repeat_interleave(SUPERSAMPLE, -1).repeat_interleave(SUPERSAMPLE, -2)
-    rgb, normal, parsing, instance = _shade(scenes, figures, a, b, r, owner, scale, behind)
-    body, hands = project(figures.body), project(figures.hands)
+    rgb, normal, parsing, instance = _shade(scenes, bodies, a, b, r, owner, scale, behind)
+    body, hands = project(bodies.body), project(bodies.hands)
     per_metre = scenes.scale[:, None, None] * full
     body_seen, body_conf = _visibility(p, body, scale * 0.11, z, instance, own_face=True)
     hands_seen, hands_conf = _visibility(p, hands.flatten(1, 2), scale * 0.03, z, instance)
-    is_solid = (figures.r.amax(-1) > 0) & (figures.limb >= 0)
+    is_solid = (bodies.r.amax(-1) > 0) & (bodies.limb >= 0)
     present = torch.stack(
-        [(is_solid & (figures.limb == k)).any(-1) for k in (0, 1)], 1
+        [(is_solid & (bodies.limb == k)).any(-1) for k in (0, 1)], 1
     )  # [P, 2] the arm is in this framing
     has_body = (scenes.framing[p.scene] != HAND)[:, None].float()
     hands_conf = hands_conf.view(-1, 2, 21) * present[..., None]
@@ -139,7 +139,7 @@ def _render(scenes: Scenes, size: int) -> Render:
     )
 
 
-def _camera(scenes: Scenes, f: Bodies3D, full: int) -> tuple[Tensor, Tensor]:
+def _camera(scenes: Scenes, f: Bodies, full: int) -> tuple[Tensor, Tensor]:
     """Pixels per metre [P] and the pixel position (x, y, z) [P, 3] of each person's own origin."""
     p = scenes.people
     framing, alone = (
@@ -180,13 +180,13 @@ def _camera(scenes: Scenes, f: Bodies3D, full: int) -> tuple[Tensor, Tensor]:
     return scale * full, torch.stack((x, y, p.place[:, 2] * 2.5 * scale), -1) * full
 
 
-def _frame(scenes: Scenes, f: Bodies3D) -> Bodies3D:
+def _frame(scenes: Scenes, f: Bodies) -> Bodies:
     """A close-up shows one arm only: all other parts lose their radius."""
     p = scenes.people
     close = scenes.framing[p.scene] == HAND
     other = f.limb[None] != scenes.hand[p.scene][:, None]
     r = f.r.masked_fill((close[:, None] & other)[..., None], 0)
-    return Bodies3D(f.body, f.hands, f.a, f.b, r, f.label, f.albedo, f.pattern, f.side, f.limb)
+    return Bodies(f.body, f.hands, f.a, f.b, r, f.label, f.albedo, f.pattern, f.side, f.limb)
 
 
 def _rasterise(
@@ -232,7 +232,7 @@ def _rasterise(
 
 def _shade(
     scenes: Scenes,
-    f: Bodies3D,
+    f: Bodies,
     a: Tensor,
     b: Tensor,
     r: Tensor,
@@ -276,7 +276,7 @@ def _shade(
     return rgb, normals, parsing, instance
 
 
-def _shadows(scenes: Scenes, f: Bodies3D, project, image: Tensor) -> Tensor:
+def _shadows(scenes: Scenes, f: Bodies, project, image: Tensor) -> Tensor:
     """Darken the ground under each full person's feet."""
     p, size = scenes.people, image.shape[-1]
     feet = f.body[:, [10, 13]].mean(1, keepdim=True) * torch.tensor(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from vitruvian.lab.evaluators import measurements
 from vitruvian.lab.training.tokens import UNKNOWN, WordTokenizer
-from vitruvian.lab.world import captions, figure, renderer
+from vitruvian.lab.world import body, captions, renderer
 from vitruvian.lab.world import scenes as world
 
 
@@ -82,7 +82,7 @@ def test_a_raised_right_hand_is_right_in_every_truth():
     scenes = world.sample_scenes(1, 3, framing=world.FULL, people=1)
     truth = renderer.render(scenes)
     labels = truth.parsing[0]
-    for side, label in ((0, figure.RIGHT_HAND), (1, figure.LEFT_HAND)):
+    for side, label in ((0, body.RIGHT_HAND), (1, body.LEFT_HAND)):
         joints = truth.hands[0, side][truth.hands_visible[0, side]]
         if len(joints):
             x, y = joints[:, 0].long(), joints[:, 1].long()
@@ -97,7 +97,7 @@ def test_hands_in_close_ups_and_upper_bodies_are_large_enough():
     span = truth.hands[torch.arange(8), close.hand]
     assert (span[..., :2].amax(1) - span[..., :2].amin(1)).amax(-1).median() > 60
     upper = world.sample_scenes(1, 4, framing=world.UPPER, people=1)
-    assert figure.HAND_LENGTH * float(upper.scale[0]) * 192 * 0.88 * 1.05 > 38
+    assert body.HAND_LENGTH * float(upper.scale[0]) * 192 * 0.88 * 1.05 > 38
 
 
 @pytest.mark.parametrize("framing", [world.FULL, world.UPPER, world.HAND, None])
@@ -110,11 +110,11 @@ def test_captions_fit_the_text_encoder_and_use_known_words(framing):
             assert UNKNOWN not in ids and ids[-1] == 1, captions.scene_caption(scenes, i)
 
 
-def test_named_colours_are_read_back_from_true_pictures_and_not_from_others():
+def test_named_colors_are_read_back_from_true_pictures_and_not_from_others():
     scenes = world.sample_scenes(30, 21, framing=world.FULL, people=1)
     truth = renderer.render(scenes)
-    assert measurements.colour_accuracy(truth.rgb, scenes, truth) > 0.98
-    assert measurements.colour_accuracy(truth.rgb.roll(1, 0), scenes, truth) < 0.4
+    assert measurements.color_accuracy(truth.rgb, scenes, truth) > 0.98
+    assert measurements.color_accuracy(truth.rgb.roll(1, 0), scenes, truth) < 0.4
 
 
 def test_at_least_the_promised_variety():
@@ -142,14 +142,14 @@ def test_people_are_looked_at_one_by_one():
     seen = []
 
     class Spy(torch.nn.Module):
-        def forward(self, pictures):
-            seen.append(pictures)
-            return torch.zeros(len(pictures), 18, 48, 48)
+        def forward(self, images):
+            seen.append(images)
+            return torch.zeros(len(images), 18, 48, 48)
 
     measurements.pck_each(Spy(), truth.rgb, scenes, truth)
-    pictures = torch.cat(seen)
-    assert len(pictures) == 4
-    for i, picture in enumerate(pictures):
+    images = torch.cat(seen)
+    assert len(images) == 4
+    for i, picture in enumerate(images):
         scene = int(scenes.people.scene[i])
         own = truth.instance[scene] == i
         other = (truth.instance[scene] >= 0) & ~own

@@ -60,8 +60,8 @@ _FINGER_RADIUS = torch.tensor([0.068, 0.058, 0.060, 0.057, 0.050])
 
 
 @dataclass(frozen=True)
-class Bodies3D:
-    """P figures of K parts each. A part with radius 0 is not there."""
+class Bodies:
+    """P bodies of K parts each. A part with radius 0 is not there."""
 
     body: Tensor  # [P, 18, 3] OpenPose joints
     hands: Tensor  # [P, 2, 21, 3] right and left hand
@@ -75,16 +75,16 @@ class Bodies3D:
     limb: Tensor  # [K] which hand a part belongs to: 0 right arm, 1 left arm, -1 neither
 
 
-def build_figures(p: People) -> Bodies3D:
+def build_bodies(p: People) -> Bodies:
     """The people's joints and parts, feet on y = 0 (or above it by the action's lift)."""
     j = _joints(p)
     parts = _Parts(p)
     _dress(p, j, parts)
-    figures = parts.stack(j)
-    lowest = (figures.a[..., 1] - figures.r[..., 0]).minimum(figures.b[..., 1] - figures.r[..., 1])
-    lowest = lowest.masked_fill(figures.r.amax(-1) == 0, float("inf")).amin(1)
+    bodies = parts.stack(j)
+    lowest = (bodies.a[..., 1] - bodies.r[..., 0]).minimum(bodies.b[..., 1] - bodies.r[..., 1])
+    lowest = lowest.masked_fill(bodies.r.amax(-1) == 0, float("inf")).amin(1)
     lift = torch.tensor([a.lift for a in ACTIONS.values()]).to(lowest)[p.action]
-    return _seat(p, _tilt(figures, lift - lowest))
+    return _seat(p, _tilt(bodies, lift - lowest))
 
 
 def _rotation(axis: int, angle: Tensor) -> Tensor:
@@ -237,14 +237,14 @@ class _Parts:
         self.rows.append((a, b, radii, labels, colors, pattern, side))
         self.limbs.append(limb)
 
-    def stack(self, j: dict[str, Tensor]) -> Bodies3D:
+    def stack(self, j: dict[str, Tensor]) -> Bodies:
         a, b, r, label, albedo, pattern, side = (
             torch.stack(column, 1) for column in zip(*self.rows, strict=True)
         )
         limb = torch.tensor(self.limbs, device=self.device)
         body = torch.stack([j[name] for name in _BODY], 1)
         hands = torch.stack((j["rhand"], j["lhand"]), 1)
-        return Bodies3D(
+        return Bodies(
             body, hands, a, b, r, label, albedo, pattern, normalize(side + 1e-9, dim=-1), limb
         )
 
@@ -440,7 +440,7 @@ def _dress(p: People, j: dict[str, Tensor], parts: _Parts) -> None:
     )
 
 
-def _tilt(f: Bodies3D, rise: Tensor) -> Bodies3D:
+def _tilt(f: Bodies, rise: Tensor) -> Bodies:
     """Raise every person by `rise` [P] metres and look down on it by PITCH."""
     look = _rotation(0, torch.full_like(rise, PITCH))
 
@@ -449,7 +449,7 @@ def _tilt(f: Bodies3D, rise: Tensor) -> Bodies3D:
         up[..., 1] = rise.view(-1, *[1] * (points.dim() - 2))
         return _apply(look, points + up)
 
-    return Bodies3D(
+    return Bodies(
         move(f.body),
         move(f.hands),
         move(f.a),
@@ -463,7 +463,7 @@ def _tilt(f: Bodies3D, rise: Tensor) -> Bodies3D:
     )
 
 
-def _seat(p: People, f: Bodies3D) -> Bodies3D:
+def _seat(p: People, f: Bodies) -> Bodies:
     """Put the stool, the last part, under those who sit."""
     sits = torch.tensor([a.seat for a in ACTIONS.values()], device=p.action.device)[p.action]
     hips = f.body[:, [8, 11]].mean(1)
@@ -474,4 +474,4 @@ def _seat(p: People, f: Bodies3D) -> Bodies3D:
         hips * torch.tensor([1.0, 0.0, 1.0], device=hips.device) + drop * 0.6,
     )
     r[:, -1] = sits[:, None] * 0.15
-    return Bodies3D(f.body, f.hands, a, b, r, f.label, f.albedo, f.pattern, f.side, f.limb)
+    return Bodies(f.body, f.hands, a, b, r, f.label, f.albedo, f.pattern, f.side, f.limb)
