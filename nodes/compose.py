@@ -295,8 +295,8 @@ class VitruvianComposeInstances(io.ComfyNode):
             harmony=harmony,
             scene=background_prompt == SCENE,
             shared_negative=shared_negative,
-            start=start_percent,
-            end=end_percent,
+            start_percent=start_percent,
+            end_percent=end_percent,
         )
         composed = host.compose_model(model, composition)
         control = host.ComposedControl(control_net, composition, strength)

@@ -74,7 +74,7 @@ class VitruvianSemanticMapFromColors(io.ComfyNode):
                     "line says otherwise.",
                 ),
             ],
-            outputs=[_map_output("One map per image.")],
+            outputs=[SemanticMap.Output("semantic_map", tooltip="One map per image.")],
         )
 
     @classmethod
