@@ -152,17 +152,17 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
         pose_images: list | None = None,
         initial_human_prior: list | None = None,
     ) -> io.NodeOutput:
-        course = host.Config(
-            steps[0],
-            samples_per_step[0],
-            learning_rate[0],
-            hidden_size[0],
-            train_gamma[0],
-            train_mask_tokens[0],
-            alignment_weight[0],
-            seed[0],
+        config = host.Config(
+            steps=steps[0],
+            batch_size=samples_per_step[0],
+            learning_rate=learning_rate[0],
+            hidden=hidden_size[0],
+            gamma=train_gamma[0],
+            mask=train_mask_tokens[0],
+            alignment_weight=alignment_weight[0],
+            seed=seed[0],
         )
-        progress, losses = comfy.utils.ProgressBar(course.steps), list[float]()
+        progress, losses = comfy.utils.ProgressBar(config.steps), list[float]()
         trained_prior: priors.Prior | None = None
 
         def on_step(loss: float, prior: priors.Prior) -> None:
@@ -170,18 +170,18 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
             trained_prior = prior
             losses.append(loss)
             show_curve = len(losses) % CURVE_EVERY == 0
-            curve = _preview(losses, course.steps) if show_curve else None
-            progress.update_absolute(len(losses), course.steps, curve)
+            curve = _preview(losses, config.steps) if show_curve else None
+            progress.update_absolute(len(losses), config.steps, curve)
 
         samples = _training_samples(latents, positive, pose_images, pose_encoder_name[0])
         initial_prior = initial_human_prior[0] if initial_human_prior else None
         try:
-            prior = host.train(model[0], samples, course, initial_prior, on_step)
+            prior = host.train(model[0], samples, config, initial_prior, on_step)
         except comfy.model_management.InterruptProcessingException:
             if trained_prior is not None:
                 _save(trained_prior, filename_prefix[0], model[0])
             raise
-        loss_image = loss_curve.draw_loss_curve(losses, course.steps)[None]
+        loss_image = loss_curve.draw_loss_curve(losses, config.steps)[None]
         return io.NodeOutput(prior, loss_image, ui=ui.PreviewImage(loss_image, cls=cls))
 
 

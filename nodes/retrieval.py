@@ -133,14 +133,14 @@ class VitruvianRetrieveAppearance(io.ComfyNode):
                 "connect the semantic map to 'semantic_map'."
             )
         retrieval = host.Retrieval(
-            template,
-            top_k,
-            temperature,
-            blend,
-            if_unknown_words == NEAREST,
-            None if semantic_map is None else part_crops.parts_in(semantic_map),
-            if_unmentioned == RANDOM,
-            seed,
+            template=template,
+            top_k=top_k,
+            temperature=temperature,
+            blend=blend,
+            guess_class=if_unknown_words == NEAREST,
+            map_parts=None if semantic_map is None else part_crops.parts_in(semantic_map),
+            fill_randomly=if_unmentioned == RANDOM,
+            seed=seed,
         )
         parts, lines = host.retrieve(
             clip, memory, split_phrases(clothing_text, unknown=True), retrieval
