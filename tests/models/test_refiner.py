@@ -8,7 +8,7 @@ from vitruvian.models.refiner import CONDITIONS, SummedEmbedders
 
 
 class Embedder(nn.Module):
-    """Takes what the host gives a hint block."""
+    """Takes the arguments that the host passes to a hint block."""
 
     def __init__(self):
         super().__init__()
@@ -18,9 +18,9 @@ class Embedder(nn.Module):
         return self.conv(hint) * emb
 
 
-def summed(**how):
+def summed(**options):
     torch.manual_seed(0)
-    return SummedEmbedders({condition: Embedder() for condition in CONDITIONS}, **how)
+    return SummedEmbedders({condition: Embedder() for condition in CONDITIONS}, **options)
 
 
 def images(b=2, h=10, w=14):
@@ -29,53 +29,59 @@ def images(b=2, h=10, w=14):
 
 
 @torch.no_grad()
-def test_the_embeddings_are_summed_and_the_rest_passed_on():
-    net, given = summed(), images()
-    found = net(refiner.stack_hint(given), 2.0, None)
+def test_the_embeddings_are_summed_and_further_inputs_passed_on():
+    net, hint_images = summed(), images()
+    embeddings = net(refiner.stack_hint(hint_images), 2.0, None)
     for i in range(2):
-        slow = torch.zeros(5, 5, 7)
+        expected = torch.zeros(5, 5, 7)
         for condition in CONDITIONS:
             weight, bias = net[condition].conv.weight, net[condition].conv.bias
             embedded = nn.functional.conv2d(
-                given[condition][i : i + 1], weight, bias, stride=2, padding=1
+                hint_images[condition][i : i + 1], weight, bias, stride=2, padding=1
             )
-            slow += 2.0 * embedded[0]
-        torch.testing.assert_close(found[i], slow)
+            expected += 2.0 * embedded[0]
+        torch.testing.assert_close(embeddings[i], expected)
 
 
-def test_a_missing_picture_is_a_black_one():
-    given = images()
+def test_a_missing_image_is_black():
+    hint_images = images()
     for missing in CONDITIONS:
-        black = {**given, missing: torch.zeros_like(given[missing])}
-        assert torch.equal(refiner.stack_hint({**given, missing: None}), refiner.stack_hint(black))
-        lacking = {condition: given[condition] for condition in CONDITIONS if condition != missing}
-        assert torch.equal(refiner.stack_hint(lacking), refiner.stack_hint(black))
+        black = {**hint_images, missing: torch.zeros_like(hint_images[missing])}
+        assert torch.equal(
+            refiner.stack_hint({**hint_images, missing: None}), refiner.stack_hint(black)
+        )
+        without = {
+            condition: hint_images[condition] for condition in CONDITIONS if condition != missing
+        }
+        assert torch.equal(refiner.stack_hint(without), refiner.stack_hint(black))
     with pytest.raises(ValueError, match="connect one of pose, depth, normal"):
         refiner.stack_hint({"pose": None})
 
 
 @pytest.mark.parametrize("single", CONDITIONS)
 @torch.no_grad()
-def test_one_picture_is_the_single_condition(single):
-    net, picture = summed(single=single), images()["depth"]
-    assert torch.equal(net(picture), net(refiner.stack_hint({single: picture})))
+def test_one_image_is_the_single_condition(single):
+    net, image = summed(single=single), images()["depth"]
+    assert torch.equal(net(image), net(refiner.stack_hint({single: image})))
 
 
 @pytest.mark.parametrize("channels", [1, 4, 6])
 def test_other_channels_are_refused(channels):
-    with pytest.raises(ValueError, match=f"9 channels, or one picture of 3, but .* {channels}"):
+    with pytest.raises(ValueError, match=f"9 channels, or one image of 3, but .* {channels}"):
         summed()(torch.zeros(1, channels, 8, 8))
 
 
-def test_what_is_shown():
+def test_dropped_conditions_are_black():
     hint = refiner.stack_hint(images())
-    which = torch.tensor([[True, False, True], [False, False, True]])
-    found = refiner.keep_conditions(hint, which)
-    for i, row in enumerate(which.tolist()):
-        for k, there in enumerate(row):
-            part = slice(3 * k, 3 * k + 3)
-            assert torch.equal(found[i, part], hint[i, part] * there)
-    assert refiner.keep_conditions((255 * hint).byte(), which).dtype == torch.uint8
+    is_kept = torch.tensor([[True, False, True], [False, False, True]])
+    hints = refiner.keep_conditions(hint, is_kept)
+    for i, row in enumerate(is_kept.tolist()):
+        for k, keep in enumerate(row):
+            channels_of_condition = slice(3 * k, 3 * k + 3)
+            assert torch.equal(
+                hints[i, channels_of_condition], hint[i, channels_of_condition] * keep
+            )
+    assert refiner.keep_conditions((255 * hint).byte(), is_kept).dtype == torch.uint8
 
 
 def controlnet():
@@ -87,21 +93,25 @@ def controlnet():
 
 
 def test_a_refiner_begins_as_a_controlnet():
-    plain = controlnet()
-    begun = refiner.refiner_from_controlnet(plain)
-    assert {name: t for name, t in begun.items() if refiner.is_controlnet(name)} == plain
-    own = refiner.embedder_tensors(begun, "pose")
+    controlnet_tensors = controlnet()
+    tensors = refiner.refiner_from_controlnet(controlnet_tensors)
+    assert {k: t for k, t in tensors.items() if refiner.is_controlnet(k)} == controlnet_tensors
+    pose_embedder = refiner.embedder_tensors(tensors, "pose")
     for condition in ("depth", "normal"):
-        assert f"hint.{condition}.input_hint_block.0.weight" in begun
-        other = refiner.embedder_tensors(begun, condition)
-        assert other.keys() == own.keys()
-        for name in own:  # the last convolution by number, not by spelling
-            expected = torch.zeros_like(own[name]) if name.startswith("14.") else own[name]
-            assert torch.equal(other[name], expected)
-            assert other[name] is not own[name]
+        assert f"hint.{condition}.input_hint_block.0.weight" in tensors
+        embedder = refiner.embedder_tensors(tensors, condition)
+        assert embedder.keys() == pose_embedder.keys()
+        for name in pose_embedder:  # the last convolution by number, not by spelling
+            expected = (
+                torch.zeros_like(pose_embedder[name])
+                if name.startswith("14.")
+                else pose_embedder[name]
+            )
+            assert torch.equal(embedder[name], expected)
+            assert embedder[name] is not pose_embedder[name]
 
 
-def test_what_is_no_pose_controlnet_is_refused():
+def test_tensors_of_other_networks_are_refused():
     with pytest.raises(ValueError, match="found nothing"):
         refiner.refiner_from_controlnet({"zero_convs.0": torch.ones(1)})
     with pytest.raises(ValueError, match="found 7 channels"):
