@@ -63,7 +63,7 @@ BLEND, END = 0.5, 0.5  # of the memory, and share of the sampling: best on 24 ot
 
 
 class Cases(NamedTuple):
-    """What all are given to every method, and what it should look like."""
+    """Hold the scenes and prompts that every method gets, and the ground truth."""
 
     scenes: Scenes
     truth: Render
@@ -72,19 +72,19 @@ class Cases(NamedTuple):
     maps: Tensor  # uint8 [P, H, W], of each person alone
 
     def people(self, i: int) -> list[int]:
-        """Who is in scene i."""
+        """List the people of scene i."""
         return (self.scenes.people.scene == i).nonzero()[:, 0].tolist()
 
 
 class Resources(NamedTuple):
-    """What the host's loaders gave, and the mini memory."""
+    """Hold the loaded model and the mini memory."""
 
     loaded: host.Loaded
     memory: memory.Memory
 
 
 class Sampling(NamedTuple):
-    """What goes to the sampler."""
+    """Hold what goes to the sampler."""
 
     model: Any
     positive: Any
@@ -122,7 +122,7 @@ def run(quick: bool) -> dict[str, float]:
 
 
 def goals(part_acc: float, leak: float) -> dict[str, float]:
-    """What appearance was to reach, by what the base does."""
+    """Compute the goals of appearance from what the base reaches."""
     return {
         "goal_part_acc": part_acc + (1 - part_acc) / 3,
         "goal_leak": leak / 2,
@@ -142,7 +142,7 @@ def _new_scenes(count: int, seed: int, people: int) -> Scenes:
 
 
 def new_clothes(people: People) -> Tensor:
-    """Whose top and bottom are both held out, bool [P]."""
+    """Mark the people whose top and bottom are both held out, bool [P]."""
     garments = [dressed.GARMENTS.index(name) for name in ("top", *BOTTOMS)]
     held = torch.zeros(len(COLORS), len(PATTERNS), len(garments), dtype=torch.bool)
     for color, pattern, garment in dressed.HELD_OUT:
@@ -164,7 +164,7 @@ def _cases(scenes: Scenes) -> Cases:
 
 
 class Judge:
-    """Reads images with the evaluators and compares them with the truth; garments that the
+    """Read images with the evaluators and compares them with the truth; garments that the
     prompt does not name are left out.
     """
 
@@ -190,7 +190,7 @@ class Judge:
         }
 
     def read(self, images: Tensor) -> list[clothnet.Reading]:
-        """Of each garment also what its whole image's others are named."""
+        """Read every garment, with the named colors of all others in the image."""
         readings = clothnet.read_clothes(self.clothes, images, self.scenes, self.truth)
         readings = [r for r in readings if self.alone or r.garment != "shoes"]
         scene = self.scenes.people.scene.tolist()
@@ -208,14 +208,14 @@ class Judge:
 
 
 def right(reading: clothnet.Reading) -> bool:
-    """Whether a garment is as named; shoes and hats have no pattern."""
+    """Decide whether a garment is as named; shoes and hats have no pattern."""
     woven = reading.garment in clothnet.PATTERNED
     pattern = not woven or reading.pattern == reading.named_pattern
     return reading.color == reading.named_color and pattern
 
 
 def leaks(reading: clothnet.Reading) -> bool:
-    """Whether a garment has the color of another instead of its own."""
+    """Decide whether a garment has the color of another instead of its own."""
     return reading.color != reading.named_color and reading.color in reading.others
 
 
@@ -447,7 +447,7 @@ def _cases_with_other_tops(cases: Cases) -> Cases:
 
 
 def new_top(color: int, number: int) -> tuple[int, int]:
-    """Color and pattern of a held-out top of another color."""
+    """Choose color and pattern of a held-out top of another color."""
     offered = sorted(
         ([*COLORS].index(name), PATTERNS.index(pattern))
         for name, pattern, garment in dressed.HELD_OUT

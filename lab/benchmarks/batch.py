@@ -48,7 +48,7 @@ NODE_CLASS_MAPPINGS = {"Wait": Wait}
 
 
 class Turn(NamedTuple):
-    """Seconds for all rows, and the share of them in which the hosts computed."""
+    """Hold the seconds for all rows, and the share of them in which the hosts computed."""
 
     seconds: float
     busy: float
@@ -91,7 +91,7 @@ def run(quick: bool) -> dict[str, float]:
 
 
 def start(stack: contextlib.ExitStack, base: Path) -> Host:
-    """A host of its own below `base`, for as long as the stack lives."""
+    """Start a host below `base`, for as long as the stack lives."""
     prepare_base(base)
     (base / "custom_nodes" / "wait.py").write_text(WAIT)
     folder = Path(os.environ["COMFYUI_PATH"])
@@ -102,7 +102,7 @@ def start(stack: contextlib.ExitStack, base: Path) -> Host:
 def take_turns(
     flow: Workflow, hosts: list[Host], rows: int, turns: int, out: Path
 ) -> tuple[list[Turn], list[Turn]]:
-    """The turns of the first host alone, and those of all."""
+    """Time the first host alone and all hosts, in turns."""
     one, two = [], []
     for turn in range(1, turns + 1):
         one.append(work(flow, hosts[:1], rows, 2000 * turn, out / f"{turn}-one"))
@@ -129,7 +129,7 @@ def work(flow: Workflow, hosts: list[Host], rows: int, seed: int, out: Path) -> 
 
 
 def execution(host: Host, prompt: str) -> float:
-    """Seconds that a host computed on a run by its own clock, 0 if it was another's."""
+    """Read the seconds that a host computed on a run by its own clock, 0 if it was another's."""
     past = host.past(prompt)
     times = {event: data["timestamp"] for event, data in past["status"]["messages"]} if past else {}
     return (times["execution_success"] - times["execution_start"]) / 1000 if times else 0.0

@@ -63,7 +63,7 @@ SEAMS |= {way: way for way in TRAINED}
 
 
 class Nets(NamedTuple):
-    """The networks that generate."""
+    """Hold the networks that generate."""
 
     loaded: host.Loaded
     outpainter: Any
@@ -71,7 +71,7 @@ class Nets(NamedTuple):
 
 
 class Hands(NamedTuple):
-    """First-stage hands of one scene, large, and where they belong."""
+    """Hold the first-stage hands of one scene, large, and where they belong."""
 
     images: Tensor  # [N,S,S,3]
     masks: Tensor  # [N,S,S]
@@ -79,7 +79,7 @@ class Hands(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """An image, and what it was made from; [1,H,W,3] and [1,H,W]."""
+    """Hold an image, and what it was generated from; [1,H,W,3] and [1,H,W]."""
 
     pasted: Tensor
     plain: Tensor  # before pasting

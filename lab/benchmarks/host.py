@@ -17,7 +17,7 @@ STEPS, CFG = 20, 4.0
 
 
 class Loaded(NamedTuple):
-    """What the host's stock loaders gave."""
+    """Hold the outputs of the host's stock loaders."""
 
     model: Any
     clip: Any
@@ -37,7 +37,7 @@ def load(checkpoint: str, controlnet: str) -> Loaded:
 
 
 def text(loaded: Loaded, *prompts: str) -> Any:
-    """CLIPTextEncode of a prompt, or of one for each image of a batch."""
+    """Encode a prompt with CLIPTextEncode, or of one for each image of a batch."""
     import nodes
 
     with torch.inference_mode():
@@ -49,7 +49,7 @@ def text(loaded: Loaded, *prompts: str) -> Any:
 def sample(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    """KSampler (euler, normal)."""
+    """Sample with KSampler (euler, normal)."""
     import nodes
 
     with torch.inference_mode():
@@ -65,7 +65,7 @@ def empty(size: int, count: int = 1) -> dict[str, Any]:
 
 
 def decode(loaded: Loaded, latent: dict[str, Any]) -> Tensor:
-    """[B,3,H,W] in 0..1."""
+    """Decode a latent to images [B,3,H,W] in 0..1."""
     import nodes
 
     with torch.inference_mode():
@@ -76,7 +76,7 @@ def decode(loaded: Loaded, latent: dict[str, Any]) -> Tensor:
 def controlled(
     loaded: Loaded, positive: Any, negative: Any, hint: Tensor, strength: float = 1.0
 ) -> tuple[Any, Any]:
-    """ControlNetApplyAdvanced with hints [B,H,W,3]."""
+    """Apply the ControlNet with hints [B,H,W,3]."""
     import nodes
 
     apply = nodes.ControlNetApplyAdvanced().apply_controlnet
@@ -92,8 +92,8 @@ def images(
     seed: int = 0,
     batch: int = 10,
 ) -> Tensor:
-    """One image per prompt, [B,3,size,size] in 0..1, controlled by hints [B,3,size,size] if
-    given, `batch` prompts at a time.
+    """Generate one image per prompt, [B,3,size,size] in 0..1, controlled by hints
+    [B,3,size,size] if given, `batch` prompts at a time.
     """
     image_chunks = []
     for start in range(0, len(prompts), batch):

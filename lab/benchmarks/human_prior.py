@@ -81,7 +81,7 @@ def run(quick: bool) -> dict[str, float]:
 
 
 class Judge:
-    """Compares images with true bodies and with the base's images."""
+    """Compare images with true bodies and with the base's images."""
 
     def __init__(self, actions: Tensor, base: Tensor, reference_count: int) -> None:
         self.net, self.actions, self.base = posenet.load_posenet(), actions, base

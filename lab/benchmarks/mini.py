@@ -71,8 +71,8 @@ def run(quick: bool) -> dict[str, float]:
 
 
 def save_contact_sheet(loaded: host.Loaded) -> None:
-    """16 unseen scenes of every kind, in columns of two: the pose and the image made from it and
-    the caption.
+    """Write a sheet of 16 unseen scenes of every kind, in columns of two: the pose and the image
+    made from it and the caption.
     """
     scenes = sample_scenes(SHEET, UNSEEN + 1)
     truth = render(scenes)

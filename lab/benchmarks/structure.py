@@ -62,7 +62,7 @@ TABLE_7 = {
 
 
 class Cases(NamedTuple):
-    """What all are given to every method, and what it should look like."""
+    """Hold the prompts and poses that every method gets, and the ground truth."""
 
     prompts: list[str]
     hints: Tensor  # pose images [B,3,H,W]
@@ -70,7 +70,7 @@ class Cases(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """Images [B,3,H,W] in 0..1; without a depth or normals those are None."""
+    """Hold images [B,3,H,W] in 0..1; without a depth or normals those are None."""
 
     rgb: Tensor
     depth: Tensor | None = None
@@ -80,7 +80,8 @@ class Maps(NamedTuple):
 def run(quick: bool) -> dict[str, float]:
     """Measure joint denoising and the refiner; the numbers of results/structure.json.
 
-    Also writes structure.jpg beside it: a row per scene, from left to right image, depth, normals, relit, refined.
+    Also writes structure.jpg beside it: a row per scene, from left to right image, depth,
+    normals, relit, refined.
     """
     count, reference_count = (10, 60) if quick else (100, 600)
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
@@ -115,7 +116,7 @@ def _cases(count: int, seed: int) -> Cases:
 
 
 class Judge:
-    """Reads images with the evaluators and compares them with each other and the truth."""
+    """Read images with the evaluators and compares them with each other and the truth."""
 
     def __init__(self, truth: Render, reference_count: int) -> None:
         self.truth = truth
@@ -155,15 +156,15 @@ class Judge:
 
 
 def overlap(one: Tensor, other: Tensor) -> float:
-    """Mean intersection over union of silhouettes [B,h,w], bool."""
+    """Average the intersection over union of silhouettes [B,h,w], bool."""
     intersection, union = (one & other).sum((1, 2)), (one | other).sum((1, 2))
     return float((intersection / union.clamp(min=1)).mean())
 
 
 def agreement(depth: Tensor, normal: Tensor, is_body: Tensor) -> float:
-    """Mean correlation of the tilt (x and y) in normal images with that of the slope of depth
-    images [B,3,H,W], over cells `there` [B,h,w] whose neighbours are there too; a depth image's
-    unit is unknown, so the one that fits best counts.
+    """Average the correlation of the tilt (x and y) in normal images with that of the slope of
+    depth images [B,3,H,W], over cells `there` [B,h,w] whose neighbours are there too; a depth
+    image's unit is unknown, so the one that fits best counts.
     """
     near, facing = (
         surfacenet.coarse(depth).mean(1),

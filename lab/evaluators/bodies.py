@@ -49,7 +49,7 @@ AROUND = 0.06  # of the person's height: what still counts for the body, not for
 
 
 class Read(NamedTuple):
-    """What the pose network sees in B images."""
+    """Hold what the pose network reads in B images."""
 
     joints: Tensor  # [B,18,2] pixels
     sure: Tensor  # [B,13] how high the heat maps of LIMBS are
@@ -59,7 +59,7 @@ class Read(NamedTuple):
 
 
 class Bodies(NamedTuple):
-    """True bodies, by which others are judged."""
+    """Hold true bodies, with which generated ones are compared."""
 
     read: Read
     shapes: Tensor  # [N,36] of their true joints
@@ -68,7 +68,7 @@ class Bodies(NamedTuple):
 
 @torch.no_grad()
 def read(net: PoseNet, images: Tensor, batch: int = 50) -> Read:
-    """Images [B,3,H,W] in 0..1 of one person each."""
+    """Read the bodies in images [B,3,H,W] in 0..1 of one person each."""
     parts = [_read(net, some) for some in images.split(batch)]
     return Read(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
@@ -99,14 +99,15 @@ def _lengths(joints: Tensor) -> Tensor:
 
 
 def shape_of(joints: Tensor) -> Tensor:
-    """Joints [B,18,2] whatever their place and size, [B,36]."""
+    """Normalise joints [B,18,2] for place and size, [B,36]."""
     centred = joints - joints[:, list(MIDDLE)].mean(1, keepdim=True)
     return (centred / centred.norm(dim=-1).amax(1)[:, None, None]).flatten(1)
 
 
 def are_complete(generated: Read, true: Bodies) -> Tensor:
-    """Whether each body has every limb once and of human proportions, bool [B]: as sure, as single
-    and as long as true ones are, all but TOLERATED of them.
+    """Decide whether each body has every limb once and in human proportions, bool [B].
+
+    Each limb must be as certain, as single and as long as in all but TOLERATED of the true bodies.
     """
     true_reading = true.read
     present = generated.sure >= true_reading.sure.quantile(TOLERATED, dim=0)
@@ -117,13 +118,15 @@ def are_complete(generated: Read, true: Bodies) -> Tensor:
 
 
 def name_actions(joints: Tensor, true: Bodies) -> Tensor:
-    """The action [B] that most of the nearest true bodies do."""
+    """Name the action [B] that most of the nearest true bodies do."""
     off = torch.cdist(shape_of(joints), true.shapes)
     return true.actions[off.topk(NEIGHBOURS, largest=False).indices].mode(1).values
 
 
 def frechet(features: Tensor, true: Tensor) -> float:
-    """Frechet distance of two sets [B,F], [N,F] as if both were Gaussian (Heusel et al. 2017)."""
+    """Compute the Frechet distance of two sets [B,F], [N,F] as if both were Gaussian (Heusel et
+    al. 2017).
+    """
     a, b = features.double(), true.double()
     one, other = torch.cov(a.T), torch.cov(b.T)
     # the trace of the root of a product of two covariances is the sum of its eigenvalues' roots
@@ -132,7 +135,7 @@ def frechet(features: Tensor, true: Tensor) -> float:
 
 
 def surroundings(joints: Tensor, size: int) -> Tensor:
-    """Where no body is, bool [B,size,size], for joints [B,18,2]."""
+    """Mark the pixels where no body is, bool [B,size,size], for joints [B,18,2]."""
     sure = torch.cat((joints, torch.ones_like(joints[..., :1])), -1)
     empty_parts = (torch.zeros(len(sure), n, 3) for _, n in list(pose.POINT_GROUPS.values())[1:])
     people = pose.people_from_points((sure, *empty_parts), size, size)
@@ -144,7 +147,7 @@ def surroundings(joints: Tensor, size: int) -> Tensor:
 
 
 def drift(images: Tensor, before: Tensor, joints: Tensor, joints_before: Tensor) -> float:
-    """Mean difference of images [B,3,H,W] outside both the bodies."""
+    """Average the difference of images [B,3,H,W] outside both the bodies."""
     size = images.shape[-1]
     free = surroundings(joints, size) & surroundings(joints_before, size)
     off = (images - before).abs().mean(1)

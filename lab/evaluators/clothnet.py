@@ -38,7 +38,7 @@ SEEDS = {1: range(80_000, 80_008), 2: range(90_000, 90_005)}  # of shards, by pe
 
 
 class Reading(NamedTuple):
-    """A garment in an image: indices into COLORS and PATTERNS."""
+    """Hold what was read of a garment in an image: indices into COLORS and PATTERNS."""
 
     person: int  # row of scenes.people
     garment: str  # of GARMENTS
@@ -50,14 +50,16 @@ class Reading(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Whose garment, and which."""
+    """Say whose garment it is, and which."""
 
     person: int
     garment: str
 
 
 class ClothNet(nn.Module):
-    """Garments [N,4,S,S], image and mask in 0..1 -> logits of colors [N,10], patterns [N,6]."""
+    """Classify garments [N,4,S,S], image and mask in 0..1 -> logits of colors [N,10], patterns
+    [N,6].
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -90,8 +92,8 @@ def _convolution(before: int, after: int, stride: int = 1) -> tuple[nn.Module, .
 
 
 def contrast(garments: Tensor) -> Tensor:
-    """Where a garment [N,4,S,S] is lighter or darker than it is on average, [N,1,S,S], in standard
-    deviations: patterns look alike in all colors.
+    """Compute where a garment [N,4,S,S] is lighter or darker than it is on average, [N,1,S,S],
+    in standard deviations: patterns look alike in all colors.
     """
     mask = garments[:, 3:]
     light = garments[:, :3].mean(1, keepdim=True)
@@ -102,8 +104,8 @@ def contrast(garments: Tensor) -> Tensor:
 
 
 def cut(image: Tensor, mask: Tensor) -> Tensor:
-    """The garment [4,SIDE,SIDE] in the middle of its square: image [3,H,W] in 0..1 and mask bool
-    [H,W]. Larger ones are shrunk; nothing is enlarged, so that patterns keep their size.
+    """Crop the garment [4,SIDE,SIDE] in the middle of its square: image [3,H,W] in 0..1 and mask
+    bool [H,W]. Larger ones are shrunk; nothing is enlarged, so that patterns keep their size.
     """
     (top, bottom), (left, right) = (
         (int(lines_with_garment[0]) - ASTRAY, int(lines_with_garment[-1]) + 1 + ASTRAY)
@@ -119,7 +121,7 @@ def cut(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def named(people: People) -> dict[str, tuple[Tensor, Tensor]]:
-    """Color and pattern [P] that the captions name of each garment; color -1: not worn."""
+    """List color and pattern [P] that the captions name of each garment; color -1: not worn."""
     plain = torch.zeros_like(people.shoes)
     return {
         "top": (people.top, people.top_pattern),
@@ -130,7 +132,7 @@ def named(people: People) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 class Cloths(NamedTuple):
-    """Garments cut out of images."""
+    """Hold garments cut out of images."""
 
     garments: Tensor  # uint8 [M, 4, SIDE, SIDE]
     colors: Tensor  # [M]
@@ -138,8 +140,8 @@ class Cloths(NamedTuple):
 
 
 def cut_out(images: Tensor, scenes: Scenes, truth: Render) -> tuple[Tensor, list[Place]]:
-    """All garments of LEAST_PIXELS or more in images [B,3,H,W] in 0..1 of what `truth` is the
-    render of, [M,4,SIDE,SIDE], and whose they are.
+    """Cut out all garments of LEAST_PIXELS or more in images [B,3,H,W] in 0..1 of what `truth`
+    is the render of, [M,4,SIDE,SIDE], and whose they are.
     """
     worn = named(scenes.people)
     places, cloths = [], [torch.zeros(0, 4, SIDE, SIDE)]
@@ -154,7 +156,9 @@ def cut_out(images: Tensor, scenes: Scenes, truth: Render) -> tuple[Tensor, list
 
 
 class Garments(Dataset):
-    """Cloths, those with patterns twice: {"garment" uint8 [4,SIDE,SIDE], "color", "pattern"}."""
+    """Serve cloths, those with patterns twice: {"garment" uint8 [4,SIDE,SIDE], "color",
+    "pattern"}.
+    """
 
     def __init__(self, cloths: Cloths) -> None:
         self.cloths = cloths
@@ -191,7 +195,7 @@ def _loss(net: nn.Module, batch: list[dict], g: torch.Generator) -> Tensor:
 
 
 def train_clothnet(data: Dataset, schedule: Schedule, out: Path) -> ClothNet:
-    """Train on Garments."""
+    """Train the clothes evaluator on Garments."""
     torch.manual_seed(schedule.seed)
     net = ClothNet()
     fit(net, _loss, data, schedule, out, collate=list)
@@ -199,8 +203,8 @@ def train_clothnet(data: Dataset, schedule: Schedule, out: Path) -> ClothNet:
 
 
 def cloths_of(work: Path) -> Cloths:
-    """Of people alone and of two together, rendered and as the autoencoder gives them back; cut out
-    once, kept in `work`.
+    """Collect the clothes of people alone and of two together, rendered and as the autoencoder
+    gives them back; cut out once, kept in `work`.
     """
     folder, checkpoint = work / "cloths", convert.load_checkpoint(preview.CHECKPOINT)
     folder.mkdir(parents=True, exist_ok=True)
@@ -217,7 +221,7 @@ def cloths_of(work: Path) -> Cloths:
 
 
 def write_cloths(file: Path, checkpoint: convert.Checkpoint, scenes: Scenes) -> None:
-    """The Cloths of scenes as a file, first the rendered ones."""
+    """Write the Cloths of scenes as a file, first the rendered ones."""
     truth, worn = render(scenes), named(scenes.people)
     passed = [
         preview.decode(checkpoint, preview.encode(checkpoint, x)) for x in truth.rgb.split(16)
@@ -241,7 +245,7 @@ def save_clothnet(net: ClothNet, path: Path = CLOTHNET) -> None:
 
 
 def load_clothnet(path: Path = CLOTHNET) -> ClothNet:
-    """The evaluator, in eval mode."""
+    """Load the clothes evaluator, in eval mode."""
     tensors, _ = weights.load(path, method="clothnet", base="mini")
     net = ClothNet()
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
@@ -249,8 +253,8 @@ def load_clothnet(path: Path = CLOTHNET) -> ClothNet:
 
 
 def read_clothes(net: ClothNet, images: Tensor, scenes: Scenes, truth: Render) -> list[Reading]:
-    """All garments of LEAST_PIXELS or more in images [B,3,H,W] in 0..1; `truth` is the render of
-    the same scenes.
+    """Read all garments of LEAST_PIXELS or more in images [B,3,H,W] in 0..1; `truth` is the
+    render of the same scenes.
     """
     worn = named(scenes.people)
     cloths, places = cut_out(images, scenes, truth)

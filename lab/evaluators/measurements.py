@@ -25,7 +25,9 @@ HAND_MARGIN = 0.35
 
 
 def cloth_colors() -> Tensor:
-    """Mean color [10, 6, 3] of every named color in every pattern, as woven by the renderer."""
+    """Average the color [10, 6, 3] of every named color in every pattern, as woven by the
+    renderer.
+    """
     first = torch.tensor(list(COLORS.values()))
     grid = (torch.arange(400) + 0.5) / 400 * WEAVE * 20
     u, v = torch.meshgrid(grid, grid, indexing="ij")
@@ -36,8 +38,8 @@ def cloth_colors() -> Tensor:
 
 
 def name_color(mean: Tensor, pattern: Tensor) -> Tensor:
-    """Index into COLORS of the mean colors [N, 3] of cloths of known pattern [N], whatever the
-    light on them.
+    """Find the index into COLORS of the mean colors [N, 3] of cloths of known pattern [N],
+    whatever the light on them.
 
     The nearest reference up to the brightness that the world's light can give (0.62 to 1.05).
     """
@@ -47,8 +49,8 @@ def name_color(mean: Tensor, pattern: Tensor) -> Tensor:
 
 
 def color_hits(images: Tensor, scenes: Scenes, truth: Render) -> dict[str, Tensor]:
-    """For each garment a bool tensor: is it of the color that the caption names, inside each
-    person's own mask?
+    """Compare every garment with its caption, a bool tensor each: is it of the color that the
+    caption names, inside each person's own mask?
 
     images [B,3,H,W] in 0..1; `truth` is the render of the same scenes. Garments hardly visible
     are left out.
@@ -81,13 +83,13 @@ def color_hits(images: Tensor, scenes: Scenes, truth: Render) -> dict[str, Tenso
 
 
 def color_accuracy(images: Tensor, scenes: Scenes, truth: Render) -> float:
-    """Share of visible garments that have the named color."""
+    """Compute the share of visible garments that have the named color."""
     return float(torch.cat(list(color_hits(images, scenes, truth).values())).float().mean())
 
 
 def pck(net: PoseNet, images: Tensor, truth: Render) -> float:
-    """Share of visible body joints that `net` finds within 5 % of the person's height of where they
-    belong.
+    """Compute the share of visible body joints that `net` finds within 5 % of the person's
+    height of where they belong.
 
     One person per image: truth.body [B,18,3].
     """
@@ -98,7 +100,7 @@ def pck(net: PoseNet, images: Tensor, truth: Render) -> float:
 
 
 def pck_each(net: PoseNet, images: Tensor, scenes: Scenes, truth: Render) -> float:
-    """`pck` for scenes of several people: each is looked at alone, everything farther than
+    """Compute `pck` for scenes of several people: each is looked at alone, everything farther than
     ALONE_MARGIN pixels from their true body covered with the image's mean color.
     """
     alone = []
@@ -114,11 +116,11 @@ def pck_each(net: PoseNet, images: Tensor, scenes: Scenes, truth: Render) -> flo
 def hand_crop(
     image: Tensor, points: Tensor, left: bool, shake: Sequence[float] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The square around a hand as the hand network sees it, and its joints: fingers up, left hands
-    mirrored.
+    """Crop the square around a hand as the hand network reads it, and its joints: fingers up,
+    left hands mirrored.
 
-    image [3,H,W] in 0..1, points [21,3] -> [3,S,S], [21,2] in pixels of the square. `shake`: four
-    numbers in 0..1 that move, enlarge and turn the square.
+    image [3,H,W] in 0..1, points [21,3] -> [3,S,S], [21,2] in pixels of the square. `shake`:
+    four numbers in 0..1 that move, enlarge and turn the square.
     """
     square = hands.square_around(points, HAND_MARGIN, upright=True)
     if shake is not None:
@@ -138,7 +140,7 @@ def hand_crop(
 
 @dataclass(frozen=True)
 class HandReport:
-    """What the hand network read in hands [N]."""
+    """Hold what the hand network read in hands [N]."""
 
     error: Tensor  # mean distance of visible joints from where they belong, over the hand's size
     fingers: Tensor  # bool: as many fingers stretched out as there should be
@@ -147,7 +149,7 @@ class HandReport:
 def read_hands(
     net: PoseNet, crops: Sequence[tuple[Tensor, Tensor]], visible: Sequence[Tensor]
 ) -> HandReport:
-    """Of what `hand_crop` gave, which must be cut at the true hands' places. Only joints that are
+    """Read crops of `hand_crop`, which must be cut at the true hands' places. Only joints that are
     `visible` [21] in the true hand count for the error: no image shows where others are.
     """
     images, joints = (torch.stack(part) for part in zip(*crops, strict=True))
@@ -159,8 +161,8 @@ def read_hands(
 
 
 def stretched(joints: Tensor) -> Tensor:
-    """How many fingers of hands [N,21,2] are stretched out: their tip is farther from the wrist
-    than the joint in their middle; the thumb's from the little finger's root.
+    """Count how many fingers of hands [N,21,2] are stretched out: their tip is farther from the
+    wrist than the joint in their middle; the thumb's from the little finger's root.
     """
     tips, middles, roots = [4, 8, 12, 16, 20], [3, 6, 10, 14, 18], [17, 0, 0, 0, 0]
 
@@ -171,7 +173,8 @@ def stretched(joints: Tensor) -> Tensor:
 
 
 def seam_contrast(images: Tensor, owners: Tensor, free: Tensor) -> float:
-    """Contrast across the borders of people's regions over that elsewhere: 1 is no seam.
+    """Compare the contrast across the borders of people's regions over that elsewhere: 1 is no
+    seam.
 
     images [B,3,H,W]; owners [B,H,W], who owns each pixel; free [B,H,W], bool: only pixels where
     nobody is count, because a body's own outline is no seam.

@@ -26,8 +26,8 @@ HANDNET = EVALUATOR_WEIGHTS / "mini_handnet.safetensors"
 
 
 class PoseNet(nn.Module):
-    """Images [B,3,H,W] in 0..1 -> heat maps [B,joints,H/4,W/4], logits. `features` gives its five
-    levels.
+    """Find joints: images [B,3,H,W] in 0..1 -> heat maps [B,joints,H/4,W/4], logits. `features`
+    gives its five levels.
     """
 
     def __init__(self, joints: int = BODY_JOINTS, width: int = 32) -> None:
@@ -50,7 +50,7 @@ class PoseNet(nn.Module):
         )
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Feature maps at strides 2, 4, 8, 16 and 32."""
+        """Compute feature maps at strides 2, 4, 8, 16 and 32."""
         levels = []
         for block in self.down:
             x = block(x)
@@ -66,7 +66,9 @@ class PoseNet(nn.Module):
 
 
 def heat_maps(joints: Tensor, height: int, width: int) -> Tensor:
-    """Targets [B,J,height,width] in 0..1 of joints [B,J,2] in pixels; cells are STRIDE pixels."""
+    """Draw the targets [B,J,height,width] in 0..1 of joints [B,J,2] in pixels; cells are STRIDE
+    pixels.
+    """
     y = (torch.arange(height).to(joints) + 0.5) * STRIDE
     x = (torch.arange(width).to(joints) + 0.5) * STRIDE
     dy, dx = (
@@ -78,8 +80,8 @@ def heat_maps(joints: Tensor, height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def find_joints(net: PoseNet, images: Tensor) -> Tensor:
-    """Joints [B,J,2] in pixels: the heat maps' peaks, refined by the centre of mass of their 3 x 3
-    neighbourhood.
+    """Read joints [B,J,2] in pixels from the heat maps' peaks, refined by the centre of mass of
+    their 3 x 3 neighbourhood.
     """
     heat = net(images).sigmoid()
     b, j, h, w = heat.shape
@@ -112,7 +114,9 @@ def _loss(net: nn.Module, batch: list[dict], g: torch.Generator) -> Tensor:
 def train_posenet(
     people: Dataset, schedule: Schedule, out: Path, joints: int = BODY_JOINTS
 ) -> PoseNet:
-    """Train on items {"rgb" uint8 [3,H,W], "joints" [joints,2] pixels}, one person or hand each."""
+    """Train a pose evaluator on items {"rgb" uint8 [3,H,W], "joints" [joints,2] pixels}, one
+    person or hand each.
+    """
     torch.manual_seed(schedule.seed)
     net = PoseNet(joints)
     fit(net, _loss, people, schedule, out, collate=list)
@@ -127,7 +131,7 @@ def save_posenet(net: PoseNet, path: Path = POSENET) -> None:
 
 
 def load_posenet(path: Path = POSENET) -> PoseNet:
-    """The evaluator, in eval mode."""
+    """Load a pose evaluator, in eval mode."""
     tensors, _ = weights.load(path, method="posenet", base="mini")
     net = PoseNet(joints=len(tensors["head.2.bias"]))
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})

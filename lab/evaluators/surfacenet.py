@@ -28,7 +28,7 @@ READ = 5  # where, how near, three of where it faces
 
 
 class Surfaces(NamedTuple):
-    """What is read in images, at STRIDE pixels per cell."""
+    """Hold what is read in images, at STRIDE pixels per cell."""
 
     presence: Tensor  # [B, h, w] in 0..1: how surely a body is there
     depth: Tensor  # [B, h, w] in 0..1, near is 1
@@ -62,12 +62,12 @@ class SurfaceImages(Dataset):
 
 
 def coarse(image: Tensor) -> Tensor:
-    """Images [B, C, H, W] at the evaluator's cells."""
+    """Average images [B, C, H, W] over the evaluator's cells."""
     return avg_pool2d(image, STRIDE)
 
 
 def read(net: PoseNet, images: Tensor) -> Surfaces:
-    """Of images [B, 3, H, W] in 0..1, of any of KINDS."""
+    """Read the surfaces in images [B, 3, H, W] in 0..1, of any of KINDS."""
     with torch.no_grad():
         channels = torch.cat([net(chunk) for chunk in images.split(32)])
     return Surfaces(
@@ -98,7 +98,7 @@ def _loss(net: nn.Module, batch: list[dict], g: torch.Generator) -> Tensor:
 
 
 def train_surfacenet(data: Dataset, schedule: Schedule, out: Path) -> PoseNet:
-    """Train on SurfaceImages."""
+    """Train the surface evaluator on SurfaceImages."""
     torch.manual_seed(schedule.seed)
     net = PoseNet(READ)
     fit(net, _loss, data, schedule, out, collate=list)
@@ -111,7 +111,7 @@ def save_surfacenet(net: PoseNet, path: Path = SURFACENET) -> None:
 
 
 def load_surfacenet(path: Path = SURFACENET) -> PoseNet:
-    """The evaluator, in eval mode."""
+    """Load the surface evaluator, in eval mode."""
     tensors, _ = weights.load(path, method="surfacenet", base="mini")
     net = PoseNet(READ)
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})

@@ -49,7 +49,7 @@ class _Canvas:
 
 
 def draw_backgrounds(scenes: Scenes, size: int) -> Tensor:
-    """[B, 3, size, size] in 0..1."""
+    """Draw the places of the scenes, [B, 3, size, size] in 0..1."""
     out = torch.zeros(len(scenes), 3, size, size, device=scenes.scale.device)
     drawers = (_park, _beach, _street, _room, _snow, _desert, _studio, _night)
     near = (scenes.framing == UPPER) | (scenes.framing == HAND)

@@ -61,7 +61,7 @@ _FINGER_RADIUS = torch.tensor([0.068, 0.058, 0.060, 0.057, 0.050])
 
 @dataclass(frozen=True)
 class Bodies:
-    """P bodies of K parts each. A part with radius 0 is not there."""
+    """Hold P bodies of K parts each. A part with radius 0 is not there."""
 
     body: Tensor  # [P, 18, 3] OpenPose joints
     hands: Tensor  # [P, 2, 21, 3] right and left hand
@@ -76,7 +76,7 @@ class Bodies:
 
 
 def build_bodies(p: People) -> Bodies:
-    """The people's joints and parts, feet on y = 0 (or above it by the action's lift)."""
+    """Build the people's joints and parts, feet on y = 0 (or above it by the action's lift)."""
     j = _joints(p)
     parts = _Parts(p)
     _dress(p, j, parts)
@@ -191,8 +191,8 @@ _BODY = (
 
 
 def second_color(first: Tensor) -> Tensor:
-    """The other tone of a patterned cloth: a darker one of light colors, a lighter one of dark
-    colors.
+    """Choose the other tone of a patterned cloth: a darker one of light colors, a lighter one of
+    dark colors.
     """
     luma = (first * torch.tensor([0.299, 0.587, 0.114]).to(first)).sum(-1, keepdim=True)
     return torch.where(luma > 0.5, first * 0.62, first + (1 - first) * 0.48)
@@ -221,7 +221,7 @@ class _Parts:
         limb: int = -1,
         here: Tensor | None = None,
     ) -> None:
-        """One part from `a` to `b` [P, 3]; radii are metres at average stature, numbers or [P];
+        """Add one part from `a` to `b` [P, 3]; radii are metres at average stature, numbers or [P];
         `here` [P] bool.
         """
         n, dev = self.count, self.device

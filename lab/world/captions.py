@@ -38,8 +38,8 @@ def _garment(color, pattern, noun: str) -> str:
 
 
 def person_caption(scenes: Scenes, person: int, *, brief: bool = False, hats: bool = True) -> str:
-    """One person's looks and action, without the setting. `brief` keeps to sex, top, bottom, hat
-    and action.
+    """Describe one person's looks and action, without the setting. `brief` keeps to sex, top,
+    bottom, hat and action.
     """
     p = scenes.people.take(slice(person, person + 1))  # type: ignore[arg-type]
     sex, action = _name(SEXES, p.sex), list(ACTIONS.values())[int(p.action)].phrase
@@ -59,7 +59,7 @@ def person_caption(scenes: Scenes, person: int, *, brief: bool = False, hats: bo
 
 
 def scene_caption(scenes: Scenes, scene: int, *, brief: bool = False) -> str:
-    """The whole image: its people from left to right, the setting and the framing."""
+    """Describe the whole image: its people from left to right, the setting and the framing."""
     people = (scenes.people.scene == scene).nonzero()[:, 0].tolist()
     setting = _name(BACKGROUNDS.values(), scenes.background[scene])  # type: ignore[arg-type]
     framing = _name(FRAMINGS, scenes.framing[scene])
@@ -73,7 +73,7 @@ def scene_caption(scenes: Scenes, scene: int, *, brief: bool = False) -> str:
 
 
 def hand_caption(scenes: Scenes, person: int, side: int, setting: str) -> str:
-    """A close-up of one person's right (0) or left (1) hand."""
+    """Describe a close-up of one person's right (0) or left (1) hand."""
     p = scenes.people.take(slice(person, person + 1))  # type: ignore[arg-type]
     gesture = GESTURE_PHRASES[_name(GESTURES, p.gesture[0, side])]
     sleeve = (

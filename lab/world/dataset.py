@@ -26,7 +26,7 @@ FARTHEST = 0.35  # of a body in depth images, which are black where nobody is
 
 
 def skeletons(scene: int, scenes: Scenes, rendering: Render, *, hands: bool = True) -> Skeletons:
-    """The OpenPose people of one scene, in pixels, as a perfect detector finds them."""
+    """List the OpenPose people of one scene, in pixels, as a perfect detector finds them."""
     rows = (scenes.people.scene == scene).nonzero()[:, 0]
     side = rendering.rgb.shape[-1]
     right, left = rendering.hands[rows].unbind(1)
@@ -43,13 +43,13 @@ def skeletons(scene: int, scenes: Scenes, rendering: Render, *, hands: bool = Tr
 
 
 def draw_hint(scene: int, scenes: Scenes, rendering: Render, *, hands: bool = True) -> Tensor:
-    """The image [3,H,W] in 0..1 that a pose ControlNet reads for one scene."""
+    """Draw the image [3,H,W] in 0..1 that a pose ControlNet reads for one scene."""
     people = skeletons(scene, scenes, rendering, hands=hands)
     return draw_people(people, people.width, people.height).permute(2, 0, 1)
 
 
 def structure_images(rendering: Render) -> tuple[Tensor, Tensor]:
-    """Depth and normal images [B,3,H,W] in 0..1 of what was rendered: near is white, x right."""
+    """Draw depth and normal images [B,3,H,W] in 0..1 of a rendering: near is white, x right."""
     return depth_to_image(rendering.depth, floor=FARTHEST), normals_to_image(rendering.normal)
 
 
@@ -112,9 +112,9 @@ def write_world(
 
 
 class WorldDataset(Dataset):
-    """Scenes of a folder made by `write_world`: {"rgb", "hint", "normal" uint8 [3,H,W], "parsing",
-    "depth" uint8 [H,W], "captions": {full, brief, people, bodies, hands}}; of the images only
-    those named.
+    """Serve the scenes of a folder written by `write_world`: {"rgb", "hint", "normal" uint8
+    [3,H,W], "parsing", "depth" uint8 [H,W], "captions": {full, brief, people, bodies, hands}};
+    of the images only those named.
     """
 
     def __init__(self, folder: Path, *, names: tuple[str, ...] = ("rgb", "hint")) -> None:

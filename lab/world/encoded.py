@@ -19,7 +19,7 @@ from .dataset import WorldDataset
 
 
 class LatentDataset(Dataset):
-    """A world already encoded: {"latent" [4,h,w] normalised, "hint", "captions"}."""
+    """Serve an encoded world: {"latent" [4,h,w] normalised, "hint", "captions"}."""
 
     def __init__(self, world: Dataset, latents: np.ndarray) -> None:
         self.world, self.latents = world, latents
@@ -32,7 +32,9 @@ class LatentDataset(Dataset):
 
 
 class Encoded(NamedTuple):
-    """Latents z = (encoder output - shift) * scale, of mean 0 and variance 1 over the world."""
+    """Hold latents z = (encoder output - shift) * scale, of mean 0 and variance 1 over the
+    world.
+    """
 
     data: LatentDataset
     scale: float
@@ -109,7 +111,7 @@ def _fastest(device: torch.device) -> torch.autocast:
 def pass_autoencoder(
     autoencoder: AutoencoderTiny, world: Path, count: int, out: Path, of: str = "rgb"
 ) -> np.ndarray:
-    """The first `count` images `of` this kind in `world` encoded and decoded once, uint8
+    """Give the first `count` images `of` this kind in `world` encoded and decoded once, uint8
     [N,3,H,W]; kept in `out`.
     """
     kind = "passed" if of == "rgb" else f"passed-{of}"

@@ -28,7 +28,7 @@ MARGIN = 0.93  # share of the image that a single full person may fill
 
 @dataclass(frozen=True)
 class Render:
-    """B images of H x W and their ground truth; keypoints are in pixels of the image."""
+    """Hold B images of H x W and their ground truth; keypoints are in pixels of the image."""
 
     rgb: Tensor  # [B, 3, H, W] 0..1
     depth: Tensor  # [B, H, W] metres towards the viewer; -inf where nobody is
@@ -45,7 +45,7 @@ class Render:
 def cone_depth(
     q: Tensor, axis: Tensor, z: Tensor, dz: Tensor, ra: Tensor, dr: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Front surface of round cones seen along -z: the largest z over the swept spheres.
+    """Compute the front surface of round cones seen along -z: the largest z over the swept spheres.
 
     With the sphere at t in [0, 1] centred at (t axis, z + t dz) and of radius ra + t dr, the
     surface above the point q is z + t dz + sqrt(S(t)), S(t) = (ra + t dr)^2 - |q - t axis|^2 = C +
@@ -63,7 +63,9 @@ def cone_depth(
 
 
 def weave(pattern: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Which of a cloth's two tones (0 or 1) lies at (u, v) metres, by index into PATTERNS."""
+    """Choose which of a cloth's two tones (0 or 1) lies at (u, v) metres, by index into
+    PATTERNS.
+    """
     x, y = u / WEAVE, v / WEAVE
     tones = torch.stack(
         (

@@ -63,8 +63,8 @@ _REST_LEG = ((0.08, -1.0, 0.02), (0.03, -1.0, -0.03))
 
 @dataclass(frozen=True)
 class Action:
-    """One named action: limb directions per side, the torso's lean (side, forward), its caption and
-    hand gestures.
+    """Describe one named action: limb directions per side, the torso's lean (side, forward), its
+    caption and hand gestures.
     """
 
     phrase: str
@@ -189,7 +189,9 @@ LIMBS = (
 
 @dataclass(frozen=True)
 class People:
-    """P people: indices into the tables above (int64 [P]) and parameters of bodies (float32)."""
+    """Hold P people: indices into the tables above (int64 [P]) and parameters of bodies
+    (float32).
+    """
 
     scene: Tensor
     sex: Tensor
@@ -221,7 +223,7 @@ class People:
         return self.scene.shape[0]
 
     def take(self, rows: Tensor) -> People:
-        """The people of `rows` (indices or a boolean mask), in that order."""
+        """Select the people of `rows` (indices or a boolean mask), in that order."""
         return People(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> People:
@@ -230,7 +232,7 @@ class People:
 
 @dataclass(frozen=True)
 class Scenes:
-    """B scenes and all their people, ordered by scene and from left to right inside one."""
+    """Hold B scenes and all their people, ordered by scene and from left to right inside one."""
 
     background: Tensor  # [B]
     framing: Tensor  # [B]
@@ -244,7 +246,7 @@ class Scenes:
         return self.background.shape[0]
 
     def take(self, rows: Tensor) -> Scenes:
-        """The scenes of `rows` (indices, ascending) and their people."""
+        """Select the scenes of `rows` (indices, ascending) and their people."""
         people = self.people.take(torch.isin(self.people.scene, rows))
         number = torch.searchsorted(rows, people.scene)
         each = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "people"}
