@@ -1,7 +1,8 @@
-"""Draws the pack's icon: Vitruvius' man in OpenPose's colors, `python -m assets.icon` at the root.
+"""Draw the pack's icon: `python -m assets.icon` at the root.
 
-One figure in two poses, as Leonardo drew it: feet together and arms level, it fills the square;
-feet apart and arms raised, it touches the circle, whose centre is the navel.
+Leonardo's Vitruvian man in OpenPose's colors, one person in two poses: with feet together and arms
+level it fills the square; with feet apart and arms raised it touches the circle, whose center is
+the navel.
 """
 
 import math
@@ -27,7 +28,7 @@ Point = tuple[float, float]
 
 
 def joints(arms: float, legs: float) -> list[Point]:
-    """The 18 points of OpenPose's body with arms and legs at these angles, in degrees."""
+    """Return the 18 points of OpenPose's body with arms and legs at these angles, in degrees."""
     across, up = math.cos(math.radians(arms)), -math.sin(math.radians(arms))
     out, down = math.sin(math.radians(legs)), math.cos(math.radians(legs))
 
@@ -42,7 +43,7 @@ def joints(arms: float, legs: float) -> list[Point]:
 
 
 def draw() -> Image.Image:
-    """The icon, [SIZE, SIZE] RGB."""
+    """Draw the icon, an RGB image of SIZE x SIZE."""
     side = SIZE * FINE
     scale, top = 0.74 * side, 0.178 * side
     canvas = Image.new("RGB", (side, side), PAPER)
@@ -56,7 +57,7 @@ def draw() -> Image.Image:
         pen.ellipse((x - r, y - r, x + r, y + r), outline=INK, width=width)
         pen.rectangle((*at((-0.5, 0.0)), *at((0.5, 1.0))), outline=INK, width=width)
 
-    def figure(body: list[Point], strength: float) -> None:
+    def person(body: list[Point], strength: float) -> None:
         def shade(color: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(round(p + strength * (c - p)) for p, c in zip(PAPER, color, strict=True))
 
@@ -68,8 +69,8 @@ def draw() -> Image.Image:
             pen.ellipse((x - r, y - r, x + r, y + r), fill=shade(color))
 
     frame()
-    figure(joints(RAISED, APART), 0.55)
-    figure(joints(LEVEL, TOGETHER), 1.0)
+    person(joints(RAISED, APART), 0.55)
+    person(joints(LEVEL, TOGETHER), 1.0)
     return canvas.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 

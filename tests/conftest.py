@@ -1,11 +1,10 @@
-"""Loads the pack as `vitruvian`, and ComfyUI beside it for the rings that need one.
+"""Load the pack as `vitruvian`, and ComfyUI with it for the rings that need one.
 
-Rings: models (torch only), host (ComfyUI in process), server (a running ComfyUI) and browser (its
-front end). ComfyUI is found through COMFYUI_PATH, which `dev.py test` sets; without it the last
-three rings are left out.
+Rings: house (names, layers, documents), models (torch only), host (ComfyUI in process), server (a
+running ComfyUI) and browser (its front end). COMFYUI_PATH, which `dev.py test` sets, is ComfyUI's
+folder; without it the last three rings are left out.
 """
 
-import importlib.util
 import json
 import os
 import shutil
@@ -22,17 +21,10 @@ _left_out: set[Path] = set()
 _base: Path | None = None
 
 
-def _load_pack() -> None:
-    """Import the checkout as the package `vitruvian`, whatever its folder is called."""
-    spec = importlib.util.spec_from_file_location(
-        "vitruvian", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["vitruvian"] = module
-    spec.loader.exec_module(module)
+sys.path.insert(0, str(ROOT))
+import dev  # noqa: E402
 
-
-_load_pack()
+dev.load_pack()  # which takes the root from the path again
 if HOST:  # now, before any conftest or test of a ring imports ComfyUI
     from vitruvian.tools.hosts import open_host, prepare_base
 
@@ -56,8 +48,8 @@ def server(tmp_path_factory):
     prepare_base(base)
     for photo in ("astronaut.png", "coffee.png"):
         shutil.copy(Path(skimage.__file__).parent / "data" / photo, base / "input")
-    for picture in (ROOT / "workflows" / "images").iterdir():
-        shutil.copy(picture, base / "input")
+    for image in (ROOT / "workflows" / "images").iterdir():
+        shutil.copy(image, base / "input")
     with Server(Path(sys.executable), Path(HOST), base, "--cpu") as running:
         yield running
 
@@ -70,10 +62,10 @@ def api():
 
 @pytest.fixture(scope="session")
 def mini_weights():
-    """Skips what needs the mini weights while they are not there."""
+    """Skip the test if the mini weights are missing."""
     for file in ("checkpoints/vitruvian_mini", "controlnet/vitruvian_mini_openpose"):
         if not (ROOT / "weights" / f"{file}.safetensors").exists():
-            pytest.skip(f"weights/{file}.safetensors is not there yet")
+            pytest.skip(f"weights/{file}.safetensors is missing")
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -81,8 +73,8 @@ def pytest_ignore_collect(collection_path, config):
     rings = {ROOT / "tests" / ring for ring in HOST_RINGS}
     if HOST or rings.isdisjoint([collection_path, *collection_path.parents]):
         return None
-    inside = collection_path.rglob("*") if collection_path.is_dir() else [collection_path]
-    _left_out.update(path for path in inside if path.match("test_*.py"))
+    paths = collection_path.rglob("*") if collection_path.is_dir() else [collection_path]
+    _left_out.update(path for path in paths if path.match("test_*.py"))
     return True
 
 
@@ -90,4 +82,4 @@ def pytest_terminal_summary(terminalreporter):
     if _left_out:
         names = ", ".join(sorted(str(path.relative_to(ROOT)) for path in _left_out))
         count = len(_left_out)
-        terminalreporter.write_line(f"left out for want of ComfyUI, {count} files: {names}")
+        terminalreporter.write_line(f"left out without ComfyUI, {count} files: {names}")

@@ -278,3 +278,20 @@ def test_the_readme_says_what_the_pack_needs():
     assert f"ComfyUI {version} or newer" in read("README.md")
     assert "The one package it adds is MediaPipe" in read("README.md")
     assert PROJECT["project"]["dependencies"] == ["mediapipe"]
+
+
+def test_comfy_test_runs_every_example_that_brings_its_images_and_weights():
+    left_out = set()
+    for path in (ROOT / "workflows").glob("*.json"):
+        nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        files = [
+            value
+            for node in nodes
+            for value in node.get("widgets_values") or ()
+            if str(value).endswith(".safetensors")
+        ]
+        needs_image = any(node["type"].startswith("LoadImage") for node in nodes)
+        if needs_image or not all(file.startswith("vitruvian_mini") for file in files):
+            left_out.add(f"!{path.stem}")
+    settings = tomllib.loads(read("comfy-test.toml"))
+    assert {*settings["test"]["workflows"]["cpu"]} == left_out
