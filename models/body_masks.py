@@ -64,14 +64,14 @@ TORSO = (
     (L_SHOULDER, R_HIP),
 )
 HEAD = ((NECK, NOSE), (NOSE, R_EYE), (NOSE, L_EYE), (R_EYE, R_EAR), (L_EYE, L_EAR))
-# half thickness as a share of the standing height
 FEET = ((R_ANKLE, 18), (L_ANKLE, 19))  # the points that _with_feet adds
 FOOT_SHARE = 0.2  # of the shin, how far a foot goes on below the ankle
+# half thickness as a share of the standing height
 THICKNESS = {"head": 0.065, "torso": 0.05, "limb": 0.035, "foot": 0.04, "hand": 0.012}
 
 
 def standing_heights(people: People) -> Tensor:
-    """Standing height of each person in pixels [N], from the visible limbs.
+    """Estimate the standing height of each person in pixels [N] from the visible limbs.
 
     Foreshortening only shortens a limb, so the largest of the limbs' estimates is taken: seated,
     cropped and turned people get the height they would stand at. 0 for people without two points.
@@ -79,32 +79,32 @@ def standing_heights(people: People) -> Tensor:
     pairs = torch.tensor(list(SHARES))
     shares = torch.tensor(list(SHARES.values()))
     ends = people.body[:, pairs]  # [N, pairs, 2, 3]
-    known = (ends[..., 2] > 0).all(-1)
-    heights = (ends[:, :, 0, :2] - ends[:, :, 1, :2]).norm(dim=-1) / shares * known
+    visible = (ends[..., 2] > 0).all(-1)
+    heights = (ends[:, :, 0, :2] - ends[:, :, 1, :2]).norm(dim=-1) / shares * visible
     estimates = [heights]
     for hand in (people.left_hand, people.right_hand):
-        known = (hand[:, 0, 2] > 0) & (hand[:, 12, 2] > 0)
+        visible = (hand[:, 0, 2] > 0) & (hand[:, 12, 2] > 0)
         length = (hand[:, 0, :2] - hand[:, 12, :2]).norm(dim=-1)
-        estimates.append((length / HAND_SHARE * known)[:, None])
+        estimates.append((length / HAND_SHARE * visible)[:, None])
     return torch.cat(estimates, dim=1).amax(1)
 
 
 def person_masks(
     people: People, width: int, height: int, *, dilation: float, feather: float
 ) -> Tensor:
-    """One mask per person: [N, height, width] in 0..1, the body thick around its limbs.
+    """Draw one mask per person: [N, height, width] in 0..1, the body thick around its limbs.
 
     dilation: how far the mask reaches beyond the body; feather: standard deviation of the Gaussian
     that softens its edge. Both are shares of that person's standing height (standing_heights), so a
-    figure far away gets a narrow margin. Masks of people who overlap overlap.
+    person far away gets a narrow margin. Masks of people who overlap overlap.
     """
     people = scale_to_canvas(people, width, height)
     heights = standing_heights(people).tolist()
     masks = torch.zeros(count(people), height, width)
     for number, tall in enumerate(heights):
         tall = tall or 0.2 * min(width, height)  # a lone point still shows
-        tall = min(tall, 2.0 * max(width, height))  # a stray point makes nobody a giant
-        margin = math.ceil(3 * feather * tall)  # the blur sees the body beyond the picture's edge
+        tall = min(tall, 2.0 * max(width, height))  # a stray point must not make a person huge
+        margin = math.ceil(3 * feather * tall)  # the blur needs the body beyond the image's edge
         shape = torch.zeros(height + 2 * margin, width + 2 * margin)
         for start, end, thickness in _capsules(pick(people, [number])):
             fill_capsule(shape, start + margin, end + margin, (thickness + dilation) * tall)
@@ -114,7 +114,7 @@ def person_masks(
 
 
 def union_mask(masks: Tensor) -> Tensor:
-    """The union [height, width] of person masks [N, height, width]."""
+    """Unite person masks [N, height, width] into one [height, width]."""
     return masks.amax(0) if len(masks) else masks.new_zeros(masks.shape[1:])
 
 
@@ -137,9 +137,7 @@ def _capsules(person: People) -> list[tuple[Tensor, Tensor, float]]:
 
 
 def _with_feet(body: Tensor) -> Tensor:
-    """The body with both ankles' points followed by where the feet end: skeletons of 18 points end
-    at the ankles, and shoes would be nobody's.
-    """
+    """The body and two points at which the feet end: skeletons of 18 points end at the ankles."""
     ankles, knees = body[[R_ANKLE, L_ANKLE]], body[[R_KNEE, L_KNEE]]
     ends = ankles + FOOT_SHARE * (ankles - knees)
     ends[:, 2] = torch.minimum(ankles[:, 2], knees[:, 2])
@@ -147,7 +145,7 @@ def _with_feet(body: Tensor) -> Tensor:
 
 
 def guess_hips(body: Tensor) -> Tensor:
-    """The body with hips guessed where both are missing, so that a half figure keeps its chest."""
+    """Guess the hips of a body [18, 3] where both are missing, so that its chest is drawn."""
     if (body[[R_HIP, L_HIP], 2] > 0).any() or not (body[[R_SHOULDER, L_SHOULDER], 2] > 0).all():
         return body
     right, left = body[R_SHOULDER, :2], body[L_SHOULDER, :2]
@@ -162,7 +160,10 @@ def guess_hips(body: Tensor) -> Tensor:
 
 
 def fill_capsule(shape: Tensor, start: Tensor, end: Tensor, radius: float) -> None:
-    """Sets the pixels within radius of the segment to 1, in place; [h, w], points (x, y)."""
+    """Set the pixels within radius of the segment to 1, in place.
+
+    shape: [h, w]; start, end: points (x, y) and radius in pixels.
+    """
     low = (torch.minimum(start, end) - radius).floor().tolist()
     high = (torch.maximum(start, end) + radius).ceil().tolist()
     x0, x1 = max(0, int(low[0])), min(shape.shape[1], int(high[0]) + 1)

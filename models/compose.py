@@ -1,9 +1,9 @@
-"""Who owns which cell of the picture, and the mixing of streams by it: FineControlNet (Choi et al.
-2023, arXiv 2312.09252).
+"""Compose an image of several people, each of whom has a pass of the network of their own.
 
-Every person has a stream of the network of their own. `shares` [S, 1, 1, h, w] or [S, B, 1, h, w]
-say how much of each cell comes from which stream; over the S streams they sum to 1. Rows of a
-stream's batch lie together: row s * B + b.
+After FineControlNet (Choi et al. 2023, arXiv 2312.09252). The pass for one person's prompt is a
+stream. `shares` [S, 1, 1, h, w] or [S, B, 1, h, w] say how much of each cell comes from which of
+the S streams; over the streams they sum to 1. The rows of one stream's batch lie together: row
+s * B + b.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from torch.nn.functional import interpolate
 from . import body_masks, pose, pose_drawing
 
 TEMPERATURE = 0.001  # of the soft shares
-MERGED = -1  # stands for everybody among the numbers of people
-SCENE_OCCUPANCY = 0.01  # a scene stream owns the cells of which no person covers more than this
+MERGED = -1  # instead of a person's number: all people together
+SCENE_OCCUPANCY = 0.01  # the scene's stream owns cells of which no person covers more than this
 
 
 class Instance(NamedTuple):
-    """One person of a composition."""
+    """Describe one person of a composition."""
 
-    conditioning: Any  # their own prompt, as the host encoded it
+    conditioning: Any  # this person's prompt, as the host encoded it
     person: int  # number in the pose, 1 is the leftmost; 0: no skeleton, only the mask
     mask: Tensor | None = None  # [H, W] in 0..1; None: the body around the skeleton
     order: int = 0  # higher is nearer
@@ -31,16 +31,17 @@ class Instance(NamedTuple):
 
 
 def instance_people(instances: Sequence[Instance], people: pose.People) -> pose.People:
-    """The people of the instances, one each and in their order; nobody where person is 0.
+    """Pick the person of each instance, in the order of the instances.
 
-    Raises ValueError when the numbers do not fit the pose.
+    Where an instance's person is 0, all points of that row are missing. Raises ValueError when the
+    numbers do not fit the pose.
     """
     numbers = [instance.person for instance in instances]
-    there = pose.count(people)
+    available = pose.count(people)
     for number, instance in enumerate(instances, 1):
-        if instance.person > there:
+        if instance.person > available:
             raise ValueError(
-                f"instance {number} is for person {instance.person}, but the pose has {there} "
+                f"instance {number} is for person {instance.person}, but the pose has {available} "
                 "people. Correct its 'person', or connect a pose with more people."
             )
         if instance.person == 0 and instance.mask is None:
@@ -48,20 +49,20 @@ def instance_people(instances: Sequence[Instance], people: pose.People) -> pose.
                 f"instance {number} has neither a person nor a mask: set its 'person' to a number "
                 "from 1, or connect a mask."
             )
-    double = {n for n in numbers if n and numbers.count(n) > 1}
-    if double:
+    repeated = {n for n in numbers if n and numbers.count(n) > 1}
+    if repeated:
         raise ValueError(
-            f"person {min(double)} of the pose has more than one instance: give each its own."
+            f"person {min(repeated)} of the pose has more than one instance: give each its own."
         )
-    if missing := set(range(1, there + 1)) - set(numbers):
+    if missing := set(range(1, available + 1)) - set(numbers):
         raise ValueError(
             f"person {min(missing)} of the pose (from the left) has no instance: add an instance "
-            "for everybody, or take people out of the pose with Pick People."
+            "for every person, or take people out of the pose with Pick People."
         )
     order = pose.left_to_right(people)
-    nobody = tuple(torch.zeros_like(part[:1]) for part in people[:5])
+    no_points = tuple(torch.zeros_like(part[:1]) for part in people[:5])
     rows = [
-        tuple(part[order[n - 1] :][:1] for part in people[:5]) if n else nobody for n in numbers
+        tuple(part[order[n - 1] :][:1] for part in people[:5]) if n else no_points for n in numbers
     ]
     return pose.people_from_points(
         (torch.cat(part) for part in zip(*rows, strict=True)), people.width, people.height
@@ -69,15 +70,16 @@ def instance_people(instances: Sequence[Instance], people: pose.People) -> pose.
 
 
 def instance_areas(
-    instances: Sequence[Instance], figures: pose.People, width: int, height: int, dilation: float
+    instances: Sequence[Instance], people: pose.People, width: int, height: int, dilation: float
 ) -> Tensor:
-    """Each instance's occupancy of the pixels [N, height, width]: its own mask, or the body around
-    its skeleton, `dilation` times the standing height wider; times its weight.
+    """Draw how much each instance occupies of the pixels, [N, height, width].
 
-    A picture of other proportions than the pose's canvas is covered by it.
+    That is the instance's mask or, without one, the body around its skeleton, times its weight.
+    people: as instance_people returns them. dilation: how far a body is widened, as a share of the
+    standing height. The pose's canvas is scaled so that it covers the image.
     """
-    shown = pose.cover_canvas(figures, width, height)
-    bodies = body_masks.person_masks(shown, width, height, dilation=dilation, feather=0.0)
+    covering = pose.cover_canvas(people, width, height)
+    bodies = body_masks.person_masks(covering, width, height, dilation=dilation, feather=0.0)
     return torch.stack(
         [
             instance.weight * (body if instance.mask is None else _fitted(instance.mask, body))
@@ -86,10 +88,11 @@ def instance_areas(
     )
 
 
-def draw_skeleton(figures: pose.People, person: int, width: int, height: int) -> Tensor:
-    """The drawing of one person's skeleton, or of everybody's for MERGED, [height, width, 3]."""
-    shown = figures if person == MERGED else pose.pick(figures, [person])
-    return pose_drawing.draw_people(pose.cover_canvas(shown, width, height), width, height)
+def draw_skeleton(people: pose.People, person: int, width: int, height: int) -> Tensor:
+    """Draw one person's skeleton, or those of all people for MERGED, [height, width, 3]."""
+    if person != MERGED:
+        people = pose.pick(people, [person])
+    return pose_drawing.draw_people(pose.cover_canvas(people, width, height), width, height)
 
 
 def _fitted(mask: Tensor, like: Tensor) -> Tensor:
@@ -97,14 +100,14 @@ def _fitted(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def occupancies(masks: Tensor, height: int, width: int) -> Tensor:
-    """How much of each latent cell a person covers: masks [N, H, W] in 0..1 -> [N, h, w]."""
+    """Measure how much of each cell a person covers: masks [N, H, W] -> [N, h, w] in 0..1."""
     return interpolate(masks[None], (height, width), mode="area")[0]
 
 
 def precedence(occupied: Tensor, order: Sequence[int]) -> list[int]:
-    """People [N, h, w] from the foremost to the hindmost: who wins where two cover a cell alike.
+    """Order people [N, h, w] from front to back: the first one wins where two cover a cell equally.
 
-    A higher `order` of the artist's is nearer; among equals the smaller person, as they would be
+    A higher `order` is nearer to the front; among equals the smaller person is, as they would be
     hidden otherwise; then the one listed first.
     """
     area = occupied.flatten(1).double().sum(1).tolist()
@@ -112,10 +115,10 @@ def precedence(occupied: Tensor, order: Sequence[int]) -> list[int]:
 
 
 def hard_shares(occupied: Tensor, order: Sequence[int], *, scene: bool = False) -> Tensor:
-    """One owner per cell: occupancies [N, h, w] -> shares [S, 1, 1, h, w].
+    """Give each cell to one person: occupancies [N, h, w] -> shares [S, 1, 1, h, w].
 
-    Ties go by `precedence`. Cells that nobody covers belong to the scene, which is then the last of
-    S = N + 1 streams, or to all S = N people alike.
+    Ties are decided by `precedence`. Cells that nobody covers belong to all S = N people equally
+    or, with scene, to the scene, which is then the last of S = N + 1 streams.
     """
     first = torch.tensor(precedence(occupied, order), device=occupied.device)
     owner = first[occupied[first].argmax(0)]  # argmax takes the first of equals
@@ -130,14 +133,14 @@ def hard_shares(occupied: Tensor, order: Sequence[int], *, scene: bool = False) 
 
 
 def soft_shares(occupied: Tensor, *, scene: bool = False) -> Tensor:
-    """softmax(occupancy / TEMPERATURE): as hard shares, but people who tie share a cell alike."""
+    """Compute softmax(occupancy / TEMPERATURE): as hard_shares, but people who tie share a cell."""
     if scene:
         occupied = torch.cat((occupied, torch.full_like(occupied[:1], SCENE_OCCUPANCY)))
     return (occupied / TEMPERATURE).softmax(0)[:, None, None]
 
 
 def resize_shares(shares: Tensor, height: int, width: int) -> Tensor:
-    """The shares on another grid. Bilinear without antialiasing, so that they still sum to 1."""
+    """Resize the shares to another grid, bilinear without antialiasing: they still sum to 1."""
     if shares.shape[-2:] == (height, width):
         return shares
     flat = interpolate(shares.flatten(0, 1), (height, width), mode="bilinear", align_corners=False)
@@ -145,13 +148,13 @@ def resize_shares(shares: Tensor, height: int, width: int) -> Tensor:
 
 
 def compose_features(features: Tensor, shares: Tensor) -> Tensor:
-    """Features [S * B, C, h, w] of all streams -> their mix by the shares [B, C, h, w]."""
+    """Mix the features [S * B, C, h, w] of all streams by the shares into [B, C, h, w]."""
     streams = features.unflatten(0, (len(shares), -1))
     return (resize_shares(shares, *features.shape[-2:]).to(features) * streams).sum(0)
 
 
 def compose_tokens(tokens: Tensor, shares: Tensor, height: int, width: int) -> Tensor:
-    """Tokens [S * B, height * width, C] of all streams -> their mix [B, height * width, C]."""
+    """Mix the tokens [S * B, height * width, C] of all streams into [B, height * width, C]."""
     streams = tokens.unflatten(0, (len(shares), -1))
     weights = (
         resize_shares(shares, height, width).flatten(3).mT.to(tokens)
@@ -160,11 +163,11 @@ def compose_tokens(tokens: Tensor, shares: Tensor, height: int, width: int) -> T
 
 
 def share_residuals(residuals: Sequence[Tensor | None], shares: Tensor) -> list[Tensor | None]:
-    """ControlNet residuals of the decoder, shallow to deep, as the method's default gives them to
-    every stream: mixed by the shares and alike for all, but private on the coarsest grid.
+    """Mix ControlNet residuals [S * B, C, h, w] by the shares, except those on the coarsest grid.
 
-    Each [S * B, C, h, w]. With private deep residuals every stream keeps its own person's layout
-    where that is decided, and sees everybody's pose where it is drawn.
+    residuals: of the decoder, from shallow to deep. On the coarsest grid, where the layout is
+    decided, every stream keeps its person's residuals; on the others, where details are decided,
+    all streams get the residuals of all people.
     """
     sizes = [r.shape[-2] * r.shape[-1] for r in residuals if r is not None]
     return [
@@ -176,30 +179,30 @@ def share_residuals(residuals: Sequence[Tensor | None], shares: Tensor) -> list[
 
 
 def draw_shares(shares: Tensor, skeletons: Tensor) -> Tensor:
-    """A picture of who owns what: shares [N, H, W] and the drawn skeletons [H, W, 3] -> [H, W, 3].
+    """Draw which person owns which pixel, and the skeletons [H, W, 3] over it, [H, W, 3] in 0..1.
 
-    Every person's area in a hue of its own, numbered from 1 at its middle.
+    shares: [N, H, W]. Every person's area has a hue of its own and a number, from 1, at its middle.
     """
     import cv2
 
-    hues = [torch.tensor(colour) / 255 for colour in pose_drawing.hues(max(3, len(shares)))]
-    picture = 0.1 + sum(0.45 * s[..., None] * hue for s, hue in zip(shares, hues, strict=False))
-    picture = torch.where(skeletons.amax(-1, keepdim=True) > 0, skeletons, picture)
-    canvas = (picture.clamp(0, 1) * 255).byte().numpy().copy()
+    hues = [torch.tensor(color) / 255 for color in pose_drawing.hues(max(3, len(shares)))]
+    image = 0.1 + sum(0.45 * s[..., None] * hue for s, hue in zip(shares, hues, strict=False))
+    image = torch.where(skeletons.amax(-1, keepdim=True) > 0, skeletons, image)
+    canvas = (image.clamp(0, 1) * 255).byte().numpy().copy()
     size = min(canvas.shape[:2]) / 400
     for number, share in enumerate(shares, 1):
         if share.sum() > 0:
             rows, columns = (share > 0.5).nonzero().double().mean(0).tolist()
             place = (round(columns - 10 * size), round(rows + 10 * size))
-            for colour, thick in (((0, 0, 0), 5), ((255, 255, 255), 2)):
+            for color, thickness in (((0, 0, 0), 5), ((255, 255, 255), 2)):
                 cv2.putText(
                     canvas,
                     str(number),
                     place,
                     cv2.FONT_HERSHEY_SIMPLEX,
                     size,
-                    colour,
-                    max(1, round(thick * size)),
+                    color,
+                    max(1, round(thickness * size)),
                     cv2.LINE_AA,
                 )
     return torch.from_numpy(canvas).float() / 255

@@ -1,7 +1,7 @@
-"""Hands first, the body painted around them: masks, boxes and the expanding border of "Giving a
-Hand" (Pelykh et al. 2024, arXiv 2403.10731).
+"""Mask, cut out and insert hands, around which the body is generated afterwards.
 
-The paper names the steps and few numbers; what is a parameter here is ours.
+The steps are those of "Giving a Hand" (Pelykh et al. 2024, arXiv 2403.10731). The paper gives few
+numbers; what is a parameter here is our choice.
 """
 
 import math
@@ -20,12 +20,12 @@ SIDES = {LEFT: pose.L_WRIST, RIGHT: pose.R_WRIST}
 PALM = (0, 1, 5, 9, 13, 17)  # wrist, base of the thumb, four knuckles
 FINGERS = tuple(range(1 + 4 * k, 5 + 4 * k) for k in range(5))  # thumb to little finger
 FINGER_THICKNESS = 0.08  # of a finger, half of it, as a share of the hand's size
-SMALLEST_HAND = 8.0  # pixels; a smaller hand is not looked at
-GRAY = 0.5  # where there is no picture
+SMALLEST_HAND = 8.0  # pixels; smaller hands are left out
+GRAY = 0.5  # fills what no image covers
 
 
 class Hand(NamedTuple):
-    """One hand of one person: who (from 0), LEFT or RIGHT, points [21, 3] in pixels."""
+    """Hold one hand: its person (from 0), its side (LEFT or RIGHT), points [21, 3] in pixels."""
 
     person: int
     side: str
@@ -33,46 +33,51 @@ class Hand(NamedTuple):
 
 
 def find_hands(people: pose.People, side: str | None = None) -> list[Hand]:
-    """Every hand that can be worked on, the largest first: at least a wrist and two more points,
-    SMALLEST_HAND pixels or more. `side`: only these.
+    """Find every hand that can be worked on, the largest first.
 
-    A missing wrist is taken from the body. Hands nearer to the body's other wrist change sides, and
-    of two in one place the one on its own side stays: detectors take left for right.
+    Such a hand has at least a wrist and two more points and is SMALLEST_HAND pixels or larger.
+    side: LEFT or RIGHT, to find only these. A missing wrist is taken from the body.
     """
-    found: list[Hand] = []
+    hands: list[Hand] = []
     for person in range(pose.count(people)):
-        both = {LEFT: people.left_hand[person], RIGHT: people.right_hand[person]}
-        for name, points in untangle_hands(both, people.body[person]).items():
+        by_side = {LEFT: people.left_hand[person], RIGHT: people.right_hand[person]}
+        for name, points in untangle_hands(by_side, people.body[person]).items():
             if points[0, 2] == 0:
                 points = torch.cat((people.body[person, SIDES[name]][None], points[1:]))
             enough = points[0, 2] > 0 and (points[1:, 2] > 0).sum() >= 2
             if enough and side in (None, name) and hand_size(points) >= SMALLEST_HAND:
-                found.append(Hand(person, name, points))
-    return sorted(found, key=lambda hand: -hand_size(hand.points))
+                hands.append(Hand(person, name, points))
+    return sorted(hands, key=lambda hand: -hand_size(hand.points))
 
 
-def untangle_hands(both: dict[str, Tensor], body: Tensor) -> dict[str, Tensor]:
-    """The hands of one person, each at the wrist it is nearer to; `both` by side, [21, 3]."""
+def untangle_hands(by_side: dict[str, Tensor], body: Tensor) -> dict[str, Tensor]:
+    """Move each hand of one person to the wrist it is nearer to: detectors confuse left and right.
+
+    by_side: LEFT and RIGHT -> points [21, 3]; body: [18, 3]. Of two hands at one wrist, the one
+    that was already on this side stays.
+    """
     if not all(body[wrist, 2] > 0 for wrist in SIDES.values()):
-        return both
-    other = {LEFT: RIGHT, RIGHT: LEFT}
-    placed = {name: torch.zeros_like(points) for name, points in both.items()}
-    distances: dict[str, tuple[bool, float]] = {}
-    for name, points in both.items():
-        there = points[points[:, 2] > 0, :2]
-        if len(there):
-            root = points[0, :2] if points[0, 2] > 0 else there.mean(0)
+        return by_side
+    opposite = {LEFT: RIGHT, RIGHT: LEFT}
+    untangled = {name: torch.zeros_like(points) for name, points in by_side.items()}
+    ranks: dict[str, tuple[bool, float]] = {}
+    for name, points in by_side.items():
+        visible = points[points[:, 2] > 0, :2]
+        if len(visible):
+            root = points[0, :2] if points[0, 2] > 0 else visible.mean(0)
             away = {side: float((root - body[wrist, :2]).norm()) for side, wrist in SIDES.items()}
-            side = name if away[name] <= away[other[name]] else other[name]
-            own = side != name  # a hand on its own side comes before one that changed sides
-            if side not in distances or (own, away[side]) < distances[side]:
-                placed[side], distances[side] = points, (own, away[side])
-    return placed
+            side = name if away[name] <= away[opposite[name]] else opposite[name]
+            changed = side != name
+            if side not in ranks or (changed, away[side]) < ranks[side]:
+                untangled[side], ranks[side] = points, (changed, away[side])
+    return untangled
 
 
 def hand_size(points: Tensor) -> float:
-    """Wrist to the tip of the middle finger of an open hand, in pixels, from whatever points are
-    there: the longest of the bones, each over its share of that length.
+    """Estimate a hand's size in pixels: from the wrist to the tip of the middle finger, if open.
+
+    points: [21, 3]. Every visible bone divided by its share of that length is an estimate; the
+    largest one counts.
     """
     shares = {(0, 5): 0.5, (0, 9): 0.5, (0, 13): 0.48, (0, 17): 0.46, (5, 17): 0.42, (9, 10): 0.26}
     lengths = [
@@ -80,8 +85,8 @@ def hand_size(points: Tensor) -> float:
         for (a, b), share in shares.items()
         if points[a, 2] > 0 and points[b, 2] > 0
     ]
-    there = points[points[:, 2] > 0, :2]
-    return max(lengths, default=float((there.amax(0) - there.amin(0)).norm()))
+    visible = points[points[:, 2] > 0, :2]
+    return max(lengths, default=float((visible.amax(0) - visible.amin(0)).norm()))
 
 
 def hand_mask(
@@ -92,8 +97,10 @@ def hand_mask(
     thickness: float = FINGER_THICKNESS,
     wrist: float = 0.0,
 ) -> Tensor:
-    """The hand around its keypoints [height, width], 0 or 1: fingers as thick lines, the palm
-    filled. `wrist`: how far it goes on below the wrist. Both are shares of the hand's size.
+    """Draw a hand's mask from its keypoints [21, 3]: [height, width], 0 or 1.
+
+    Fingers are thick lines, the palm is filled. thickness: half of a finger's; wrist: how far the
+    mask goes on below the wrist. Both are shares of the hand's size.
     """
     mask = torch.zeros(height, width)
     size = hand_size(points)
@@ -116,7 +123,7 @@ def hand_mask(
 
 
 def _fill_polygon(mask: Tensor, corners: Tensor) -> None:
-    """Sets the pixels inside the polygon to 1, in place."""
+    """Set the pixels inside the polygon to 1, in place."""
     import cv2
 
     if len(corners) >= 3:
@@ -125,23 +132,25 @@ def _fill_polygon(mask: Tensor, corners: Tensor) -> None:
         mask.copy_(torch.from_numpy(filled))
 
 
-def clean_mask(mask: Tensor, least: float = 0.1) -> Tensor:
-    """A predicted mask [h, w] in 0..1 as 0 or 1, holes filled, parts smaller than `least` times the
-    largest dropped.
+def clean_mask(mask: Tensor, smallest: float = 0.1) -> Tensor:
+    """Clean a predicted mask [h, w] in 0..1: round it to 0 or 1, fill holes, drop small parts.
+
+    Small are parts with less than `smallest` times the area of the largest.
     """
     import cv2
 
     binary: Any = (mask > 0.5).byte().numpy()
     outlines, _ = cv2.findContours(binary, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     sizes = [cv2.contourArea(outline) for outline in outlines]
-    kept = [o for o, s in zip(outlines, sizes, strict=True) if s >= least * max(sizes)]
-    filled = cv2.drawContours(binary * 0, kept, -1, (1,), cv2.FILLED)
+    large = [o for o, s in zip(outlines, sizes, strict=True) if s >= smallest * max(sizes)]
+    filled = cv2.drawContours(binary * 0, large, -1, (1,), cv2.FILLED)
     return torch.from_numpy(filled).float()
 
 
 def distance_map(inside: Tensor, reach: int) -> Tensor:
-    """Euclidean distance of each cell to the nearest one of `inside` (bool [..., h, w]), in cells;
-    beyond `reach` it is only known to be more.
+    """Measure each cell's Euclidean distance to the nearest one of `inside` (bool [..., h, w]).
+
+    In cells. Beyond `reach` the result is only some number larger than it.
     """
     far = 2.0 * (reach + 1) ** 2
     square = torch.where(inside, 0.0, far)
@@ -155,16 +164,19 @@ def distance_map(inside: Tensor, reach: int) -> Tensor:
 
 
 def border_width(progress: float, expansion: float, start: float, end: float) -> float:
-    """How wide a border around the hand is still preserved: all of `expansion` until `start`, then
-    less and less until `end`. Progress, start and end are shares of the sampling.
+    """Return how wide a border around the hand is still preserved at this progress of a sampling.
+
+    It is `expansion` until `start`, then falls linearly to 0 at `end`. Progress, start and end are
+    shares of the sampling, 0..1.
     """
     done = (progress - start) / (end - start)
     return expansion * (1 - min(1.0, max(0.0, done)))
 
 
 def expand_mask(mask: Tensor, width: float) -> Tensor:
-    """Denoise mask [..., h, w] (1: painted anew) with a border of `width` cells around what it
-    preserves preserved as well. Width 0 is the mask itself; the narrower, the more is painted.
+    """Preserve a border as well: `width` cells around what a denoise mask [..., h, w] preserves.
+
+    The mask is 1 where the image is inpainted. Width 0 returns the mask itself.
     """
     if width <= 0:
         return mask
@@ -175,24 +187,27 @@ def expand_mask(mask: Tensor, width: float) -> Tensor:
 def expansion_strip(
     mask: Tensor, below: Tensor | None, expansion: float, start: float, end: float, count: int
 ) -> Tensor:
-    """`count` pictures side by side [H, count * W, 3], from the first to the last step: what a
-    denoise mask [H, W] paints is white, the border still preserved orange, the rest `below`
-    [H, W, 3] or dark. `expansion` in the mask's own pixels.
+    """Draw how the preserved border shrinks: `count` images side by side [H, count * W, 3].
+
+    From the first to the last step: what a denoise mask [H, W] inpaints is white, the preserved
+    border orange, the hands `below` [H, W, 3], or dark without it. expansion: in the mask's pixels.
     """
-    kept = torch.full((*mask.shape, 3), 0.15) if below is None else below
+    ground = torch.full((*mask.shape, 3), 0.15) if below is None else below
     white, orange = torch.ones(3), torch.tensor([1.0, 0.55, 0.1])
-    shown = []
+    images = []
     for k in range(count):
-        now = expand_mask(mask, border_width(k / (count - 1), expansion, start, end))[..., None]
-        held = mask[..., None] - now  # by the border
-        seen = 0.6 * orange + 0.4 * kept
-        shown.append(kept * (1 - mask[..., None]) + now * white + held * seen)
-    return torch.cat(shown, 1)
+        inpainted = expand_mask(mask, border_width(k / (count - 1), expansion, start, end))
+        inpainted = inpainted[..., None]
+        border = mask[..., None] - inpainted
+        tinted = 0.6 * orange + 0.4 * ground
+        images.append(ground * (1 - mask[..., None]) + inpainted * white + border * tinted)
+    return torch.cat(images, 1)
 
 
 class Square(NamedTuple):
-    """A square of a picture around a hand: centre and side in pixels, turned by `angle` radians
-    (clockwise on the screen).
+    """Hold a square of an image around a hand: center and side in pixels.
+
+    It is turned by `angle` radians, clockwise on the screen.
     """
 
     x: float
@@ -202,15 +217,16 @@ class Square(NamedTuple):
 
 
 def square_around(points: Tensor, margin: float, *, upright: bool = False) -> Square:
-    """The square around a hand's points, larger by `margin` times its size on every side; upright:
-    turned so that the fingers point up.
+    """Place a square around a hand's points [21, 3], wider by `margin` times its size on each side.
+
+    upright: turn it so that the fingers point up.
     """
-    there = points[points[:, 2] > 0, :2]
+    visible = points[points[:, 2] > 0, :2]
     angle = 0.0
-    if upright and len(there) > 1:
-        x, y = (there[1:].mean(0) - there[0]).tolist()
+    if upright and len(visible) > 1:
+        x, y = (visible[1:].mean(0) - visible[0]).tolist()
         angle = math.atan2(x, -y)
-    turned = there @ _rotation(angle)  # into the square's own axes
+    turned = visible @ _rotation(angle)  # into the square's own axes
     low, high = turned.amin(0), turned.amax(0)
     x, y = (((low + high) / 2) @ _rotation(angle).mT).tolist()
     side = float((high - low).max()) * (1 + 2 * margin)
@@ -218,65 +234,68 @@ def square_around(points: Tensor, margin: float, *, upright: bool = False) -> Sq
 
 
 def _rotation(angle: float) -> Tensor:
-    """Row vectors times this: from the picture's axes into those of a square turned by angle."""
+    """Row vectors times this: from the image's axes into those of a square turned by angle."""
     c, s = math.cos(angle), math.sin(angle)
     return torch.tensor([[c, -s], [s, c]])
 
 
 def isolate_hand(hand: Hand, square: Square, size: int) -> pose.People:
-    """One person who is nothing but this hand, on the square's own canvas."""
+    """Build people of nothing but this hand, on a canvas of the square cut out at size x size."""
     parts = {name: torch.zeros(1, n, 3) for name, (_, n) in pose.POINT_GROUPS.items()}
     parts[f"{hand.side}_hand"] = to_square(hand.points, square, size)[None]
     return pose.people_from_points(parts.values(), size, size)
 
 
 def to_square(points: Tensor, square: Square, size: int) -> Tensor:
-    """Points [N, 3] of the picture in the pixels of the square cut out at size x size."""
-    centre = torch.tensor([square.x, square.y])
-    moved = (points[:, :2] - centre) @ _rotation(square.angle) * size / square.side + size / 2
+    """Move points [N, 3] of the image into the pixels of the square cut out at size x size."""
+    center = torch.tensor([square.x, square.y])
+    moved = (points[:, :2] - center) @ _rotation(square.angle) * size / square.side + size / 2
     return torch.cat((moved, points[:, 2:]), 1) * (points[:, 2:] > 0)
 
 
-def cut_square(picture: Tensor, square: Square, size: int) -> Tensor:
-    """The square of a picture [H, W, C] as [size, size, C]; beyond the edge its border goes on."""
+def cut_square(image: Tensor, square: Square, size: int) -> Tensor:
+    """Cut the square out of an image [H, W, C] as [size, size, C]; edge pixels repeat outside."""
     finer = max(1, math.ceil(square.side / size))  # averaged, so that nothing is left out
     n = finer * size
     across = (torch.arange(n) + 0.5) / n - 0.5
     v, u = torch.meshgrid(across, across, indexing="ij")
     at = torch.stack((u, v), -1) * square.side @ _rotation(square.angle).mT
     at = at + torch.tensor([square.x, square.y])
-    grid = 2 * at / torch.tensor([picture.shape[1], picture.shape[0]]) - 1
-    source = picture.movedim(-1, 0)[None].float()
-    found = grid_sample(source, grid[None], padding_mode="border", align_corners=False)
-    return avg_pool2d(found, finer)[0].movedim(0, -1)
+    grid = 2 * at / torch.tensor([image.shape[1], image.shape[0]]) - 1
+    source = image.movedim(-1, 0)[None].float()
+    samples = grid_sample(source, grid[None], padding_mode="border", align_corners=False)
+    return avg_pool2d(samples, finer)[0].movedim(0, -1)
 
 
 class HandCutout(NamedTuple):
-    """One hand, cut out of its picture."""
+    """Hold one hand that was cut out of its image."""
 
     square: Square
-    picture: Tensor  # [size, size, 3]
-    people: pose.People  # the hand alone, in the picture's pixels
+    image: Tensor  # [size, size, 3]
+    people: pose.People  # the hand alone, in the image's pixels
 
 
 def cut_hands(
-    found: Sequence[Hand], source: Tensor | None, size: int, margin: float, *, upright: bool = False
+    hands: Sequence[Hand], source: Tensor | None, size: int, margin: float, *, upright: bool = False
 ) -> list[HandCutout]:
-    """Each hand in its square of the picture [H, W, 3], or, without one, of grey."""
-    made = []
-    for hand in found:
+    """Cut each hand out of the source image [H, W, 3]; without one the cutouts are gray."""
+    cutouts = []
+    for hand in hands:
         square = square_around(hand.points, margin, upright=upright)
-        picture = (
+        image = (
             torch.full((size, size, 3), GRAY)
             if source is None
             else cut_square(source, square, size)
         )
-        made.append(HandCutout(square, picture, isolate_hand(hand, square, size)))
-    return made
+        cutouts.append(HandCutout(square, image, isolate_hand(hand, square, size)))
+    return cutouts
 
 
 def write_box(hand: Hand, square: Square, canvas: tuple[int, int]) -> dict[str, Any]:
-    """The square in the form of a BOUNDING_BOX wire, its angle and the picture's size beside."""
+    """Write the square as a BOUNDING_BOX value, with its angle and the size of the image.
+
+    canvas: width and height of the image in pixels.
+    """
     half = square.side / 2
     return {
         "x": square.x - half,
@@ -291,8 +310,9 @@ def write_box(hand: Hand, square: Square, canvas: tuple[int, int]) -> dict[str, 
 
 
 def read_squares(boxes: Any, width: int, height: int) -> list[list[Square]]:
-    """The squares of every frame of a BOUNDING_BOX wire, in a picture of this size; ValueError for
-    another wire's value.
+    """Read the squares of every frame from a BOUNDING_BOX value, scaled to an image of this size.
+
+    Raises ValueError for anything that is no list of boxes.
     """
     frames = boxes if isinstance(boxes, list) else [boxes]
     frames = [frame if isinstance(frame, list) else [frame] for frame in frames]
@@ -311,80 +331,84 @@ def read_squares(boxes: Any, width: int, height: int) -> list[list[Square]]:
         return [[square(box) for box in frame] for frame in frames]
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
-            "the input 'boxes' can not be read: connect the output 'boxes' of Cut Hands."
+            "the input 'hand_bboxes' can not be read: connect the output 'hand_bboxes' of Cut Hands."
         ) from None
 
 
-def place_square(picture: Tensor, square: Square, width: int, height: int) -> Tensor:
-    """The inverse of `cut_square`: a picture [h, w, C] where its square lies on an empty canvas of zeros
-    [height, width, C].
+def place_square(image: Tensor, square: Square, width: int, height: int) -> Tensor:
+    """Place an image [h, w, C] where its square lies on a canvas of zeros [height, width, C].
+
+    The inverse of `cut_square`.
     """
-    shown = picture.movedim(-1, 0)[None].float()
+    source = image.movedim(-1, 0)[None].float()
     target = max(1, round(square.side))
-    if target < max(shown.shape[-2:]):
-        shown = interpolate(shown, (target, target), mode="bilinear", antialias=True)
+    if target < max(source.shape[-2:]):
+        source = interpolate(source, (target, target), mode="bilinear", antialias=True)
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
     at = torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), -1)
     at = (at - torch.tensor([square.x, square.y])) @ _rotation(square.angle)
     grid = 2 * at / square.side
-    inside = (grid.abs() <= 1).all(-1, keepdim=True)  # a border pixel is whole, not half empty
-    found = grid_sample(shown, grid[None], padding_mode="border", align_corners=False)
-    return found[0].movedim(0, -1) * inside
+    inside = (grid.abs() <= 1).all(-1, keepdim=True)  # pixels on the border count fully
+    samples = grid_sample(source, grid[None], padding_mode="border", align_corners=False)
+    return samples[0].movedim(0, -1) * inside
 
 
-def hand_surroundings(
-    squares: Sequence[Square], pictures: Tensor, width: int, height: int
-) -> Tensor:
-    """A picture [height, width, 3] of what was painted around hands [N, h, w, 3], and beyond their
-    squares grey: a border that is preserved for a while, and latent cells on a hand's outline, then
-    hold what belongs to the hand.
+def hand_surroundings(squares: Sequence[Square], images: Tensor, width: int, height: int) -> Tensor:
+    """Place images of hands [N, h, w, 3] with their backgrounds on gray [height, width, 3].
+
+    A preserved border around a hand, and latent cells on its outline, then hold what was generated
+    together with the hand.
     """
     canvas = torch.full((height, width, 3), GRAY)
-    for square, picture in reversed([*zip(squares, pictures, strict=True)]):
+    for square, image in reversed([*zip(squares, images, strict=True)]):
         inside = place_square(torch.ones(1, 1, 1), square, width, height) > 0
-        canvas = torch.where(inside, place_square(picture, square, width, height), canvas)
+        canvas = torch.where(inside, place_square(image, square, width, height), canvas)
     return canvas
 
 
 def insert_hands(
-    canvas: Tensor, squares: Sequence[Square], pictures: Tensor, masks: Tensor, room: float
+    canvas: Tensor, squares: Sequence[Square], images: Tensor, masks: Tensor, room: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Hands [N, h, w, 3] with masks [N, h, w] put into a picture [H, W, 3], the first ones above.
+    """Insert hands [N, h, w, 3] with masks [N, h, w] into an image [H, W, 3], the first on top.
 
-    Returns the picture, the hands' places [H, W], and what is to be painted around them: a ring of
-    `room` times their square, for 0 all the rest. Without hands that is nothing.
+    Returns the image, the mask of the hands [H, W], and the mask of what is to be inpainted around
+    them: a ring of `room` times their square's side, or for 0 all that is not a hand. Without hands
+    both masks are empty.
     """
     height, width = canvas.shape[:2]
-    where, ring = torch.zeros(height, width), torch.zeros(height, width)
-    for square, picture, mask in reversed([*zip(squares, pictures, masks, strict=True)]):
+    hand_area, ring = torch.zeros(height, width), torch.zeros(height, width)
+    for square, image, mask in reversed([*zip(squares, images, masks, strict=True)]):
         shape = place_square(mask[..., None], square, width, height)
-        canvas = canvas + shape * (place_square(picture, square, width, height) - canvas)
+        canvas = canvas + shape * (place_square(image, square, width, height) - canvas)
         inside = shape[..., 0] > 0.5
-        where = torch.where(inside, 1.0, where)
+        hand_area = torch.where(inside, 1.0, hand_area)
         reach = round(room * square.side)
         ring = torch.where(distance_map(inside, reach) <= reach, 1.0, ring)
     if squares and room == 0:
         ring = torch.ones_like(ring)
-    return canvas, where, ring * (1 - where)
+    return canvas, hand_area, ring * (1 - hand_area)
 
 
-def body_control_image(picture: Tensor, mask: Tensor) -> Tensor:
-    """What a body outpainter sees beside the skeleton: a picture [B, H, W, 3] where its hands
-    [B, H, W] are, and where that is, [B, 4, H, W].
+def body_control_image(image: Tensor, mask: Tensor) -> Tensor:
+    """Build the channels [B, 4, H, W] that a body outpainter reads in addition to the skeleton.
+
+    They are the image [B, H, W, 3] within the mask of the hands [B, H, W], and the mask itself.
     """
-    where = mask[:, None]
-    return torch.cat((picture.movedim(-1, 1) * where, where), 1)
+    channel = mask[:, None]
+    return torch.cat((image.movedim(-1, 1) * channel, channel), 1)
 
 
 def paste_over(base: Tensor, top: Tensor, mask: Tensor, *, feather: float, color: float) -> Tensor:
-    """`top` over `base` [H, W, C] where the mask [H, W] is, its edge softened inwards by `feather`
-    pixels. `color` 0..1: how far top's mean color along the edge is drawn to base's.
+    """Paste `top` over `base` [H, W, C] where the mask [H, W] is 1.
+
+    feather: the edge is softened inwards by so many pixels. color: how far, from 0 to 1, top's mean
+    color along the edge is moved to base's.
     """
-    soft = mask
+    soft_mask = mask
     if feather > 0:
-        inner = distance_map(mask < 0.5, math.ceil(feather) + 1)  # how deep inside
-        soft = mask * (inner / (feather + 1)).clamp(0, 1)
+        depth = distance_map(mask < 0.5, math.ceil(feather) + 1)  # how deep inside the mask
+        soft_mask = mask * (depth / (feather + 1)).clamp(0, 1)
     edge = (distance_map(mask > 0.5, 3) <= 3) & (distance_map(mask <= 0.5, 3) <= 3)
     if color > 0 and edge.any():
         top = (top + color * (base[edge].mean(0) - top[edge].mean(0))).clamp(0, 1)
-    return base + soft[..., None] * (top - base)
+    return base + soft_mask[..., None] * (top - base)

@@ -1,10 +1,10 @@
-"""The human-centric prior layer of HcP (Wang et al. 2024, arXiv 2403.05239): beside each
-cross-attention key a small trained one for the words that name people and what they do.
+"""Add a small trained key to each cross-attention, for the words that name people and actions.
 
-Known of the paper: K_h = phi(C_h), M_h = softmax(Q K_h^T / sqrt(d)), M_h added to the ordinary map
-M, an alignment loss of M_h with features of a pose image that weighs scales and steps differently.
-Not known, and parameters here: how the maps are combined (GAMMA), where the mask falls (MASKS),
-phi's layout, the features' stage, the weights' form.
+This is the human-centric prior layer of HcP (Wang et al. 2024, arXiv 2403.05239). Known from the
+paper: K_h = phi(C_h), M_h = softmax(Q K_h^T / sqrt(d)), M_h added to the ordinary map M, and a loss
+that aligns M_h with features of a pose image and weighs scales and steps differently. Not known,
+and parameters here: how the maps are combined (GAMMA), where the mask is applied (MASKS), phi's
+layout, the features' stage, the weights' form.
 
 Shapes: queries [B, N, C], contexts [B, T, D], human [B, T] bool, which tokens are human-centric.
 """
@@ -20,8 +20,8 @@ VERSION = 1  # of the file
 PREFIX = "human_prior."  # of its keys: human_prior.input_1_0.net.0.weight
 HIDDEN = 32  # of a layer's bottleneck
 GAMMA = 0.9  # of the ordinary map in the combined one
-# Where tokens that are not human are masked out: BEFORE or AFTER the softmax, or, with KEYS, only
-# out of what is learnt: they keep their frozen keys, so that training begins at the base itself.
+# Where tokens that are not human are masked: BEFORE or AFTER the softmax, or, with KEYS, in the
+# keys: they keep the base's keys, so that training begins with the base itself.
 BEFORE, AFTER, KEYS = MASKS = "before", "after", "keys"
 DOWN, MID, UP = "input", "middle", "output"  # stages, as the host names its blocks
 POINTS = 21  # of a table's row
@@ -30,8 +30,10 @@ Table = Mapping[str, Sequence[float]]  # weights of a stage at equal distances, 
 
 
 class PriorLayer(nn.Module):
-    """phi: the frozen key plus what a bottleneck of `hidden` makes of the context; at first
-    nothing, so training begins at the base.
+    """Compute phi: the frozen key plus the output of a small network on the context.
+
+    The network has one hidden layer of `hidden` features. Its output is 0 at first, so training
+    begins with the base.
     """
 
     def __init__(self, context: int, inner: int, hidden: int) -> None:
@@ -42,12 +44,12 @@ class PriorLayer(nn.Module):
         nn.init.zeros_(self.net[2].bias)  # type: ignore[arg-type]
 
     def forward(self, context: Tensor, key: Tensor) -> Tensor:
-        """Context [B, T, D] and its frozen key [B, T, C] -> K_h [B, T, C]."""
+        """Compute K_h [B, T, C] from the context [B, T, D] and its frozen key [B, T, C]."""
         return key + self.net(context)
 
 
 def attention_map(q: Tensor, k: Tensor, heads: int, allowed: Tensor | None = None) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) [B, heads, N, T], over the `allowed` [B, T] tokens only."""
+    """Compute softmax(Q K^T / sqrt(d)) [B, heads, N, T], over the `allowed` [B, T] tokens only."""
     q, k = _split(q, heads), _split(k, heads)
     scores = q @ k.mT * q.shape[-1] ** -0.5
     if allowed is not None:
@@ -55,37 +57,41 @@ def attention_map(q: Tensor, k: Tensor, heads: int, allowed: Tensor | None = Non
     return scores.softmax(-1)
 
 
-def human_keys(learnt: Tensor, frozen: Tensor, human: Tensor, mask: str) -> Tensor:
-    """K_h [B, T, C] as the map takes it, from the layer's and the base's keys."""
-    return torch.where(human[..., None], learnt, frozen) if mask == KEYS else learnt
+def human_keys(trained: Tensor, frozen: Tensor, human: Tensor, mask: str) -> Tensor:
+    """Choose the keys K_h [B, T, C] of the human map from the layer's and the base's keys."""
+    return torch.where(human[..., None], trained, frozen) if mask == KEYS else trained
 
 
 def human_map(q: Tensor, k: Tensor, human: Tensor, heads: int, mask: str = BEFORE) -> Tensor:
-    """M_h [B, heads, N, T] of K_h. With BEFORE and AFTER it is zero at tokens that are not human:
-    its rows sum to 1, or to what the human tokens have of the whole. With KEYS it is over all
-    tokens. Rows of B need a human token each, with BEFORE.
+    """Compute M_h [B, heads, N, T] from the queries and K_h.
+
+    With BEFORE and AFTER it is zero at tokens that are not human: with BEFORE its rows sum to 1,
+    with AFTER to the human tokens' share of the map over all tokens. With KEYS it is the map over
+    all tokens. With BEFORE, each row of the batch needs a human token.
     """
     if mask == BEFORE:
         return attention_map(q, k, heads, human)
-    whole = attention_map(q, k, heads)
-    return whole * human[:, None, None] if mask == AFTER else whole
+    over_all_tokens = attention_map(q, k, heads)
+    return over_all_tokens * human[:, None, None] if mask == AFTER else over_all_tokens
 
 
 def combined_map(ordinary: Tensor, of_humans: Tensor, gamma: float) -> Tensor:
-    """gamma M + (1 - gamma) M_h."""
+    """Combine both maps: gamma M + (1 - gamma) M_h."""
     return gamma * ordinary + (1 - gamma) * of_humans
 
 
 def apply_map(attention: Tensor, v: Tensor) -> Tensor:
-    """A map [B, heads, N, T] applied to values [B, T, C] -> [B, N, C]."""
+    """Apply a map [B, heads, N, T] to values [B, T, C] -> [B, N, C]."""
     return _join(attention @ _split(v, attention.shape[1]))
 
 
 def human_attention(
     q: Tensor, k: Tensor, v: Tensor, human: Tensor, heads: int, mask: str = BEFORE
 ) -> Tensor:
-    """M_h V [B, N, C] without the map itself: since values are shared and attention is linear in
-    the map, the combined map's result is gamma Attention(Q, K, V) + (1 - gamma) of this.
+    """Compute M_h V [B, N, C] without storing the map M_h.
+
+    Since values are shared and attention is linear in the map, the result of the combined map is
+    gamma Attention(Q, K, V) + (1 - gamma) M_h V.
     """
     allowed = human[:, None, None] if mask == BEFORE else None
     if mask == AFTER:  # M_h V = M (V where human, 0 elsewhere)
@@ -95,18 +101,18 @@ def human_attention(
 
 
 def combine_results(ordinary: Tensor, of_humans: Tensor, gamma: float) -> Tensor:
-    """Results of both attentions -> the combined map's."""
+    """Combine the results of both attentions: gamma M V + (1 - gamma) M_h V."""
     return ordinary + (1 - gamma) * (of_humans - ordinary)
 
 
 def alignment_loss(
     of_humans: Tensor, human: Tensor, features: Tensor, grid: tuple[int, int]
 ) -> Tensor:
-    """Sum over each picture's human tokens of 1 - cos(M_h^i, H), [B].
+    """Compute the sum of 1 - cos(M_h^i, H) over the human tokens i of each image, [B].
 
-    of_humans [B, heads, h * w, T], its heads averaged; H is the magnitude over channels of a pose
-    image's features [B, C, H, W] on the map's grid (h, w). That M_h^i becomes comparable with H so
-    is ours; cosine as the distance is the paper's.
+    M_h^i: of_humans [B, heads, h * w, T], averaged over the heads. H: the magnitude over channels
+    of a pose image's features [B, C, H, W], on the map's grid (h, w). The cosine is the paper's;
+    how M_h^i and H are made comparable is our choice.
     """
     maps = of_humans.mean(1).mT  # [B, T, h * w]
     target = interpolate(features.norm(dim=1, keepdim=True), grid, mode="area").flatten(1)
@@ -115,8 +121,9 @@ def alignment_loss(
 
 
 def map_grid(size: Sequence[int], tokens: int) -> tuple[int, int]:
-    """Height and width of a map with so many tokens, of latents of this size: every level of a UNet
-    halves both, rounding up.
+    """Find height and width of a map with this number of tokens, for latents of this size.
+
+    Every level of a UNet halves both, rounding up.
     """
     height, width = size
     while height * width > tokens:
@@ -125,20 +132,19 @@ def map_grid(size: Sequence[int], tokens: int) -> tuple[int, int]:
 
 
 def weighted_alignment_loss(
-    seen: Iterable[tuple[str, tuple[int, int], Tensor]],
+    layers: Iterable[tuple[str, tuple[int, int], Tensor]],
     human: Tensor,
     levels: Sequence[Tensor],
     share: Tensor,
     table: Table,
 ) -> Tensor:
-    """`alignment_loss` of every layer's map with the features nearest to it in size, weighted by its
-    stage and each picture's step and summed, [B].
+    """Sum the alignment losses of all layers, weighted by their stage and each image's step, [B].
 
-    seen: stage, grid and M_h of each layer; levels: features [B, C, H, W] of several sizes; share:
-    t / T [B].
+    layers: stage, grid and M_h of each layer; levels: features [B, C, H, W] of several sizes, of
+    which each layer takes the nearest one; share: t / T [B].
     """
     total = torch.zeros_like(share)
-    for stage, grid, maps in seen:
+    for stage, grid, maps in layers:
         level = min(levels, key=lambda level: abs(level.shape[-1] - grid[1]))
         away = alignment_loss(maps.float(), human, level.float(), grid)
         total = total + stage_weight(table, stage, share) * away
@@ -146,9 +152,10 @@ def weighted_alignment_loss(
 
 
 def cosine_table(points: int = POINTS) -> dict[str, list[float]]:
-    """How much each stage's alignment counts from t = 0, the last step, to t = T, the first: down
-    blocks late, the middle early, up blocks between. That weights are cosines that differ by stage
-    and step is the paper's; these three are a guess.
+    """Build the weights of each stage's alignment loss from t = 0, the last step, to t = T.
+
+    Down blocks count late in a sampling, the middle early, up blocks between. That the weights are
+    cosines that differ by stage and step is the paper's; these three are a guess.
     """
     forms = {DOWN: (1, 0), MID: (1, 1), UP: (2, 1)}
     steps = [k / (points - 1) for k in range(points)]
@@ -156,13 +163,14 @@ def cosine_table(points: int = POINTS) -> dict[str, list[float]]:
 
 
 def constant_table() -> dict[str, list[float]]:
-    """Every stage alike at every step."""
+    """Build weights that are 1 for every stage at every step."""
     return {stage: [1.0, 1.0] for stage in (DOWN, MID, UP)}
 
 
 def stage_weight(table: Table, stage: str, share: Tensor) -> Tensor:
-    """The table's weight at t / T = `share`, any shape, linear between its points. ValueError for a
-    table without the stage or with fewer than two points.
+    """Look up a stage's weight at t / T = `share` of any shape, linear between the table's points.
+
+    Raises ValueError for a table without the stage or with fewer than two points.
     """
     row = table.get(stage, ())
     if len(row) < 2:

@@ -1,7 +1,7 @@
-"""Which tokens of a prompt are human-centric: people, actions, poses.
+"""Find the human-centric tokens of a prompt: those of words for people, actions and poses.
 
-The paper (HcP, arXiv 2403.05239) extracts them in a way that is not known; a word list, which the
-artist adds to and takes from, is ours.
+How the paper (HcP, arXiv 2403.05239) finds them is not known. Here it is a list of words, to which
+the user can add and from which they can remove.
 """
 
 import re
@@ -16,7 +16,7 @@ WORD_PATTERN = re.compile(r"[^\W\d_]+(?:'s)?|\d|[^\w\s]|_")  # as CLIP cuts a te
 
 
 class Word(NamedTuple):
-    """A word of a prompt and the positions of its tokens."""
+    """Hold a word of a prompt and the positions of its tokens."""
 
     text: str
     positions: tuple[int, ...]
@@ -24,15 +24,16 @@ class Word(NamedTuple):
 
 @cache
 def listed_words() -> frozenset[tuple[str, ...]]:
-    """The shipped list; a word of several parts is a tuple of them."""
+    """Read the list of human-centric words; each entry is a tuple of its parts."""
     lines = WORDS_FILE.read_text("utf-8").splitlines()
     listed = (line for line in lines if line[:1] not in ("", "#", "["))
     return frozenset(_parts(word) for line in listed for word in line.split())
 
 
 def join_pieces(pieces: Sequence[str | None]) -> list[Word]:
-    """Tokens as CLIP's vocabulary spells them -> words. None: a token that is no text, such as an
-    embedding or a mark of beginning and end.
+    """Join tokens, as CLIP's vocabulary spells them, into words.
+
+    None stands for a token that is no text, such as an embedding or the mark of begin or end.
     """
     words: list[Word] = []
     text, positions = "", list[int]()
@@ -50,31 +51,33 @@ def join_pieces(pieces: Sequence[str | None]) -> list[Word]:
 def human_words(
     words: Sequence[Word], added: Iterable[str] = (), removed: Iterable[str] = ()
 ) -> list[Word]:
-    """Those of the list and of `added`, without those of `removed`; both may hold several words in
-    one (tai chi), and are taken in all forms. Where two meet, the longer one counts.
+    """Select the human-centric words: those of the list and of `added`, without those of `removed`.
+
+    An entry may be a phrase (tai chi), and matches in every form of its last word. Where several
+    entries match, the longest counts.
     """
     unwanted = frozenset(map(_parts, removed)) - {()}
     phrases = (listed_words() | frozenset(map(_parts, added)) | unwanted) - {()}
     longest = max(map(len, phrases))
-    chosen: list[Word] = []
+    selected: list[Word] = []
     i = 0
     while i < len(words):
         runs = [words[i : i + length] for length in range(longest, 0, -1)]
         run = next((run for run in runs if _is_in(run, phrases)), [])
         if not _is_in(run, unwanted):
-            chosen += run
+            selected += run
         i += max(1, len(run))
-    return chosen
+    return selected
 
 
 def human_token_mask(words: Iterable[Word], count: int) -> list[bool]:
-    """Whether each of `count` tokens belongs to one of the words."""
-    chosen = {position for word in words for position in word.positions}
-    return [position in chosen for position in range(count)]
+    """Tell for each of `count` tokens whether it belongs to one of the words."""
+    positions = {position for word in words for position in word.positions}
+    return [position in positions for position in range(count)]
 
 
 def base_forms(word: str) -> set[str]:
-    """The word, and what it may be a plural, a third person or a participle of."""
+    """Return the word and all words that it may be a plural, third person or participle of."""
     word = word.removesuffix("'s")
     forms = {word}
     for ending, instead in (("ies", "y"), ("ied", "y"), ("es", ""), ("s", "")):
@@ -115,5 +118,5 @@ def _bytes() -> dict[str, int]:
     where it can be printed, else the next one from 256 on.
     """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + k): b for k, b in enumerate(others)}
+    not_printable = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + k): b for k, b in enumerate(not_printable)}

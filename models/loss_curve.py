@@ -1,4 +1,4 @@
-"""A training's loss as a picture, for progress while it runs and to look at after it."""
+"""Draw the loss of a training, while it runs and after it."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 WIDTH, HEIGHT, MARGIN = 640, 360, 48
-SMOOTHED = 50  # parts of a run that the mean is taken over
+SMOOTHED = 50  # the running mean is over 1 / SMOOTHED of all steps
 PAPER, INK, FAINT, LINE = (250, 250, 248), (60, 60, 60), (205, 205, 205), (181, 67, 43)
 
 
 def draw_loss_curve(losses: Sequence[float], steps: int) -> Tensor:
-    """Losses of the steps so far, of `steps` in all, on a logarithmic scale: each faint, their
-    running mean on top, [HEIGHT, WIDTH, 3] in 0..1.
+    """Draw the losses of the steps so far on a logarithmic scale, [HEIGHT, WIDTH, 3] in 0..1.
+
+    steps: of the complete training. Every loss is drawn faint, their running mean over it.
     """
     import cv2
     import numpy as np
@@ -23,11 +24,11 @@ def draw_loss_curve(losses: Sequence[float], steps: int) -> Tensor:
     high = max(high, low + 0.05)
     width = max(1, min(len(logs), steps // SMOOTHED))
     mean = logs.unfold(0, width, 1).mean(-1) if len(logs) else logs
-    for values, first, colour, thick in ((logs, 0, FAINT, 1), (mean, width - 1, LINE, 2)):
+    for values, first, color, thickness in ((logs, 0, FAINT, 1), (mean, width - 1, LINE, 2)):
         across = (torch.arange(len(values)) + first + 1) / steps * (WIDTH - 2 * MARGIN)
         down = (high - values) / (high - low) * (HEIGHT - 2 * MARGIN)
         points = (MARGIN + torch.stack((across, down), -1)).round().int().numpy()
-        cv2.polylines(canvas, [points], False, colour, thick, cv2.LINE_AA)
+        cv2.polylines(canvas, [points], False, color, thickness, cv2.LINE_AA)
     corner = (MARGIN, HEIGHT - MARGIN)
     for end in ((MARGIN, MARGIN), (WIDTH - MARGIN, HEIGHT - MARGIN)):
         cv2.line(canvas, corner, end, INK, 1)

@@ -1,4 +1,4 @@
-"""The architecture of the mini model family, said once.
+"""Define the architecture of the mini model family.
 
 A narrow SD1.5: same key layout, same noise schedule, same text interface, a hundred times fewer
 weights. The host's model family and the trainers' networks both read their configurations from
@@ -16,7 +16,10 @@ HOST_LATENT_SCALE = 0.18215  # the SD1.5 latent format: model latents = 0.18215 
 
 @dataclass(frozen=True)
 class UNet:
-    """SD1.5's UNet, narrowed. Channels are multiples of 32, the number of GroupNorm groups."""
+    """Describe the UNet: SD1.5's, but narrower.
+
+    Channels are multiples of 32, the number of GroupNorm groups.
+    """
 
     model_channels: int = 64
     channel_mult: tuple[int, ...] = (1, 2, 2)
@@ -33,7 +36,10 @@ class UNet:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """CLIP's text transformer, narrowed. In memory the host always has `vocabulary` rows."""
+    """Describe the text encoder: CLIP's, but narrower.
+
+    The host always allocates `vocabulary` rows.
+    """
 
     hidden: int = 192
     layers: int = 3
@@ -48,7 +54,7 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class VAE:
-    """TAESD: blocks per resolution, finest first in the encoder and last in the decoder."""
+    """Describe the VAE, a TAESD: its blocks per resolution, in the order of the data."""
 
     channels: int = 64
     encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
@@ -57,14 +63,20 @@ class VAE:
 
 @dataclass(frozen=True)
 class ControlNet:
-    """Channels of the hint encoder, pixels to latents, halved between two neighbours."""
+    """Describe the ControlNet's image encoder: its channels from pixels to latents.
+
+    The resolution is halved between two neighbors.
+    """
 
     hint: tuple[int, ...] = (16, 32, 96, 256)
 
 
 @dataclass(frozen=True)
 class Noise:
-    """SD1.5's training noise: sqrt(beta) is linear in the step. The UNet predicts epsilon."""
+    """Describe SD1.5's training noise: sqrt(beta) is linear in the step.
+
+    The UNet predicts epsilon.
+    """
 
     steps: int = 1000
     beta_start: float = 0.00085

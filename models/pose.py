@@ -1,7 +1,7 @@
-"""OpenPose people: reading and writing frames, the picture a ControlNet reads, a mask per person.
+"""Read, write and rearrange people in the OpenPose format.
 
-A frame is the ecosystem's OpenPose JSON object. Point order and colours are OpenPose's (COCO-18
-body, 21 points per hand, 70 of the face, 6 of the feet), as pose ControlNets were trained on.
+A frame is the OpenPose JSON object of one image, as the host and other packs exchange it. The
+points are in OpenPose's order: COCO-18 for the body, 21 per hand, 70 of the face, 6 of the feet.
 """
 
 import json
@@ -76,7 +76,7 @@ NORMALIZED_REACH = 4.0
 
 
 class People(NamedTuple):
-    """The people of one picture: points of (x px, y px, confidence), zeros where missing.
+    """Hold the people of one image as points (x px, y px, confidence), zeros where missing.
 
     body [N, 18, 3], left_hand and right_hand [N, 21, 3], face [N, 70, 3], foot [N, 6, 3], float32;
     width and height of the canvas in pixels. Points may lie outside the canvas.
@@ -92,32 +92,33 @@ class People(NamedTuple):
 
 
 def people_from_points(parts: Iterable[Tensor], width: int, height: int) -> People:
-    """People from (body, left_hand, right_hand, face, foot) and the canvas."""
+    """Build People from (body, left_hand, right_hand, face, foot) and the canvas size in pixels."""
     body, left_hand, right_hand, face, foot = parts
     return People(body, left_hand, right_hand, face, foot, width, height)
 
 
 def no_people(width: int, height: int) -> People:
-    """An empty canvas."""
+    """Build a canvas of this size without people."""
     return people_from_points(
         (torch.zeros(0, n, 3) for _, n in POINT_GROUPS.values()), width, height
     )
 
 
 def count(people: People) -> int:
-    """The number of people."""
+    """Count the people."""
     return people.body.shape[0]
 
 
 def scale_to_canvas(people: People, width: int, height: int) -> People:
-    """The same people with their points scaled to another canvas size."""
+    """Scale the people to another canvas size, each axis by its own factor."""
     scale = torch.tensor([width / people.width, height / people.height, 1.0])
     return people_from_points((points * scale for points in people[:5]), width, height)
 
 
 def cover_canvas(people: People, width: int, height: int) -> People:
-    """The same people scaled to cover another canvas, and centred on it: what the host does with a
-    hint whose proportions are not the picture's.
+    """Scale the people by one factor so that their canvas covers another one, centered on it.
+
+    The host does the same with a control image whose proportions are not the generated image's.
     """
     scale = max(width / people.width, height / people.height)
     middle = torch.tensor([people.width, people.height, 0.0]) / 2
@@ -128,47 +129,48 @@ def cover_canvas(people: People, width: int, height: int) -> People:
     return people_from_points(parts, width, height)
 
 
-def pick(people: People, which: Sequence[int]) -> People:
-    """The people of these numbers (from 0), in this order."""
-    index = torch.as_tensor(which, dtype=torch.long)
+def pick(people: People, numbers: Sequence[int]) -> People:
+    """Pick the people of these numbers (from 0), in this order."""
+    index = torch.as_tensor(numbers, dtype=torch.long)
     return people_from_points((points[index] for points in people[:5]), people.width, people.height)
 
 
 def merge(first: People, second: People) -> People:
-    """Both groups on the first one's canvas; the second group is scaled to it."""
+    """Put two groups of people onto the first one's canvas; the second group is scaled to it."""
     second = scale_to_canvas(second, first.width, first.height)
     parts = (torch.cat(pair) for pair in zip(first[:5], second[:5], strict=True))
     return people_from_points(parts, first.width, first.height)
 
 
 def keep_confident(people: People, minimum: float) -> People:
-    """The people with every point below this confidence made missing."""
+    """Drop every point below this confidence: it becomes zeros, which means missing."""
     parts = (points * (points[..., 2:] >= minimum) for points in people[:5])
     return people_from_points(parts, people.width, people.height)
 
 
 def left_to_right(people: People) -> list[int]:
-    """The people's numbers ordered by the middle of their known points, leftmost first."""
+    """Order the people's numbers (from 0) by the middle of their visible points, leftmost first."""
     points = torch.cat(people[:5], dim=1)
-    known = points[..., 2] > 0
-    middle = (points[..., 0] * known).sum(1) / known.sum(1).clamp(min=1)
+    visible = points[..., 2] > 0
+    middle = (points[..., 0] * visible).sum(1) / visible.sum(1).clamp(min=1)
     return middle.argsort(stable=True).tolist()
 
 
 def parse_numbers(text: str, people: int) -> list[int]:
-    """Numbers from 0 of a text such as "1, 3" or "2-4" counting from 1; each number once.
+    """Read a text such as "1, 3" or "2-4", which counts from 1, as numbers from 0, each once.
 
-    Raises ValueError when it is not such a text or names a person who is not there.
+    people: how many there are. Raises ValueError when the text is not of this form or names a
+    person who does not exist.
     """
-    there = f"the pose has {people} people, numbered 1 to {people} from left to right"
+    numbering = f"the pose has {people} people, numbered 1 to {people} from left to right"
     numbers: dict[int, None] = {}
     for item in text.replace(";", ",").split(","):
         match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", item)
         if not match:
-            raise ValueError(f"'{text}' is not a list of numbers such as 1, 3 or 2-4; {there}.")
+            raise ValueError(f"'{text}' is not a list of numbers such as 1, 3 or 2-4; {numbering}.")
         first, last = int(match[1]), int(match[2] or match[1])
         if not 1 <= first <= last <= people:
-            raise ValueError(f"there is no person {item.strip()}: {there}.")
+            raise ValueError(f"there is no person {item.strip()}: {numbering}.")
         numbers |= dict.fromkeys(range(first - 1, last))
     return list(numbers)
 
@@ -177,15 +179,15 @@ def parse_numbers(text: str, people: int) -> list[int]:
 
 
 def read_poses(poses: Any) -> list[People]:
-    """All frames of a POSE_KEYPOINT value (a list of frames, or one frame alone).
+    """Read all frames of a POSE_KEYPOINT value: a list of frames, or a single frame.
 
-    Raises ValueError saying which frame is wrong, what was found and what is expected.
+    Raises ValueError that says which frame is wrong, what was found and what is expected.
     """
     frames = [poses] if isinstance(poses, dict) else poses
     if not isinstance(frames, list | tuple):
         raise ValueError(f"a pose is a list of OpenPose frames, but this is {_kind(poses)}.")
     if not frames:
-        raise ValueError("the pose is an empty list: it needs one OpenPose frame per picture.")
+        raise ValueError("the pose is an empty list: it needs one OpenPose frame per image.")
     people = []
     for number, frame in enumerate(frames, 1):
         try:
@@ -196,17 +198,17 @@ def read_poses(poses: Any) -> list[People]:
 
 
 def read_frame(frame: Any) -> People:
-    """One OpenPose frame as tensors in pixels.
+    """Read one OpenPose frame into tensors in pixels.
 
-    Reads what the host's SDPose nodes, controlnet_aux and OpenPose write: flat or nested point
+    Accepts what the host's SDPose nodes, controlnet_aux and OpenPose write: flat or nested point
     lists, parts that are missing, None, empty or [-1], faces of 68 or 70 points, BODY_25 bodies.
     A point is missing when its confidence is 0 or it lies at (-1, -1). People without one known
     point are left out.
 
-    Coordinates count as 0..1 when none in the whole frame is farther than 4 from zero: points
+    Coordinates count as 0..1 when none in the frame is farther than 4 from zero: points
     outside the canvas stay possible in both conventions, and no pixel pose is that small.
 
-    Raises ValueError saying what was found and what is expected.
+    Raises ValueError that says what was found and what is expected.
     """
     if not isinstance(frame, dict):
         raise ValueError(f"a frame is an object with 'people', but this is {_kind(frame)}.")
@@ -227,10 +229,10 @@ def read_frame(frame: Any) -> People:
 
 
 def write_frame(people: People) -> dict[str, Any]:
-    """The people as an OpenPose frame in pixels; the inverse of read_frame.
+    """Write the people as an OpenPose frame in pixels; the inverse of read_frame.
 
     Body, hands and face are always written, as zeros where missing: the host's SDPose nodes need
-    the keys, and controlnet_aux takes zero confidence for missing. Feet only where known.
+    the keys, and controlnet_aux takes zero confidence for missing. Feet are written where visible.
     """
     persons = []
     for number in range(count(people)):
@@ -245,7 +247,7 @@ def write_frame(people: People) -> dict[str, Any]:
 
 
 def load_poses(path: Path) -> list[People]:
-    """All frames of a JSON file. Raises ValueError saying what is wrong with it."""
+    """Load all frames of a JSON file. Raises ValueError that says what is wrong with it."""
     try:
         poses = json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -257,9 +259,10 @@ def load_poses(path: Path) -> list[People]:
 
 
 def save_poses(poses: Sequence[People], folder: Path, name: str, counter: int) -> Path:
-    """Writes the frames to folder/name_counter_.json, counting on to the first free number.
+    """Save the frames as folder/name_counter_.json and return the path.
 
-    Nothing is ever overwritten, and no half-written file is left behind.
+    The counter goes on to the first free number. Nothing is ever overwritten, and no half-written
+    file is left behind.
     """
     text = json.dumps([write_frame(people) for people in poses])
     while True:
@@ -269,15 +272,15 @@ def save_poses(poses: Sequence[People], folder: Path, name: str, counter: int) -
             break
         except FileExistsError:
             counter += 1
-    part = folder / f".{path.name}.{uuid4().hex}"
+    partial_path = folder / f".{path.name}.{uuid4().hex}"
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        partial_path.write_text(text, encoding="utf-8")
+        os.replace(partial_path, path)
     except OSError:
         path.unlink(missing_ok=True)
         raise
     finally:
-        part.unlink(missing_ok=True)
+        partial_path.unlink(missing_ok=True)
     return path
 
 
@@ -289,7 +292,7 @@ def _kind(value: Any) -> str:
 def _read_size(frame: dict[str, Any], key: str) -> int:
     size = frame.get(key)
     if isinstance(size, bool) or not isinstance(size, int | float) or not math.isfinite(size):
-        raise ValueError(f"'{key}' must be the picture's size in pixels, but it is {_kind(size)}.")
+        raise ValueError(f"'{key}' must be the image's size in pixels, but it is {_kind(size)}.")
     if not 1 <= size <= LARGEST_CANVAS:
         raise ValueError(f"'{key}' is {size}: it must be from 1 to {LARGEST_CANVAS} pixels.")
     return round(size)
@@ -299,24 +302,24 @@ def _read_person(person: Any, number: int) -> list[Tensor]:
     """[body, left_hand, right_hand, face, foot] of one person, each [n, 3], still unscaled."""
     if not isinstance(person, dict):
         raise ValueError(f"person {number} must be an object, but it is {_kind(person)}.")
-    found = {
+    groups = {
         field: _read_points(person.get(key), f"'{key}' of person {number}")
         for field, (key, _) in POINT_GROUPS.items()
     }
-    if len(found["body"]) == 25:
-        if not len(found["foot"]):
-            found["foot"] = found["body"][BODY_25_FEET]
-        found["body"] = found["body"][list(BODY_25)]
-    if len(found["face"]) == 68:  # without the two pupils
-        found["face"] = torch.cat([found["face"], torch.zeros(2, 3)])
+    if len(groups["body"]) == 25:
+        if not len(groups["foot"]):
+            groups["foot"] = groups["body"][BODY_25_FEET]
+        groups["body"] = groups["body"][list(BODY_25)]
+    if len(groups["face"]) == 68:  # without the two pupils
+        groups["face"] = torch.cat([groups["face"], torch.zeros(2, 3)])
     for field, (key, n) in POINT_GROUPS.items():
-        if not len(found[field]):
-            found[field] = torch.zeros(n, 3)
-        elif len(found[field]) != n:
+        if not len(groups[field]):
+            groups[field] = torch.zeros(n, 3)
+        elif len(groups[field]) != n:
             raise ValueError(
-                f"'{key}' of person {number} has {len(found[field])} points, but OpenPose has {n}."
+                f"'{key}' of person {number} has {len(groups[field])} points, but OpenPose has {n}."
             )
-    return [found[field] for field in POINT_GROUPS]
+    return [groups[field] for field in POINT_GROUPS]
 
 
 def _read_points(values: Any, name: str) -> Tensor:
@@ -334,6 +337,6 @@ def _read_points(values: Any, name: str) -> Tensor:
     points = points.reshape(-1, 3)
     if not points.isfinite().all():
         raise ValueError(f"{name} holds a number that is infinite or not a number.")
-    known = (points[:, 2] > 0) & ~(points[:, :2] == -1).all(1)
-    points = torch.where(known[:, None], points, 0.0)
+    visible = (points[:, 2] > 0) & ~(points[:, :2] == -1).all(1)
+    points = torch.where(visible[:, None], points, 0.0)
     return torch.cat([points[:, :2], points[:, 2:].clamp(max=1)], dim=1)

@@ -13,7 +13,7 @@ from .pose import BONES, LIMBS, People, scale_to_canvas
 
 
 def hues(n: int) -> list[tuple[int, ...]]:
-    """n colours around the circle, 0..255."""
+    """Return n RGB colors in 0..255, evenly spaced around the color circle."""
     return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(i / n, 1, 1)) for i in range(n)]
 
 
@@ -25,7 +25,10 @@ FACE_COLOR = (255, 255, 255)
 
 
 def auto_line_width(width: int, height: int) -> float:
-    """Half width of a limb in pixels: 4 at a short side of 512, as in training; at least 1.5."""
+    """Return half the width of a limb in pixels: 4 at a short side of 512, at least 1.5.
+
+    ControlNets were trained on drawings of this width.
+    """
     return max(1.5, 4 * min(width, height) / 512)
 
 
@@ -38,11 +41,11 @@ def draw_people(
     face: bool = True,
     line_width: float | None = None,
 ) -> Tensor:
-    """The OpenPose picture of these people: [height, width, 3] in 0..1 on black.
+    """Draw these people in OpenPose's colors on black, [height, width, 3] in 0..1.
 
-    Limbs are ellipses in the joints' colours times 0.6, joints full-colour discs over them, hands
+    Limbs are ellipses in the joints' colors times 0.6, joints full-color discs over them, hands
     hue-ramped bones with blue dots, faces white dots (Cao et al. 2019, as drawn for ControlNet).
-    line_width: half the width of a limb in pixels of this picture; None: auto_line_width.
+    line_width: half the width of a limb in pixels of this image; None: auto_line_width.
     Points are scaled from the people's canvas to width x height.
     """
     import cv2
@@ -58,7 +61,7 @@ def draw_people(
         x, y = (point * unit).clip(-far, far).astype(int).tolist()
         cv2.circle(canvas, (x, y), round(radius * unit), color, -1, shift=subpixels)
 
-    def ellipses(points: Any, known: Any) -> None:
+    def ellipses(points: Any, visible: Any) -> None:
         ends = points[LIMBS, :]  # [17, 2, 2]
         center, axis = ends.mean(1, keepdims=True), (ends[:, 1:] - ends[:, :1]) / 2
         length = np.maximum(np.linalg.norm(axis, axis=2, keepdims=True), 1e-6)
@@ -66,31 +69,32 @@ def draw_people(
         outline = center + axis * circle[:, :1] + across * circle[:, 1:]  # [17, steps, 2]
         outline = (outline * unit).round().clip(-far, far).astype(np.int32)
         for limb, (a, b) in enumerate(LIMBS):
-            if known[a] and known[b]:
+            if visible[a] and visible[b]:
                 cv2.fillConvexPoly(canvas, outline[limb], LIMB_COLORS[limb], shift=subpixels)
 
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False, dtype=np.float32)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
     parts = [points.cpu().numpy() for points in scale_to_canvas(people, width, height)[:5]]
-    for body, left, right, features, _ in zip(*parts, strict=True):
+    for body, left_hand, right_hand, face_points, _ in zip(*parts, strict=True):
         ellipses(body[:, :2], body[:, 2] > 0)
         for point, color in zip(body, JOINT_COLORS, strict=True):
             if point[2] > 0:
                 disc(point[:2], half, color)
-        for hand in (left, right) if hands else ():
+        for hand in (left_hand, right_hand) if hands else ():
             ends = (hand[:, :2] * unit).clip(-far, far).astype(int).tolist()
             for (a, b), color in zip(BONES, BONE_COLORS, strict=True):
                 if hand[a, 2] > 0 and hand[b, 2] > 0:
-                    thick = max(1, round(half / 2))
-                    cv2.line(canvas, ends[a], ends[b], color, thick, shift=subpixels)
+                    thickness = max(1, round(half / 2))
+                    cv2.line(canvas, ends[a], ends[b], color, thickness, shift=subpixels)
             for point in hand[hand[:, 2] > 0]:
                 disc(point[:2], half, HAND_COLOR)
-        for point in features[features[:, 2] > 0] if face else ():
+        for point in face_points[face_points[:, 2] > 0] if face else ():
             disc(point[:2], 0.75 * half, FACE_COLOR)
     return torch.from_numpy(canvas).float().div(255)
 
 
 def draw_over(image: Tensor, people: People) -> Tensor:
-    """The people drawn over a darkened copy of a picture [height, width, 3 or more] in 0..1."""
-    drawn = draw_people(people, image.shape[1], image.shape[0])
-    return torch.where(drawn.amax(-1, keepdim=True) > 0, drawn, 0.6 * image[..., :3].cpu().float())
+    """Draw the people over a darkened copy of an image [height, width, 3 or more] in 0..1."""
+    skeletons = draw_people(people, image.shape[1], image.shape[0])
+    darkened = 0.6 * image[..., :3].cpu().float()
+    return torch.where(skeletons.amax(-1, keepdim=True) > 0, skeletons, darkened)

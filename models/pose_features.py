@@ -1,6 +1,7 @@
-"""Frozen features of pose images, which the human-centric prior's maps are aligned with (HcP, Wang
-et al. 2024, arXiv 2403.05239). The paper names a pretrained ResNet-50 as one such encoder; which of
-its stages it takes is not known, so all four are given.
+"""Compute features of pose images, with which the maps of the human-centric prior are aligned.
+
+HcP (Wang et al. 2024, arXiv 2403.05239) names a pretrained, frozen ResNet-50 as one such encoder.
+Which of its stages it takes is not known, so all four are returned.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
+MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colors
 STRIDES = (
     8,
     16,
@@ -24,18 +25,18 @@ STRIDES = (
 Features = Callable[[Tensor], Sequence[Tensor]]
 
 
-def image_features(pictures: Tensor) -> list[Tensor]:
-    """Pictures [B,3,H,W] themselves, averaged to H and W over STRIDES: features without weights."""
-    height, width = pictures.shape[2:]
-    return [interpolate(pictures, (-(-height // s), -(-width // s)), mode="area") for s in STRIDES]
+def image_features(images: Tensor) -> list[Tensor]:
+    """Average images [B,3,H,W] to H and W divided by each of STRIDES: features without weights."""
+    height, width = images.shape[2:]
+    return [interpolate(images, (-(-height // s), -(-width // s)), mode="area") for s in STRIDES]
 
 
 def resnet50(path: Path) -> Features:
-    """Features by a ResNet-50 (He et al. 2016) whose weights lie in a .safetensors file, named as
-    torchvision and timm name them: pictures [B,3,H,W] in 0..1 -> [B,256,H/4,W/4], [B,512,H/8,W/8],
-    [B,1024,H/16,W/16] and [B,2048,H/32,W/32].
+    """Load a ResNet-50 (He et al. 2016) as a function that computes features.
 
-    The network follows the pictures to their device. ValueError for any other file.
+    path: a .safetensors file of weights with the names of torchvision and timm. The function maps
+    images [B,3,H,W] in 0..1 to [B,256,H/4,W/4], [B,512,H/8,W/8], [B,1024,H/16,W/16] and
+    [B,2048,H/32,W/32], and moves the network to their device. Raises ValueError for another file.
     """
     from torchvision.models import resnet50 as build
 
@@ -44,16 +45,16 @@ def resnet50(path: Path) -> Features:
     net.load_state_dict(_fitting(path, net.state_dict()), strict=False)
     net.eval().requires_grad_(False)
 
-    def features(pictures: Tensor) -> list[Tensor]:
-        net.to(pictures.device)
-        return _levels(net, pictures)
+    def features(images: Tensor) -> list[Tensor]:
+        net.to(images.device)
+        return _levels(net, images)
 
     return features
 
 
-def _levels(net: Any, pictures: Tensor) -> list[Tensor]:
-    mean, spread = (pictures.new_tensor(c).view(3, 1, 1) for c in (MEAN, SPREAD))
-    x = net.maxpool(net.relu(net.bn1(net.conv1((pictures - mean) / spread))))
+def _levels(net: Any, images: Tensor) -> list[Tensor]:
+    mean, spread = (images.new_tensor(c).view(3, 1, 1) for c in (MEAN, SPREAD))
+    x = net.maxpool(net.relu(net.bn1(net.conv1((images - mean) / spread))))
     levels = []
     for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
         x = layer(x)
@@ -62,25 +63,26 @@ def _levels(net: Any, pictures: Tensor) -> list[Tensor]:
 
 
 def _fitting(path: Path, layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The file's tensors, if they are those of the layout; counts of batches may be missing."""
+    """The file's tensors, if they are those of the layout; batch norm counters may be missing."""
     expected = f"{path}: expected the weights of a ResNet-50 as .safetensors"
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as trouble:
         raise ValueError(f"{expected}, found a file that can not be read: {trouble}") from trouble
-    found = {key: t for key, t in tensors.items() if not key.startswith("fc.")}
-    for key in sorted({*layout, *found}):
-        own = list(layout[key].shape) if key in layout else "nothing"
-        given = list(found[key].shape) if key in found else "nothing"
-        if own != given and not key.endswith("num_batches_tracked"):
-            raise ValueError(f"{expected}, with {own} at '{key}', found {given} there.")
-    return found
+    weights = {key: t for key, t in tensors.items() if not key.startswith("fc.")}
+    for key in sorted({*layout, *weights}):
+        expected_shape = list(layout[key].shape) if key in layout else "nothing"
+        shape = list(weights[key].shape) if key in weights else "nothing"
+        if expected_shape != shape and not key.endswith("num_batches_tracked"):
+            raise ValueError(f"{expected}, with {expected_shape} at '{key}', found {shape} there.")
+    return weights
 
 
 @torch.no_grad()
-def feature_differences(features: Features, pictures: Tensor) -> list[Tensor]:
-    """Features of pose images less those of an empty picture, which most of any picture's are: H is
-    to be where the pose is.
+def feature_differences(features: Features, images: Tensor) -> list[Tensor]:
+    """Subtract the features of an empty image from those of pose images.
+
+    The remaining features are large where the pose is.
     """
-    empty = features(torch.zeros_like(pictures[:1]))
-    return [level - none for level, none in zip(features(pictures), empty, strict=True)]
+    empty = features(torch.zeros_like(images[:1]))
+    return [level - none for level, none in zip(features(images), empty, strict=True)]

@@ -1,4 +1,4 @@
-"""Our weight files: safetensors with facts in the metadata, checked when read, replaced whole."""
+"""Load and save our weight files: safetensors that say in their metadata what they are for."""
 
 import os
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 PREFIX = "vitruvian."  # of our keys in the metadata
-SCALE_SUFFIX = ".scale"  # after the name of a tensor in 8 bits, what its rows are multiplied with
+SCALE_SUFFIX = ".scale"  # marks the tensor that the rows of an 8 bit tensor are multiplied with
 
 
 def load(
     path: str | Path, *, method: str, version: int = 1, base: str | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata (without prefix) of a file that `save` wrote.
+    """Load the tensors and the metadata (without prefix) of a file that `save` wrote.
 
     Raises ValueError, naming the file, what was expected and what was found, if the file is
     missing, broken, made for another method, another base model (when `base` is given) or in a
@@ -32,13 +32,13 @@ def load(
             return _widened({key: file.get_tensor(key) for key in file.keys()}), metadata
     except SafetensorError as broken:
         raise ValueError(
-            f"{path}: expected a whole .safetensors file, found one that can not be read "
+            f"{path}: expected a complete .safetensors file, found one that can not be read "
             f"({broken}). It may have been cut short: copy it again."
         ) from broken
 
 
 def read_method(path: str | Path) -> str | None:
-    """The method that a file was made for; None for files that are not ours or can not be read."""
+    """Read which method a file is for; None for files that are not ours or can not be read."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get(f"{PREFIX}method")
@@ -52,13 +52,14 @@ def save(
     metadata: Mapping[str, str | int | float],
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write `tensors`, floating ones but scalars as `dtype`; `metadata`: method, version, base.
+    """Save `tensors` with their metadata: method, version, base and hyper-parameters.
 
-    As int8, those of two and more axes take 8 bits and a scale for each row, others float16; `load`
-    gives all of them as float16.
+    Floating point tensors except scalars are stored as `dtype`. As int8, tensors of two and more
+    axes take 8 bits and a scale for each row, others are float16; `load` returns all as float16.
 
-    The file appears at once or not at all: a failure leaves what was there. Raises ValueError for
-    numbers that are not finite in `dtype` and OSError, naming the file, when it can not be written.
+    The file is replaced at once or not at all: after a failure the old one is still there.
+    Raises ValueError for numbers that are not finite in `dtype` and OSError, naming the file, when
+    it can not be written.
     """
     path = Path(path)
     narrow = torch.float16 if dtype == torch.int8 else dtype
@@ -66,17 +67,18 @@ def save(
     if dtype == torch.int8:
         stored = _narrowed(stored)
     facts = {PREFIX + key: str(value) for key, value in metadata.items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial_path = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(serialize(stored, facts))  # save_file makes files nobody else may read
-        os.replace(part, path)
+        # not save_file, which makes files that other users can not read
+        partial_path.write_bytes(serialize(stored, facts))
+        os.replace(partial_path, path)
     except (OSError, SafetensorError) as failure:
         raise OSError(
             f"{path} could not be written and is as it was before: {failure}"
         ) from failure
     finally:
-        part.unlink(missing_ok=True)
+        partial_path.unlink(missing_ok=True)
 
 
 def _ours(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -86,9 +88,9 @@ def _ours(metadata: Mapping[str, str]) -> dict[str, str]:
 def _check(
     path: Path, metadata: Mapping[str, str], method: str, version: int, base: str | None
 ) -> None:
-    found = metadata.get("method", "a file that is not Vitruvian's")
-    if found != method:
-        raise ValueError(f"{path}: expected weights of '{method}', found '{found}'.")
+    file_method = metadata.get("method", "a file that is not Vitruvian's")
+    if file_method != method:
+        raise ValueError(f"{path}: expected weights of '{method}', found '{file_method}'.")
     if not metadata.get("version", "").isdecimal() or int(metadata["version"]) > version:
         raise ValueError(
             f"{path}: expected '{method}' weights of version {version} or older, found version "
@@ -111,23 +113,24 @@ def _stored(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _narrowed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices and kernels [N, ...] as int8 with a scale [N, 1, ...] each; the largest of a row is
-    127.
+    """Store matrices and kernels [N, ...] as int8 with a scale [N, 1, ...] each.
+
+    The largest value of a row becomes 127 or -127.
     """
-    found = {}
+    narrowed = {}
     for key, tensor in tensors.items():
         if tensor.dim() < 2 or not tensor.is_floating_point():
-            found[key] = tensor
+            narrowed[key] = tensor
             continue
         rows = tensor.float()
         scale = rows.abs().amax(tuple(range(1, rows.dim())), keepdim=True).clamp(min=1e-5) / 127
-        found[key] = (rows / scale).round().to(torch.int8)
-        found[key + SCALE_SUFFIX] = scale
-    return found
+        narrowed[key] = (rows / scale).round().to(torch.int8)
+        narrowed[key + SCALE_SUFFIX] = scale
+    return narrowed
 
 
 def _widened(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The other way round, float16."""
+    """Restore float16 tensors from the int8 tensors and scales that `_narrowed` made."""
     wide = {key: tensor for key, tensor in tensors.items() if not key.endswith(SCALE_SUFFIX)}
     for key in tensors:
         if key.endswith(SCALE_SUFFIX):

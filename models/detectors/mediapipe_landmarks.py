@@ -319,7 +319,7 @@ def _add_hands(
             for hand in landmarker.hands(crop) if crop.size else ():
                 points = hand.points + torch.tensor([x0, y0])
                 # the crops of two close wrists contain the same hands
-                if all((points - known).norm(dim=1).mean() > 0.02 * tall for known in hands):
+                if all((points - accepted).norm(dim=1).mean() > 0.02 * tall for accepted in hands):
                     hands.append(points)
     return assign_hands(hands, people)
 

@@ -1,4 +1,4 @@
-"""Who owns which cell: the invariants."""
+"""Test the invariants of shares and of the mix of streams."""
 
 import pytest
 import torch
@@ -21,17 +21,17 @@ def test_shares_sum_to_one_on_every_grid(scene, size):
         torch.testing.assert_close(total, torch.ones_like(total))
 
 
-def test_a_tie_goes_to_the_artists_order_then_the_smaller_then_the_first():
-    both = torch.zeros(2, 4, 4)
-    both[0], both[1, :2] = 1, 1  # the second covers less
-    assert compose.hard_shares(both, [0, 0])[1, 0, 0, 0, 0] == 1
-    assert compose.hard_shares(both, [1, 0])[0, 0, 0, 0, 0] == 1
+def test_a_tie_goes_by_order_then_to_the_smaller_then_to_the_first():
+    masks = torch.zeros(2, 4, 4)
+    masks[0], masks[1, :2] = 1, 1  # the second covers less
+    assert compose.hard_shares(masks, [0, 0])[1, 0, 0, 0, 0] == 1
+    assert compose.hard_shares(masks, [1, 0])[0, 0, 0, 0, 0] == 1
     alike = torch.ones(2, 4, 4)
     assert compose.precedence(alike, [0, 0]) == [0, 1]
     assert (compose.soft_shares(alike) == 0.5).all()
 
 
-def test_nobodys_cells_belong_to_all_or_to_the_scene():
+def test_empty_cells_belong_to_all_people_or_to_the_scene():
     empty = torch.zeros(3, 4, 4)
     for shares in (compose.hard_shares(empty, [0] * 3), compose.soft_shares(empty)):
         torch.testing.assert_close(shares, torch.full_like(shares, 1 / 3))
@@ -43,10 +43,10 @@ def test_nobodys_cells_belong_to_all_or_to_the_scene():
 
 
 def test_swapping_people_swaps_their_shares():
-    there = occupied()
+    occupancy = occupied()
     order = torch.tensor([2, 0, 1])
     for shares in (lambda o: compose.hard_shares(o, [0] * 3), compose.soft_shares):
-        assert torch.equal(shares(there[order]), shares(there)[order])
+        assert torch.equal(shares(occupancy[order]), shares(occupancy)[order])
 
 
 def test_composing_equal_streams_changes_nothing():
@@ -81,9 +81,9 @@ def people(n):
 
 
 def test_instances_find_their_person_from_the_left():
-    there = people(2)
-    figures = compose.instance_people([compose.Instance(None, 2), compose.Instance(None, 1)], there)
-    assert torch.equal(figures.body, there.body)
+    both_people = people(2)
+    instances = [compose.Instance(None, 2), compose.Instance(None, 1)]
+    assert torch.equal(compose.instance_people(instances, both_people).body, both_people.body)
 
 
 @pytest.mark.parametrize(
@@ -100,28 +100,28 @@ def test_wrong_numbers_say_how_to_correct_them(numbers, message):
         compose.instance_people([compose.Instance(None, n) for n in numbers], people(2))
 
 
-def test_an_own_mask_and_its_weight_make_the_area():
-    figures = people(1)
+def test_the_mask_of_an_instance_times_its_weight_is_the_area():
+    person = people(1)
     half = torch.zeros(10, 10)
     half[:, :5] = 1
     instance = compose.Instance(None, 1, half, weight=0.5)
-    area = compose.instance_areas([instance], figures, 64, 64, 0.05)
+    area = compose.instance_areas([instance], person, 64, 64, 0.05)
     assert area.shape == (1, 64, 64)
     assert (area[0, :, :20] == 0.5).all() and not area[0, :, 44:].any()
 
 
-def test_a_pose_covers_another_canvas_as_the_host_crops_a_hint():
-    one = people(1)
-    wide = pose.cover_canvas(one, 256, 128)
+def test_a_pose_covers_another_canvas_as_the_host_crops_a_control_image():
+    person = people(1)
+    wide = pose.cover_canvas(person, 256, 128)
     assert (wide.width, wide.height) == (256, 128)
-    torch.testing.assert_close(wide.body[..., 0], one.body[..., 0] * 2)
-    torch.testing.assert_close(wide.body[..., 1], one.body[..., 1] * 2 - 64)
+    torch.testing.assert_close(wide.body[..., 0], person.body[..., 0] * 2)
+    torch.testing.assert_close(wide.body[..., 1], person.body[..., 1] * 2 - 64)
 
 
-def test_the_picture_of_shares_shows_every_owner():
+def test_the_drawing_of_shares_shows_every_owner():
     owned = torch.zeros(2, 64, 64)
     owned[0, :, :30], owned[1, :, 34:] = 1, 1
-    picture = compose.draw_shares(owned, torch.zeros(64, 64, 3))
-    assert picture.shape == (64, 64, 3)
-    assert not torch.allclose(picture[5, 5], picture[5, 60])
-    assert picture[5, 32].max() < 0.15
+    image = compose.draw_shares(owned, torch.zeros(64, 64, 3))
+    assert image.shape == (64, 64, 3)
+    assert not torch.allclose(image[5, 5], image[5, 60])
+    assert image[5, 32].max() < 0.15

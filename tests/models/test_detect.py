@@ -1,4 +1,4 @@
-"""People in real photographs that packages ship, and the mapping to OpenPose points."""
+"""Test the detection of people in photographs, and the mapping to OpenPose points."""
 
 import importlib
 import os
@@ -43,7 +43,7 @@ def near(point, x, y, within=30):
 
 
 def test_the_astronaut_is_found_where_she_is(detector, astronaut):
-    before = astronaut.clone()
+    original = astronaut.clone()
     people = detector.detect(astronaut)
     assert pose.count(people) == 1 and (people.width, people.height) == (512, 512)
     body = people.body[0]
@@ -52,22 +52,22 @@ def test_the_astronaut_is_found_where_she_is(detector, astronaut):
     assert near(body[pose.R_ELBOW], 65, 414, 50) and near(body[pose.R_WRIST], 135, 477, 50)
     middle = (body[pose.R_SHOULDER] + body[pose.L_SHOULDER]) / 2
     torch.testing.assert_close(body[pose.NECK], middle)
-    assert torch.equal(astronaut, before)
+    assert torch.equal(astronaut, original)
 
 
-def test_the_same_picture_gives_the_same_points(detector, astronaut):
-    one, other = (detector.detect(astronaut) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one[:5], other[:5], strict=True))
+def test_the_same_image_gives_the_same_points(detector, astronaut):
+    first, second = (detector.detect(astronaut) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first[:5], second[:5], strict=True))
 
 
 def test_two_side_by_side_come_left_to_right(detector, astronaut):
     people = detector.detect(torch.cat([astronaut, astronaut], dim=1))
     assert pose.count(people) == 2
     for number, body in enumerate(people.body):
-        left = 512 * number
-        assert near(body[pose.NOSE], left + 222, 128)
-        assert near(body[pose.R_SHOULDER], left + 115, 235, 45)
-        assert near(body[pose.L_SHOULDER], left + 306, 252, 45)
+        start = 512 * number
+        assert near(body[pose.NOSE], start + 222, 128)
+        assert near(body[pose.R_SHOULDER], start + 115, 235, 45)
+        assert near(body[pose.L_SHOULDER], start + 306, 252, 45)
 
 
 @pytest.mark.parametrize("copies", [3, 4, 5])
@@ -93,32 +93,32 @@ def test_a_mirrored_person_has_the_sides_swapped(detector, astronaut):
 
 @pytest.mark.parametrize("factor", [0.25, 1.37, 5])
 def test_other_sizes(detector, astronaut, factor):
-    picture = torch.nn.functional.interpolate(
+    image = torch.nn.functional.interpolate(
         astronaut.movedim(2, 0)[None], scale_factor=factor, mode="bilinear"
     )[0].movedim(0, 2)
-    body = detector.detect(picture).body[0]
+    body = detector.detect(image).body[0]
     assert near(body[pose.NOSE] / torch.tensor([factor, factor, 1]), 222, 128, 15)
 
 
 def test_min_confidence_leaves_out_what_is_hidden(detector, astronaut):
-    def known(minimum):
+    def is_visible(minimum):
         return detector.detect(astronaut, min_confidence=minimum).body[0, :, 2]
 
-    assert known(0).all()
-    assert not known(0.9)[[pose.R_WRIST, pose.L_KNEE]].any() and known(0.9)[pose.NOSE]
+    assert is_visible(0).all()
+    assert not is_visible(0.9)[[pose.R_WRIST, pose.L_KNEE]].any() and is_visible(0.9)[pose.NOSE]
 
 
 @pytest.mark.parametrize("size", [(512, 512), (64, 64), (1, 1), (3, 700), (701, 33)])
-def test_nobody_in_an_empty_picture(detector, size):
+def test_nobody_in_an_empty_image(detector, size):
     for level in (0.0, 0.5):
         people = detector.detect(torch.full((*size, 3), level))
         assert pose.count(people) == 0 and (people.height, people.width) == size
 
 
 @pytest.mark.parametrize("name", ["coffee", "rocket", "chelsea"])
-def test_nobody_in_pictures_of_things(detector, name):
-    picture = torch.from_numpy(getattr(pytest.importorskip("skimage.data"), name)()).float() / 255
-    assert pose.count(detector.detect(picture)) == 0
+def test_nobody_in_images_of_things(detector, name):
+    image = torch.from_numpy(getattr(pytest.importorskip("skimage.data"), name)()).float() / 255
+    assert pose.count(detector.detect(image)) == 0
 
 
 # MediaPipe's newer interface
@@ -181,7 +181,7 @@ def test_a_missing_file_is_named_with_its_folder(without_solutions):
             pass
 
 
-def test_without_hands_no_hand_file_is_asked_for(tasks, without_solutions, tmp_path):
+def test_without_hands_no_hand_file_is_needed(tasks, without_solutions, tmp_path):
     (tmp_path / "pose_landmarker_lite.task").symlink_to(tasks / "pose_landmarker_full.task")
     with open_detector([str(tmp_path)], hands=False):
         pass
@@ -233,15 +233,15 @@ def standing(x=0.0):
 
 
 class Scripted:
-    """A landmarker that sees given bodies and hands, whatever part of the picture it looks at."""
+    """A landmarker that finds these bodies and hands in every part of an image."""
 
     def __init__(self, bodies=(), hands=(), side="right"):
         self.bodies, self._hands = list(bodies), [DetectedHand(hand, side) for hand in hands]
 
-    def body(self, picture):
+    def body(self, array):
         return self.bodies.pop(0) if self.bodies else None
 
-    def hands(self, picture):
+    def hands(self, array):
         return self._hands
 
 
@@ -270,18 +270,18 @@ def hand_at(x, y):
 def test_hands_go_to_the_nearest_wrist():
     people = crossed_people()
     hands = [hand_at(148.0, 235), hand_at(252.0, 235), hand_at(450.0, 230), hand_at(700.0, 60)]
-    given = assign_hands(hands, people)
-    assert torch.equal(given.right_hand[0, :, :2], hands[0])
-    assert torch.equal(given.left_hand[0, :, :2], hands[1])
-    # the second person's arms are crossed: the hand on the picture's left is the left one
-    assert torch.equal(given.left_hand[1, :, :2], hands[2])
-    assert not given.right_hand[1].any()
+    people_with_hands = assign_hands(hands, people)
+    assert torch.equal(people_with_hands.right_hand[0, :, :2], hands[0])
+    assert torch.equal(people_with_hands.left_hand[0, :, :2], hands[1])
+    # the second person's arms are crossed: the hand on the image's left is the left one
+    assert torch.equal(people_with_hands.left_hand[1, :, :2], hands[2])
+    assert not people_with_hands.right_hand[1].any()
     assert not people.left_hand.any()
 
 
 def test_a_wrist_gets_one_hand_and_a_hand_one_wrist():
-    given = assign_hands([hand_at(150.0, 233), hand_at(149.0, 233)], crossed_people())
-    assert given.right_hand[0, 0, 0] == 149 and not given.left_hand[0].any()
+    people_with_hands = assign_hands([hand_at(150.0, 233), hand_at(149.0, 233)], crossed_people())
+    assert people_with_hands.right_hand[0, 0, 0] == 149 and not people_with_hands.left_hand[0].any()
 
 
 def test_hands_without_a_body_are_a_person():
@@ -308,11 +308,11 @@ def test_a_lone_hand_is_the_one_it_looks_like(side):
 
 def test_mediapipe_tells_drawn_hands_apart(detector):
     scenes = sample_scenes(24, 5, framing=HAND)
-    seen = [
+    hands_by_side = [
         (int(scenes.hand[i]), detector.landmarker.hands((rgb.movedim(0, -1) * 255).byte().numpy()))
         for i, rgb in enumerate(render(scenes, 384).rgb)
     ]
-    right = [hands[0].side == ("right", "left")[which] for which, hands in seen if hands]
+    right = [hands[0].side == ("right", "left")[which] for which, hands in hands_by_side if hands]
     assert len(right) >= 8 and sum(right) >= 0.8 * len(right), right
 
 

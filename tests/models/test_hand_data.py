@@ -1,4 +1,4 @@
-"""What the hand networks of the mini world are shown, and how hands are read."""
+"""Test the training data of the mini world's hand networks, and how hands are measured."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from vitruvian.lab.recipes.outpainter import BodyDataset
 from vitruvian.lab.recipes.worlds import hands_in_image
 from vitruvian.lab.world import renderer
 from vitruvian.lab.world import scenes as world
-from vitruvian.lab.world.figure import LEFT_HAND, RIGHT_HAND
+from vitruvian.lab.world.body import LEFT_HAND, RIGHT_HAND
 from vitruvian.models.hand_generator import DETAIL
 
 CELLS = 24
@@ -36,26 +36,26 @@ def item(truth, i):
 def test_a_window_shows_the_same_hand(close_ups):
     truth = close_ups[1]
     for i in range(4):
-        whole = HandDataset([item(truth, i)])[0]
+        full = HandDataset([item(truth, i)])[0]
         part = HandDataset([item(truth, i)], window=16)[0]
-        top, left = part["latent"][:2, 0, 0].int().tolist()
-        inside = slice(top, top + 16), slice(left, left + 16)
-        assert torch.equal(part["latent"], whole["latent"][:, inside[0], inside[1]])
+        top, start = part["latent"][:2, 0, 0].int().tolist()
+        inside = slice(top, top + 16), slice(start, start + 16)
+        assert torch.equal(part["latent"], full["latent"][:, inside[0], inside[1]])
         fine = [slice(DETAIL * cells.start, DETAIL * cells.stop) for cells in inside]
-        assert torch.allclose(part["heat"], whole["heat"][:, fine[0], fine[1]], atol=1e-5)
-        pixels = slice(8 * top, 8 * top + 128), slice(8 * left, 8 * left + 128)
-        assert torch.equal(part["mask"], whole["mask"][pixels])
-        assert part["mask"].sum() > 0.95 * whole["mask"].sum() > 100
+        assert torch.allclose(part["heat"], full["heat"][:, fine[0], fine[1]], atol=1e-5)
+        pixels = slice(8 * top, 8 * top + 128), slice(8 * start, 8 * start + 128)
+        assert torch.equal(part["mask"], full["mask"][pixels])
+        assert part["mask"].sum() > 0.95 * full["mask"].sum() > 100
 
 
 def test_the_outpainter_sees_only_the_hands(close_ups):
     truth = close_ups[1]
-    shown = BodyDataset([item(truth, 0)])[0]["hint"]
+    control_image = BodyDataset([item(truth, 0)])[0]["hint"]
     hand = (truth.parsing[0] == RIGHT_HAND) | (truth.parsing[0] == LEFT_HAND)
-    assert shown.shape == (7, 192, 192) and shown.dtype == torch.uint8
-    assert torch.equal(shown[6], hand.byte() * 255)
-    assert torch.equal(shown[3:6, hand], (truth.rgb[0] * 255).byte()[:, hand])
-    assert not shown[3:6, ~hand].any()
+    assert control_image.shape == (7, 192, 192) and control_image.dtype == torch.uint8
+    assert torch.equal(control_image[6], hand.byte() * 255)
+    assert torch.equal(control_image[3:6, hand], (truth.rgb[0] * 255).byte()[:, hand])
+    assert not control_image[3:6, ~hand].any()
 
 
 @pytest.mark.parametrize("shake", [None, (0.9, 0.1, 0.8, 0.2)])
@@ -103,11 +103,11 @@ def test_true_joints_have_no_error(close_ups, monkeypatch):
         for i in range(len(scenes))
     ]
     joints = torch.stack([joints for _, joints in crops])
-    monkeypatch.setattr(measurements, "find_joints", lambda net, pictures: joints + 3.0)
+    monkeypatch.setattr(measurements, "find_joints", lambda net, images: joints + 3.0)
     all_of_them = [torch.ones(21, dtype=torch.bool)] * len(crops)
     report = measurements.read_hands(None, crops, all_of_them)
     assert report.fingers.all() and 0 < float(report.error.max()) < 0.2
-    monkeypatch.setattr(measurements, "find_joints", lambda net, pictures: joints)
+    monkeypatch.setattr(measurements, "find_joints", lambda net, images: joints)
     assert float(measurements.read_hands(None, crops, all_of_them).error.max()) == 0
 
 
@@ -117,11 +117,11 @@ def test_joints_that_are_hidden_count_for_nothing(close_ups, monkeypatch):
     crop = measurements.hand_crop(truth.rgb[0], truth.hands[0, side], bool(side))
     wrong = crop[1][None].clone()
     wrong[0, 7] += 50
-    monkeypatch.setattr(measurements, "find_joints", lambda net, pictures: wrong)
-    seen = torch.ones(21, dtype=torch.bool)
-    assert float(measurements.read_hands(None, [crop], [seen]).error) > 0
-    seen[7] = False
-    assert float(measurements.read_hands(None, [crop], [seen]).error) == 0
+    monkeypatch.setattr(measurements, "find_joints", lambda net, images: wrong)
+    visible = torch.ones(21, dtype=torch.bool)
+    assert float(measurements.read_hands(None, [crop], [visible]).error) > 0
+    visible[7] = False
+    assert float(measurements.read_hands(None, [crop], [visible]).error) == 0
 
 
 def test_a_hand_hidden_behind_its_body_is_not_in_sight(close_ups):
@@ -132,7 +132,7 @@ def test_a_hand_hidden_behind_its_body_is_not_in_sight(close_ups):
     assert not in_sight({**item, "parsing": truth.parsing[0] * 0}, side)
 
 
-def test_a_hand_outside_the_picture_is_not_whole(close_ups):
+def test_a_hand_that_is_partly_outside_the_image_is_left_out(close_ups):
     hands = close_ups[1].hands[:1].clone()
     hands[0, :, :, 2] = 1
     hands[0, 0, 4, 2] = 0

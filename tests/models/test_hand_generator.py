@@ -1,4 +1,4 @@
-"""The hand generator's heat maps, its loss, and its low-rank changes of a frozen network."""
+"""Test the hand generator: its heat maps, its loss, and its LoRA on a frozen network."""
 
 import pytest
 import torch
@@ -10,15 +10,15 @@ from vitruvian.models.hand_generator import CHANNELS, DETAIL, HandGenerator, hea
 
 
 def points(x, y):
-    """A hand whose fingers lie on five lines of their own; pixels."""
-    found = torch.zeros(21, 3)
-    found[0] = torch.tensor([x, y, 1.0])
+    """A hand in pixels whose fingers lie on five lines."""
+    hand = torch.zeros(21, 3)
+    hand[0] = torch.tensor([x, y, 1.0])
     for finger in range(5):
         for joint in range(4):
-            found[1 + 4 * finger + joint] = torch.tensor(
+            hand[1 + 4 * finger + joint] = torch.tensor(
                 [x - 32 + 16 * finger, y - 24 - 8.0 * joint, 1.0]
             )
-    return found
+    return hand
 
 
 def test_every_finger_of_either_hand_has_its_own_channel():
@@ -45,41 +45,41 @@ def test_a_line_is_one_on_its_joints_and_falls_with_the_distance():
 
 def test_a_new_generator_adds_nothing_and_gives_full_size_masks():
     network = HandGenerator(64)
-    hint = network(torch.rand(2, CHANNELS, DETAIL * 6, DETAIL * 5))
-    assert hint.first.shape == (2, 64, 6, 5) and hint.first.abs().sum() == 0
-    assert network.predict_mask(torch.rand(2, 64, 6, 5), hint).shape == (2, 48, 40)
+    keypoints = network(torch.rand(2, CHANNELS, DETAIL * 6, DETAIL * 5))
+    assert keypoints.first.shape == (2, 64, 6, 5) and keypoints.first.abs().sum() == 0
+    assert network.predict_mask(torch.rand(2, 64, 6, 5), keypoints).shape == (2, 48, 40)
 
 
-def test_the_mask_depends_on_keypoints_and_on_what_was_painted():
+def test_the_mask_depends_on_keypoints_and_on_features():
     torch.manual_seed(0)
     network = HandGenerator(64)
-    hints = [network(torch.rand(1, CHANNELS, DETAIL * 3, DETAIL * 3)) for _ in range(2)]
+    keypoints = [network(torch.rand(1, CHANNELS, DETAIL * 3, DETAIL * 3)) for _ in range(2)]
     features = torch.rand(2, 1, 64, 3, 3)
-    mask = network.predict_mask(features[0], hints[0])
-    assert not torch.allclose(mask, network.predict_mask(features[0], hints[1]))
-    assert not torch.allclose(mask, network.predict_mask(features[1], hints[0]))
+    mask = network.predict_mask(features[0], keypoints[0])
+    assert not torch.allclose(mask, network.predict_mask(features[0], keypoints[1]))
+    assert not torch.allclose(mask, network.predict_mask(features[1], keypoints[0]))
 
 
 def test_the_mask_loss_prefers_the_truth():
     target = (torch.rand(3, 16, 16) > 0.6).float()
-    sure = 20 * (2 * target - 1)
-    assert (mask_loss(sure, target) < 1e-3).all()
-    assert (mask_loss(-sure, target) > mask_loss(0 * sure, target)).all()
+    confident_logits = 20 * (2 * target - 1)
+    assert (mask_loss(confident_logits, target) < 1e-3).all()
+    assert (mask_loss(-confident_logits, target) > mask_loss(0 * confident_logits, target)).all()
 
 
 def test_low_rank_changes_begin_as_none_and_leave_the_weights_frozen():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 16, 5))
     x = torch.rand(2, 4, 4, 4)
-    before = network(x)
+    frozen_output = network(x)
     add_low_rank(network, 3)
-    assert torch.equal(network(x), before)
+    assert torch.equal(network(x), frozen_output)
     trained = [name for name, p in network.named_parameters() if p.requires_grad]
     assert len(trained) == 4 and all(name.endswith((".up", ".down")) for name in trained)
     for name, p in network.named_parameters():
         if name.endswith(".up"):
             p.data.normal_()
-    assert not torch.allclose(network(x), before)
+    assert not torch.allclose(network(x), frozen_output)
 
 
 def test_low_rank_changes_come_back_from_what_was_saved():
@@ -92,8 +92,8 @@ def test_low_rank_changes_come_back_from_what_was_saved():
             p.data.normal_()
     saved = low_rank_tensors(unets[0])
     set_low_rank(unets[1], saved)
-    again = low_rank_tensors(unets[1])
-    assert saved.keys() == again.keys()
-    assert all(torch.equal(saved[key], again[key]) for key in saved)
+    restored = low_rank_tensors(unets[1])
+    assert saved.keys() == restored.keys()
+    assert all(torch.equal(saved[key], restored[key]) for key in saved)
     with pytest.raises(ValueError, match="expected a change of .* found none"):
         set_low_rank(unets[1], {})

@@ -1,4 +1,4 @@
-"""Hands: which are found, their masks, squares and the border that gives way."""
+"""Test which hands are found, their masks, their squares and the preserved border."""
 
 import math
 
@@ -43,22 +43,22 @@ def sides(people, side=None):
     return [hand.side for hand in hands.find_hands(people, side)]
 
 
-def test_hands_are_found_the_larger_first_and_by_side():
-    both = person(open_hand(150, 150, 80), open_hand(50, 150, 60))
-    assert sides(both) == [LEFT, RIGHT]
-    assert sides(both, RIGHT) == [RIGHT]
+def test_larger_hands_come_first_and_a_side_can_be_chosen():
+    people = person(open_hand(150, 150, 80), open_hand(50, 150, 60))
+    assert sides(people) == [LEFT, RIGHT]
+    assert sides(people, RIGHT) == [RIGHT]
 
 
-def test_hands_that_detectors_took_for_the_other_change_sides():
+def test_confused_hands_change_sides():
     swapped = person(left=open_hand(50, 150), right=open_hand(150, 150))
-    found = {hand.side: float(hand.points[0, 0]) for hand in hands.find_hands(swapped)}
-    assert found == {LEFT: 150.0, RIGHT: 50.0}
+    wrists = {hand.side: float(hand.points[0, 0]) for hand in hands.find_hands(swapped)}
+    assert wrists == {LEFT: 150.0, RIGHT: 50.0}
     twice = person(left=open_hand(50, 150), right=open_hand(52, 150))  # one hand, reported twice
     (hand,) = hands.find_hands(twice)
     assert hand.side == RIGHT and float(hand.points[0, 0]) == 52.0
 
 
-def test_a_missing_wrist_comes_from_the_body_and_else_the_hand_is_left_out():
+def test_a_missing_wrist_comes_from_the_body_or_the_hand_is_left_out():
     points = open_hand(50, 150)
     points[0] = 0
     (hand,) = hands.find_hands(person(right=points))
@@ -66,7 +66,7 @@ def test_a_missing_wrist_comes_from_the_body_and_else_the_hand_is_left_out():
     assert not hands.find_hands(person(right=points, wrists=(None, None)))
 
 
-def test_tiny_and_half_known_hands_are_left_out():
+def test_tiny_hands_and_hands_of_two_points_are_left_out():
     assert not hands.find_hands(person(right=open_hand(50, 150, hands.SMALLEST_HAND / 2)))
     points = open_hand(50, 150)
     points[2:] = 0
@@ -92,7 +92,7 @@ def test_a_mask_covers_its_keypoints_and_not_the_gaps_between_spread_fingers():
     assert (wider >= mask).all() and wider.sum() > mask.sum()
 
 
-def test_a_hand_beyond_the_edge_gives_what_can_be_seen():
+def test_a_hand_beyond_the_edge_is_cut_off():
     mask = hands.hand_mask(open_hand(5, 100), 200, 200)
     assert 0 < mask.sum() < hands.hand_mask(open_hand(100, 100), 200, 200).sum()
     assert hands.hand_mask(open_hand(-500, 100), 200, 200).sum() == 0
@@ -111,16 +111,16 @@ def test_cleaning_fills_holes_and_drops_specks():
 @pytest.mark.parametrize("reach", [0, 3, 12])
 def test_distances_are_euclidean(reach):
     inside = torch.rand(3, 1, 17, 23, generator=torch.Generator().manual_seed(1)) > 0.97
-    found = hands.distance_map(inside, reach)
+    distances = hands.distance_map(inside, reach)
     at = torch.stack(torch.meshgrid(torch.arange(17), torch.arange(23), indexing="ij"), -1).float()
-    for one, away in zip(inside[:, 0], found[:, 0], strict=True):
-        slow = torch.cdist(at.reshape(-1, 2), at[one]).amin(1).reshape(17, 23)
+    for cells, distance in zip(inside[:, 0], distances[:, 0], strict=True):
+        slow = torch.cdist(at.reshape(-1, 2), at[cells]).amin(1).reshape(17, 23)
         near = slow <= reach
-        torch.testing.assert_close(away[near], slow[near])
-        assert (away[~near] > reach).all()
+        torch.testing.assert_close(distance[near], slow[near])
+        assert (distance[~near] > reach).all()
 
 
-def test_what_is_preserved_is_nested_and_ends_as_the_mask():
+def test_the_preserved_border_shrinks_to_the_mask():
     mask = torch.ones(1, 4, 24, 24)
     mask[..., 10:14, 9:15] = 0
     mask[..., 9, 9:15] = 0.7  # a soft rim
@@ -133,7 +133,7 @@ def test_what_is_preserved_is_nested_and_ends_as_the_mask():
 
 
 @pytest.mark.parametrize("upright", [False, True])
-def test_a_hand_cut_out_and_put_back_is_where_it_was(upright):
+def test_a_hand_that_is_cut_out_and_inserted_is_where_it_was(upright):
     g = torch.Generator().manual_seed(2)
     coarse = torch.rand(1, 3, 9, 12, generator=g)
     smooth = torch.nn.functional.interpolate(coarse, (90, 120), mode="bicubic")
@@ -143,7 +143,7 @@ def test_a_hand_cut_out_and_put_back_is_where_it_was(upright):
     points[:, :2] = (points[:, :2] - points[0, :2]) @ turn + points[0, :2]
     square = hands.square_around(points, 0.2, upright=upright)
     size = 96
-    picture = hands.cut_square(smooth, square, size)
+    image = hands.cut_square(smooth, square, size)
     moved = hands.to_square(points, square, size)
     assert ((moved[:, :2] > 0) & (moved[:, :2] < size)).all()
     if upright:
@@ -151,46 +151,46 @@ def test_a_hand_cut_out_and_put_back_is_where_it_was(upright):
     mask = torch.zeros(size, size)
     mask[8:-8, 8:-8] = 1
     canvas = torch.zeros_like(smooth)
-    back, where, ring = hands.insert_hands(canvas, [square], picture[None], mask[None], 0.0)
-    inside = hands.distance_map(where < 0.5, 3) > 2
+    restored, hand_area, ring = hands.insert_hands(canvas, [square], image[None], mask[None], 0.0)
+    inside = hands.distance_map(hand_area < 0.5, 3) > 2
     assert inside.sum() > 300
-    assert float((back - smooth)[inside].abs().max()) < 0.05
-    assert torch.equal(ring, 1 - where)
+    assert float((restored - smooth)[inside].abs().max()) < 0.05
+    assert torch.equal(ring, 1 - hand_area)
 
 
-def test_room_paints_a_ring_and_without_hands_nothing_changes():
+def test_room_inpaints_a_ring_and_without_hands_nothing_changes():
     canvas = torch.rand(64, 64, 3)
     square = Square(32, 32, 20)
     hand, mask = torch.zeros(1, 40, 40, 3), torch.ones(1, 40, 40)
-    placed, where, ring = hands.insert_hands(canvas, [square], hand, mask, 0.25)
-    assert where.sum() == 400 and (where * ring).sum() == 0
+    placed, hand_area, ring = hands.insert_hands(canvas, [square], hand, mask, 0.25)
+    assert hand_area.sum() == 400 and (hand_area * ring).sum() == 0
     assert 0 < ring.sum() < 1200
     assert torch.equal(placed[ring == 1], canvas[ring == 1])
-    same, nobody, nothing = hands.insert_hands(canvas, [], hand[:0], mask[:0], 0.0)
-    assert torch.equal(same, canvas) and nobody.sum() == nothing.sum() == 0
+    unchanged, no_hands, no_ring = hands.insert_hands(canvas, [], hand[:0], mask[:0], 0.0)
+    assert torch.equal(unchanged, canvas) and no_hands.sum() == no_ring.sum() == 0
 
 
-def test_around_the_hands_lies_what_was_painted_with_them():
+def test_hands_keep_the_background_they_were_generated_with():
     square = Square(32, 32, 40)
-    below = hands.hand_surroundings([square], torch.full((1, 40, 40, 3), 0.7), 64, 60)
+    surroundings = hands.hand_surroundings([square], torch.full((1, 40, 40, 3), 0.7), 64, 60)
     inside = torch.zeros(60, 64, dtype=torch.bool)
     inside[12:52, 12:52] = True
-    assert torch.allclose(below[inside], torch.tensor(0.7))
-    assert (below[~inside] == hands.GRAY).all()
+    assert torch.allclose(surroundings[inside], torch.tensor(0.7))
+    assert (surroundings[~inside] == hands.GRAY).all()
     assert (hands.hand_surroundings([], torch.zeros(0, 4, 4, 3), 8, 8) == hands.GRAY).all()
 
 
-def test_overlapping_hands_the_first_lies_above():
+def test_of_overlapping_hands_the_first_is_on_top():
     canvas = torch.zeros(64, 64, 3)
     squares = [Square(30, 32, 20), Square(38, 32, 20)]
-    pictures = torch.stack([torch.full((20, 20, 3), 0.2), torch.full((20, 20, 3), 0.8)])
-    placed, where, _ = hands.insert_hands(canvas, squares, pictures, torch.ones(2, 20, 20), 0.0)
+    images = torch.stack([torch.full((20, 20, 3), 0.2), torch.full((20, 20, 3), 0.8)])
+    placed, hand_area, _ = hands.insert_hands(canvas, squares, images, torch.ones(2, 20, 20), 0.0)
     assert float(placed[32, 34, 0]) == pytest.approx(0.2)
     assert float(placed[32, 45, 0]) == pytest.approx(0.8)
-    assert where.sum() == 20 * 28
+    assert hand_area.sum() == 20 * 28
 
 
-def test_pasting_keeps_the_core_and_draws_colours_together():
+def test_pasting_keeps_the_core_and_matches_colors():
     base, top = torch.full((40, 40, 3), 0.3), torch.full((40, 40, 3), 0.7)
     mask = torch.zeros(40, 40)
     mask[10:30, 10:30] = 1

@@ -1,4 +1,4 @@
-"""Attention maps as pictures: which tokens, averages, one brightness for what is compared."""
+"""Test drawings of attention maps: their tokens, averages, and one brightness per comparison."""
 
 import torch
 from vitruvian.models import human_attention
@@ -27,41 +27,41 @@ def test_marked_words_come_once_with_all_their_tokens():
 
 def test_a_words_share_is_the_sum_over_its_tokens_and_the_mean_over_heads():
     attention = torch.rand(4, 6, 9, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    made = human_attention.word_maps(attention, [(1,), (2, 5), tuple(range(9))], (2, 3))
-    assert made.shape == (3, 2, 3)
+    maps = human_attention.word_maps(attention, [(1,), (2, 5), tuple(range(9))], (2, 3))
+    assert maps.shape == (3, 2, 3)
     for row in range(2):
         for column in range(3):
             token = attention[:, 3 * row + column]
             mean = sum(token[h, 2] + token[h, 5] for h in range(4)) / 4
-            torch.testing.assert_close(made[1, row, column], mean)
-    torch.testing.assert_close(made[2], torch.ones(2, 3))
+            torch.testing.assert_close(maps[1, row, column], mean)
+    torch.testing.assert_close(maps[2], torch.ones(2, 3))
 
 
 def test_layers_of_one_grid_are_averaged():
     fine, finer, coarse = torch.rand(2, 4, 6), torch.rand(2, 4, 6), torch.rand(2, 2, 3)
-    made = human_attention.average_layers([coarse, fine, finer])
-    assert list(made) == [(4, 6), (2, 3)]
-    torch.testing.assert_close(made[4, 6], (fine + finer) / 2)
-    assert torch.equal(made[2, 3], coarse)
+    averages = human_attention.average_layers([coarse, fine, finer])
+    assert list(averages) == [(4, 6), (2, 3)]
+    torch.testing.assert_close(averages[4, 6], (fine + finer) / 2)
+    assert torch.equal(averages[2, 3], coarse)
 
 
 def test_masks_are_means_with_the_largest_value_1():
     flat, hot = torch.full((2, 2, 2), 0.2), torch.zeros(2, 4, 4)
     hot[0, 0, 0] = 0.6
-    made = human_attention.word_masks([{(4, 4): hot, (2, 2): flat}] * 3, 4, 4)
-    assert made.shape == (2, 4, 4)
-    torch.testing.assert_close(made[0, 0, 0], torch.tensor(1.0))
-    torch.testing.assert_close(made[0, 2, 2], torch.tensor(0.25))  # 0.1 of 0.4
-    torch.testing.assert_close(made[1], torch.ones(4, 4))
+    masks = human_attention.word_masks([{(4, 4): hot, (2, 2): flat}] * 3, 4, 4)
+    assert masks.shape == (2, 4, 4)
+    torch.testing.assert_close(masks[0, 0, 0], torch.tensor(1.0))
+    torch.testing.assert_close(masks[0, 2, 2], torch.tensor(0.25))  # 0.1 of 0.4
+    torch.testing.assert_close(masks[1], torch.ones(4, 4))
     assert not human_attention.word_masks([{(2, 2): torch.zeros(1, 2, 2)}], 4, 4).any()
 
 
-def sheets(looks, words=("man", "waving"), moments=(0.1, 0.5), picture=None):
-    ground = torch.full((90, 60, 3), 0.5) if picture is None else picture
-    return human_attention.draw_sheets(words, moments, looks, ground)
+def sheets(maps_by_row, words=("man", "waving"), moments=(0.1, 0.5), image=None):
+    ground = torch.full((90, 60, 3), 0.5) if image is None else image
+    return human_attention.draw_sheets(words, moments, maps_by_row, ground)
 
 
-def seen(value):
+def hot_corner(value):
     """Two words' maps on two grids, hot at one corner."""
     fine, coarse = torch.zeros(2, 6, 4), torch.zeros(2, 3, 2)
     fine[:, 0, 0] = coarse[:, 0, 0] = value
@@ -69,21 +69,24 @@ def seen(value):
 
 
 def cell(sheet, row, column):
-    """The row-th row (of two for each grid) of a sheet of upright pictures."""
+    """The row-th row (of two for each grid) of a sheet of upright images."""
     width = round(human_attention.CELL * 2 / 3)
     top = (
         human_attention.HEADER
         + row * (human_attention.CELL + human_attention.GAP)
         + row // 2 * human_attention.GAP
     )
-    left = human_attention.MARGIN + column * (width + human_attention.GAP)
-    return sheet[top : top + human_attention.CELL, left : left + width]
+    x = human_attention.MARGIN + column * (width + human_attention.GAP)
+    return sheet[top : top + human_attention.CELL, x : x + width]
 
 
 def test_a_hot_place_is_bright_and_rows_have_one_scale():
-    both = sheets({"without": [seen(0.1), seen(0.1)], "with": [seen(0.1), seen(0.4)]})
-    assert both.shape[0] == 2 and both.shape[-1] == 3 and 0 <= both.min() <= both.max() <= 1
-    for sheet in both:
+    drawings = sheets(
+        {"without": [hot_corner(0.1), hot_corner(0.1)], "with": [hot_corner(0.1), hot_corner(0.4)]}
+    )
+    assert drawings.shape[0] == 2 and drawings.shape[-1] == 3
+    assert 0 <= drawings.min() <= drawings.max() <= 1
+    for sheet in drawings:
         hot = cell(sheet, 1, 1)
         assert hot[5, 5].mean() > 0.8 > 0.4 > hot[-5, -5].mean()
         faint = cell(sheet, 0, 1)
@@ -93,10 +96,10 @@ def test_a_hot_place_is_bright_and_rows_have_one_scale():
 
 
 def test_grids_and_words_have_scales_of_their_own():
-    one, other = seen(0.1), seen(0.2)
-    other[3, 2][:] *= 3
-    other[6, 4][1] *= 5
-    alone, beside = sheets({"": [one, one]}), sheets({"": [other, other]})
+    maps, scaled = hot_corner(0.1), hot_corner(0.2)
+    scaled[3, 2][:] *= 3
+    scaled[6, 4][1] *= 5
+    alone, beside = sheets({"": [maps, maps]}), sheets({"": [scaled, scaled]})
     rows = slice(human_attention.HEADER, human_attention.HEADER + human_attention.CELL)
     assert torch.equal(
         alone[0, rows, human_attention.MARGIN :], beside[0, rows, human_attention.MARGIN :]
@@ -106,7 +109,7 @@ def test_grids_and_words_have_scales_of_their_own():
 def test_sheets_are_of_one_size_whatever_they_hold():
     words = ("a very long phrase that goes on and on and would not fit at all", "ü", "man")
     maps_of_three = {(6, 4): torch.zeros(3, 6, 4)}
-    made = sheets({"attention": [maps_of_three]}, words, (0.123,), torch.rand(33, 901, 3))
-    assert len(made) == 3 and made.isfinite().all()
+    drawings = sheets({"attention": [maps_of_three]}, words, (0.123,), torch.rand(33, 901, 3))
+    assert len(drawings) == 3 and drawings.isfinite().all()
     small = sheets({"attention": [maps_of_three]}, words, (0.123,), torch.rand(1, 1, 3))
     assert small.isfinite().all()

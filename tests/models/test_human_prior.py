@@ -1,4 +1,4 @@
-"""The human-centric prior layer: maps, their two forms, alignment, weights of scales and steps."""
+"""Test the human-centric prior: its maps, their two forms, alignment, weights of stages."""
 
 import math
 
@@ -20,42 +20,43 @@ def case():
 
 
 def slow_human_map(q, k, human, mask):
-    """Head by head, row by row, from the formulas."""
+    """Compute the map head by head and row by row, from the formulas."""
     width = C // HEADS
-    made = torch.zeros(len(q), HEADS, N, T)
+    attention = torch.zeros(len(q), HEADS, N, T)
     for b in range(len(q)):
         for h in range(HEADS):
             part = slice(h * width, (h + 1) * width)
             for i in range(N):
                 scores = [float(q[b, i, part] @ k[b, j, part]) / math.sqrt(width) for j in range(T)]
-                who = [j for j in range(T) if human[b, j] or mask == human_prior.KEYS]
+                allowed = [j for j in range(T) if human[b, j] or mask == human_prior.KEYS]
                 total = sum(
-                    math.exp(scores[j]) for j in (who if mask == human_prior.BEFORE else range(T))
+                    math.exp(scores[j])
+                    for j in (allowed if mask == human_prior.BEFORE else range(T))
                 )
-                for j in who:
-                    made[b, h, i, j] = math.exp(scores[j]) / total
-    return made
+                for j in allowed:
+                    attention[b, h, i, j] = math.exp(scores[j]) / total
+    return attention
 
 
 @pytest.mark.parametrize("mask", human_prior.MASKS)
 def test_the_human_map_is_what_the_formula_says(case, mask):
     q, _, k_h, _, human = case
-    made = human_prior.human_map(q, k_h, human, HEADS, mask)
-    torch.testing.assert_close(made, slow_human_map(q, k_h, human, mask), atol=1e-6, rtol=1e-5)
-    assert (made.movedim(-1, 1)[~human] == 0).all() == (mask != human_prior.KEYS)
-    sums = made.sum(-1)
+    attention = human_prior.human_map(q, k_h, human, HEADS, mask)
+    torch.testing.assert_close(attention, slow_human_map(q, k_h, human, mask), atol=1e-6, rtol=1e-5)
+    assert (attention.movedim(-1, 1)[~human] == 0).all() == (mask != human_prior.KEYS)
+    sums = attention.sum(-1)
     assert (sums < 1).all() if mask == human_prior.AFTER else torch.allclose(sums, torch.ones(()))
 
 
-def test_masked_keys_are_learnt_at_human_tokens_only_and_begin_as_the_ordinary_map(case):
+def test_masked_keys_are_trained_at_human_tokens_only_and_begin_as_the_ordinary_map(case):
     q, k, k_h, _, human = case
     keys = human_prior.human_keys(k_h, k, human, human_prior.KEYS)
     assert torch.equal(keys[human], k_h[human]) and torch.equal(keys[~human], k[~human])
     assert torch.equal(human_prior.human_keys(k_h, k, human, human_prior.AFTER), k_h)
-    began = human_prior.human_map(
+    untrained = human_prior.human_map(
         q, human_prior.human_keys(k, k, human, human_prior.KEYS), human, HEADS, human_prior.KEYS
     )
-    assert torch.equal(began, human_prior.attention_map(q, k, HEADS))
+    assert torch.equal(untrained, human_prior.attention_map(q, k, HEADS))
 
 
 @pytest.mark.parametrize("mask", human_prior.MASKS)
@@ -65,12 +66,12 @@ def test_two_attentions_equal_the_combined_map(case, mask, gamma):
     ordinary = human_prior.attention_map(q, k, HEADS)
     of_humans = human_prior.human_map(q, k_h, human, HEADS, mask)
     explicit = human_prior.apply_map(human_prior.combined_map(ordinary, of_humans, gamma), v)
-    both = human_prior.combine_results(
+    combined = human_prior.combine_results(
         human_prior.apply_map(ordinary, v),
         human_prior.human_attention(q, k_h, v, human, HEADS, mask),
         gamma,
     )
-    torch.testing.assert_close(both, explicit, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(combined, explicit, atol=1e-5, rtol=1e-5)
 
 
 def test_gamma_1_is_the_ordinary_attention_bit_for_bit(case):
@@ -81,18 +82,15 @@ def test_gamma_1_is_the_ordinary_attention_bit_for_bit(case):
 
 
 def test_a_new_layer_gives_the_frozen_key():
-    layer, context, key = (
-        human_prior.PriorLayer(D, C, 8),
-        torch.randn(2, T, D),
-        torch.randn(2, T, C),
-    )
+    layer = human_prior.PriorLayer(D, C, 8)
+    context, key = torch.randn(2, T, D), torch.randn(2, T, C)
     assert torch.equal(layer(context, key), key)
     layer.net[2].weight.data.normal_()
     assert not torch.equal(layer(context, key), key)
     assert [*layer.state_dict()] == ["net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"]
 
 
-def test_alignment_is_nothing_for_a_map_like_the_pose_and_counts_human_tokens_only():
+def test_alignment_is_zero_for_a_map_like_the_pose_and_counts_human_tokens_only():
     human = torch.tensor([[False, True, False]])
     features = torch.rand(1, 5, 8, 12)
     grid = (4, 6)
@@ -102,18 +100,18 @@ def test_alignment_is_nothing_for_a_map_like_the_pose_and_counts_human_tokens_on
     assert float(human_prior.alignment_loss(maps, human, features, grid)) == pytest.approx(
         0, abs=1e-6
     )
-    other = maps.clone()
-    other[..., 0] = torch.rand(24)
+    changed = maps.clone()
+    changed[..., 0] = torch.rand(24)
     assert torch.equal(
-        human_prior.alignment_loss(other, human, features, grid),
+        human_prior.alignment_loss(changed, human, features, grid),
         human_prior.alignment_loss(maps, human, features, grid),
     )
-    other[..., 1] = 0
-    other[:, :, 3, 1] = 1  # all of the word's attention in one place
-    assert float(human_prior.alignment_loss(other, human, features, grid)) > 0.5
+    changed[..., 1] = 0
+    changed[:, :, 3, 1] = 1  # all of the word's attention in one place
+    assert float(human_prior.alignment_loss(changed, human, features, grid)) > 0.5
 
 
-def test_a_worse_map_is_drawn_to_the_pose():
+def test_the_gradient_moves_a_map_to_the_pose():
     torch.manual_seed(0)
     features = torch.zeros(1, 1, 4, 4)
     features[0, 0, 1, 2] = 1
@@ -133,8 +131,8 @@ def test_weights_of_stages_and_steps():
         human_prior.UP: [0.0, 1.0, 0.0],
     }
     for stage, values in expected.items():
-        found = human_prior.stage_weight(table, stage, ends)
-        torch.testing.assert_close(found, torch.tensor(values), atol=1e-6, rtol=0)
+        weights = human_prior.stage_weight(table, stage, ends)
+        torch.testing.assert_close(weights, torch.tensor(values), atol=1e-6, rtol=0)
     between = human_prior.stage_weight(
         {human_prior.DOWN: [0.0, 1.0, 0.0]}, human_prior.DOWN, torch.tensor([0.25, 0.75])
     )

@@ -1,10 +1,10 @@
-"""Human-centric tokens: words from pieces, forms, phrases, other letters, two hundred prompts."""
+"""Test the search for human-centric tokens: forms, phrases, other alphabets, 200 prompts."""
 
 import itertools
 
 import pytest
 from vitruvian.lab.world import scenes
-from vitruvian.models import human_tokens as ours
+from vitruvian.models import human_tokens
 
 # a dancer; as escapes, since not every code page has the letters
 RUSSIAN = "\u0442\u0430\u043d\u0446\u043e\u0432\u0449\u0438\u0446\u0430"
@@ -23,8 +23,8 @@ ACTIONS = {
 }  # fmt: skip
 PLACES = ("on a beach", "in the rain, 85mm", "by a river", "at night, neon")
 CASES = [
-    (f"{who} {what} {where}", names + verbs)
-    for (who, names), (what, verbs), where in itertools.product(
+    (f"{person} {action} {place}", names + verbs)
+    for (person, names), (action, verbs), place in itertools.product(
         PEOPLE.items(), ACTIONS.items(), PLACES
     )
 ]
@@ -32,23 +32,23 @@ CASES = [
 
 def pieces(text, longest=3):
     """As CLIP's vocabulary spells them, words cut into pieces of a few letters."""
-    letter = {byte: char for char, byte in ours._bytes().items()}
-    made = [None]
-    for part in ours.WORD_PATTERN.findall(text.lower()):
+    letter = {byte: char for char, byte in human_tokens._bytes().items()}
+    spelled_pieces = [None]
+    for part in human_tokens.WORD_PATTERN.findall(text.lower()):
         spelled = "".join(letter[byte] for byte in part.encode())
         cut = [spelled[k : k + longest] for k in range(0, len(spelled), longest)]
-        made += [*cut[:-1], cut[-1] + ours.END]
-    return [*made, None]
+        spelled_pieces += [*cut[:-1], cut[-1] + human_tokens.END]
+    return [*spelled_pieces, None]
 
 
-def found(text, added=(), removed=()):
-    words = ours.join_pieces(pieces(text))
-    return [word.text for word in ours.human_words(words, added, removed)]
+def human_words_in(text, added=(), removed=()):
+    words = human_tokens.join_pieces(pieces(text))
+    return [word.text for word in human_tokens.human_words(words, added, removed)]
 
 
 @pytest.mark.parametrize(("text", "expected"), CASES[::2], ids=lambda case: str(case)[:30])
 def test_two_hundred_prompts(text, expected):
-    assert found(text) == expected
+    assert human_words_in(text) == expected
 
 
 def test_there_are_two_hundred():
@@ -71,38 +71,45 @@ def test_there_are_two_hundred():
         "a box, a bow, a bat and a drawing",
     ],
 )
-def test_pictures_of_things_have_none(text):
-    assert found(text) == []
+def test_prompts_for_things_have_none(text):
+    assert human_words_in(text) == []
 
 
 def test_positions_are_all_pieces_of_the_words():
     listed = pieces("a woman doing yoga")
-    words = ours.join_pieces(listed)
-    marked = ours.human_token_mask(ours.human_words(words), len(listed))
-    shown = "".join(p for p, m in zip(listed, marked, strict=True) if m)
-    assert shown == "woman</w>yoga</w>" and len(marked) == len(listed)
+    words = human_tokens.join_pieces(listed)
+    marked = human_tokens.human_token_mask(human_tokens.human_words(words), len(listed))
+    spelled = "".join(p for p, m in zip(listed, marked, strict=True) if m)
+    assert spelled == "woman</w>yoga</w>" and len(marked) == len(listed)
 
 
-def test_embeddings_and_marks_are_no_words():
-    assert ours.join_pieces([None, "wom", None, "an</w>", None]) == [ours.Word("an", (3,))]
-    assert ours.human_words(ours.join_pieces([None, "man</w>", None])) == [ours.Word("man", (1,))]
+def test_embeddings_and_marks_are_not_words():
+    assert human_tokens.join_pieces([None, "wom", None, "an</w>", None]) == [
+        human_tokens.Word("an", (3,))
+    ]
+    assert human_tokens.human_words(human_tokens.join_pieces([None, "man</w>", None])) == [
+        human_tokens.Word("man", (1,))
+    ]
 
 
-def test_the_artist_adds_and_removes_words_and_phrases_in_any_letters():
-    assert found("a centaur rests", added=["Centaur"]) == ["centaur", "rests"]
-    assert found("a man and a horse", removed=["man"]) == []
-    assert found("two men", removed=["men"]) == []
-    assert found("she does tai chi", added=["tai chi"]) == ["tai", "chi"]
-    assert found("chi tai", added=["tai chi"]) == []
-    assert found("two men and a man", removed=["two men"]) == ["man"]
-    assert found("a man, an iron man", added=["iron man"], removed=["man"]) == ["iron", "man"]
-    assert found(f"{RUSSIAN} \u043d\u0430", added=[RUSSIAN.capitalize()]) == [RUSSIAN]
-    assert found(f"\u7802\u6d5c \u306e {JAPANESE}", added=[JAPANESE]) == [JAPANESE]
-    assert found("une danseuse élancée", added=["ÉLANCÉE"]) == ["élancée"]
-    assert found("anything", added=["", " "], removed=[""]) == []
+def test_words_and_phrases_in_any_alphabet_can_be_added_and_removed():
+    assert human_words_in("a centaur rests", added=["Centaur"]) == ["centaur", "rests"]
+    assert human_words_in("a man and a horse", removed=["man"]) == []
+    assert human_words_in("two men", removed=["men"]) == []
+    assert human_words_in("she does tai chi", added=["tai chi"]) == ["tai", "chi"]
+    assert human_words_in("chi tai", added=["tai chi"]) == []
+    assert human_words_in("two men and a man", removed=["two men"]) == ["man"]
+    assert human_words_in("a man, an iron man", added=["iron man"], removed=["man"]) == [
+        "iron",
+        "man",
+    ]
+    assert human_words_in(f"{RUSSIAN} \u043d\u0430", added=[RUSSIAN.capitalize()]) == [RUSSIAN]
+    assert human_words_in(f"\u7802\u6d5c \u306e {JAPANESE}", added=[JAPANESE]) == [JAPANESE]
+    assert human_words_in("une danseuse élancée", added=["ÉLANCÉE"]) == ["élancée"]
+    assert human_words_in("anything", added=["", " "], removed=[""]) == []
 
 
 def test_every_action_of_the_mini_world_is_found():
     for action in scenes.ACTIONS.values():
-        assert found(action.phrase), action.phrase
-    assert found("a man") and found("a woman") and found("four people")
+        assert human_words_in(action.phrase), action.phrase
+    assert human_words_in("a man") and human_words_in("a woman") and human_words_in("four people")

@@ -1,4 +1,4 @@
-"""OpenPose frames: what is read, written and drawn, and the masks."""
+"""Test reading, writing and drawing OpenPose frames, and the masks of bodies."""
 
 import json
 import math
@@ -38,15 +38,14 @@ def random_people(n=3, seed=0):
     for _, count in POINT_GROUPS.values():
         points = torch.rand(n, count, 3, generator=generator)
         points[..., :2] = points[..., :2] * 800 - 150  # some outside the canvas
-        known = torch.rand(n, count, 1, generator=generator) > 0.3
-        parts.append(points * known)
+        visible = torch.rand(n, count, 1, generator=generator) > 0.3
+        parts.append(points * visible)
     return pose.people_from_points(parts, 512, 384)
 
 
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one[:5], other[:5], strict=True)) and (
-        one[5:] == other[5:]
-    )
+def same(people_1, people_2):
+    pairs = zip(people_1[:5], people_2[:5], strict=True)
+    return all(torch.equal(a, b) for a, b in pairs) and people_1[5:] == people_2[5:]
 
 
 # reading and writing
@@ -105,14 +104,14 @@ def test_body_25_gives_body_and_feet():
 
 
 def test_people_without_a_point_are_left_out():
-    given = frame(2)
-    given["people"][0]["pose_keypoints_2d"] = [0.0] * 54
-    assert pose.count(read_frame(given)) == 1
-    given["people"] = []
-    assert pose.count(read_frame(given)) == 0
+    values = frame(2)
+    values["people"][0]["pose_keypoints_2d"] = [0.0] * 54
+    assert pose.count(read_frame(values)) == 1
+    values["people"] = []
+    assert pose.count(read_frame(values)) == 0
 
 
-def test_feet_are_written_only_where_known():
+def test_feet_are_written_only_where_visible():
     foot = flat([(200 + i, 470) for i in range(6)])
     assert "foot_keypoints_2d" not in write_frame(read_frame(frame()))["people"][0]
     written = write_frame(read_frame(frame(foot_keypoints_2d=foot)))
@@ -138,10 +137,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("given, message", BAD.values(), ids=BAD)
-def test_malformed_frames_say_what_is_wrong(given, message):
+@pytest.mark.parametrize("values, message", BAD.values(), ids=BAD)
+def test_malformed_frames_say_what_is_wrong(values, message):
     with pytest.raises(ValueError, match=message):
-        read_frame(given)
+        read_frame(values)
 
 
 def test_several_frames_and_a_single_one():
@@ -215,11 +214,11 @@ def test_wrong_numbers_say_how_many_people_there_are(text):
         pose.parse_numbers(text, 4)
 
 
-def test_confident_leaves_out_what_is_unsure():
+def test_keep_confident_drops_uncertain_points():
     people = random_people()
-    sure = pose.keep_confident(people, 0.5)
-    for before, after in zip(people[:5], sure[:5], strict=True):
-        assert torch.equal(after, before * (before[..., 2:] >= 0.5))
+    confident_people = pose.keep_confident(people, 0.5)
+    for points, remaining in zip(people[:5], confident_people[:5], strict=True):
+        assert torch.equal(remaining, points * (points[..., 2:] >= 0.5))
 
 
 # drawing
@@ -229,23 +228,16 @@ def colors(image):
     return {tuple(c) for c in image.mul(255).round().int().flatten(0, 1).unique(dim=0).tolist()}
 
 
-def test_colours_are_openpose_s():
-    assert pose_drawing.JOINT_COLORS[:4] == [
-        (255, 0, 0),
-        (255, 85, 0),
-        (255, 170, 0),
-        (255, 255, 0),
-    ]
-    assert pose_drawing.JOINT_COLORS[17] == (255, 0, 85) and pose_drawing.LIMB_COLORS[1] == (
-        153,
-        51,
-        0,
-    )
+def test_colors_are_those_of_openpose():
+    first_colors = [(255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0)]
+    assert pose_drawing.JOINT_COLORS[:4] == first_colors
+    assert pose_drawing.JOINT_COLORS[17] == (255, 0, 85)
+    assert pose_drawing.LIMB_COLORS[1] == (153, 51, 0)
     assert len(pose.LIMBS) == 17 and len(pose.BONES) == 20
 
 
 @pytest.mark.parametrize("size", [(192, 192), (512, 512), (333, 777), (1024, 768)])
-def test_joints_and_limbs_have_their_colours(size):
+def test_joints_and_limbs_have_their_colors(size):
     width, height = size
     people = read_frame(frame())
     image = pose_drawing.draw_people(people, width, height).mul(255).round().int()
@@ -264,18 +256,17 @@ def test_limbs_are_eight_pixels_wide_at_512_and_grow():
         image = pose_drawing.draw_people(read_frame(frame()), size, size)
         row = image[round(325 / 512 * size)].any(-1)  # across both thighs
         assert abs(row.sum().item() / 2 - expected) <= 1.5
-    thick = (
-        pose_drawing.draw_people(read_frame(frame()), 512, 512, line_width=10)[325].any(-1).sum()
-    )
-    assert abs(thick.item() / 2 - 20) <= 1.5
+    image = pose_drawing.draw_people(read_frame(frame()), 512, 512, line_width=10)
+    assert abs(image[325].any(-1).sum().item() / 2 - 20) <= 1.5
 
 
 def test_missing_points_are_not_drawn():
     body = flat(STANDING)
     body[4 * 3 + 2] = 0  # right wrist
-    drawn = colors(pose_drawing.draw_people(read_frame(frame(pose_keypoints_2d=body)), 512, 512))
-    assert pose_drawing.JOINT_COLORS[4] not in drawn and pose_drawing.LIMB_COLORS[3] not in drawn
-    assert pose_drawing.JOINT_COLORS[3] in drawn and pose_drawing.LIMB_COLORS[2] in drawn
+    people = read_frame(frame(pose_keypoints_2d=body))
+    used = colors(pose_drawing.draw_people(people, 512, 512))
+    assert pose_drawing.JOINT_COLORS[4] not in used and pose_drawing.LIMB_COLORS[3] not in used
+    assert pose_drawing.JOINT_COLORS[3] in used and pose_drawing.LIMB_COLORS[2] in used
 
 
 def test_hands_and_face_can_be_left_out():
@@ -299,18 +290,18 @@ def test_nobody_and_people_far_outside_give_black():
         assert not pose_drawing.draw_people(read_frame(away), 64, 64).any()
 
 
-def test_drawing_over_a_picture_leaves_it_alone():
+def test_drawing_over_an_image_does_not_change_it():
     image = torch.rand(64, 64, 3)
-    before = image.clone()
+    original = image.clone()
     over = pose_drawing.draw_over(image, read_frame(frame()))
-    assert torch.equal(image, before) and over.shape == image.shape
+    assert torch.equal(image, original) and over.shape == image.shape
 
 
 # masks
 
 
-def masks(given=None, size=256, dilation=0.0, feather=0.0):
-    people = read_frame(given or frame())
+def masks(values=None, size=256, dilation=0.0, feather=0.0):
+    people = read_frame(values or frame())
     return body_masks.person_masks(people, size, size, dilation=dilation, feather=feather)
 
 
@@ -324,7 +315,7 @@ def test_masks_cover_every_limb():
     assert 0.03 < mask.mean() < 0.25
 
 
-def test_more_dilation_holds_less_dilation():
+def test_a_larger_dilation_contains_a_smaller_one():
     for feather in (0.0, 0.02):
         nested = [masks(dilation=d, feather=feather) for d in (0, 0.01, 0.03, 0.1, 0.5)]
         for small, large in zip(nested, nested[1:], strict=False):
@@ -339,7 +330,7 @@ def test_feather_softens_within_0_and_1():
     assert soft.sum() == pytest.approx(hard.sum().item(), rel=0.05)
 
 
-def test_a_soft_mask_does_not_fade_at_the_picture_s_edge():
+def test_a_soft_mask_does_not_fade_at_the_edge_of_the_image():
     lower = frame(pose_keypoints_2d=flat([(x, y + 240) for x, y in STANDING]))
     soft, hard = masks(lower, feather=0.02), masks(lower)
     x = 256 // 2
@@ -353,14 +344,14 @@ def test_the_margin_follows_the_size_of_the_person():
     assert large.sum().item() == pytest.approx(4 * small.sum().item(), rel=0.05)
 
 
-def test_people_may_overlap_and_everybody_is_their_union():
-    both = masks(frame(2, shift=20), dilation=0.02)
-    assert (both.sum(0) > 1).any()
-    assert torch.equal(body_masks.union_mask(both), both.amax(0))
-    assert body_masks.union_mask(both[:0]).shape == (256, 256)
+def test_people_may_overlap_and_the_union_mask_covers_all():
+    overlapping = masks(frame(2, shift=20), dilation=0.02)
+    assert (overlapping.sum(0) > 1).any()
+    assert torch.equal(body_masks.union_mask(overlapping), overlapping.amax(0))
+    assert body_masks.union_mask(overlapping[:0]).shape == (256, 256)
 
 
-def test_half_a_figure_keeps_its_chest():
+def test_half_a_person_keeps_their_chest():
     upper = [v if i // 3 < 8 or i // 3 > 13 else 0 for i, v in enumerate(flat(STANDING))]
     mask = masks(frame(pose_keypoints_2d=upper))[0]
     assert mask[230 // 2, 256 // 2] == 1 and mask[400 // 2].sum() == 0

@@ -1,4 +1,4 @@
-"""The pose editor's state: what is read, whose prompt is whose, what is refused."""
+"""Test the state of the pose editor: what is read, whose prompt is whose, what is refused."""
 
 import json
 
@@ -44,9 +44,9 @@ def test_a_prompt_is_one_line():
     assert prompts(state(person(100, "a man\n in a\u2028 hat\r\n"))) == ("a man in a hat",)
 
 
-def test_people_without_a_known_point_are_left_out_with_their_prompts():
-    nobody = {"prompt": "nobody", "pose_keypoints_2d": [5.0, 5.0, 0.0] * 18}
-    assert prompts(state(nobody, person(100, "a man"))) == ("a man",)
+def test_people_without_a_visible_point_are_left_out_with_their_prompts():
+    without_points = {"prompt": "no points", "pose_keypoints_2d": [5.0, 5.0, 0.0] * 18}
+    assert prompts(state(without_points, person(100, "a man"))) == ("a man",)
 
 
 def test_people_keep_their_proportions_on_another_canvas():
@@ -64,22 +64,22 @@ def test_an_unused_editor_has_one_standing_person():
     assert 300 < body_masks.standing_heights(scene.people)[0] < 512
 
 
-def test_a_given_pose_fills_an_editor_without_people():
-    given = pose.read_frame(json.loads(state(person(50), person(150), width=200)))
+def test_a_connected_pose_fills_an_editor_without_people():
+    connected = pose.read_frame(json.loads(state(person(50), person(150), width=200)))
     for text in ("", state()):
-        scene = pose_editor.editor_scene(text, given, 400, 400)
+        scene = pose_editor.editor_scene(text, connected, 400, 400)
         assert scene.prompts == (pose_editor.DEFAULT_PROMPT,) * 2
         assert scene.people.body[:, 0, 0].tolist() == [80, 280]
-    assert pose_editor.editor_scene(state(person(100)), given, 400, 200).prompts == (
+    assert pose_editor.editor_scene(state(person(100)), connected, 400, 200).prompts == (
         pose_editor.DEFAULT_PROMPT,
     )
 
 
-def test_nobody_is_an_error_that_says_what_to_do():
-    nobody = pose.no_people(64, 64)
-    for text, given in ((state(), None), ("", nobody), (state(), nobody)):
-        with pytest.raises(ValueError, match="nobody is there: add a person .* connect a 'pose'"):
-            pose_editor.editor_scene(text, given, 64, 64)
+def test_no_people_is_an_error_that_says_what_to_do():
+    no_people = pose.no_people(64, 64)
+    for text, connected in ((state(), None), ("", no_people), (state(), no_people)):
+        with pytest.raises(ValueError, match="no people: add a person .* connect a 'pose'"):
+            pose_editor.editor_scene(text, connected, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_nobody_is_an_error_that_says_what_to_do():
         ("[" * 100_000, "the input 'people' is not JSON"),
         ("3", "'people' can not be used: a frame is an object .*undo the change, or clear"),
         ("{}", "'people' must be a list of persons"),
-        (json.dumps({"people": []}), "'canvas_width' must be the picture's size"),
+        (json.dumps({"people": []}), "'canvas_width' must be the image's size"),
         (state(7), "person 1 must be an object"),
         (state({"pose_keypoints_2d": [1, 2]}), "which is not three per point"),
         (state(person(100, prompt=7)), "a 'prompt' must be text, but it is 7"),
@@ -109,8 +109,8 @@ def test_the_library():
         assert pose.count(people) == 1
         tall = body_masks.standing_heights(people).item()
         assert 750 < tall < 1000, f"{frame['name']} is of another size than the others"
-        known = torch.cat([part[0, part[0, :, 2] > 0] for part in people[:5]])
-        assert known[:, :2].min() >= 0 and known[:, :2].max() <= 1000
+        visible = torch.cat([part[0, part[0, :, 2] > 0] for part in people[:5]])
+        assert visible[:, :2].min() >= 0 and visible[:, :2].max() <= 1000
         hands = torch.cat([people.left_hand, people.right_hand])
         assert (hands[..., 2] > 0).all()
         wrists = people.body[0, [pose.L_WRIST, pose.R_WRIST], :2]
