@@ -116,7 +116,7 @@ class VitruvianBuildMemory(io.ComfyNode):
                     "memory_update",
                     options=[EXTEND, UPDATE],
                     default=EXTEND,
-                    tooltip=f"What to do with the connected memory. '{EXTEND}': extended slots are "
+                    tooltip=f"What to do with the connected memory. '{EXTEND}': new slots are "
                     f"added to it. '{UPDATE}': its slots move toward the parts they are "
                     "nearest to; classes that it lacks are added.",
                 ),
