@@ -36,7 +36,7 @@ from .pose import (
 )
 
 # Length of a limb as a share of the standing height (Drillis and Contini 1966; head after OpenPose)
-SHARES = {
+LIMB_SHARES = {
     (R_SHOULDER, L_SHOULDER): 0.22,
     (NECK, R_HIP): 0.29,
     (NECK, L_HIP): 0.29,
@@ -76,8 +76,8 @@ def standing_heights(people: People) -> Tensor:
     Foreshortening only shortens a limb, so the largest of the limbs' estimates is taken: seated,
     cropped and turned people get the height they would stand at. 0 for people without two points.
     """
-    pairs = torch.tensor(list(SHARES))
-    shares = torch.tensor(list(SHARES.values()))
+    pairs = torch.tensor(list(LIMB_SHARES))
+    shares = torch.tensor(list(LIMB_SHARES.values()))
     ends = people.body[:, pairs]  # [N, pairs, 2, 3]
     visible = (ends[..., 2] > 0).all(-1)
     heights = (ends[:, :, 0, :2] - ends[:, :, 1, :2]).norm(dim=-1) / shares * visible
@@ -101,14 +101,15 @@ def person_masks(
     people = scale_to_canvas(people, width, height)
     heights = standing_heights(people).tolist()
     masks = torch.zeros(count(people), height, width)
-    for number, tall in enumerate(heights):
-        tall = tall or 0.2 * min(width, height)  # a lone point still shows
-        tall = min(tall, 2.0 * max(width, height))  # a stray point must not make a person huge
-        margin = math.ceil(3 * feather * tall)  # the blur needs the body beyond the image's edge
+    for number, height_px in enumerate(heights):
+        # a single point still gets a mask, and a wrong point far away does not make a person huge
+        size = min(height_px or 0.2 * min(width, height), 2.0 * max(width, height))
+        # the blur needs the body beyond the image's edge
+        margin = math.ceil(3 * feather * size)
         shape = torch.zeros(height + 2 * margin, width + 2 * margin)
         for start, end, thickness in _capsules(pick(people, [number])):
-            fill_capsule(shape, start + margin, end + margin, (thickness + dilation) * tall)
-        shape = _blur(shape, feather * tall)
+            fill_capsule(shape, start + margin, end + margin, (thickness + dilation) * size)
+        shape = _blur(shape, feather * size)
         masks[number] = shape[margin : margin + height, margin : margin + width]
     return masks.clamp(0, 1)
 
@@ -152,7 +153,7 @@ def guess_hips(body: Tensor) -> Tensor:
     down = torch.stack([right[1] - left[1], left[0] - right[0]])  # across the shoulders
     up = body[NOSE, :2] - (right + left) / 2 if body[NOSE, 2] > 0 else torch.tensor([0.0, -1.0])
     down = torch.where((down * up).sum() > 0, -down, down)
-    down = down * (SHARES[NECK, R_HIP] / SHARES[R_SHOULDER, L_SHOULDER])
+    down = down * (LIMB_SHARES[NECK, R_HIP] / LIMB_SHARES[R_SHOULDER, L_SHOULDER])
     body = body.clone()
     body[R_HIP, :2], body[L_HIP, :2] = right + down, left + down
     body[[R_HIP, L_HIP], 2] = 1

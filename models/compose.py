@@ -26,8 +26,8 @@ class Instance(NamedTuple):
     conditioning: Any  # this person's prompt, as the host encoded it
     person: int  # number in the pose, 1 is the leftmost; 0: no skeleton, only the mask
     mask: Tensor | None = None  # [H, W] in 0..1; None: the body around the skeleton
-    order: int = 0  # higher is nearer
-    weight: float = 1.0  # of their occupancy where people meet
+    order: int = 0  # higher is nearer to the viewer
+    weight: float = 1.0  # of this person's occupancy where people overlap
 
 
 def instance_people(instances: Sequence[Instance], people: pose.People) -> pose.People:
@@ -82,7 +82,8 @@ def instance_areas(
     bodies = body_masks.person_masks(covering, width, height, dilation=dilation, feather=0.0)
     return torch.stack(
         [
-            instance.weight * (body if instance.mask is None else _fitted(instance.mask, body))
+            instance.weight
+            * (body if instance.mask is None else _resize_mask(instance.mask, body.shape))
             for instance, body in zip(instances, bodies, strict=True)
         ]
     )
@@ -95,8 +96,9 @@ def draw_skeleton(people: pose.People, person: int, width: int, height: int) -> 
     return pose_drawing.draw_people(pose.cover_canvas(people, width, height), width, height)
 
 
-def _fitted(mask: Tensor, like: Tensor) -> Tensor:
-    return interpolate(mask[None, None].float(), like.shape, mode="bilinear", antialias=True)[0, 0]
+def _resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
+    resized = interpolate(mask[None, None].float(), size, mode="bilinear", antialias=True)
+    return resized[0, 0]
 
 
 def occupancies(masks: Tensor, height: int, width: int) -> Tensor:
@@ -156,10 +158,8 @@ def compose_features(features: Tensor, shares: Tensor) -> Tensor:
 def compose_tokens(tokens: Tensor, shares: Tensor, height: int, width: int) -> Tensor:
     """Mix the tokens [S * B, height * width, C] of all streams into [B, height * width, C]."""
     streams = tokens.unflatten(0, (len(shares), -1))
-    weights = (
-        resize_shares(shares, height, width).flatten(3).mT.to(tokens)
-    )  # [S, B or 1, tokens, 1]
-    return (weights.view(*shares.shape[:2], -1, 1) * streams).sum(0)
+    weights = resize_shares(shares, height, width).flatten(3).mT.to(tokens)
+    return (weights.view(*shares.shape[:2], -1, 1) * streams).sum(0)  # weights [S, B or 1, N, 1]
 
 
 def share_residuals(residuals: Sequence[Tensor | None], shares: Tensor) -> list[Tensor | None]:
@@ -179,7 +179,7 @@ def share_residuals(residuals: Sequence[Tensor | None], shares: Tensor) -> list[
 
 
 def draw_shares(shares: Tensor, skeletons: Tensor) -> Tensor:
-    """Draw which person owns which pixel, and the skeletons [H, W, 3] over it, [H, W, 3] in 0..1.
+    """Draw which person owns which pixel, with the skeletons [H, W, 3] on top, as [H, W, 3].
 
     shares: [N, H, W]. Every person's area has a hue of its own and a number, from 1, at its middle.
     """

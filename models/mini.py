@@ -24,11 +24,8 @@ class UNet:
     model_channels: int = 64
     channel_mult: tuple[int, ...] = (1, 2, 2)
     res_blocks: int = 1
-    attention: tuple[bool, ...] = (
-        False,
-        True,
-        True,
-    )  # a transformer of depth 1 beside each residual block
+    # whether each level has a transformer of depth 1 beside each residual block
+    attention: tuple[bool, ...] = (False, True, True)
     heads: int = 4
     context_dim: int = 192
     norm_groups: int = 32
@@ -68,7 +65,7 @@ class ControlNet:
     The resolution is halved between two neighbors.
     """
 
-    hint: tuple[int, ...] = (16, 32, 96, 256)
+    image_channels: tuple[int, ...] = (16, 32, 96, 256)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from ...models import mini
 def build_unet(
     layout: mini.UNet = mini.UNET, in_channels: int = mini.LATENT_CHANNELS
 ) -> UNet2DConditionModel:
-    """The noise predictor: latents [B,C,h,w], steps [B], context [B,T,context_dim] -> [B,4,h,w]."""
+    """Build the noise predictor: latents [B,C,h,w], steps [B], context [B,T,context_dim] ->
+    [B,4,h,w].
+    """
     down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in layout.attention]
     up = [
         "CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(layout.attention)
@@ -35,16 +37,18 @@ def build_unet(
 def build_controlnet(
     unet: UNet2DConditionModel, layout: mini.ControlNet = mini.CONTROL
 ) -> ControlNetModel:
-    """A copy of the UNet's encoder between a hint encoder and zero convolutions.
+    """Build a copy of the UNet's encoder between a hint encoder and zero convolutions.
 
     Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models", section 3.
     Takes hints [B,3,8h,8w] in 0..1; before training it adds exact zeros.
     """
-    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=layout.hint)
+    return ControlNetModel.from_unet(
+        unet, conditioning_embedding_out_channels=layout.image_channels
+    )
 
 
 def build_text_encoder(vocab_size: int, layout: mini.TextEncoder = mini.TEXT) -> CLIPTextModel:
-    """The caption encoder: compact ids [B,77] of `training/tokens.py` -> context [B,77,hidden]."""
+    """Build the caption encoder: compact ids [B,77] of `tokens.py` -> context [B,77,hidden]."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=vocab_size,
@@ -63,7 +67,7 @@ def build_text_encoder(vocab_size: int, layout: mini.TextEncoder = mini.TEXT) ->
 
 
 def build_vae(layout: mini.VAE = mini.VAE_LAYOUT) -> AutoencoderTiny:
-    """The autoencoder: pictures [B,3,8h,8w] in -1..1 <-> latents [B,4,h,w]."""
+    """Build the autoencoder: images [B,3,8h,8w] in -1..1 <-> latents [B,4,h,w]."""
     return AutoencoderTiny(
         latent_channels=mini.LATENT_CHANNELS,
         encoder_block_out_channels=(layout.channels,) * len(layout.encoder_blocks),
@@ -74,7 +78,7 @@ def build_vae(layout: mini.VAE = mini.VAE_LAYOUT) -> AutoencoderTiny:
 
 
 def build_scheduler() -> DDPMScheduler:
-    """The forward process x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise for training."""
+    """Build the forward process x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise for training."""
     return DDPMScheduler(
         num_train_timesteps=mini.NOISE.steps,
         beta_start=mini.NOISE.beta_start,

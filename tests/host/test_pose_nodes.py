@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import sys
+import types
+from contextlib import contextmanager
 
 import folder_paths
 import numpy as np
@@ -97,6 +100,26 @@ def test_detect_pose_on_a_photograph():
     boxes = {"x": 5, "y": 5}
     with pytest.raises(ValueError, match="Detect Pose: a bounding box"):
         run(VitruvianDetectPose, image=image, bboxes=boxes, **settings)
+
+
+def test_detect_pose_uses_the_first_detector_of_the_table(monkeypatch):
+    class FakeDetector:
+        def detect(self, image, *, boxes, max_people, min_confidence):
+            assert (boxes, max_people, min_confidence) == ([], 2, 0.5)
+            return pose.read_frame(frame(90, 0))
+
+    @contextmanager
+    def open_detector(model_folders, *, hands):
+        assert model_folders == folder_paths.get_folder_paths("vitruvian") and not hands
+        yield FakeDetector()
+
+    module = types.ModuleType("fake_detector")
+    module.open_detector = open_detector
+    monkeypatch.setitem(sys.modules, "vitruvian.models.detectors.fake_detector", module)
+    monkeypatch.setattr(detect, "DETECTORS", {"Fake": "fake_detector", **detect.DETECTORS})
+    settings = {"max_people": 2, "min_confidence": 0.5, "include_hands": False, "if_nobody": STOP}
+    poses, count = run(VitruvianDetectPose, image=torch.zeros(1, 512, 512, 3), **settings).args
+    assert count == 2 and poses == [pose.write_frame(pose.read_frame(frame(90, 0)))]
 
 
 # load and save
