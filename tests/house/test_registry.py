@@ -60,12 +60,7 @@ ACCELERATORS = {
 }
 
 # Nodes that no example workflow shows. The list may only become shorter.
-WITHOUT_EXAMPLE = {
-    "VitruvianJoinStructure", "VitruvianSemanticMapFromColors", "VitruvianAddPartToSemanticMap",
-    "VitruvianMergeMemories", "VitruvianMergeAppearance", "VitruvianMergePeople",
-    "VitruvianOutpaintBody", "VitruvianDrawPersonMasks", "VitruvianPickPeople",
-    "VitruvianSavePose", "VitruvianSaveStructureData", "VitruvianStructureModelFromCheckpoint",
-}  # fmt: skip
+WITHOUT_EXAMPLE = {"VitruvianOutpaintBody", "VitruvianStructureModelFromCheckpoint"}
 
 
 try:

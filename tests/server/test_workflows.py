@@ -18,6 +18,7 @@ MINI = {
 IMAGE_COUNTS = {  # saved by a workflow, where it is not one
     "human_prior": 2, "structure_refined": 4, "structure_relight": 4, "structure_swap_pose": 2,
     "appearance": 2, "appearance_edit": 2, "appearance_from_image": 2, "appearance_memory": 4,
+    "change_one_person": 2, "structure_inpaint": 3, "structure_training_data": 4,
 }  # fmt: skip
 LATENTS = ("EmptyLatentImage", "VitruvianEmptyStructureLatent")
 
@@ -30,15 +31,18 @@ TRAINED_FOR_MINI = {
     "appearance": OTHER_MEMORY,
     "appearance_edit": OTHER_MEMORY,
     "appearance_from_image": OTHER_APPEARANCE,
+    "appearance_own_map": OTHER_MEMORY,
     "appearance_regions": OTHER_MEMORY,
     "hand_generator": "Apply Hand Generator: .*of 64 channels, but the model has 320",
     "human_prior": OTHER_PRIOR,
     "human_prior_controlnet": OTHER_PRIOR,
     "human_prior_lora": OTHER_PRIOR,
     "human_prior_people": OTHER_PRIOR,
+    "structure_inpaint": OTHER_TEXT,
     "structure_refined": OTHER_TEXT,
     "structure_relight": OTHER_TEXT,
     "structure_swap_pose": OTHER_TEXT,
+    "structure_training_data": OTHER_TEXT,
 }
 
 
