@@ -72,9 +72,9 @@ def apply(
     model = model.clone()
     if settings.strength == 0 and settings.map_strength == 0:
         return model
-    worn = worn_of(parts, labels, appearance.alignment.sizes.features)
-    slot = f"{KEY}.{id(worn)}"  # of this node's own plan: several people may be chained
-    model.set_model_output_block_patch(_patch(appearance.alignment, worn, settings, slot))
+    part_features = collect_features(parts, labels, appearance.alignment.sizes.features)
+    slot = f"{KEY}.{id(part_features)}"  # of this node's own plan: several people may be chained
+    model.set_model_output_block_patch(_patch(appearance.alignment, part_features, settings, slot))
     add_plan(model, KEY, slot, _make_plan(settings, labels), _begin_call)
     return model
 
@@ -110,16 +110,16 @@ def channels_before(unet: Any, place: int) -> int | None:
     return widths[-1] if widths else None
 
 
-def worn_of(parts: Sequence[Part], labels: Tensor, width: int) -> PartFeatures:
+def collect_features(parts: Sequence[Part], labels: Tensor, width: int) -> PartFeatures:
     """Collect the parts' features, `width` numbers each; of one class the last part counts."""
     count = len(semantic_map.CLASSES)
-    features, known = torch.zeros(1, count, width), torch.zeros(1, count, dtype=torch.bool)
+    features, has_feature = torch.zeros(1, count, width), torch.zeros(1, count).bool()
     strength = torch.ones(1, count)
     for part in parts:
         features[0, part.part] = part.feature
-        known[0, part.part] = True
+        has_feature[0, part.part] = True
         strength[0, part.part] = part.strength
-    return PartFeatures(features, known, strength, labels)
+    return PartFeatures(features, has_feature, strength, labels)
 
 
 def _make_plan(settings: Settings, labels: Tensor) -> Callable[[Sampling], Plan]:
@@ -144,14 +144,19 @@ def _begin_call(plan: Plan, call: Call) -> Plan:
     return plan
 
 
-def _patch(alignment: Alignment, worn: PartFeatures, settings: Settings, slot: str) -> Callable:
+def _patch(
+    alignment: Alignment, part_features: PartFeatures, settings: Settings, slot: str
+) -> Callable:
     """Make the output block patch that adds the layers' results to the positive chunks."""
 
     @lru_cache(maxsize=2)
-    def on_device(device: torch.device, dtype: torch.dtype) -> tuple[Alignment, PartFeatures, Tensor]:
-        """The layers, their inputs and the parts' tokens."""
+    def on_device(
+        device: torch.device, dtype: torch.dtype
+    ) -> tuple[Alignment, PartFeatures, Tensor]:
+        """Copy the layers and their inputs to a device, and compute the parts' tokens."""
         layers = copy.deepcopy(alignment).to(device, dtype)
-        moved = PartFeatures(worn.features.to(device, dtype), *(each.to(device) for each in worn[1:]))
+        features, *others = part_features
+        moved = PartFeatures(features.to(device, dtype), *(tensor.to(device) for tensor in others))
         return layers, moved, layers.tokens(moved.features, moved.has_feature)
 
     @lru_cache(maxsize=16)
@@ -160,13 +165,13 @@ def _patch(alignment: Alignment, worn: PartFeatures, settings: Settings, slot: s
         return interpolate(settings.area, grid, mode="area").to(device, dtype)
 
     def aligned(plan: Plan, place: int, rows: int, h: Tensor) -> Aligned:
-        """What the layer at a place needs, for `rows` rows; from the plan after the first step."""
+        """Return what the layer at a place needs for so many rows, computed in the first step."""
         grid = tuple(h.shape[-2:])
         key = (place, grid, rows, h.device, h.dtype)
         if key not in plan.aligned:
             layers, moved, tokens = on_device(h.device, h.dtype)
-            one_row = layers.at(place).align(tokens, moved, grid)
-            plan.aligned[key] = Aligned(*(each.expand(rows, *each.shape[1:]) for each in one_row))
+            aligned_row = layers.at(place).align(tokens, moved, grid)
+            plan.aligned[key] = Aligned(*(t.expand(rows, *t.shape[1:]) for t in aligned_row))
         return plan.aligned[key]
 
     def patch(h, skip, options):

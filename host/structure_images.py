@@ -33,7 +33,9 @@ def relight(
     normal = comfy.utils.common_upscale(
         normal, rgb.shape[-1], rgb.shape[-2], "bilinear", "disabled"
     )
-    normal = comfy.utils.repeat_to_batch_size(structure.image_to_normals(normal, convention), len(rgb))
+    normal = comfy.utils.repeat_to_batch_size(
+        structure.image_to_normals(normal, convention), len(rgb)
+    )
     return _channels_last(structure.relight(rgb, normal, light, ambient))
 
 

@@ -103,16 +103,16 @@ def spying(model, calls):
     return model
 
 
-def with_layers(unet, appearance, worn):
+def with_layers(unet, appearance, part_features):
     """A copy of the UNet whose output blocks get changed input."""
     unet, alignment = copy.deepcopy(unet), appearance.alignment
-    tokens = alignment.tokens(worn.features, worn.has_feature)
+    tokens = alignment.tokens(part_features.features, part_features.has_feature)
     for place, channels in alignment.channels.items():
         layer = alignment.at(place)
 
         def before(block, inputs, layer=layer, channels=channels):
             h, skip = inputs[0][:, :channels], inputs[0][:, channels:]
-            added = layer(h, layer.align(tokens, worn, tuple(h.shape[-2:])))
+            added = layer(h, layer.align(tokens, part_features, tuple(h.shape[-2:])))
             return torch.cat((h + added, skip), 1), *inputs[1:]
 
         unet.output_blocks[place][0].register_forward_pre_hook(before)
@@ -125,7 +125,7 @@ def test_equals_a_changed_unet_for_every_family(family, random_text):
     appearance, base, labels = random_appearance(model), model.model, random_map()
     sample(spying(apply(model, appearance), calls), positive, negative, steps=1)
     changed = with_layers(
-        base.diffusion_model, appearance, host.worn_of(DRESSED, labels, SIZES.features)
+        base.diffusion_model, appearance, host.collect_features(DRESSED, labels, SIZES.features)
     )
     rows = [row for *parts, kinds in calls for row in zip(*parts, kinds, strict=True)]
     assert sorted(kind for *_, kind in rows) == [0, 1]
@@ -356,9 +356,9 @@ def test_trainer_and_host_make_the_same_noise(loaded):
     ]
     sampling = model.model.model_sampling
     trainer = AppearanceDenoiser(checkpoint.unet, checkpoint.text_encoder, appearance.alignment)
-    worn = host.worn_of(DRESSED, random_map(), SIZES.features)
+    part_features = host.collect_features(DRESSED, random_map(), SIZES.features)
     text = encode(loaded[1], "a man")[0][0]
-    with trainer.wearing(PartFeatures(*worn), x.shape[2:]):
+    with trainer.with_appearance(PartFeatures(*part_features), x.shape[2:]):
         noise = trainer.denoiser.unet(
             sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), text
         ).sample
