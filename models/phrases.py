@@ -1,8 +1,8 @@
-"""What is worn in a sentence: "a man in a black linen shirt and jeans" -> black linen shirt, jeans.
+"""Garment phrases: "a man in a black linen shirt and jeans" -> black linen shirt, jeans.
 
-HumanDiffusion (Zhang et al. 2022, arXiv 2211.06235) gives every part of a semantic pose map the
+HumanDiffusion (Zhang et al. 2022, arXiv 2211.06235) gives each part of a semantic pose map the
 features of the phrase that describes it; how it finds the phrases was not published. The word list
-and the rules here, for English, are ours.
+(clothing_words.txt) and the rules here, for English, are ours.
 """
 
 import re
@@ -14,15 +14,15 @@ from typing import NamedTuple
 from .semantic_map import CLASSES, part_named
 
 WORDS = Path(__file__).with_name("clothing_words.txt")
-# not parts: names that only sound like garments, how garments look, what garments have on them
+# sections that are no class: what only sounds like a garment, how one looks, what is on one
 NO_GARMENT, LOOKS, TRIMS = "none", "looks", "trims"
 
 TOKENS = re.compile(r"\(*(?:\d+[.,]\d+|[^\W_]+(?:[-'’][^\W_]+)*)\)*|[&+]|[][,;.:=!?|/\n–—]")
 NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*")
 EXPLICIT = re.compile(r"\s*(?:\[\s*(\d+)\s*\]|([^:=\[\]]+)[:=])(.+)", re.DOTALL)
-ENDS = re.compile(r"(?<!\d)[,.]|[,.](?!\d)|[;!?|\n]")  # of a chunk, as 1.5 is one word
+ENDS = re.compile(r"(?<!\d)[,.]|[,.](?!\d)|[;!?|\n]")  # of a chunk; 1.5 is one word
 
-LONGEST = 4  # parts that a listed word may have: over the knee boots
+LONGEST = 4  # words in a listed word: over the knee boots
 ARTICLES = frozenset("a an the his her their my your our its some pair".split())
 COUNTS = frozenset("two three four several many both another one".split())
 AND = frozenset("and & + or plus".split())
@@ -37,22 +37,22 @@ BREAKS = frozenset(
 
 
 class Phrase(NamedTuple):
-    """What one part looks like. text: plain, brackets that were escaped in the prompt are not."""
+    """How one part looks."""
 
-    text: str
-    part: int | None  # of parsing.CLASSES; None: names nothing that is worn
+    text: str  # plain: brackets that the prompt escapes are brackets here
+    part: int | None  # of semantic_map.CLASSES; None: it names nothing that is worn
     strength: float = 1.0
 
 
 class Token(NamedTuple):
-    """A word or mark of a prompt."""
+    """A word or punctuation mark of a prompt."""
 
     text: str
     strength: float
 
 
 class Match(NamedTuple):
-    """A word of the list, of words[start:stop]."""
+    """A listed word at words[start:stop]."""
 
     start: int
     stop: int
@@ -60,7 +60,7 @@ class Match(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Words between two splits, and the word that split them from what stands before."""
+    """The words between two splits, and the word before them at which the text was split."""
 
     lead: str
     words: list[Token]
@@ -86,13 +86,13 @@ def listed_words() -> dict[str, str]:
 
 
 def split_phrases(prompt: str, *, unknown: bool = False) -> list[Phrase]:
-    """The garments, hair and accessories of a sentence, in its order.
+    """Split a sentence into the phrases of its garments, hair and accessories, in its order.
 
-    (red sneakers:1.3) has the strength 1.3 and (red sneakers) 1.1, as in the host's prompts; of
-    words of different strengths it is the mean. "headwear: something odd", "hat = something odd"
-    and "[7] something odd" say the part themselves, up to the next comma or line.
-    unknown: also what names no part, such as "in a park". Raises ValueError for a number that no
-    part has.
+    (red sneakers:1.3) has the strength 1.3 and (red sneakers) 1.1, as in the host's prompts; words
+    of different strengths give their mean. "headwear: something odd", "hat = something odd" and
+    "[7] something odd" name the part themselves, up to the next comma or line. With `unknown`,
+    phrases that name no part, such as "a park", are returned, too. Raises ValueError for a number
+    that no part has.
     """
     phrases: list[Phrase] = []
     for chunk in _chunks(_letters(prompt)):
@@ -107,8 +107,8 @@ def split_phrases(prompt: str, *, unknown: bool = False) -> list[Phrase]:
 
 
 def part_of(text: str) -> int | None:
-    """The part that the last garment of a phrase belongs to; None if there is none."""
-    return _head(_words([(letter, 1.0) for letter in text]))
+    """Return the part that the last garment of a phrase belongs to; None without a garment."""
+    return _head_part(_words([(letter, 1.0) for letter in text]))
 
 
 # strengths
@@ -117,7 +117,7 @@ Letters = list[tuple[str, float]]
 
 
 def _letters(text: str, strength: float = 1.0) -> Letters:
-    """Every letter with its strength, brackets of strengths taken away."""
+    """Every letter with its strength, without the brackets that set a strength."""
     letters: Letters = []
     i = 0
     while i < len(text):
@@ -139,7 +139,7 @@ def _letters(text: str, strength: float = 1.0) -> Letters:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the bracket that opens at start closes; 0: nowhere."""
+    """The position of the bracket that closes the one at `start`; 0 if there is none."""
     depth = 0
     for i in range(start, len(text)):
         if text[i] in "()" and (i == 0 or text[i - 1] != "\\"):
@@ -153,7 +153,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _chunks(letters: Letters) -> Iterator[Letters]:
-    """Cut at commas, semicolons, ends of sentences and lines."""
+    """The letters between commas, semicolons, ends of sentences and lines."""
     text = "".join(letter for letter, _ in letters)
     start = 0
     for end in ENDS.finditer(text):
@@ -163,29 +163,29 @@ def _chunks(letters: Letters) -> Iterator[Letters]:
 
 
 def _explicit(chunk: Letters) -> tuple[int | None, Letters]:
-    """The part that a chunk names before a colon or sign of equality, and what follows it."""
+    """The part that a chunk names before a colon or equals sign, and the letters that follow."""
     match = EXPLICIT.fullmatch("".join(letter for letter, _ in chunk))
     if not match:
         return None, chunk
-    number, name, rest = match.groups()
+    number, name, phrase = match.groups()
     if number and int(number) >= len(CLASSES):
         raise ValueError(
             f"there is no part [{number}]: the parts are "
             + ", ".join(f"[{n}] {part}" for n, part in enumerate(CLASSES))
         )
-    part = int(number) if number else _named(name)
-    return part, chunk if part is None else chunk[-len(rest) :]
+    part = int(number) if number else _part_named(name)
+    return part, chunk if part is None else chunk[-len(phrase) :]
 
 
-def _named(name: str) -> int | None:
-    """The part of a class's name, or of a listed word that stands alone."""
+def _part_named(name: str) -> int | None:
+    """The part of this name, or of this listed word; None for other texts."""
     try:
         return part_named(name)
     except ValueError:
-        words = _stripped(_words([(letter, 1.0) for letter in name]))
+        words = _without_articles(_words([(letter, 1.0) for letter in name]))
         matches = _matches(words)
-        alone = len(matches) == 1 and matches[0][:2] == (0, len(words))
-        return matches[0].part if alone else None
+        is_one_word = len(matches) == 1 and matches[0][:2] == (0, len(words))
+        return matches[0].part if is_one_word else None
 
 
 def _words(letters: Letters) -> list[Token]:
@@ -200,24 +200,25 @@ def _key(word: str) -> str:
 
 
 def _singulars(key: str) -> Iterator[str]:
-    """The key and what it may be the plural of."""
+    """The key, and the words that it may be the plural of."""
     yield key
-    for ending, instead in (("ves", "f"), ("ies", "y"), ("es", ""), ("s", "")):
-        if key.endswith(ending):
-            yield key.removesuffix(ending) + instead
+    for plural, singular in (("ves", "f"), ("ies", "y"), ("es", ""), ("s", "")):
+        if key.endswith(plural):
+            yield key.removesuffix(plural) + singular
 
 
 def section_of(key: str) -> str | None:
-    """The section of the list in which a word stands, whatever its number."""
+    """Return the section of a listed word, singular or plural; None for other words."""
     listed = listed_words()
     return next((listed[form] for form in _singulars(key) if form in listed), None)
 
 
 def _matches(words: list[Token]) -> list[Match]:
-    """The garments among the words, and what only sounds like one; of two that overlap the one that
-    begins first, then the longer one.
+    """The garments among the words, and what only sounds like one.
+
+    Of two that overlap the one that begins first counts, then the longer one.
     """
-    # hyphens may join or part: "red-haired", "sock-boots"
+    # a hyphen may separate words or join them to one: "red-haired", "sock-boots"
     parts = [(i, _key(part)) for i, word in enumerate(words) for part in word.text.split("-")]
     matches: list[Match] = []
     i = 0
@@ -235,46 +236,50 @@ def _matches(words: list[Token]) -> list[Match]:
     return matches
 
 
-def _head(words: list[Token]) -> int | None:
+def _head_part(words: list[Token]) -> int | None:
     """The part of the last garment."""
-    found = [match.part for match in _matches(words) if match.part is not None]
-    return found[-1] if found else None
+    parts = [match.part for match in _matches(words) if match.part is not None]
+    return parts[-1] if parts else None
 
 
 # phrases
 
 
 def _pieces(words: list[Token]) -> list[Piece]:
-    """The words of a chunk cut where something else begins."""
-    fixed = {i for m in _matches(words) if m.stop > m.start + 1 for i in range(m.start, m.stop)}
+    """The words of a chunk, cut where another phrase begins."""
+    inside_match = {
+        i for m in _matches(words) if m.stop > m.start + 1 for i in range(m.start, m.stop)
+    }
     pieces: list[Piece] = []
     lead, current = "", list[Token]()
     for i, word in enumerate(words):
         following = words[i + 1 :]
-        if i not in fixed and _splits(word, lead, current, following):
-            pieces.append(Piece(lead, current, _head(current)))
+        if i not in inside_match and _splits(word, lead, current, following):
+            pieces.append(Piece(lead, current, _head_part(current)))
             verb = word.text.casefold() in BREAKS or word.text.casefold().endswith("ing")
             lead, current = "" if verb else word.text.casefold(), []
         else:
             current.append(word)
-    return [*pieces, Piece(lead, current, _head(current))]
+    return [*pieces, Piece(lead, current, _head_part(current))]
 
 
 def _splits(word: Token, lead: str, before: list[Token], after: list[Token]) -> bool:
-    """Whether something else begins at this word."""
+    """Whether another phrase begins at this word."""
     text = word.text.casefold()
     if text in AND:
         following = after[0].text.casefold() if after else ""
         return (
             not before
-            or _head(before) is not None
+            or _head_part(before) is not None
             or following in ARTICLES | COUNTS | BREAKS | JOINERS
             or section_of(_key(before[-1].text)) == TRIMS
-            or (lead == "in" and _is_look(before) and _head(after) is not None)
+            or (lead == "in" and _is_look(before) and _head_part(after) is not None)
         )
     if text in BREAKS | JOINERS | WITHOUT or not _key(text):
         return True
-    return text.endswith("ing") and section_of(_key(text)) is None and _head(before) is not None
+    return (
+        text.endswith("ing") and section_of(_key(text)) is None and _head_part(before) is not None
+    )
 
 
 def _is_look(words: list[Token]) -> bool:
@@ -282,10 +287,10 @@ def _is_look(words: list[Token]) -> bool:
 
 
 def _join(pieces: list[Piece]) -> list[Piece]:
-    """Puts what a garment has on it, or is made of, back to it: "with a fur collar", "in red"."""
+    """Join to a garment what it has on it or is made of: "with a fur collar", "in red"."""
     joined: list[Piece] = []
     for piece in pieces:
-        words = _stripped(piece.words)
+        words = _without_articles(piece.words)
         piece = piece._replace(words=words)
         if piece.lead in WITHOUT:
             piece = piece._replace(part=None)
@@ -299,22 +304,22 @@ def _join(pieces: list[Piece]) -> list[Piece]:
 
 
 def _belongs(piece: Piece, part: int) -> bool:
-    """Whether a piece goes on with the garment before it."""
+    """Whether a piece describes the garment before it."""
     if piece.lead in JOINERS and piece.part == part:
         return True
     detail = section_of(_key(piece.words[-1].text)) in (LOOKS, TRIMS)
     return piece.part is None and detail and piece.lead in JOINERS | AND
 
 
-def _stripped(words: list[Token]) -> list[Token]:
-    """Without articles in front."""
+def _without_articles(words: list[Token]) -> list[Token]:
+    """The words without articles in front."""
     while words and words[0].text.casefold() in ARTICLES:
         words = words[1:]
     return words
 
 
 def _phrase(piece: Piece) -> Phrase:
-    words = _stripped(piece.words)
+    words = _without_articles(piece.words)
     strength = sum(word.strength for word in words) / max(1, len(words))
     text = " ".join(word.text for word in words)
     return Phrase(

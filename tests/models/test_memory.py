@@ -1,4 +1,4 @@
-"""The memory of clothes and hair: crops, k-means, merging, updates, answers, the file, pictures."""
+"""The memory of clothes and hair: crops, k-means, merging, updates, answers, file, drawings."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ D, M = 12, 60
 
 
 def random_crops(seed, count=M, groups=5):
-    """Features in loose groups, classes of three kinds, thumbnails."""
+    """Features in loose groups, parts of three classes, thumbnails."""
     g = torch.Generator().manual_seed(seed)
     middles = torch.randn(groups, D, generator=g)
     which = torch.randint(groups, (count,), generator=g)
@@ -32,57 +32,57 @@ def assert_equal(a, b):
     assert a.parts == b.parts and a.encoder == b.encoder and a.width == b.width
     for part in a.parts:
         for field in ("features", "counts", "thumbnails"):
-            one, other = (getattr(memory.banks[part], field) for memory in (a, b))
-            assert one.dtype == other.dtype and torch.equal(one, other), (part, field)
+            first, second = (getattr(memory.banks[part], field) for memory in (a, b))
+            assert first.dtype == second.dtype and torch.equal(first, second), (part, field)
 
 
 # crops
 
 
-def test_a_crop_shows_its_class_alone_on_grey_and_whole():
-    picture, labels = torch.rand(30, 50, 3), torch.zeros(30, 50, dtype=torch.uint8)
-    picture[10:20, 5:40] = torch.tensor([1.0, 0.0, 0.0])
-    picture[12:14, 20:22] = torch.tensor([0.0, 0.0, 1.0])
+def test_a_crop_shows_all_of_its_class_alone_on_gray():
+    image, labels = torch.rand(30, 50, 3), torch.zeros(30, 50, dtype=torch.uint8)
+    image[10:20, 5:40] = torch.tensor([1.0, 0.0, 0.0])
+    image[12:14, 20:22] = torch.tensor([0.0, 0.0, 1.0])
     labels[10:20, 5:40] = TOP
     labels[12:14, 20:22] = PANTS  # 4 pixels
     labels[29, 49] = BACKGROUND
-    ((part, crop),) = part_crops.crop_parts(picture, labels, 41)
+    ((part, crop),) = part_crops.crop_parts(image, labels, 41)
     assert part == TOP and crop.shape == (41, 41, 3)
-    grey = (crop == part_crops.GRAY).all(-1)
+    gray = (crop == part_crops.GRAY).all(-1)
     red = (crop == torch.tensor([1.0, 0.0, 0.0])).all(-1)
-    assert red.sum() == 35 * 10 - 4 and grey.sum() == 41 * 41 - red.sum()  # 35 * 1.16 = 40.6
-    parts = [part for part, _ in part_crops.crop_parts(picture, labels, 42, min_pixels=4)]
+    assert red.sum() == 35 * 10 - 4 and gray.sum() == 41 * 41 - red.sum()  # 35 * 1.16 = 40.6
+    parts = [part for part, _ in part_crops.crop_parts(image, labels, 42, min_pixels=4)]
     assert parts == [TOP, PANTS]
-    assert part_crops.crop_parts(picture, torch.zeros_like(labels), 42) == []
+    assert part_crops.crop_parts(image, torch.zeros_like(labels), 42) == []
 
 
 def test_a_shrunk_crop_keeps_its_mean():
     """Without antialiasing fine stripes would vanish or swallow all."""
-    picture = torch.zeros(100, 100, 3)
-    picture[:, ::2] = 1.0
-    ((_, crop),) = part_crops.crop_parts(picture, torch.full((100, 100), HAIR), 16)
+    image = torch.zeros(100, 100, 3)
+    image[:, ::2] = 1.0
+    ((_, crop),) = part_crops.crop_parts(image, torch.full((100, 100), HAIR), 16)
     assert (crop - 0.5).abs().max() < 0.06
 
 
-def test_the_border_of_a_coarse_part_is_not_looked_at():
+def test_the_border_of_a_coarse_part_is_left_out():
     """A red shirt with two pixels of the blue behind it; shoes too thin to lose any."""
-    picture, labels = torch.rand(40, 40, 3), torch.zeros(40, 40, dtype=torch.uint8)
-    picture[3:27, 8:32] = torch.tensor([0.0, 0.0, 1.0])
-    picture[5:25, 10:30] = torch.tensor([1.0, 0.0, 0.0])
-    picture[34:37, 10:30] = torch.tensor([0.0, 1.0, 0.0])
+    image, labels = torch.rand(40, 40, 3), torch.zeros(40, 40, dtype=torch.uint8)
+    image[3:27, 8:32] = torch.tensor([0.0, 0.0, 1.0])
+    image[5:25, 10:30] = torch.tensor([1.0, 0.0, 0.0])
+    image[34:37, 10:30] = torch.tensor([0.0, 1.0, 0.0])
     labels[3:27, 8:32], labels[34:37, 10:30] = TOP, FOOTWEAR
-    crops = dict(part_crops.crop_parts(picture, labels, 40, shrink=3))
+    crops = dict(part_crops.crop_parts(image, labels, 40, shrink=3))
     blue, red, green = (
-        sum(int((crop == torch.tensor(colour)).all(-1).sum()) for crop in crops.values())
-        for colour in ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+        sum(int((crop == torch.tensor(color)).all(-1).sum()) for crop in crops.values())
+        for color in ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
     )
     assert blue == 0 and red > 100 and green > 100
-    whole = dict(part_crops.crop_parts(picture, labels, 40))
-    assert (whole[TOP] == torch.tensor([0.0, 0.0, 1.0])).all(-1).any()
-    assert torch.equal(crops[FOOTWEAR], whole[FOOTWEAR])
+    uncut = dict(part_crops.crop_parts(image, labels, 40))
+    assert (uncut[TOP] == torch.tensor([0.0, 0.0, 1.0])).all(-1).any()
+    assert torch.equal(crops[FOOTWEAR], uncut[FOOTWEAR])
 
 
-def test_which_parts_a_map_shows():
+def test_the_parts_of_a_map_are_listed():
     labels = torch.zeros(2, 8, 8, dtype=torch.uint8)
     labels[0, :2], labels[1, :1, :4] = TOP, HAIR
     assert part_crops.parts_in(labels) == {TOP, HAIR}
@@ -93,7 +93,7 @@ def test_which_parts_a_map_shows():
 # k-means
 
 
-def test_filling_does_not_depend_on_the_crops_order():
+def test_building_does_not_depend_on_the_crops_order():
     features, parts, thumbnails = random_crops(1)
     features[7], parts[7] = features[3], parts[3]  # equal features, other thumbnails
     shuffled = torch.randperm(M, generator=torch.Generator().manual_seed(5))
@@ -123,38 +123,37 @@ def alike(features, slots):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_kmeans_is_never_worse_than_its_start_and_keeps_its_promises(seed):
+def test_kmeans_is_never_worse_than_its_start_and_counts_every_crop(seed):
     features, _, thumbnails = random_crops(seed, 40)
     slots = 3 + seed
     bank = core.build_banks(features, torch.full((40,), TOP), thumbnails, slots)[TOP]
     assert len(bank) <= slots and float(bank.counts.sum()) == 40
     torch.testing.assert_close(bank.features.norm(dim=-1), torch.ones(len(bank)))
-    kept = core.build_banks(features, torch.full((40,), TOP), thumbnails, 40)[
-        TOP
-    ]  # in canonical order
-    start = core.spread_centers(kept.features, kept.counts, slots, lambda: None)
+    parts = torch.full((40,), TOP)
+    all_crops = core.build_banks(features, parts, thumbnails, 40)[TOP]  # in canonical order
+    start = core.spread_centers(all_crops.features, all_crops.counts, slots, lambda: None)
     assert len(set(start.tolist())) == slots
-    began, ended = alike(features, kept.features[start]), alike(features, bank.features)
+    began, ended = alike(features, all_crops.features[start]), alike(features, bank.features)
     assert ended > began + 0.1  # the middle of a loose group is better than any member
-    which, _ = core.nearest_slots(features, bank.features)
-    assert torch.equal(torch.bincount(which, minlength=len(bank)).float(), bank.counts)
-    for slot in range(len(bank)):  # shown by the member that is nearest to it
-        (shown,) = (thumbnails == bank.thumbnails[slot]).flatten(1).all(1).nonzero()
+    assigned, _ = core.nearest_slots(features, bank.features)
+    assert torch.equal(torch.bincount(assigned, minlength=len(bank)).float(), bank.counts)
+    for slot in range(len(bank)):  # drawn as the member that is nearest to it
+        (example,) = (thumbnails == bank.thumbnails[slot]).flatten(1).all(1).nonzero()
         close = features @ bank.features[slot]
-        assert which[shown] == slot and close[shown] >= close[which == slot].max() - 1e-6
+        assert assigned[example] == slot and close[example] >= close[assigned == slot].max() - 1e-6
 
 
-def test_clear_groups_are_found():
+def test_clear_groups_get_a_slot_each():
     g = torch.Generator().manual_seed(0)
     middles = torch.eye(D)[:4]
     features = normalize(middles.repeat(8, 1) + 0.02 * torch.randn(32, D, generator=g), dim=-1)
-    shown = torch.zeros(32, part_crops.THUMBNAIL, part_crops.THUMBNAIL, 3).byte()
-    bank = core.build_banks(features, torch.full((32,), HAIR), shown, 4)[HAIR]
+    thumbnails = torch.zeros(32, part_crops.THUMBNAIL, part_crops.THUMBNAIL, 3).byte()
+    bank = core.build_banks(features, torch.full((32,), HAIR), thumbnails, 4)[HAIR]
     assert bank.counts.tolist() == [8, 8, 8, 8]
     assert ((bank.features @ middles.mT).amax(0) > 0.999).all()
 
 
-def test_filling_tells_how_far_it_is_and_can_be_ended():
+def test_building_reports_progress_and_can_be_canceled():
     steps = []
     core.build_banks(*random_crops(3), 4, lambda done, total: steps.append((done, total)))
     done, totals = zip(*steps, strict=True)
@@ -176,11 +175,11 @@ def test_merging_is_commutative_and_associative_bit_for_bit():
     del shared.banks[HAIR]
     assert_equal(core.merge(a, shared), core.merge(shared, a))
     assert_equal(core.merge(core.merge(a, shared), c), core.merge(a, core.merge(shared, c)))
-    whole = core.merge(a, shared)
-    assert len(whole.banks[TOP]) == len(a.banks[TOP])
-    assert torch.equal(whole.banks[TOP].counts, 2 * a.banks[TOP].counts)
-    assert len(whole.banks[PANTS]) == len(a.banks[PANTS]) + len(b.banks[PANTS])
-    assert whole.parts == [TOP, PANTS, HAIR]
+    merged = core.merge(a, shared)
+    assert len(merged.banks[TOP]) == len(a.banks[TOP])
+    assert torch.equal(merged.banks[TOP].counts, 2 * a.banks[TOP].counts)
+    assert len(merged.banks[PANTS]) == len(a.banks[PANTS]) + len(b.banks[PANTS])
+    assert merged.parts == [TOP, PANTS, HAIR]
 
 
 def test_merging_with_an_empty_memory_changes_nothing():
@@ -192,9 +191,9 @@ def test_merging_with_an_empty_memory_changes_nothing():
 
 def test_memories_of_other_spaces_are_refused():
     matrix = torch.eye(D)
-    a, other = random_memory(1), random_memory(2, encoder="F")
+    a, of_other_encoder = random_memory(1), random_memory(2, encoder="F")
     with pytest.raises(ValueError, match="'E', the other with 'F'"):
-        core.merge(a, other)
+        core.merge(a, of_other_encoder)
     wider = replace(a, banks={TOP: core.Bank(torch.eye(D + 1), torch.ones(D + 1), torch.zeros(0))})
     with pytest.raises(ValueError, match=f"{D} numbers, the other of {D + 1}"):
         core.merge(a, wider)
@@ -211,28 +210,28 @@ def test_memories_of_other_spaces_are_refused():
 
 def test_an_update_moves_the_nearest_slots_by_the_formula_whatever_the_order():
     memory, (features, parts, _) = random_memory(1), random_crops(9)
-    made = core.update(memory, features, parts, 0.8)
+    updated = core.update(memory, features, parts, 0.8)
     shuffled = torch.randperm(M, generator=torch.Generator().manual_seed(1))
-    assert_equal(made, core.update(memory, features[shuffled], parts[shuffled], 0.8))
+    assert_equal(updated, core.update(memory, features[shuffled], parts[shuffled], 0.8))
     for part, bank in memory.banks.items():
-        own = features[parts == part]
+        of_part = features[parts == part]
         for slot, m in enumerate(bank.features):
-            near = [f for f in own if int((bank.features @ f).argmax()) == slot]
+            near = [f for f in of_part if int((bank.features @ f).argmax()) == slot]
             expected = m
             if near:
                 mean = torch.stack(near).mean(0)
                 expected = normalize(0.8 * m + 0.2 * mean, dim=0)
-            torch.testing.assert_close(made.banks[part].features[slot], expected)
-            assert made.banks[part].counts[slot] == bank.counts[slot] + len(near)
-        assert torch.equal(made.banks[part].thumbnails, bank.thumbnails)
-    assert not torch.allclose(made.banks[TOP].features, memory.banks[TOP].features, atol=1e-2)
+            torch.testing.assert_close(updated.banks[part].features[slot], expected)
+            assert updated.banks[part].counts[slot] == bank.counts[slot] + len(near)
+        assert torch.equal(updated.banks[part].thumbnails, bank.thumbnails)
+    assert not torch.allclose(updated.banks[TOP].features, memory.banks[TOP].features, atol=1e-2)
 
 
 def test_an_update_leaves_other_classes_and_the_old_memory_alone():
     memory, (features, parts, _) = random_memory(1), random_crops(9)
     before = random_memory(1)
-    made = core.update(memory, features, torch.full_like(parts, FOOTWEAR))
-    assert_equal(made, before)
+    updated = core.update(memory, features, torch.full_like(parts, FOOTWEAR))
+    assert_equal(updated, before)
     core.update(memory, features, parts)
     assert_equal(memory, before)
 
@@ -241,32 +240,32 @@ def test_an_update_leaves_other_classes_and_the_old_memory_alone():
 
 
 @pytest.mark.parametrize("top_k, blend", [(1, 0.0), (4, 0.3), (99, 0.0), (3, 1.0)])
-def test_an_answer_is_what_the_formula_says(top_k, blend):
+def test_an_answer_follows_the_formula(top_k, blend):
     bank = random_memory(4, 9).banks[TOP]
     queries = torch.randn(5, D, generator=torch.Generator().manual_seed(2))
-    found = core.refresh(bank, queries, top_k, 0.1, blend)
+    answers = core.refresh(bank, queries, top_k, 0.1, blend)
     k = min(top_k, len(bank))
     for q in range(5):
         query = queries[q] / queries[q].norm()
         cosines = [float(query @ m) for m in bank.features]
         near = sorted(range(len(bank)), key=lambda i: -cosines[i])[:k]
-        assert found.slots[q].tolist() == near
+        assert answers.slots[q].tolist() == near
         total = sum(math.exp(cosines[i] / 0.1) for i in near)
         shares = [math.exp(cosines[i] / 0.1) / total for i in near]
-        torch.testing.assert_close(found.weights[q], torch.tensor(shares), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(answers.weights[q], torch.tensor(shares), atol=1e-5, rtol=1e-4)
         answer = sum(w * bank.features[i] for w, i in zip(shares, near, strict=True))
         mixed = blend * query + (1 - blend) * answer
-        torch.testing.assert_close(found.features[q], mixed / mixed.norm(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(answers.features[q], mixed / mixed.norm(), atol=1e-5, rtol=1e-4)
 
 
 def test_a_slot_answers_with_itself():
     bank = random_memory(4, 9).banks[TOP]
-    found = core.refresh(bank, bank.features, 1)
-    assert torch.equal(found.slots[:, 0], torch.arange(len(bank)))
-    torch.testing.assert_close(found.features, bank.features)
+    answers = core.refresh(bank, bank.features, 1)
+    assert torch.equal(answers.slots[:, 0], torch.arange(len(bank)))
+    torch.testing.assert_close(answers.features, bank.features)
 
 
-def test_an_empty_class_says_so():
+def test_an_empty_class_is_refused():
     size = part_crops.THUMBNAIL
     empty = core.Bank(torch.zeros(0, D), torch.zeros(0), torch.zeros(0, size, size, 3).byte())
     memory = core.Memory({TOP: empty}, "E")
@@ -282,13 +281,13 @@ def test_an_empty_class_says_so():
 def test_random_slots_repeat_and_follow_the_counts():
     bank = random_memory(1, 3).banks[TOP]
     bank = replace(bank, counts=torch.tensor([0.001, 50.0, 50.0])[: len(bank)])
-    drawn = [core.random_slot(bank, seed) for seed in range(40)]
-    slots = [int(found.slots) for found in drawn]
+    answers = [core.random_slot(bank, seed) for seed in range(40)]
+    slots = [int(answer.slots) for answer in answers]
     assert slots == [int(core.random_slot(bank, seed).slots) for seed in range(40)]
     assert set(slots) == {1, 2} and 8 < slots.count(1) < 32
-    for found, slot in zip(drawn, slots, strict=True):
-        assert torch.equal(found.features[0], bank.features[slot])
-        assert found.weights.tolist() == [[1.0]]
+    for answer, slot in zip(answers, slots, strict=True):
+        assert torch.equal(answer.features[0], bank.features[slot])
+        assert answer.weights.tolist() == [[1.0]]
 
 
 # parts
@@ -315,18 +314,18 @@ def test_of_two_parts_of_a_class_the_second_counts():
 def test_a_file_gives_the_memory_back_bit_for_bit(tmp_path, projection):
     memory = random_memory(1, projection=projection)
     memory_file.save(tmp_path / "m.safetensors", memory)
-    found = memory_file.load(tmp_path / "m.safetensors")
-    assert_equal(found, memory)
+    loaded = memory_file.load(tmp_path / "m.safetensors")
+    assert_equal(loaded, memory)
     if projection is None:
-        assert found.projection is None
+        assert loaded.projection is None
     else:
-        assert torch.equal(found.projection, projection)
+        assert torch.equal(loaded.projection, projection)
 
 
 def test_an_empty_memory_has_a_file_too(tmp_path):
     memory_file.save(tmp_path / "m.safetensors", core.Memory({}, "E"))
-    found = memory_file.load(tmp_path / "m.safetensors")
-    assert found.parts == [] and found.encoder == "E"
+    loaded = memory_file.load(tmp_path / "m.safetensors")
+    assert loaded.parts == [] and loaded.encoder == "E"
 
 
 def broken(**changes):
@@ -341,7 +340,7 @@ def broken(**changes):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"features": lambda t: None}, "'features', found none"),
         ({"features": lambda t: t.half()}, "no rows of float32"),
@@ -355,59 +354,58 @@ def broken(**changes):
         ({"stray": lambda t: torch.randn(2, D)}, "of no class"),
     ],
 )
-def test_broken_contents_are_told(tmp_path, changes, told):
+def test_broken_contents_are_named(tmp_path, changes, message):
     file = tmp_path / "odd.safetensors"
     weights.save(file, broken(**changes), {"method": "memory", "version": 1, "encoder": "E"})
-    with pytest.raises(ValueError, match=f"odd.safetensors.*{told}"):
+    with pytest.raises(ValueError, match=f"odd.safetensors.*{message}"):
         memory_file.load(file)
 
 
-def test_a_file_without_its_encoders_name_is_told(tmp_path):
+def test_a_file_without_its_encoders_name_is_refused(tmp_path):
     file = tmp_path / "odd.safetensors"
     weights.save(file, broken(), {"method": "memory", "version": 1})
     with pytest.raises(ValueError, match="odd.safetensors.*'encoder', found none"):
         memory_file.load(file)
 
 
-# pictures
+# drawings
 
 
 def test_slots_are_drawn_with_their_shares():
     bank = random_memory(1, 4).banks[TOP]
-    drawn = memory_drawing.draw_slots(
+    drawing = memory_drawing.draw_slots(
         bank, torch.tensor([1, 0]), torch.tensor([0.75, 0.25]), "red top"
     )
-    bar = (drawn == torch.tensor(memory_drawing.BAR) / 255).all(-1)
+    bar = (drawing == torch.tensor(memory_drawing.BAR) / 255).all(-1)
     assert bar.sum(1).max() == round(0.75 * memory_drawing.SLOT) + round(0.25 * memory_drawing.SLOT)
     thumbnail = bank.thumbnails[1].repeat_interleave(2, 0).repeat_interleave(2, 1).float() / 255
-    assert torch.equal(drawn[20 : 20 + memory_drawing.SLOT, 4 : 4 + memory_drawing.SLOT], thumbnail)
+    size = memory_drawing.SLOT
+    assert torch.equal(drawing[20 : 20 + size, 4 : 4 + size], thumbnail)
 
 
 def test_all_parts_are_drawn_below_each_other():
     memory = random_memory(1, 4)
     parts = [
-        core.Part(number, "a phrase", 1.0, torch.ones(D), *(row[0] for row in found))
-        for number, found in (
+        core.Part(number, "a phrase", 1.0, torch.ones(D), *(row[0] for row in answers))
+        for number, answers in (
             (number, core.refresh(memory.banks[number], torch.ones(1, D), k))
             for number, k in ((TOP, 2), (HAIR, 4))
         )
     ]
-    both, one = (
-        memory_drawing.draw_parts(parts, memory.banks),
-        memory_drawing.draw_parts(parts[:1], memory.banks),
-    )
-    assert len(both) == 2 * len(one) and both.shape[1] > one.shape[1]
-    assert memory_drawing.draw_parts([part(TOP, 1)], {}).shape[-1] == 3  # no memory was asked
+    two_parts = memory_drawing.draw_parts(parts, memory.banks)
+    first_part = memory_drawing.draw_parts(parts[:1], memory.banks)
+    assert len(two_parts) == 2 * len(first_part) and two_parts.shape[1] > first_part.shape[1]
+    assert memory_drawing.draw_parts([part(TOP, 1)], {}).shape[-1] == 3  # no memory was searched
 
 
-def test_the_catalogue_shows_every_slot_the_most_frequent_first():
+def test_the_catalog_shows_every_slot_the_most_frequent_first():
     bank = random_memory(1, 4).banks[TOP]
-    drawn, size = memory_drawing.catalog(bank, 3), part_crops.THUMBNAIL
-    assert drawn.shape == (2 * (size + 2) + 2, 3 * (size + 2) + 2, 3)
+    drawing, size = memory_drawing.catalog(bank, 3), part_crops.THUMBNAIL
+    assert drawing.shape == (2 * (size + 2) + 2, 3 * (size + 2) + 2, 3)
     first = bank.thumbnails[int(bank.counts.argmax())].float() / 255
-    assert torch.equal(drawn[2 : 2 + size, 2 : 2 + size], first)
+    assert torch.equal(drawing[2 : 2 + size, 2 : 2 + size], first)
     cells = [
-        drawn[y : y + size, x : x + size]
+        drawing[y : y + size, x : x + size]
         for y in (2, size + 4)
         for x in (2, size + 4, 2 * size + 6)
     ]

@@ -1,4 +1,4 @@
-"""What the mini weights of appearance are made from, and that they know colours by name."""
+"""What the mini weights of appearance are made from, and that they know colors by name."""
 
 from itertools import product
 
@@ -8,10 +8,10 @@ from vitruvian.lab.recipes import dressed
 from vitruvian.lab.recipes import memory as memory_recipe
 from vitruvian.lab.recipes import part_encoder as encoder_recipe
 from vitruvian.lab.training import convert, part_encoder, preview
+from vitruvian.lab.world.body import BOTTOM, HAT, TOP
 from vitruvian.lab.world.captions import scene_caption
-from vitruvian.lab.world.figure import BOTTOM, HAT, TOP
 from vitruvian.lab.world.renderer import render
-from vitruvian.lab.world.scenes import BOTTOMS, COLOURS, FULL, PATTERNS, sample_scenes
+from vitruvian.lab.world.scenes import BOTTOMS, COLORS, FULL, PATTERNS, sample_scenes
 from vitruvian.models import memory, memory_file, part_crops, semantic_map
 from vitruvian.models.phrases import split_phrases
 
@@ -28,73 +28,73 @@ def truth(scenes):
     return render(scenes)
 
 
-def test_a_fifth_is_held_out_and_everything_else_is_seen():
-    every = set(product(COLOURS, PATTERNS, dressed.GARMENTS))
-    assert len(dressed.HELD_OUT) == len(every) / 5
+def test_a_fifth_is_held_out_and_the_training_has_every_word():
+    combinations = set(product(COLORS, PATTERNS, dressed.GARMENTS))
+    assert len(dressed.HELD_OUT) == len(combinations) / 5
     for k in range(3):
-        seen = {combination[k] for combination in every - dressed.HELD_OUT}
-        assert seen == {combination[k] for combination in every}
+        trained_on = {combination[k] for combination in combinations - dressed.HELD_OUT}
+        assert trained_on == {combination[k] for combination in combinations}
 
 
 def test_captions_tell_what_is_worn(scenes):
-    p, held = scenes.people, 0
+    p, held_out = scenes.people, 0
     for i in range(COUNT):
         caption = scene_caption(scenes, i)
         looks = dressed.part_phrases(caption)
         bottom = BOTTOMS[int(p.bottom_kind[i])]
         parts = {"top": (p.top, p.top_pattern), bottom: (p.bottom, p.bottom_pattern)}
         worn = {
-            (list(COLOURS)[int(colour[i])], PATTERNS[int(pattern[i])], noun)
-            for noun, (colour, pattern) in parts.items()
+            (list(COLORS)[int(color[i])], PATTERNS[int(pattern[i])], noun)
+            for noun, (color, pattern) in parts.items()
         }
         assert dressed.is_held_out(caption) == bool(worn & dressed.HELD_OUT)
-        held += dressed.is_held_out(caption)
+        held_out += dressed.is_held_out(caption)
         assert (semantic_map.HEADWEAR in looks) == (int(p.hat[i]) >= 0)
-        assert looks[semantic_map.FOOTWEAR] == f"{list(COLOURS)[int(p.shoes[i])]} shoes"
+        assert looks[semantic_map.FOOTWEAR] == f"{list(COLORS)[int(p.shoes[i])]} shoes"
         words = dressed.without_appearance(caption).split()
-        assert not set(words) & {*COLOURS, *PATTERNS, "wearing", "hair"}
-        found = {phrase.part: phrase.text for phrase in split_phrases(caption)}
-        assert found == {part: text for part, text in looks.items() if part != semantic_map.FACE}
-    assert 0 < held < COUNT
+        assert not set(words) & {*COLORS, *PATTERNS, "wearing", "hair"}
+        parsed = {phrase.part: phrase.text for phrase in split_phrases(caption)}
+        assert parsed == {part: text for part, text in looks.items() if part != semantic_map.FACE}
+    assert 0 < held_out < COUNT
 
 
 def test_maps_of_renders_and_of_their_captions_agree(scenes, truth):
     maps = dressed.semantic_maps(scenes, truth)
     for i in range(COUNT):
-        own = dressed.map_of_single(truth.parsing[i], scene_caption(scenes, i))
-        assert torch.equal(maps[i], own)
+        from_caption = dressed.map_of_single(truth.parsing[i], scene_caption(scenes, i))
+        assert torch.equal(maps[i], from_caption)
         assert torch.equal(maps[i] == semantic_map.TOP, truth.parsing[i] == TOP)
         assert torch.equal(maps[i] == semantic_map.HEADWEAR, truth.parsing[i] == HAT)
         bottom = (maps[i] == semantic_map.PANTS) | (maps[i] == semantic_map.SKIRT)
         assert torch.equal(bottom, truth.parsing[i] == BOTTOM)
 
 
-def test_the_shipped_encoder_finds_the_words_for_what_it_sees(scenes, truth, mini_weights):
+def test_the_shipped_encoder_names_the_colors_and_garments_of_crops(scenes, truth, mini_weights):
     encoder = part_encoder.load_encoder(encoder_recipe.VISION)
-    maps, crops, right = dressed.semantic_maps(scenes, truth), [], []
+    maps, crops, expected = dressed.semantic_maps(scenes, truth), [], []
     for i in range(COUNT):
-        picture = truth.rgb[i].movedim(0, -1)
-        for part, crop in part_crops.crop_parts(picture, maps[i], dressed.CROP):
+        image = truth.rgb[i].movedim(0, -1)
+        for part, crop in part_crops.crop_parts(image, maps[i], dressed.CROP):
             if part in (semantic_map.TOP, semantic_map.FOOTWEAR, semantic_map.PANTS):
                 crops.append(crop.movedim(-1, 0))
-                right.append(dressed.part_phrases(scene_caption(scenes, i))[part].split())
+                expected.append(dressed.part_phrases(scene_caption(scenes, i))[part].split())
     nouns = ("top", "shoes", "trousers")
-    texts = [f"{colour} {noun}" for noun in nouns for colour in COLOURS]
-    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    texts = [f"{color} {noun}" for noun in nouns for color in COLORS]
+    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
     with torch.no_grad():
-        text = encoder.of_text(encoder_recipe.pooled_texts(whole, texts))
-        found = (encoder.of_pictures(torch.stack(crops)) @ text.mT).argmax(1).tolist()
-    named = (texts[k].split() for k in found)
-    hits = [read == [words[0], words[-1]] for read, words in zip(named, right, strict=True)]
+        text = encoder.encode_text(encoder_recipe.pooled_texts(checkpoint, texts))
+        nearest = (encoder.encode_images(torch.stack(crops)) @ text.mT).argmax(1).tolist()
+    names = (texts[k].split() for k in nearest)
+    hits = [name == [words[0], words[-1]] for name, words in zip(names, expected, strict=True)]
     assert sum(hits) / len(hits) > 0.9
 
 
-def test_the_shipped_memory_is_the_encoders_and_holds_what_it_needs(mini_weights):
-    encoder, kept = (
+def test_the_shipped_memory_fits_the_encoder_and_holds_all_garments(mini_weights):
+    encoder, garments = (
         part_encoder.load_encoder(encoder_recipe.VISION),
         memory_file.load(memory_recipe.MEMORY),
     )
-    assert kept.encoder == memory.encoder_name(encoder.vision.state_dict())
+    assert garments.encoder == memory.encoder_name(encoder.vision.state_dict())
     worn = {
         semantic_map.TOP,
         semantic_map.PANTS,
@@ -102,6 +102,6 @@ def test_the_shipped_memory_is_the_encoders_and_holds_what_it_needs(mini_weights
         semantic_map.FOOTWEAR,
         semantic_map.HEADWEAR,
     }
-    assert worn <= set(kept.parts)
-    assert all(len(bank) <= memory_recipe.SLOTS for bank in kept.banks.values())
-    torch.testing.assert_close(kept.projection, encoder.text_projection.detach())
+    assert worn <= set(garments.parts)
+    assert all(len(bank) <= memory_recipe.SLOTS for bank in garments.banks.values())
+    torch.testing.assert_close(garments.projection, encoder.text_projection.detach())

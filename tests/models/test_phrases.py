@@ -88,15 +88,16 @@ TABLE = {
 CASES = [(text, name) for name, texts in TABLE.items() for text in texts]
 
 
-def found(prompt, **options):
-    named = {None: None} | dict(enumerate(semantic_map.CLASSES))
-    return [(phrase.text, named[phrase.part]) for phrase in split_phrases(prompt, **options)]
+def phrases_and_parts(prompt, **options):
+    """The text of each phrase and the name of its part."""
+    names = {None: None} | dict(enumerate(semantic_map.CLASSES))
+    return [(phrase.text, names[phrase.part]) for phrase in split_phrases(prompt, **options)]
 
 
 @pytest.mark.parametrize(("text", "name"), CASES)
 def test_two_hundred_phrases(text, name):
     assert part_of(text) == (None if name is None else semantic_map.CLASSES.index(name))
-    assert {part for _, part in found(text)} == ({name} if name else set())
+    assert {part for _, part in phrases_and_parts(text)} == ({name} if name else set())
 
 
 def test_there_are_two_hundred_and_of_every_part():
@@ -165,13 +166,13 @@ SENTENCES = {
 
 @pytest.mark.parametrize(("sentence", "expected"), SENTENCES.items())
 def test_sentences_are_split(sentence, expected):
-    assert [text for text, _ in found(sentence)] == expected
+    assert [text for text, _ in phrases_and_parts(sentence)] == expected
 
 
-def test_what_names_no_part_is_kept_on_request():
+def test_phrases_without_a_part_are_returned_on_request():
     sentence = "A man in a red hat, no shoes, in a park"
-    assert found(sentence) == [("red hat", "headwear")]
-    assert found(sentence, unknown=True) == [
+    assert phrases_and_parts(sentence) == [("red hat", "headwear")]
+    assert phrases_and_parts(sentence, unknown=True) == [
         ("man", None),
         ("red hat", "headwear"),
         ("no shoes", None),
@@ -228,7 +229,7 @@ def test_strengths(prompt, expected):
     ],
 )
 def test_a_part_may_be_named(prompt, expected):
-    assert found(prompt) == expected
+    assert phrases_and_parts(prompt) == expected
 
 
 def test_a_number_that_no_part_has_is_refused():

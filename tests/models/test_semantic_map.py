@@ -1,4 +1,4 @@
-"""Semantic pose maps against slow references: colours, masks, shares, growth, skeletons."""
+"""Semantic pose maps against slow references: colors, masks, shares, growth, skeletons."""
 
 import math
 
@@ -10,7 +10,7 @@ from vitruvian.models import semantic_map as ours
 from vitruvian.models.outfit import Outfit, map_from_pose
 from vitruvian.models.semantic_map import from_colors, part_mask, shares
 
-BODY = {  # right is the viewer's left: somebody who faces us
+BODY = {  # right is the left of the viewer: the person faces the camera
     pose.NOSE: (256, 80), pose.NECK: (256, 140), pose.R_SHOULDER: (210, 142),
     pose.R_ELBOW: (190, 210), pose.R_WRIST: (180, 270), pose.L_SHOULDER: (302, 142),
     pose.L_ELBOW: (322, 210), pose.L_WRIST: (332, 270), pose.R_HIP: (228, 280),
@@ -23,7 +23,7 @@ TOP, SKIN, PANTS = ours.TOP, ours.SKIN, ours.PANTS
 
 
 def people(*shifts, without=(), grow=1.0, moved=None):
-    """Somebody standing, once per shift to the right."""
+    """A standing person, once per shift to the right."""
     body = torch.zeros(len(shifts), 18, 3)
     for number, shift in enumerate(shifts):
         for joint, (x, y) in {**BODY, **(moved or {})}.items():
@@ -34,7 +34,7 @@ def people(*shifts, without=(), grow=1.0, moved=None):
     return pose.people_from_points((body, *parts), 512, 512)
 
 
-def drawn(outfit=None, size=(512, 512), **who):
+def draw_map(outfit=None, size=(512, 512), **who):
     return map_from_pose(people(0, **who), outfit or Outfit(), *size)[0]
 
 
@@ -47,7 +47,7 @@ def random_map(b=2, h=9, w=13, seed=0, classes=24):
     return torch.randint(classes, (b, h, w), generator=generator).to(torch.uint8)
 
 
-# classes and colours
+# classes and colors
 
 
 def test_the_classes_are_those_of_deepfashion():
@@ -60,43 +60,43 @@ def test_the_classes_are_those_of_deepfashion():
         ours.part_named("hat")
 
 
-def test_the_palette_s_colours_are_far_apart():
+def test_the_palette_s_colors_are_far_apart():
     assert ours.PALETTE.shape == (24, 3) and ours.PALETTE[ours.BACKGROUND].tolist() == [0, 0, 0]
     apart = torch.cdist(ours.PALETTE.float(), ours.PALETTE.float()) + 1e3 * torch.eye(24)
     assert apart.min() >= 80
 
 
 @pytest.mark.parametrize("palette", [ours.PALETTE, ours.GRAY_LEVELS])
-def test_colours_are_read_back(palette):
+def test_colors_are_read_back(palette):
     labels = random_map(2, 16, 24)
-    picture = palette[labels.long()].float() / 255
-    read = from_colors(picture, palette, 0.4)
+    image = palette[labels.long()].float() / 255
+    read = from_colors(image, palette, 0.4)
     assert read.dtype == torch.uint8 and torch.equal(read, labels)
-    assert torch.equal(from_colors(torch.cat((picture, picture[..., :1]), -1), palette, 1), labels)
+    assert torch.equal(from_colors(torch.cat((image, image[..., :1]), -1), palette, 1), labels)
     assert torch.equal(ours.color_image(labels), ours.PALETTE[labels.long()] / 255)
 
 
-def test_the_nearest_colour_counts_up_to_the_tolerance():
+def test_the_nearest_color_counts_up_to_the_tolerance():
     generator = torch.Generator().manual_seed(1)
-    picture = torch.rand(1, 12, 12, 3, generator=generator)
+    image = torch.rand(1, 12, 12, 3, generator=generator)
     expected, far = torch.zeros(12, 12, dtype=torch.uint8), 0
     for y in range(12):
         for x in range(12):
-            away = [math.dist((255 * picture[0, y, x]).tolist(), c.tolist()) for c in ours.PALETTE]
+            away = [math.dist((255 * image[0, y, x]).tolist(), c.tolist()) for c in ours.PALETTE]
             far += min(away) > 60
             expected[y, x] = 0 if min(away) > 60 else away.index(min(away))
     assert 10 < far < 134
-    assert torch.equal(from_colors(picture, ours.PALETTE, 60, background=True)[0], expected)
+    assert torch.equal(from_colors(image, ours.PALETTE, 60, background=True)[0], expected)
     with pytest.raises(ValueError, match=f"{far} of 144 pixels .* 60 levels .*tolerance"):
-        from_colors(picture, ours.PALETTE, 60)
+        from_colors(image, ours.PALETTE, 60)
 
 
-def test_own_palettes():
+def test_custom_palettes():
     palette, parts = ours.read_palette("top: #ff0000\n\n Footwear = 00ff00\nfootwear: #0000FF")
     assert palette.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]]
     assert parts == [ours.TOP, ours.FOOTWEAR, ours.FOOTWEAR, ours.BACKGROUND]
-    picture = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]])[None]
-    assert from_colors(picture, palette, 1, parts).flatten().tolist() == parts
+    image = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]])[None]
+    assert from_colors(image, palette, 1, parts).flatten().tolist() == parts
     assert ours.read_palette("background: #ffffff\ntop: #000000")[1] == [ours.BACKGROUND, ours.TOP]
 
 
@@ -119,13 +119,13 @@ def test_palettes_that_can_not_be_read(text, message):
 # parts
 
 
-def test_parts_are_painted_where_the_mask_is_a_half_or_more():
+def test_parts_are_added_where_the_mask_is_a_half_or_more():
     labels = random_map(2, 3, 4)
     before = labels.clone()
     mask = torch.tensor([0.0, 0.49, 0.5, 1.0]).expand(2, 3, 4)
-    made = ours.add_part(labels, mask, ours.TIE)
-    assert made.dtype == torch.uint8 and torch.equal(labels, before)
-    assert torch.equal(made[..., :2], labels[..., :2]) and (made[..., 2:] == ours.TIE).all()
+    changed = ours.add_part(labels, mask, ours.TIE)
+    assert changed.dtype == torch.uint8 and torch.equal(labels, before)
+    assert torch.equal(changed[..., :2], labels[..., :2]) and (changed[..., 2:] == ours.TIE).all()
 
 
 def test_one_map_or_one_mask_goes_with_many():
@@ -136,7 +136,7 @@ def test_one_map_or_one_mask_goes_with_many():
     )
     assert torch.equal(
         ours.add_part(labels, masks[:1], TOP),
-        torch.cat([ours.add_part(one[None], masks[:1], TOP) for one in labels]),
+        torch.cat([ours.add_part(frame[None], masks[:1], TOP) for frame in labels]),
     )
     with pytest.raises(ValueError, match="3 maps and 2 masks"):
         ours.add_part(labels, masks[:2], TOP)
@@ -154,7 +154,7 @@ def test_empty_is_background():
 @pytest.mark.parametrize("grid", [(9, 13), (3, 4), (1, 1), (4, 5), (20, 30), (9, 1), (8, 26)])
 def test_shares_are_areas(grid):
     labels = random_map(2, 9, 13)
-    found = shares(labels, grid)
+    cell_shares = shares(labels, grid)
     expected = torch.zeros(2, 24, *grid, dtype=torch.float64)
     (h, w), (rows, columns) = labels.shape[1:], grid
     for i in range(rows):
@@ -167,8 +167,8 @@ def test_shares_are_areas(grid):
                         area = high * wide * rows * columns / (h * w)
                         for b in range(2):
                             expected[b, int(labels[b, y, x]), i, j] += area
-    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(found.sum(1), torch.ones(2, *grid))
+    torch.testing.assert_close(cell_shares.double(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(cell_shares.sum(1), torch.ones(2, *grid))
 
 
 def test_shares_on_the_same_grid_are_the_labels():
@@ -184,22 +184,22 @@ def test_shares_on_the_same_grid_are_the_labels():
 def test_masks_grow_and_shrink_by_pixels(grow):
     labels = torch.zeros(2, 17, 21, dtype=torch.uint8)
     labels[0, 4:12, 3:9], labels[0, 6, 15], labels[1, :, 10:] = TOP, ours.HAIR, ours.HAIR
-    found = part_mask(labels, [TOP, ours.HAIR], grow)
+    mask = part_mask(labels, [TOP, ours.HAIR], grow)
     for b in range(2):
         spots = [(y, x) for y in range(17) for x in range(21)]
         inside = [spot for spot in spots if labels[b][spot]]
         outside = [spot for spot in spots if not labels[b][spot]]
         for spot in spots:
-            near = min((math.dist(spot, other) for other in inside), default=math.inf)
-            deep = min((math.dist(spot, other) for other in outside), default=math.inf)
-            assert found[b][spot] == (near <= grow if grow >= 0 else deep > -grow)
+            near = min((math.dist(spot, target) for target in inside), default=math.inf)
+            deep = min((math.dist(spot, target) for target in outside), default=math.inf)
+            assert mask[b][spot] == (near <= grow if grow >= 0 else deep > -grow)
 
 
-def test_masks_are_of_the_chosen_parts_alone():
+def test_masks_are_of_the_selected_parts_alone():
     labels = random_map(2, 30, 30)
-    found = part_mask(labels, (ours.BAG, ours.TIE))
-    assert found.dtype == torch.float32
-    assert torch.equal(found, ((labels == ours.BAG) | (labels == ours.TIE)).float())
+    mask = part_mask(labels, (ours.BAG, ours.TIE))
+    assert mask.dtype == torch.float32
+    assert torch.equal(mask, ((labels == ours.BAG) | (labels == ours.TIE)).float())
     assert torch.equal(part_mask(labels, ours.WHOLE_PERSON), (labels > 0).float())
     assert {*ours.WHOLE_PERSON} - {*ours.CLOTHING} == {ours.HAIR, ours.FACE, ours.SKIN}
 
@@ -216,22 +216,22 @@ def test_an_empty_and_a_full_mask_stay(grow):
 def test_the_legend_names_what_occurs():
     labels = torch.zeros(2, 64, 40, dtype=torch.uint8)
     labels[0, :20], labels[1, 40:] = ours.DRESS, ours.HAIR
-    shown = ours.with_legend(labels)
-    assert shown.shape[:2] == (2, 384) and shown.shape[2] > 240
+    image = ours.with_legend(labels)
+    assert image.shape[:2] == (2, 384) and image.shape[2] > 240
     large = ours.color_image(labels).repeat_interleave(6, 1).repeat_interleave(6, 2)
-    assert torch.equal(shown[:, :, :240], large)
-    legend = (255 * shown[0, :, 240:]).round().long()
-    there = [part for part in range(24) if (legend == ours.PALETTE[part]).all(-1).sum() > 40]
-    white = [ours.EYEGLASS] * (ours.EYEGLASS in there)  # the letters' colour too
-    assert there == sorted([ours.BACKGROUND, ours.DRESS, ours.HAIR, *white])
-    assert torch.equal(shown[0, :, 240:], shown[1, :, 240:])
+    assert torch.equal(image[:, :, :240], large)
+    legend = (255 * image[0, :, 240:]).round().long()
+    listed = [part for part in range(24) if (legend == ours.PALETTE[part]).all(-1).sum() > 40]
+    white = [ours.EYEGLASS] * (ours.EYEGLASS in listed)  # the letters' color too
+    assert listed == sorted([ours.BACKGROUND, ours.DRESS, ours.HAIR, *white])
+    assert torch.equal(image[0, :, 240:], image[1, :, 240:])
 
 
 def test_a_legend_of_everything_fits():
     labels = torch.arange(24).to(torch.uint8).view(1, 24, 1).expand(1, 24, 30)
-    shown = ours.with_legend(labels)
-    legend = (255 * shown[0, :, -144:]).round().long()
-    assert all((legend == colour).all(-1).sum() >= 64 for colour in ours.PALETTE)
+    image = ours.with_legend(labels)
+    legend = (255 * image[0, :, -144:]).round().long()
+    assert all((legend == color).all(-1).sum() >= 64 for color in ours.PALETTE)
     assert ours.with_legend(random_map(1, 500, 300)).shape[1] == 500
 
 
@@ -297,7 +297,7 @@ def at(labels, x, y):
 
 
 def test_parts_lie_on_the_skeleton():
-    labels = drawn()
+    labels = draw_map()
     assert labels.dtype == torch.uint8
     places = {
         (256, 200): "top",
@@ -341,7 +341,7 @@ def test_parts_lie_on_the_skeleton():
     ],
 )
 def test_an_outfit_is_what_is_drawn(outfit, expected):
-    assert parts_of(drawn(outfit)) == expected
+    assert parts_of(draw_map(outfit)) == expected
 
 
 def test_every_outfit_can_be_drawn():
@@ -349,40 +349,40 @@ def test_every_outfit_can_be_drawn():
         for lower in outfits.LOWERS:
             for hair in outfits.HAIRS:
                 for switch in (False, True):
-                    labels = drawn(Outfit(upper, lower, hair, *[switch] * 5), (64, 64))
+                    labels = draw_map(Outfit(upper, lower, hair, *[switch] * 5), (64, 64))
                     assert (labels > 0).sum() > 200
 
 
 def test_sleeves_and_legs_have_two_lengths():
     places = {"elbow": (190, 212), "wrist": (182, 262), "knee": (225, 372), "shin": (223, 430)}
-    long, short = drawn(), drawn(Outfit(long_sleeves=False, long_legs=False))
+    long, short = draw_map(), draw_map(Outfit(long_sleeves=False, long_legs=False))
     assert [at(long, *p) for p in places.values()] == ["top", "top", "pants", "pants"]
     assert [at(short, *p) for p in places.values()] == ["skin"] * 4
     assert at(short, 206, 155) == "top" and at(short, 226, 310) == "pants"
-    skirts = [drawn(Outfit(lower="skirt", long_legs=legs)) for legs in (True, False)]
+    skirts = [draw_map(Outfit(lower="skirt", long_legs=legs)) for legs in (True, False)]
     assert [at(skirt, 256, 400) for skirt in skirts] == ["skirt", "background"]
     assert [at(skirt, 256, 330) for skirt in skirts] == ["skirt", "skirt"]
 
 
 def test_a_skirt_is_wider_below():
-    skirt = drawn(Outfit(lower="skirt")) == ours.SKIRT
+    skirt = draw_map(Outfit(lower="skirt")) == ours.SKIRT
     assert skirt[410].sum() > skirt[300].sum() > 60
 
 
 def test_arms_are_in_front_and_the_far_one_behind():
     across = {pose.R_ELBOW: (215, 220), pose.R_WRIST: (270, 215)}
     bare = Outfit(long_sleeves=False)
-    assert at(drawn(bare, moved=across), 250, 217) == "skin"
-    hidden = drawn(bare, moved=across, without=(pose.R_EAR,))  # the right side is turned away
+    assert at(draw_map(bare, moved=across), 250, 217) == "skin"
+    hidden = draw_map(bare, moved=across, without=(pose.R_EAR,))  # the right side is turned away
     assert at(hidden, 250, 217) == "top"
-    assert at(drawn(bare, moved=across, without=(pose.L_EAR,)), 250, 217) == "skin"
+    assert at(draw_map(bare, moved=across, without=(pose.L_EAR,)), 250, 217) == "skin"
     arm = {pose.L_ELBOW: (297, 220), pose.L_WRIST: (245, 215)}
-    assert at(drawn(bare, moved=arm, without=(pose.R_EAR,)), 262, 216) == "skin"
-    assert at(drawn(bare, moved=arm, without=(pose.L_EAR,)), 262, 216) == "top"
+    assert at(draw_map(bare, moved=arm, without=(pose.R_EAR,)), 262, 216) == "skin"
+    assert at(draw_map(bare, moved=arm, without=(pose.L_EAR,)), 262, 216) == "top"
 
 
 @pytest.mark.parametrize(
-    ("without", "gone"),
+    ("without", "missing_parts"),
     [
         ((pose.R_WRIST, pose.L_WRIST), set()),
         ((pose.R_ANKLE, pose.L_ANKLE), {"footwear"}),
@@ -392,64 +392,64 @@ def test_arms_are_in_front_and_the_far_one_behind():
         ((pose.R_SHOULDER, pose.L_SHOULDER, pose.R_ELBOW, pose.L_ELBOW), {"top"}),
     ],
 )
-def test_missing_joints_leave_parts_out(without, gone):
-    assert parts_of(drawn(without=without)) == parts_of(drawn()) - gone
+def test_missing_joints_leave_parts_out(without, missing_parts):
+    assert parts_of(draw_map(without=without)) == parts_of(draw_map()) - missing_parts
 
 
-def test_a_half_figure_keeps_its_chest():
+def test_half_a_person_keeps_the_chest():
     legs = (pose.R_HIP, pose.L_HIP, pose.R_KNEE, pose.L_KNEE, pose.R_ANKLE, pose.L_ANKLE)
-    assert at(drawn(without=legs), 256, 200) == "top"
+    assert at(draw_map(without=legs), 256, 200) == "top"
 
 
-def test_somebody_from_behind_has_hair_and_no_face():
-    labels = drawn(Outfit(hair="long"), without=EYES_AND_NOSE)
+def test_a_person_from_behind_has_hair_and_no_face():
+    labels = draw_map(Outfit(hair="long"), without=EYES_AND_NOSE)
     assert at(labels, 256, 80) == at(labels, 256, 110) == "hair"
-    assert at(drawn(Outfit(hair="none"), without=EYES_AND_NOSE), 256, 70) == "skin"
-    front = drawn(Outfit(hair="long"))
+    assert at(draw_map(Outfit(hair="none"), without=EYES_AND_NOSE), 256, 70) == "skin"
+    front = draw_map(Outfit(hair="long"))
     assert at(front, 256, 85) == "face"
-    assert (front == ours.HAIR).sum() > (drawn() == ours.HAIR).sum()
+    assert (front == ours.HAIR).sum() > (draw_map() == ours.HAIR).sum()
 
 
 def test_the_head_leans_with_the_neck():
     turned = {joint: (y + 176, 512 - 176 - x) for joint, (x, y) in BODY.items()}
-    lying = drawn(Outfit(hat=True), moved=turned)
-    upright = drawn(Outfit(hat=True))
+    lying = draw_map(Outfit(hat=True), moved=turned)
+    upright = draw_map(Outfit(hat=True))
     hat = (upright == ours.HEADWEAR).nonzero().float().mean(0)
     lying_hat = (lying == ours.HEADWEAR).nonzero().float().mean(0)
     torch.testing.assert_close(lying_hat[1], hat[0] + 176, atol=1.5, rtol=0)
     torch.testing.assert_close(lying_hat[0], 336 - hat[1], atol=1.5, rtol=0)
 
 
-def test_known_hands_and_feet_are_drawn():
+def test_visible_hands_and_feet_are_drawn():
     who = people(0)
     hand = torch.tensor([(180 - 2 * k, 270 + 3 * k, 1.0) for k in range(21)])
     who.right_hand[0] = hand
     who.foot[0, 3] = torch.tensor((160.0, 470.0, 1.0))  # right big toe
     labels = map_from_pose(who, Outfit(), 512, 512)[0]
     assert at(labels, 142, 327) == "skin" and at(labels, 166, 470) == "footwear"
-    assert at(drawn(), 142, 327) == at(drawn(), 166, 470) == "background"
+    assert at(draw_map(), 142, 327) == at(draw_map(), 166, 470) == "background"
 
 
-def test_a_map_has_the_size_that_is_asked_for():
-    small, whole = drawn(size=(128, 128)), drawn()
-    assert small.shape == (128, 128) and drawn(size=(200, 90)).shape == (90, 200)
-    assert (small == whole[2::4, 2::4]).float().mean() > 0.97
+def test_a_map_has_the_requested_size():
+    small, large = draw_map(size=(128, 128)), draw_map()
+    assert small.shape == (128, 128) and draw_map(size=(200, 90)).shape == (90, 200)
+    assert (small == large[2::4, 2::4]).float().mean() > 0.97
 
 
 def test_several_people_and_the_smaller_in_front():
     two = map_from_pose(people(-120, 120), Outfit(), 512, 512)[0]
     assert at(two, 136, 200) == at(two, 376, 200) == "top"
     child = people(128, grow=0.5)
-    both = pose.merge(people(0), child)
+    adult_and_child = pose.merge(people(0), child)
     for order in ([0, 1], [1, 0]):
-        labels = map_from_pose(pose.pick(both, order), Outfit(), 512, 512)[0]
+        labels = map_from_pose(pose.pick(adult_and_child, order), Outfit(), 512, 512)[0]
         assert at(labels, 256, 40) == "face"  # over the other's hair
     nobody = map_from_pose(pose.no_people(64, 48), Outfit(), 64, 48)
     assert nobody.shape == (1, 48, 64) and not nobody.any()
 
 
 def test_stray_and_single_points_do_no_harm():
-    drawn(moved={pose.R_WRIST: (1e7, -1e7), pose.L_ANKLE: (-1e9, 3)})
-    drawn(moved=dict.fromkeys(BODY, (100, 100)))
+    draw_map(moved={pose.R_WRIST: (1e7, -1e7), pose.L_ANKLE: (-1e9, 3)})
+    draw_map(moved=dict.fromkeys(BODY, (100, 100)))
     lone = people(0, without=[joint for joint in BODY if joint != pose.NOSE])
     assert map_from_pose(lone, Outfit(), 64, 64).shape == (1, 64, 64)
