@@ -182,12 +182,12 @@ export class Canvas {
 
     // drawing
 
-    draw(numbers, colours) {
+    draw(numbers, colors) {
         const { photo, opacity } = this
         const { shown: state, selected, joint, target } = this.session
         if (this.fits) this.placeView()
         if (!this.setStage()) return
-        const look = { state, numbers, colours, selected, joint, target, photo, opacity }
+        const look = { state, numbers, colors, selected, joint, target, photo, opacity }
         draw(this.konva, this.layer, { ...look, view: this.view })
     }
 

@@ -1,4 +1,4 @@
-// Draws the editor's canvas with Konva: the photograph, the people in OpenPose's colours as
+// Draws the editor's canvas with Konva: the photograph, the people in OpenPose's colors as
 // models/pose_drawing.py draws them, and the handles of the selected person.
 
 import { bounds, isKnown } from "./geometry.js"
@@ -8,7 +8,7 @@ import {
 } from "./skeleton.js"
 
 const HEAD = [NOSE, R_EYE, L_EYE, R_EAR, L_EAR]
-const limbColour = (limb) => `hsl(${20 * limb} 100% 30%)`
+const limbColor = (limb) => `hsl(${20 * limb} 100% 30%)`
 
 /** Half a limb's width in the picture: as auto_line_width of models/pose_drawing.py. */
 const lineWidth = ({ width, height }) => Math.max(1.5, (4 * Math.min(width, height)) / 512)
@@ -61,7 +61,7 @@ function figure(konva, person, number, { state, view, selected }) {
         const [x, y] = points[i]
         if (isKnown(points[i])) group.add(new konva.Circle({ x, y, fill, radius }))
     }
-    LIMBS.forEach((limb, i) => bone(limb, limbColour(i), 1.6 * half))
+    LIMBS.forEach((limb, i) => bone(limb, limbColor(i), 1.6 * half))
     FOOT_BONES.forEach((toe) => bone(toe, "#888", thin * 1.5))
     BONES.forEach((finger, i) => bone(finger, hue(i % 20, 20), 1.5 * thin))
     indices("face").forEach((i) => dot(i, "#fff", 0.8 * thin))
@@ -73,10 +73,10 @@ function figure(konva, person, number, { state, view, selected }) {
 }
 
 /** What can be taken hold of: box and handles, the chosen joint, places of hidden joints. */
-function selection(konva, person, { target, joint, view, colours, numbers, selected }) {
+function selection(konva, person, { target, joint, view, colors, numbers, selected }) {
     const group = new konva.Group()
     const px = 1 / view.scale
-    const colour = colours[numbers[selected] - 1]
+    const color = colors[numbers[selected] - 1]
     indices("body").filter((i) => !isKnown(person.points[i])).forEach((i) => {
         const [x, y] = person.points[i]
         if (x || y) group.add(new konva.Circle({
@@ -88,12 +88,12 @@ function selection(konva, person, { target, joint, view, colours, numbers, selec
     const { box, corners, stalk } = grips
     group.add(new konva.Rect({
         x: box.left, y: box.top, width: box.right - box.left, height: box.bottom - box.top,
-        stroke: colour, strokeWidth: px, dash: [4 * px, 4 * px],
+        stroke: color, strokeWidth: px, dash: [4 * px, 4 * px],
     }))
     group.add(new konva.Line({
-        points: [stalk[0], box.top, ...stalk], stroke: colour, strokeWidth: px,
+        points: [stalk[0], box.top, ...stalk], stroke: color, strokeWidth: px,
     }))
-    const grip = { stroke: colour, strokeWidth: 1.5 * px, fill: "#111" }
+    const grip = { stroke: color, strokeWidth: 1.5 * px, fill: "#111" }
     for (const [x, y] of corners) group.add(new konva.Rect({
         x: x - (HANDLE / 2) * px, y: y - (HANDLE / 2) * px, width: HANDLE * px,
         height: HANDLE * px, cornerRadius: 2 * px, ...grip,
@@ -108,8 +108,8 @@ function selection(konva, person, { target, joint, view, colours, numbers, selec
     return group
 }
 
-/** The person's number in their colour, beside the head. */
-function badge(konva, person, i, { state, view, numbers, colours }) {
+/** The person's number in their color, beside the head. */
+function badge(konva, person, i, { state, view, numbers, colors }) {
     const group = new konva.Group()
     const box = bounds(person, HEAD) ?? bounds(person)
     if (!box) return group
@@ -117,7 +117,7 @@ function badge(konva, person, i, { state, view, numbers, colours }) {
     const inside = (at, size) => Math.min(size - 10 * px, Math.max(10 * px, at))
     const x = inside(box.left - 16 * px, state.width)
     const y = inside((box.top + box.bottom) / 2, state.height)
-    group.add(new konva.Circle({ x, y, radius: 8 * px, fill: colours[numbers[i] - 1] }))
+    group.add(new konva.Circle({ x, y, radius: 8 * px, fill: colors[numbers[i] - 1] }))
     group.add(new konva.Text({
         x: x - 8 * px, y: y - 7.5 * px, width: 16 * px, height: 16 * px, fill: "#000",
         align: "center", verticalAlign: "middle", text: String(numbers[i]), fontSize: 11 * px,

@@ -198,10 +198,10 @@ export class PoseEditor {
         const order = states.leftToRight(shown)
         const numbers = []
         order.forEach((person, i) => (numbers[person] = i + 1))
-        const colours = parts.colours(order.length)
-        this.canvas.draw(numbers, colours)
+        const colors = parts.colors(order.length)
+        this.canvas.draw(numbers, colors)
         this.renderTools(shown)
-        this.renderPrompts(shown, order, colours)
+        this.renderPrompts(shown, order, colors)
         this.renderStatus(shown, numbers)
     }
 
@@ -226,9 +226,9 @@ export class PoseEditor {
     }
 
     /** One row per person, left to right; a row keeps its field while somebody writes in it. */
-    renderPrompts({ people }, order, colours) {
+    renderPrompts({ people }, order, colors) {
         if (this.rows.length !== order.length) {
-            this.rows = order.map((_, number) => this.makeRow(number, colours[number]))
+            this.rows = order.map((_, number) => this.makeRow(number, colors[number]))
             this.prompts.replaceChildren(...this.rows.map(({ row }) => row))
         }
         this.order = order
@@ -239,12 +239,12 @@ export class PoseEditor {
         })
     }
 
-    makeRow(number, colour) {
+    makeRow(number, color) {
         const { session } = this
         const write = (text) => session.setPrompt(this.order[number], text)
         const choose = () =>
             this.order[number] !== session.selected && session.select(this.order[number])
-        return parts.promptRow(number + 1, colour, write, choose, () => this.focus())
+        return parts.promptRow(number + 1, color, write, choose, () => this.focus())
     }
 
     renderStatus({ people }, numbers) {

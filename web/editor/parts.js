@@ -88,8 +88,8 @@ export function help() {
     return [el("h4", { textContent: "Mouse and keys" }), el("dl", {}, ...rows)]
 }
 
-/** A person's prompt: number in their colour, field. */
-export function promptRow(number, colour, onText, onFocus, onDone) {
+/** A person's prompt: number in their color, field. */
+export function promptRow(number, color, onText, onFocus, onDone) {
     const field = el("textarea", {
         placeholder: `Person ${number}: left empty, “${SOMEBODY}”`, spellcheck: false,
         title: `Prompt of person ${number} from the left`,
@@ -103,10 +103,10 @@ export function promptRow(number, colour, onText, onFocus, onDone) {
         onDone()
     })
     const row = el("label", { className: "prompt" }, el("span", { textContent: number }), field)
-    row.style.setProperty("--person", colour)
+    row.style.setProperty("--person", color)
     return { row, field }
 }
 
-/** Colours of n people: the hues that Instance Preview gives them, softer for the screen. */
-export const colours = (n) =>
+/** Colors of n people: the hues that Instance Preview gives them, softer for the screen. */
+export const colors = (n) =>
     Array.from({ length: n }, (_, k) => `hsl(${(360 * k) / Math.max(3, n)} 85% 68%)`)

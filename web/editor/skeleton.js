@@ -92,5 +92,5 @@ export const BONES = [...fingerBones(PARTS.leftHand.start), ...fingerBones(PARTS
 export const FOOT_BONES = [
     [L_ANKLE, 130], [L_ANKLE, 131], [L_ANKLE, 132], [R_ANKLE, 133], [R_ANKLE, 134], [R_ANKLE, 135],
 ]
-/** The colour number k of n around the circle. */
+/** The color number k of n around the circle. */
 export const hue = (k, n) => `hsl(${(360 * k) / n} 100% 50%)`
