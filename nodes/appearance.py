@@ -16,13 +16,7 @@ from .inputs import (
     weight_input,
     weight_path,
 )
-from .wires import (
-    Appearance,
-    Instances,
-    Memory,
-    Parts,
-    SemanticMap,
-)
+from .wires import Appearance, Instances, Memory, Parts, SemanticMap
 
 CATEGORY = "Vitruvian/appearance"
 

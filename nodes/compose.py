@@ -20,9 +20,7 @@ from .inputs import (
     size_inputs,
     strength_input,
 )
-from .wires import (
-    Instances,
-)
+from .wires import Instances
 
 CATEGORY = "Vitruvian/compose"
 MEAN, SCENE = "mean of the people", "the positive prompt"

@@ -7,17 +7,8 @@ from comfy_api.latest import io, ui
 
 from ..host import hand_generator as generator
 from ..models import hands, pose
-from .inputs import (
-    named_errors,
-    pose_input,
-    read_pose,
-    strength_input,
-    weight_input,
-    weight_path,
-)
-from .wires import (
-    HandGenerator,
-)
+from .inputs import named_errors, pose_input, read_pose, strength_input, weight_input, weight_path
+from .wires import HandGenerator
 
 CATEGORY = "Vitruvian/hands"
 

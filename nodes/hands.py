@@ -20,10 +20,7 @@ from .inputs import (
     size_inputs,
     write_poses,
 )
-from .wires import (
-    BoundingBox,
-    PoseKeypoint,
-)
+from .wires import BoundingBox, PoseKeypoint
 
 CATEGORY = "Vitruvian/hands"
 BOTH = "both"

@@ -17,9 +17,7 @@ from .inputs import (
     weight_input,
     weight_path,
 )
-from .wires import (
-    HumanPrior,
-)
+from .wires import HumanPrior
 
 CATEGORY = "Vitruvian/human prior"
 AS_TRAINED = "as trained"

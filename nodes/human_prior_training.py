@@ -16,9 +16,7 @@ from ..models import loss_curve, pose_features
 from .human_prior import CATEGORY
 from .inputs import named_errors, seed_input, weight_files, weight_path
 from .saving import free_path
-from .wires import (
-    HumanPrior,
-)
+from .wires import HumanPrior
 
 DRAWN = "the drawn pose"
 CURVE_EVERY = 5  # steps between two previews of the loss

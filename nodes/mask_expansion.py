@@ -7,12 +7,7 @@ from comfy_api.latest import io, ui
 
 from ..host import mask_expansion
 from ..models import hands
-from .inputs import (
-    check_order,
-    mask_frames,
-    named_errors,
-    percent_input,
-)
+from .inputs import check_order, mask_frames, named_errors, percent_input
 
 CATEGORY = "Vitruvian/hands"
 

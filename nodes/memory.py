@@ -18,10 +18,7 @@ from ..models import memory_drawing, memory_file, part_crops
 from ..models.semantic_map import CLASSES, WHOLE_PERSON
 from .inputs import named_errors, weight_input, weight_path
 from .saving import free_path
-from .wires import (
-    Memory,
-    SemanticMap,
-)
+from .wires import Memory, SemanticMap
 
 CATEGORY = "Vitruvian/appearance"
 EXTEND, UPDATE = "add slots", "update slots"

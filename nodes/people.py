@@ -6,15 +6,8 @@ from comfy_api.latest import io
 
 from ..models import pose
 from ..models.pose import People
-from .inputs import (
-    named_errors,
-    pose_input,
-    read_pose,
-    write_poses,
-)
-from .wires import (
-    PoseKeypoint,
-)
+from .inputs import named_errors, pose_input, read_pose, write_poses
+from .wires import PoseKeypoint
 
 CATEGORY = "Vitruvian/pose"
 

@@ -8,11 +8,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..models import detect, pose, pose_drawing
-from .inputs import (
-    min_confidence_input,
-    named_errors,
-    write_poses,
-)
+from .inputs import min_confidence_input, named_errors, write_poses
 from .wires import BoundingBox, PoseKeypoint
 
 CATEGORY = "Vitruvian/pose"

@@ -8,9 +8,7 @@ from comfy_api.latest import io, ui
 from ..models import body_masks, pose, pose_drawing, pose_editor
 from ..models.pose import People
 from .inputs import named_errors
-from .wires import (
-    PoseKeypoint,
-)
+from .wires import PoseKeypoint
 
 CATEGORY = "Vitruvian/pose"
 WIDGET = "VITRUVIAN_POSE_EDITOR"  # as web/pose_editor.js calls it

@@ -10,16 +10,8 @@ from comfy_api.latest import io, ui
 
 from ..models import pose
 from ..models.pose import People
-from .inputs import (
-    named_errors,
-    pose_input,
-    read_pose,
-    require_people,
-    write_poses,
-)
-from .wires import (
-    PoseKeypoint,
-)
+from .inputs import named_errors, pose_input, read_pose, require_people, write_poses
+from .wires import PoseKeypoint
 
 CATEGORY = "Vitruvian/pose"
 EXAMPLES = Path(__file__).parent.parent / "workflows" / "poses"

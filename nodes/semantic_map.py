@@ -12,9 +12,7 @@ from ..models import semantic_map as core
 from ..models.outfit import HAIRS, LOWERS, OPEN, SHORT, UPPERS, Outfit, map_from_pose
 from ..models.semantic_map import CLASSES, CLOTHING, WHOLE_PERSON
 from .inputs import mask_frames, named_errors, output_size, pose_input, read_pose, size_inputs
-from .wires import (
-    SemanticMap,
-)
+from .wires import SemanticMap
 
 CATEGORY = "Vitruvian/appearance"
 OURS, GRAY, CUSTOM = "Vitruvian", f"gray levels 0 to {len(CLASSES) - 1}", "custom colors"
