@@ -152,12 +152,13 @@ def read_hands(
     """Read crops of `hand_crop`, which must be cut at the true hands' places. Only joints that are
     `visible` [21] in the true hand count for the error: no image shows where others are.
     """
-    images, joints = (torch.stack(part) for part in zip(*crops, strict=True))
+    images, true_joints = (torch.stack(part) for part in zip(*crops, strict=True))
     joints = torch.cat([find_joints(net, chunk) for chunk in images.split(64)])
-    sizes = torch.tensor([hands.hand_size(nn.functional.pad(j, (0, 1), value=1)) for j in joints])
-    visible_joints = torch.stack([*visible]).float()
-    error = ((joints - joints).norm(dim=-1) * visible_joints).sum(1) / visible_joints.sum(1) / sizes
-    return HandReport(error, (stretched(joints) == stretched(joints)))
+    sizes = [hands.hand_size(nn.functional.pad(j, (0, 1), value=1)) for j in true_joints]
+    is_visible = torch.stack([*visible]).float()
+    distances = (joints - true_joints).norm(dim=-1) * is_visible
+    error = distances.sum(1) / is_visible.sum(1) / torch.tensor(sizes)
+    return HandReport(error, (stretched(joints) == stretched(true_joints)))
 
 
 def stretched(joints: Tensor) -> Tensor:
