@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..training.loop import native_precision
+from ..training.options import PRECISIONS
 from . import (
     appearance,
     base,
@@ -88,7 +89,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, help="length of the one named step")
     parser.add_argument("--start", type=Path, help="weights that the one named step goes on from")
-    parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
+    parser.add_argument("--precision", default=native_precision(), choices=PRECISIONS)
     options = parser.parse_args(arguments)
     options.step = options.step or DEFAULTS
     if unknown := set(options.step) - set(NAMES):

@@ -30,7 +30,7 @@ SAMPLES = 8  # of a validation sheet
 
 class DressedDataset(Dataset):
     """An encoded world as AppearanceLoss takes it: the items of LatentDataset, "labels" [H, W],
-    "features" and "refreshed" [24, D], "known" [24].
+    "features" and "refreshed" [24, D], "has_feature" bool [24].
     """
 
     def __init__(self, data: Dataset, features: Tensor, refreshed: Tensor, visible: Tensor) -> None:
@@ -49,7 +49,7 @@ class DressedDataset(Dataset):
             "captions": {**captions, "brief": without_appearance(captions["full"])},
             "features": self.features[i],
             "refreshed": self.refreshed[i],
-            "known": self.visible[i],
+            "has_feature": self.visible[i],
         }
 
 

@@ -67,7 +67,7 @@ def _train_together(
         model.compile_networks()
     loss = DenoisingLoss(tokenizer, controlled=CONTROLLED)
     base.train_base(model, data, loss, schedule, out, preview=preview_samples(checkpoint))
-    convert.save_checkpoint(preview.CHECKPOINT, *checkpoint)
+    convert.save_checkpoint(preview.CHECKPOINT, checkpoint)
     convert.save_controlnet(preview.POSE_CONTROLNET, controlnet)
 
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ...models import part_crops, semantic_map
+from ..world.body import BOTTOM, LABELS
 from ..world.dataset import WorldDataset
-from ..world.figure import BOTTOM, LABELS
 from ..world.renderer import Render
-from ..world.scenes import BOTTOMS, COLOURS, PATTERNS, Scenes
+from ..world.scenes import BOTTOMS, COLORS, PATTERNS, Scenes
 from .worlds import write_dressed
 
 CROP = 48  # pixels
@@ -27,12 +27,12 @@ GARMENTS = ("top", *BOTTOMS)
 HELD_OUT = {  # a fifth of all: every color, pattern and garment is in some that are trained on
     (color, pattern, garment)
     for (a, color), (b, pattern), (c, garment) in product(
-        enumerate(COLOURS), enumerate(PATTERNS), enumerate(GARMENTS)
+        enumerate(COLORS), enumerate(PATTERNS), enumerate(GARMENTS)
     )
     if (a + 2 * b + 3 * c) % 5 == 0
 }
 _COMBINATION = re.compile(
-    rf"\b({'|'.join(COLOURS)}) (?:({'|'.join(PATTERNS[1:])}) )?({'|'.join(GARMENTS)})\b"
+    rf"\b({'|'.join(COLORS)}) (?:({'|'.join(PATTERNS[1:])}) )?({'|'.join(GARMENTS)})\b"
 )
 _CAPTION = re.compile(
     r"(?P<who>an? \w+) with (?P<skin>\w+ skin) and (?P<hair>\w+ \w+ hair) wearing an? "

@@ -16,8 +16,8 @@ from ..training import convert, hands, preview
 from ..training.denoise import DenoisingLoss
 from ..training.loop import Schedule
 from ..training.tokens import WordTokenizer
+from ..world.body import LEFT_HAND, RIGHT_HAND
 from ..world.encoded import LatentDataset
-from ..world.figure import LEFT_HAND, RIGHT_HAND
 from ..world.scenes import HAND
 from . import worlds
 from .recipe import VITRUVIAN_WEIGHTS, Recipe, Run

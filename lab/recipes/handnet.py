@@ -10,9 +10,9 @@ from torch.utils.data import ConcatDataset, Dataset
 from ..evaluators import measurements, posenet
 from ..training import convert, preview
 from ..training.loop import Schedule
+from ..world.body import LEFT_HAND, RIGHT_HAND
 from ..world.dataset import WorldDataset
 from ..world.encoded import pass_autoencoder
-from ..world.figure import LEFT_HAND, RIGHT_HAND
 from . import worlds
 from .recipe import Recipe, Run
 

@@ -108,7 +108,7 @@ def train_finetuned(run: Run) -> None:
     model = Denoiser(checkpoint.unet, checkpoint.text_encoder.requires_grad_(False))
     out = run.work / "human-prior-finetuned"
     fit(model, DenoisingLoss(tokenizer), data, run.schedule, out, collate=list)
-    convert.save_checkpoint(FINETUNED, *checkpoint)
+    convert.save_checkpoint(FINETUNED, checkpoint)
 
 
 def preview_prior(

@@ -10,8 +10,8 @@ from ..training import controlnet, convert, hands, preview
 from ..training.denoise import Denoiser, DenoisingLoss
 from ..training.loop import Schedule
 from ..training.tokens import WordTokenizer
+from ..world.body import LEFT_HAND, RIGHT_HAND
 from ..world.encoded import LatentDataset
-from ..world.figure import LEFT_HAND, RIGHT_HAND
 from . import worlds
 from .recipe import Recipe, Run
 

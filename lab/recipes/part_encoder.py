@@ -45,7 +45,7 @@ def pooled_texts(checkpoint: convert.Checkpoint, phrases: Sequence[str]) -> Tens
 @torch.no_grad()
 def image_features(encoder: part_encoder.PartEncoder, images: Tensor) -> Tensor:
     """Encode images uint8 [M, 3, S, S] -> features [M, D]."""
-    return torch.cat([encoder.of_pictures(chunk / 255) for chunk in images.split(256)])
+    return torch.cat([encoder.encode_images(chunk / 255) for chunk in images.split(256)])
 
 
 def train(run: Run) -> None:

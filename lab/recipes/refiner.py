@@ -13,7 +13,7 @@ from ..training import convert, preview, refiner
 from ..training.denoise import Denoiser, DenoisingLoss
 from ..training.loop import Schedule
 from ..training.tokens import WordTokenizer
-from ..world.dataset import structure_pictures
+from ..world.dataset import structure_images
 from ..world.encoded import LatentDataset
 from ..world.scenes import FULL
 from . import worlds
@@ -74,7 +74,7 @@ def preview_refiner(
     their maps and of each alone.
     """
     validation = worlds.validation_scenes(framing=FULL, people_share=worlds.ONE_OR_TWO)
-    hints = torch.cat((validation.hints, *structure_pictures(validation.truth)), 1)
+    hints = torch.cat((validation.hints, *structure_images(validation.truth)), 1)
 
     def decode(latents: Tensor) -> Tensor:
         return preview.decode(checkpoint, latents)

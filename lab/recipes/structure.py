@@ -15,7 +15,7 @@ from ...models.structure import MEAN, OFF, PAIR
 from ..training import convert, preview, structure
 from ..training.loop import Schedule
 from ..training.tokens import WordTokenizer
-from ..world.dataset import structure_pictures
+from ..world.dataset import structure_images
 from ..world.encoded import LatentDataset
 from ..world.scenes import FULL
 from . import worlds
@@ -156,7 +156,7 @@ def preview_structure(
     def decode(latents: Tensor) -> Tensor:
         return preview.decode(checkpoint, latents)
 
-    above = torch.cat((truth.rgb, *structure_pictures(truth), hints))
+    above = torch.cat((truth.rgb, *structure_images(truth), hints))
     sizes = uncropped_size().expand(len(hints), -1)
     return structure.show_structure(
         tokenizer, validation.captions, pose, sizes, decode, above, epsilon=epsilon

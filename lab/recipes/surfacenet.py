@@ -21,7 +21,7 @@ def train(run: Run) -> None:
         kind: pass_autoencoder(checkpoint.vae, world, DECODED, run.work / "latents", kind)
         for kind in surfacenet.KINDS
     }
-    data = surfacenet.SurfacePictures(world, decoded)
+    data = surfacenet.SurfaceImages(world, decoded)
     net = surfacenet.train_surfacenet(data, run.schedule, run.work / "surfacenet")
     surfacenet.save_surfacenet(net)
 

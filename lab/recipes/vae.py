@@ -63,7 +63,7 @@ def train_maps(run: Run) -> None:
     world = write_bodies(run.work)
     loss = vae.VAELoss(teacher=copy.deepcopy(checkpoint.vae).requires_grad_(False))
     vae.train_vae(checkpoint.vae, MapDataset(world), loss, run.schedule, run.work / "vae-maps")
-    convert.save_checkpoint(preview.CHECKPOINT, *checkpoint)
+    convert.save_checkpoint(preview.CHECKPOINT, checkpoint)
 
 
 RECIPE = Recipe("vae", SCHEDULE, train)

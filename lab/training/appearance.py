@@ -1,5 +1,5 @@
 """Trainer of the alignment of parts with their appearance (inspired by HumanDiffusion) on a frozen
-base: a reconstruction of pictures from their own parts' features, as the memory gives them back.
+base: a reconstruction of images from their own parts' features, as the memory gives them back.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
 from ...models import memory, memory_file, semantic_map
-from ...models.appearance import Alignment, Sizes, Worn
+from ...models.appearance import Alignment, PartFeatures, Sizes
 from ...models.mini import LATENT_STRIDE
 from . import preview as sampler
-from .appearance_images import DressedPictures, collect_dressed, memory_of
+from .appearance_images import DressedDataset, build_memory, collect_dressed
 from .appearance_unet import AppearanceDenoiser, load_alignment, save_alignment, start_alignment
 from .bases import Base, Tokenizer, open_base
 from .denoise import DenoisingLoss
-from .loop import Schedule, fit, keeping_learnt, native_precision
+from .loop import Schedule, fit, saving
+from .options import read_schedule, training_parser
 from .vision_files import Vision, open_vision
 
-FORGOTTEN = 0.3  # share of parts about which nothing is told, so that the prompt keeps its say
-OWN = 0.5  # largest share of a part's own feature beside the memory's
+FORGOTTEN = 0.3  # share of parts without a feature, so that the prompt still decides them
+UNREFRESHED = 0.5  # largest share of a part's feature as the image has it, beside the memory's
 SLOTS = 512  # of each class in a new memory, as Build Memory has it
-SHOWN = 6  # pictures on a validation picture
+PREVIEWS = 6  # images on a validation sheet
 
 
 @dataclass(frozen=True)
 class AppearanceLoss:
-    """The denoising objective with parts' features out of the memory, mixed with up to `own` of the
-    picture's.
+    """The denoising objective with parts' features out of the memory, mixed with up to
+    `unrefreshed` of the image's.
 
     Items: those of DenoisingLoss and "labels" uint8 [8h,8w], "features" and "refreshed" [24,D],
     "known" bool [24].
@@ -43,51 +44,57 @@ class AppearanceLoss:
 
     denoising: DenoisingLoss
     forgotten: float = FORGOTTEN
-    own: float = OWN
+    unrefreshed: float = UNREFRESHED
 
     def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
         device = next(model.parameters()).device
-        worn = self.worn(batch, g, device)
+        parts = self.part_features(batch, g, device)
 
         def predict(x: Tensor, t: Tensor, ids: Tensor, hint: Tensor | None) -> Tensor:
-            return model(x, t, ids, worn, hint)
+            return model(x, t, ids, parts, hint)
 
-        return self.denoising.of(predict, device, batch, g)
+        return self.denoising.loss_for(predict, device, batch, g)
 
-    def worn(self, batch: Sequence[dict], g: torch.Generator, device: torch.device) -> Worn:
-        image, memory, known, labels = (
+    def part_features(
+        self, batch: Sequence[dict], g: torch.Generator, device: torch.device
+    ) -> PartFeatures:
+        """Mix the features of the parts and forget some."""
+        features, refreshed, has_feature, labels = (
             torch.stack([item[name] for item in batch])
-            for name in ("features", "refreshed", "known", "labels")
+            for name in ("features", "refreshed", "has_feature", "labels")
         )
-        share = self.own * torch.rand(len(batch), 1, 1, generator=g)
-        told = known & (torch.rand(known.shape, generator=g) >= self.forgotten)
-        features = normalize(torch.lerp(memory, image, share), dim=-1)
-        return Worn(*(each.to(device) for each in (features, told, torch.ones(told.shape), labels)))
+        share = self.unrefreshed * torch.rand(len(batch), 1, 1, generator=g)
+        remembered = torch.rand(has_feature.shape, generator=g) >= self.forgotten
+        features = normalize(torch.lerp(refreshed, features, share), dim=-1)
+        strengths = torch.ones(has_feature.shape)
+        parts = PartFeatures(features, has_feature & remembered, strengths, labels)
+        return PartFeatures(*(tensor.to(device) for tensor in parts))
 
 
 def train_appearance(
     model: AppearanceDenoiser,
-    pictures: Dataset,
+    data: Dataset,
     loss: AppearanceLoss,
     schedule: Schedule,
     out: Path,
     *,
     preview: Callable[[AppearanceDenoiser, Path], None] | None = None,
 ) -> AppearanceDenoiser:
-    """Train the layers; returns `model` with EMA weights."""
-    return fit(model, loss, pictures, schedule, out, collate=list, preview=preview)
+    """Train the layers; return `model` with EMA weights."""
+    return fit(model, loss, data, schedule, out, collate=list, preview=preview)
 
 
 def show_appearance(
     tokenizer: Tokenizer, items: Sequence[dict], above: Tensor, decode: Callable[[Tensor], Tensor]
 ) -> Callable[[AppearanceDenoiser, Path], None]:
-    """A `preview` for the loop: below the pictures `above` [N,3,8h,8w] the same maps with their own
-    looks, and with the neighbour's, from prompts that say nothing of them.
+    """Build a `preview` for the loop: below the images `above` [N,3,8h,8w] images of the same maps
+    with their own appearance, and with the neighbor's, from prompts that say nothing of it.
     """
     ids = tokenizer([""] * len(items) + [item["captions"]["brief"] for item in items])
     cells = (above.shape[2] // LATENT_STRIDE, above.shape[3] // LATENT_STRIDE)
-    features, known, labels = (
-        torch.stack([item[name] for item in items]) for name in ("refreshed", "known", "labels")
+    features, has_feature, labels = (
+        torch.stack([item[name] for item in items])
+        for name in ("refreshed", "has_feature", "labels")
     )
 
     def show(model: AppearanceDenoiser, prefix: Path) -> None:
@@ -97,12 +104,15 @@ def show_appearance(
         with torch.no_grad():
             context = model.denoiser.text_encoder(ids.to(device)).last_hidden_state
             for turn in (0, 1):
-                worn = Worn(
-                    features.roll(turn, 0), known.roll(turn, 0), torch.ones(known.shape), labels
+                parts = PartFeatures(
+                    features.roll(turn, 0),
+                    has_feature.roll(turn, 0),
+                    torch.ones(has_feature.shape),
+                    labels,
                 )
-                twice = Worn(*(torch.cat((each, each)).to(device) for each in worn))
-                twice.known[: len(items)] = False  # without guidance's own half
-                with model.wearing(twice, torch.Size(cells)):
+                doubled = PartFeatures(*(torch.cat((part, part)).to(device) for part in parts))
+                doubled.has_feature[: len(items)] = False  # the unconditional half of guidance
+                with model.with_appearance(doubled, torch.Size(cells)):
                     latents = sampler.denoise(
                         model.denoiser.unet, context, cells, hints, model.denoiser.controlnet
                     )
@@ -113,119 +123,111 @@ def show_appearance(
 
 
 def _hints(items: Sequence[dict]) -> Tensor:
-    """Of every item twice, as guidance needs them, [2N,3,8h,8w] in 0..1."""
+    """Stack every item's hint twice, as guidance needs them, [2N,3,8h,8w] in 0..1."""
     return torch.stack([item["hint"] for item in items]).float().repeat(2, 1, 1, 1) / 255
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dev.py train appearance", description=__doc__)
-    parser.add_argument("--pictures", type=Path, required=True, help="folder of photographs")
+    parser = training_parser("appearance", __doc__, start="layers to go on from", lr=1e-4)
     parser.add_argument(
         "--maps",
         type=Path,
         help="folder of their semantic maps, name.png or name_segm.png for "
         "name.jpg: numbers from 0 to 23 as DeepFashion-MultiModal has them, or Vitruvian's "
-        "colours; without it, name.map.png beside name.jpg",
+        "colors; without it, name.map.png beside name.jpg",
     )
     parser.add_argument(
         "--vision",
         type=Path,
         required=True,
         help="the image encoder's .safetensors file: one of Vitruvian's, or a CLIP of the kind "
-        "that the checkpoint's texts go through (ViT-L/14 for SD1.5), best whole, with its text "
+        "that the checkpoint's texts go through (ViT-L/14 for SD1.5), best with its text "
         "projection",
     )
-    parser.add_argument("--checkpoint", type=Path, default=sampler.CHECKPOINT, help="mini or SD1.5")
-    remembers = parser.add_mutually_exclusive_group(required=True)
-    remembers.add_argument("--memory", type=Path, help="a memory that the parts are refreshed by")
-    remembers.add_argument(
-        "--memory-out", type=Path, help="the .safetensors file of a new memory of these pictures"
+    memories = parser.add_mutually_exclusive_group(required=True)
+    memories.add_argument("--memory", type=Path, help="a memory that the parts are refreshed by")
+    memories.add_argument(
+        "--memory-out", type=Path, help="the .safetensors file of a new memory of these images"
     )
     parser.add_argument(
         "--slots", type=int, default=SLOTS, help="of each class in a new memory, at most"
     )
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures")
-    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--start", type=Path, help="layers to go on from")
-    parser.add_argument("--size", type=int, help="of the pictures; the checkpoint's own")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=1e-4)
-    parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
     return parser
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`train appearance`: an alignment for a checkpoint, from photographs and their maps."""
+    """Run `train appearance`: an alignment for a checkpoint, from photographs and their maps."""
     parser = _parser()
-    chosen = parser.parse_args(arguments)
-    schedule = Schedule(chosen.steps, chosen.batch, chosen.lr, precision=chosen.precision)
+    options = parser.parse_args(arguments)
+    schedule = read_schedule(options)
     torch.manual_seed(schedule.seed)
     try:
-        base, vision = open_base(chosen.checkpoint), open_vision(chosen.vision)
-        alignment = _begin(chosen.start, base, vision)
-        data = _dressed(chosen, base, vision)
-    except (OSError, ValueError) as wrong:
-        parser.error(str(wrong))
+        base, vision = open_base(options.checkpoint), open_vision(options.vision)
+        alignment = _first_alignment(options.start, base, vision)
+        data = _dressed_data(options, base, vision)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     model = AppearanceDenoiser(base.unet, base.text_encoder, alignment)
     loss = AppearanceLoss(DenoisingLoss(base.tokenizer, drop=0.2, brief=0.4, forget=0.0))
-    show = _show_dressed(data, base)
-    save = partial(save_alignment, alignment, chosen.out, base.name)
-    with keeping_learnt(alignment.state_dict, save, chosen.out):
-        train_appearance(model, data, loss, schedule, chosen.work, preview=show)
-    save()
+    preview = _preview_dressed(data, base)
+    save = partial(save_alignment, alignment, options.out, base.name)
+    with saving(alignment.state_dict, save, options.out):
+        train_appearance(model, data, loss, schedule, options.work, preview=preview)
 
 
-def _begin(start: Path | None, base: Base, vision: Vision) -> Alignment:
-    """The layers that training goes on from; ValueError for those of another base or encoder."""
+def _first_alignment(start: Path | None, base: Base, vision: Vision) -> Alignment:
+    """Build the first layers of a training; ValueError for those of another base or encoder."""
     new = start_alignment(base.unet, Sizes(vision.width))
     if start is None:
         return new
-    begun = load_alignment(start)
-    if begun.channels != new.channels:
+    alignment = load_alignment(start)
+    if alignment.channels != new.channels:
         raise ValueError(
             f"{start} was trained for another checkpoint: before output blocks it expects "
-            f"{begun.channels} channels, this one has {new.channels}. Give its own in --checkpoint."
+            f"{alignment.channels} channels, this one has {new.channels}. Give its own in "
+            "--checkpoint."
         )
-    if begun.sizes.features != vision.width:
+    if alignment.sizes.features != vision.width:
         raise ValueError(
-            f"{start} was trained with features of {begun.sizes.features} numbers, and --vision "
-            f"makes {vision.width}. Give the image encoder that it was trained with."
+            f"{start} was trained with features of {alignment.sizes.features} numbers, and "
+            f"--vision makes {vision.width}. Give the image encoder that it was trained with."
         )
-    return begun
+    return alignment
 
 
-def _dressed(chosen: argparse.Namespace, base: Base, vision: Vision) -> DressedPictures:
-    """The pictures with the memory that is given, or with a new one, which is written; ValueError
-    if they do not go together.
+def _dressed_data(options: argparse.Namespace, base: Base, vision: Vision) -> DressedDataset:
+    """Read the images, and a memory or build a new one of them, which is written; ValueError if
+    they do not go together.
     """
-    if chosen.slots < 1:
-        raise ValueError(f"--slots must be 1 or more, but it is {chosen.slots}.")
-    kept = None if chosen.memory is None else _memory(chosen.memory, vision)
-    found = collect_dressed(chosen.pictures, chosen.size or base.size, vision, chosen.maps)
-    if kept is None:
-        kept = memory_of(found, vision, chosen.slots)
-        memory_file.save(chosen.memory_out, kept)
-    return DressedPictures(found, base, kept)
+    if options.slots < 1:
+        raise ValueError(f"--slots must be 1 or more, but it is {options.slots}.")
+    garments = None if options.memory is None else _read_memory(options.memory, vision)
+    images = collect_dressed(options.images, options.size or base.size, vision, options.maps)
+    if garments is None:
+        garments = build_memory(images, vision, options.slots)
+        memory_file.save(options.memory_out, garments)
+    return DressedDataset(images, base, garments)
 
 
-def _memory(path: Path, vision: Vision) -> memory.Memory:
-    """ValueError if it is of another image encoder."""
-    kept = memory_file.load(path)
-    if kept.encoder != vision.name:
+def _read_memory(path: Path, vision: Vision) -> memory.Memory:
+    """Read a memory; ValueError if it is of another image encoder."""
+    garments = memory_file.load(path)
+    if garments.encoder != vision.name:
         raise ValueError(
-            f"{path} was made with the image encoder '{kept.encoder}', and --vision is "
+            f"{path} was made with the image encoder '{garments.encoder}', and --vision is "
             f"'{vision.name}'. Give the encoder that it was made with, or --memory-out to make a "
-            "new one of these pictures."
+            "new one of these images."
         )
-    return kept
+    return garments
 
 
-def _show_dressed(data: DressedPictures, base: Base) -> Callable[[AppearanceDenoiser, Path], None]:
-    """Above what is painted, the pictures and their maps."""
-    shown = data.found[:SHOWN]
-    pictures = torch.stack([picture.rgb for picture in shown]) / 255
-    maps = semantic_map.color_image(torch.stack([picture.labels for picture in shown]))
-    above = torch.cat((pictures, maps.movedim(-1, 1)))
-    items = [data[i] for i in range(len(shown))]
+def _preview_dressed(
+    data: DressedDataset, base: Base
+) -> Callable[[AppearanceDenoiser, Path], None]:
+    """Build a `preview` for the loop of the first images, with them and their maps above."""
+    first = data.images[:PREVIEWS]
+    rgb = torch.stack([image.rgb for image in first]) / 255
+    maps = semantic_map.color_image(torch.stack([image.labels for image in first]))
+    above = torch.cat((rgb, maps.movedim(-1, 1)))
+    items = [data[i] for i in range(len(first))]
     return show_appearance(base.tokenizer, items, above, base.decode)

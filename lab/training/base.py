@@ -1,4 +1,4 @@
-"""Trainer of the base model: UNet and text encoder together, from scratch or from given weights."""
+"""Trainer of the base model: UNet and text encoder together, from scratch or further."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def train_base(
     `loss.controlled` > 0.
 
     Learning with control from the start costs a third more per step and spares a second run; the
-    share of each batch that runs free keeps the base usable alone. Returns `model` with EMA
+    share of each batch that runs free keeps the base usable alone. Return `model` with EMA
     weights.
     """
     model.requires_grad_(True)

@@ -34,7 +34,7 @@ Pieces = Callable[[Sequence[int]], Sequence[str | None]]
 
 
 class Base(NamedTuple):
-    """Frozen networks, float32 in eval mode, and how texts and pictures come to them. UNet and text
+    """Frozen networks, float32 in eval mode, and how texts and images come to them. UNet and text
     encoder lie on the CPU, from where a trainer takes them.
     """
 
@@ -43,27 +43,28 @@ class Base(NamedTuple):
     text_encoder: CLIPTextModel
     tokenizer: Tokenizer  # -> ids [B, 77]
     pieces: Pieces  # token ids as CLIP's vocabulary spells them; None: begin, end and padding
-    encode: Callable[[Tensor], Tensor]  # pictures [B,3,8h,8w] in 0..1 -> latents [B,4,h,w]
+    encode: Callable[[Tensor], Tensor]  # images [B,3,8h,8w] in 0..1 -> latents [B,4,h,w]
     decode: Callable[[Tensor], Tensor]
-    size: int  # of its pictures, pixels
+    size: int  # of its images, pixels
 
 
 def open_base(path: str | Path) -> Base:
-    """The base of a checkpoint file; ValueError, naming the file, if it is no mini or SD1.5 one.
+    """Open the base of a checkpoint file; ValueError, naming the file, if it is no mini or SD1.5
+    one.
 
     SD1.5's tokenizer is taken from the ComfyUI folder that COMFYUI_PATH names.
     """
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError) as trouble:
-        raise ValueError(f"{path} can not be read as a .safetensors file: {trouble}") from trouble
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} can not be read as a .safetensors file: {error}") from error
     if convert.TOKEN_IDS in tensors:
         return _open_mini(path)
     try:
         unet, text = _unet(tensors), _text_encoder(tensors)
         vae = _autoencoder(tensors)
-    except (KeyError, ValueError, RuntimeError) as wrong:
-        raise ValueError(f"{path} is not a checkpoint of SD1.5's kind: {wrong}") from wrong
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of SD1.5's kind: {error}") from error
     tokenizer, pieces = _clip_tokenizer()
     return Base(
         SD15, unet, text, tokenizer, pieces, partial(_encode, vae), partial(_decode, vae), 512
@@ -71,40 +72,40 @@ def open_base(path: str | Path) -> Base:
 
 
 def _open_mini(path: str | Path) -> Base:
-    whole = convert.load_checkpoint(path)
-    tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
+    checkpoint = convert.load_checkpoint(path)
+    tokenizer = WordTokenizer.from_file(token_ids=checkpoint.token_ids)
     return Base(
         mini.NAME,
-        whole.unet,
-        whole.text_encoder,
+        checkpoint.unet,
+        checkpoint.text_encoder,
         tokenizer,
         word_pieces(tokenizer.words),
-        partial(preview.encode, whole),
-        partial(preview.decode, whole),
+        partial(preview.encode, checkpoint),
+        partial(preview.decode, checkpoint),
         mini.IMAGE_SIZE,
     )
 
 
 def unet_layout(tensors: convert.Tensors) -> mini.UNet:
-    """The numbers of an SD1.5-like UNet, from its tensors' shapes."""
-    own = {key.removeprefix(convert.UNET): t for key, t in tensors.items()}
-    channels = len(own["input_blocks.0.0.weight"])
+    """Read the numbers of an SD1.5-like UNet from its tensors' shapes."""
+    unet = {key.removeprefix(convert.UNET): t for key, t in tensors.items()}
+    channels = len(unet["input_blocks.0.0.weight"])
     levels: list[list[tuple[int, bool]]] = [[]]  # of each block: width, whether it attends
-    blocks = {int(key.split(".")[1]) for key in own if key.startswith("input_blocks.")}
+    blocks = {int(key.split(".")[1]) for key in unet if key.startswith("input_blocks.")}
     for block in range(1, len(blocks)):
-        wide = own.get(f"input_blocks.{block}.0.out_layers.3.weight")
-        if wide is None:  # only made smaller
+        weight = unet.get(f"input_blocks.{block}.0.out_layers.3.weight")
+        if weight is None:  # a downsampling
             levels.append([])
         else:
-            attends = f"input_blocks.{block}.1.norm.weight" in own
-            levels[-1].append((len(wide) // channels, attends))
+            attends = f"input_blocks.{block}.1.norm.weight" in unet
+            levels[-1].append((len(weight) // channels, attends))
     return mini.UNet(
         model_channels=channels,
         channel_mult=tuple(level[0][0] for level in levels),
         res_blocks=len(levels[0]),
         attention=tuple(level[0][1] for level in levels),
         heads=HEADS,
-        context_dim=own["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1],
+        context_dim=unet["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1],
     )
 
 
@@ -114,10 +115,10 @@ def _unet(tensors: convert.Tensors) -> UNet2DConditionModel:
 
 def _text_encoder(tensors: convert.Tensors) -> CLIPTextModel:
     rows, width = tensors[convert.TEXT + "embeddings.token_embedding.weight"].shape
-    own = [key.removeprefix(LAYERS) for key in tensors if key.startswith(LAYERS)]
+    layers = {key.removeprefix(LAYERS).split(".")[0] for key in tensors if key.startswith(LAYERS)}
     layout = mini.TextEncoder(
         hidden=width,
-        layers=len({key.split(".")[0] for key in own}),
+        layers=len(layers),
         heads=max(1, width // HEAD_WIDTH),
         intermediate=len(tensors[LAYERS + "0.mlp.fc1.weight"]),
     )
@@ -125,7 +126,7 @@ def _text_encoder(tensors: convert.Tensors) -> CLIPTextModel:
 
 
 def _autoencoder(tensors: convert.Tensors) -> AutoencoderKL:
-    """SD1.5's own, of any width."""
+    """Build SD1.5's autoencoder, of any width."""
     down = f"{convert.VAE}encoder.down."
     widths = [
         len(tensors[f"{down}{level}.block.0.conv1.weight"])
@@ -146,10 +147,10 @@ def _autoencoder(tensors: convert.Tensors) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+def _encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     device = next(vae.parameters()).device
-    found = vae.encode(pictures.to(device) * 2 - 1).latent_dist.mode()
-    return found.cpu() * mini.HOST_LATENT_SCALE
+    latents = vae.encode(images.to(device) * 2 - 1).latent_dist.mode()
+    return latents.cpu() * mini.HOST_LATENT_SCALE
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
-"""Weights between diffusers' key layout and the host's (LDM), both ways, and the mini family's
-files.
+"""Convert weights between diffusers' key layout and the host's (LDM), both ways; read and write
+the mini family's files.
 
 One table of (diffusers place, LDM place) is made from the levels and blocks that the keys show, so
 it holds for any channel_mult and number of blocks: the mini family, SD1.5, SD2.x, SDXL. Parity
@@ -73,15 +73,13 @@ class Checkpoint(NamedTuple):
 
 
 def unet_names(keys: Iterable[str]) -> dict[str, str]:
-    """{diffusers key: LDM key} for the keys of a UNet2DConditionModel or a ControlNetModel."""
+    """Name the keys of a UNet2DConditionModel or a ControlNetModel: {diffusers key: LDM key}."""
     keys = list(keys)
     levels = _count(keys, r"down_blocks\.(\d+)\.")
     blocks = _count(keys, r"down_blocks\.0\.resnets\.(\d+)\.")
     places = dict(_FIXED)
     for level in range(levels):
-        first = level * (
-            blocks + 1
-        )  # every level fills blocks + 1 places: its blocks and a change of size
+        first = level * (blocks + 1)  # each level has its blocks and one change of size
         for block in range(blocks):
             places[f"down_blocks.{level}.resnets.{block}"] = f"input_blocks.{first + block + 1}.0"
             places[f"down_blocks.{level}.attentions.{block}"] = (
@@ -95,9 +93,8 @@ def unet_names(keys: Iterable[str]) -> dict[str, str]:
             places[f"up_blocks.{level}.attentions.{block}"] = f"output_blocks.{first + block}.1"
         after = 1 + any(key.startswith(f"up_blocks.{level}.attentions.") for key in keys)
         places[f"up_blocks.{level}.upsamplers.0"] = f"output_blocks.{first + blocks}.{after}"
-    hints = _count(
-        keys, r"controlnet_cond_embedding\.blocks\.(\d+)\."
-    )  # a SiLU follows each of them
+    # a SiLU follows each block of the hint encoder
+    hints = _count(keys, r"controlnet_cond_embedding\.blocks\.(\d+)\.")
     for i in range(hints):
         places[f"controlnet_cond_embedding.blocks.{i}"] = f"input_hint_block.{2 * i + 2}"
     places["controlnet_cond_embedding.conv_out"] = f"input_hint_block.{2 * hints + 2}"
@@ -107,32 +104,38 @@ def unet_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def vae_names(keys: Iterable[str]) -> dict[str, str]:
-    """{diffusers key: host key} of an AutoencoderTiny. The host's decoder starts with a clamp."""
+    """Name the keys of an AutoencoderTiny: {diffusers key: host key}. The host's decoder starts
+    with a clamp.
+    """
 
     def name(key: str) -> str:
-        part, _, layer, rest = key.split(".", 3)
-        return f"taesd_{part}.{int(layer) + (part == 'decoder')}.{rest}"
+        part, _, layer, parameter = key.split(".", 3)
+        return f"taesd_{part}.{int(layer) + (part == 'decoder')}.{parameter}"
 
     return {key: name(key) for key in keys}
 
 
 def text_names(keys: Iterable[str]) -> dict[str, str]:
-    """{transformers key: host key} of a CLIPTextModel; `text_model.` fell away in version 5."""
+    """Name the keys of a CLIPTextModel: {transformers key: host key}; `text_model.` fell away in
+    version 5.
+    """
     return {key: key.removeprefix("text_model.") for key in keys}
 
 
 def unet_to_ldm(unet: nn.Module) -> Tensors:
-    """A UNet2DConditionModel's weights, with the prefix they have in a checkpoint."""
+    """Rename a UNet2DConditionModel's weights, with the prefix they have in a checkpoint."""
     return named(unet, unet_names, UNET)
 
 
 def controlnet_to_ldm(controlnet: nn.Module) -> Tensors:
-    """A ControlNetModel's weights, as ControlNet files have them."""
+    """Rename a ControlNetModel's weights, as ControlNet files have them."""
     return named(controlnet, unet_names, "")
 
 
 def vae_to_ldm(vae: nn.Module, latent_scale: float, latent_shift: float) -> Tensors:
-    """An AutoencoderTiny's weights and its latents' normalisation, with a checkpoint's prefix."""
+    """Rename an AutoencoderTiny's weights and its latents' normalization, with a checkpoint's
+    prefix.
+    """
     scale = mini.HOST_LATENT_SCALE / latent_scale
     return {
         **named(vae, vae_names, VAE),
@@ -142,7 +145,7 @@ def vae_to_ldm(vae: nn.Module, latent_scale: float, latent_shift: float) -> Tens
 
 
 def text_to_ldm(text_encoder: nn.Module, token_ids: Sequence[int]) -> Tensors:
-    """A CLIPTextModel's weights and the CLIP ids of its rows, with a checkpoint's prefix."""
+    """Rename a CLIPTextModel's weights and the CLIP ids of its rows, with a checkpoint's prefix."""
     return {
         **named(text_encoder, text_names, TEXT),
         TOKEN_IDS: torch.tensor(token_ids, dtype=torch.int32),
@@ -165,20 +168,13 @@ def text_from_ldm(text_encoder: Module, tensors: Mapping[str, Tensor]) -> Module
 
 
 def save_checkpoint(
-    path: str | Path,
-    unet: nn.Module,
-    text_encoder: nn.Module,
-    vae: nn.Module,
-    token_ids: Sequence[int],
-    latent_scale: float,
-    latent_shift: float,
-    dtype: torch.dtype = torch.float16,
+    path: str | Path, checkpoint: Checkpoint, dtype: torch.dtype = torch.float16
 ) -> None:
     """Write a mini checkpoint for the host's stock CheckpointLoaderSimple."""
     tensors = {
-        **unet_to_ldm(unet),
-        **text_to_ldm(text_encoder, token_ids),
-        **vae_to_ldm(vae, latent_scale, latent_shift),
+        **unet_to_ldm(checkpoint.unet),
+        **text_to_ldm(checkpoint.text_encoder, checkpoint.token_ids),
+        **vae_to_ldm(checkpoint.vae, checkpoint.latent_scale, checkpoint.latent_shift),
     }
     weights.save(path, tensors, _facts("checkpoint"), dtype)
 
@@ -191,12 +187,16 @@ def save_controlnet(
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """What `save_checkpoint` wrote, as float32 modules in eval mode. ValueError for other files."""
+    """Read what `save_checkpoint` wrote, as float32 modules in eval mode. ValueError for other
+    files.
+    """
     return _built(path, "checkpoint", _checkpoint)
 
 
 def load_controlnet(path: str | Path) -> ControlNetModel:
-    """What `save_controlnet` wrote, as float32 module in eval mode. ValueError for other files."""
+    """Read what `save_controlnet` wrote, as float32 module in eval mode. ValueError for other
+    files.
+    """
 
     def build(tensors: Tensors) -> ControlNetModel:
         empty = networks.build_controlnet(networks.build_unet())
@@ -227,45 +227,45 @@ def _built(path: str | Path, method: str, build: Callable[[Tensors], Built]) -> 
     tensors, _ = weights.load(path, method=method, base=mini.NAME)
     try:
         return build(tensors)
-    except (KeyError, ValueError) as wrong:
+    except (KeyError, ValueError) as error:
         raise ValueError(
             f"{path}: expected a {method} with the numbers of models/mini.py, "
-            f"found another: {wrong}"
-        ) from wrong
+            f"found another: {error}"
+        ) from error
 
 
 def _count(keys: Iterable[str], pattern: str) -> int:
-    """How many places 0, 1, ... the keys number at the start-anchored `pattern`."""
-    found = (re.match(pattern, key) for key in keys)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    """Count the numbers 0, 1, ... that keys have in the group of `pattern`, from their start."""
+    matches = (re.match(pattern, key) for key in keys)
+    return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
 def _rename(key: str, places: Mapping[str, str]) -> str:
     parts = key.split(".")
     for n in range(len(parts) - 1, 0, -1):
-        place, rest = ".".join(parts[:n]), parts[n:]
+        place, inner = ".".join(parts[:n]), parts[n:]
         if place in places:
             if ".resnets." in place:
-                rest[0] = _RESNET[rest[0]]
-            return ".".join([places[place], *rest])
+                inner[0] = _RESNET[inner[0]]
+            return ".".join([places[place], *inner])
     raise KeyError(f"no LDM name is known for '{key}'")
 
 
 def named(module: nn.Module, names: Names, prefix: str) -> Tensors:
-    """A module's tensors, by prefix and the names that `names` gives their keys."""
+    """Collect a module's tensors, by prefix and the names that `names` gives their keys."""
     tensors = module.state_dict()
     return {prefix + name: tensors[key] for key, name in names(tensors).items()}
 
 
 def filled(module: Module, tensors: Mapping[str, Tensor], names: Names, prefix: str) -> Module:
-    """Fill `module`; ValueError unless every one of its tensors is there in its shape."""
+    """Fill `module` from tensors; ValueError unless each of its own comes in its shape."""
     empty = module.state_dict()
     full = {}
     for key, name in names(empty).items():
-        found = tensors.get(prefix + name)
-        if found is None or found.shape != empty[key].shape:
-            shape = "nothing" if found is None else list(found.shape)
+        tensor = tensors.get(prefix + name)
+        if tensor is None or tensor.shape != empty[key].shape:
+            shape = "nothing" if tensor is None else list(tensor.shape)
             raise ValueError(f"'{prefix + name}' should be {list(empty[key].shape)}, is {shape}")
-        full[key] = found
+        full[key] = tensor
     module.load_state_dict(full)
     return module

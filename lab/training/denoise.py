@@ -65,13 +65,15 @@ class Denoiser(nn.Module):
 
 
 def in_fastest_format(networks: nn.Module) -> None:
-    """Channels last on a GPU; a CPU trains a third slower with them, for its group norms."""
+    """Use channels last on a GPU; a CPU trains a third slower with them, for its group norms."""
     if torch.cuda.is_available():
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def attention_kernel(device: torch.device) -> AbstractContextManager:
-    """On a CPU the plain product trains a third faster than the flash kernel at these sizes."""
+    """Choose the attention kernel: on a CPU the plain product trains a third faster than the flash
+    kernel at these sizes.
+    """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
@@ -81,7 +83,7 @@ class DenoisingLoss:
     max(1, 1 / SNR)^stress.
 
     The second factor is ours. At high noise a small error in the noise is a large one in the
-    picture's overall colours; without stress a short training leaves it. Ours is `focus`, too:
+    image's overall colors; without stress a short training leaves it. Ours is `focus`, too:
     heads, hands and shoes are few cells, and without it the background's many are learned first.
 
     Items: {"latent" [4,h,w], "captions" {full, brief, bodies, ...}, and "hint" uint8 [3,8h,8w] if
@@ -98,16 +100,16 @@ class DenoisingLoss:
     focus: float = 3.0  # extra weight of the cells near a person's joints
 
     def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
-        return self.of(model, next(model.parameters()).device, batch, g)
+        return self.loss_for(model, next(model.parameters()).device, batch, g)
 
-    def of(
+    def loss_for(
         self,
         predict: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
         device: torch.device,
         batch: Sequence[dict],
         g: torch.Generator,
     ) -> Tensor:
-        """The loss of `predict`(noisy latents, steps, token ids, hint or None) -> noise."""
+        """Compute the loss of `predict`(noisy latents, steps, token ids, hint or None) -> noise."""
         z = torch.stack([item["latent"] for item in batch]).float()
         noise = torch.randn(z.shape, generator=g)
         noises = build_scheduler()
@@ -141,7 +143,8 @@ class DenoisingLoss:
 
 
 def nearness(bodies: Sequence, height: int, width: int, reach: float = 1.5) -> Tensor:
-    """How near each cell is to a joint, [height,width]: 1 on it, exp(-1/2) `reach` cells off.
+    """Measure how near each cell is to a joint, [height,width]: 1 on it, exp(-1/2) `reach` cells
+    off.
 
     `bodies` [N][18][x, y, confidence] in pixels; joints of confidence 0 count for nothing.
     """

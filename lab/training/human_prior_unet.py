@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 class HumanAttention(nn.Module):
     """A cross-attention's processor: the ordinary map and the human-centric one, combined.
 
-    Between calls it holds what it is told (`human`, bool [B, T]) and what it made (`seen`, M_h).
+    Between calls it holds its input `human`, bool [B, T], and its last human-centric map M_h.
     """
 
     def __init__(self, layer: human_prior.PriorLayer, gamma: float, mask: str) -> None:
         super().__init__()
         self.layer, self.gamma, self.mask = layer, gamma, mask
         self.human: Tensor | None = None
-        self.seen: Tensor | None = None
+        self.human_map: Tensor | None = None
 
     def forward(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None
@@ -41,11 +41,11 @@ class HumanAttention(nn.Module):
         assert human is not None
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         named = human.any(1)  # rows without a human word keep the ordinary map
-        whole = human | ~named[:, None]
+        tokens = human | ~named[:, None]
         ordinary = human_prior.attention_map(q, k, attn.heads)
         k_human = human_prior.human_keys(self.layer(context, k), k, human, self.mask)
-        self.seen = human_prior.human_map(q, k_human, whole, attn.heads, self.mask)
-        combined = human_prior.combined_map(ordinary, self.seen, self.gamma)
+        self.human_map = human_prior.human_map(q, k_human, tokens, attn.heads, self.mask)
+        combined = human_prior.combined_map(ordinary, self.human_map, self.gamma)
         attention = torch.where(named[:, None, None, None], combined, ordinary)
         out = human_prior.apply_map(attention, v)
         for layer in attn.to_out:
@@ -79,22 +79,26 @@ class PriorDenoiser(nn.Module):
         """Noisy latents [B,4,h,w], steps [B], token ids [B,77], human tokens [B,77] -> predicted
         noise and each layer's M_h [B, heads, N, 77], by the host's place.
         """
-        with attention_kernel(x.device), self.attending(human):
+        with attention_kernel(x.device), self.with_human_tokens(human):
             context = self.text_encoder(ids).last_hidden_state
             noise = self.unet(x, t, context).sample
-            seen = {place: p.seen for place, p in self.attentions.items() if p.seen is not None}
-        return noise, seen
+            maps = {
+                place: processor.human_map
+                for place, processor in self.attentions.items()
+                if processor.human_map is not None
+            }
+        return noise, maps
 
     @contextmanager
-    def attending(self, human: Tensor) -> Iterator[None]:
-        """While it lasts, the UNet's rows have these human tokens [B, 77]."""
+    def with_human_tokens(self, human: Tensor) -> Iterator[None]:
+        """Give the UNet's rows these human tokens [B, 77] while this context lasts."""
         for processor in self.attentions.values():
             processor.human = human
         try:
             yield
         finally:
             for processor in self.attentions.values():
-                processor.human = processor.seen = None
+                processor.human = processor.human_map = None
 
 
 def add_layers(unet: nn.Module, hidden: int, gamma: float, mask: str) -> dict[str, HumanAttention]:
@@ -102,27 +106,29 @@ def add_layers(unet: nn.Module, hidden: int, gamma: float, mask: str) -> dict[st
     such as input_1_0.
     """
     places = unet_names(unet.state_dict())
-    made = {}
+    processors = {}
     for name, module in unet.named_modules():
         if name.endswith(".attn2"):
             inner, context = module.to_k.weight.shape  # type: ignore[union-attr, operator, misc]
             layer = human_prior.PriorLayer(int(context), int(inner), hidden)
             processor = HumanAttention(layer, gamma, mask)
             module.set_processor(processor)  # type: ignore[operator]
-            made[_place(places[f"{name}.to_k.weight"])] = processor
-    return made
+            processors[_place(places[f"{name}.to_k.weight"])] = processor
+    return processors
 
 
 def _place(key: str) -> str:
-    """input_blocks.1.1.transformer_blocks.0.attn2... -> input_1_0, the middle's -> middle_0_0."""
-    block, rest = key.split(".", 1)
-    number = "0" if block == "middle_block" else rest.split(".")[0]
+    """Name the place of a key: input_blocks.1.1.transformer_blocks.0.attn2... is input_1_0, the
+    middle's is middle_0_0.
+    """
+    block, inner = key.split(".", 1)
+    number = "0" if block == "middle_block" else inner.split(".")[0]
     transformer = key.split("transformer_blocks.")[1].split(".")[0]
     return f"{STAGES[block]}_{number}_{transformer}"
 
 
 def layers_of(model: PriorDenoiser) -> nn.ModuleDict:
-    """The layers by place; their tensors' names are the file's, without its prefix."""
+    """Collect the layers by place; their tensors' names are the file's, without its prefix."""
     return nn.ModuleDict({place: p.layer for place, p in model.attentions.items()})
 
 
@@ -144,13 +150,15 @@ def load_prior(model: PriorDenoiser, path: Path) -> None:
     than the file's is only warned of.
     """
     tensors, facts = weights.load(path, method="human_prior", version=human_prior.VERSION)
-    own = {key.removeprefix(human_prior.PREFIX): t for key, t in tensors.items()}
+    layers = {key.removeprefix(human_prior.PREFIX): t for key, t in tensors.items()}
     try:
-        layers_of(model).load_state_dict(own)
-    except RuntimeError as wrong:
+        layers_of(model).load_state_dict(layers)
+    except RuntimeError as error:
         raise ValueError(
-            f"{path}: a prior for another checkpoint or hidden width: {wrong}"
-        ) from wrong
-    for name, now in (("gamma", str(model.gamma)), ("mask", model.mask)):
-        if (then := facts.get(name, now)) != now:
-            log.warning("%s was trained with %s %s and goes on with %s.", path, name, then, now)
+            f"{path}: a prior for another checkpoint or hidden width: {error}"
+        ) from error
+    for name, value in (("gamma", str(model.gamma)), ("mask", model.mask)):
+        if (in_file := facts.get(name, value)) != value:
+            log.warning(
+                "%s was trained with %s %s and goes on with %s.", path, name, in_file, value
+            )

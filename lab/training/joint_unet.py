@@ -1,6 +1,6 @@
 """Three branches around one trunk, of diffusers' UNet (HyperHuman, section 3.2).
 
-The branches are whole UNets that have lost what the trunk does for all; places are numbered as the
+The branches are UNets without the blocks that the trunk has for all; places are numbered as the
 host numbers them (`models/structure.py`).
 """
 
@@ -27,7 +27,7 @@ Place = Sequence[str]  # module names of one input or output block, in their ord
 
 
 class JointUNet(nn.Module):
-    """Predicts for all modalities at once. `unets[0]`: the trunk and the picture's branch."""
+    """Predicts for all modalities at once. `unets[0]`: the trunk and the image's branch."""
 
     def __init__(
         self, unet: UNet2DConditionModel, experts: int, fusion: str = structure.MEAN
@@ -43,7 +43,7 @@ class JointUNet(nn.Module):
             _drop(other, ["mid_block", "time_embedding", "class_embedding", *sum(shared, [])])
         self.unets = nn.ModuleList([unet, *others])
         self.mix: nn.Module | None = None
-        if fusion == structure.LEARNT:
+        if fusion == structure.LEARNED:
             channels = _width(unet, self.inputs[experts])
             self.mix = nn.Conv2d(3 * channels, channels, 1, bias=False)
             self.mix.weight.data.copy_(structure.mean_kernel(channels))
@@ -56,7 +56,7 @@ class JointUNet(nn.Module):
         trunk: Any = self.unets[0]
         steps = t.unbind(1) if t.dim() == 2 else (t,) * 3
         times = [self._time(trunk, step, sizes, x) for step in steps]
-        h: Any = [torch.cat((own, pose), 1) for own in x.chunk(3, 1)]
+        h: Any = [torch.cat((latent, pose), 1) for latent in x.chunk(3, 1)]
         skips: list[Any] = []
         for i, place in enumerate(self.inputs):
             if i <= self.experts:
@@ -87,30 +87,30 @@ class JointUNet(nn.Module):
         every: Any = zip(self.unets, h, times, strict=True)
         return [self._run(unet, place, part, time, *more) for unet, part, time in every]
 
-    def _run(self, unet: Any, place: Place, *given: Any) -> Tensor:
-        """The modules of a place one after the other."""
+    def _run(self, unet: Any, place: Place, *inputs: Any) -> Tensor:
+        """Run the modules of a place one after the other."""
         if self.checkpointing and self.training:
-            return checkpoint(_modules, unet, place, *given, use_reentrant=False)
-        return _modules(unet, place, *given)
+            return checkpoint(_modules, unet, place, *inputs, use_reentrant=False)
+        return _modules(unet, place, *inputs)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights by the file's names."""
-        found: convert.Tensors = {}
+        """Collect all weights by the file's names."""
+        tensors: convert.Tensors = {}
         for branch, unet in zip(BRANCHES, self.unets, strict=True):
-            found |= convert.named(unet, self._named, branch)
+            tensors |= convert.named(unet, self._named, branch)
         mark = convert.UNET + structure.FUSE + self.fusion
         if self.mix is not None:
-            found[mark + ".weight"] = self.mix.get_parameter("weight")
+            tensors[mark + ".weight"] = self.mix.get_parameter("weight")
         elif self.fusion != structure.MEAN:
-            found[mark] = torch.zeros(0)
-        return found
+            tensors[mark] = torch.zeros(0)
+        return tensors
 
     def fill(self, tensors: convert.Tensors) -> None:
-        """Take over what `tensors` gives; ValueError, naming it, for what is missing."""
+        """Fill the network with a file's tensors; ValueError, naming it, for what is missing."""
         for branch, unet in zip(BRANCHES, self.unets, strict=True):
             convert.filled(unet, tensors, self._named, branch)
         if self.mix is not None:
-            weight = tensors[f"{convert.UNET}{structure.FUSE}{structure.LEARNT}.weight"]
+            weight = tensors[f"{convert.UNET}{structure.FUSE}{structure.LEARNED}.weight"]
             self.mix.load_state_dict({"weight": weight})
 
     def _named(self, keys: Iterable[str]) -> dict[str, str]:
@@ -118,8 +118,8 @@ class JointUNet(nn.Module):
 
 
 def joint_unet(like: UNet2DConditionModel, tensors: convert.Tensors) -> JointUNet:
-    """The network of a file's tensors (with their prefix in a checkpoint), float32, of a base like
-    this UNet; ValueError if they are another's.
+    """Build the network of a file's tensors (with their prefix in a checkpoint), float32, of a base
+    like this UNet; ValueError if they are another's.
     """
     names = [key.removeprefix(convert.UNET) for key in tensors if key.startswith(convert.UNET)]
     config = {key: v for key, v in like.config.items() if not key.startswith("_")}
@@ -130,13 +130,13 @@ def joint_unet(like: UNet2DConditionModel, tensors: convert.Tensors) -> JointUNe
         "projection_class_embeddings_input_dim": structure.SIZE_WIDTH,
     }
     unet: Any = UNet2DConditionModel.from_config(settings)
-    joint = JointUNet(unet, structure.experts_of(names), structure.fusion_of(names))
+    joint = JointUNet(unet, structure.count_experts(names), structure.read_fusion(names))
     joint.fill(tensors)
     return joint
 
 
 def input_places(unet: Any) -> list[list[str]]:
-    """Modules of the input blocks of a UNet2DConditionModel."""
+    """List the modules of each input block of a UNet2DConditionModel."""
     places = [["conv_in"]]
     for level, block in enumerate(unet.down_blocks):
         name = f"down_blocks.{level}"
@@ -147,14 +147,14 @@ def input_places(unet: Any) -> list[list[str]]:
 
 
 def output_places(unet: Any) -> list[list[str]]:
-    """Modules of its output blocks."""
+    """List the modules of each output block of a UNet2DConditionModel."""
     places = []
     for level, block in enumerate(unet.up_blocks):
         name = f"up_blocks.{level}"
-        own = [_layers(name, block, i) for i in range(len(block.resnets))]
+        level_places = [_layers(name, block, i) for i in range(len(block.resnets))]
         if block.upsamplers:
-            own[-1].append(f"{name}.upsamplers.0")
-        places += own
+            level_places[-1].append(f"{name}.upsamplers.0")
+        places += level_places
     return places
 
 
@@ -181,13 +181,13 @@ def _modules(
 
 
 def _drop(unet: nn.Module, names: Iterable[str]) -> None:
-    """Put nothing in the place of modules."""
+    """Replace modules by ones that do nothing."""
     for name in names:
-        parent, _, own = name.rpartition(".")
-        unet.get_submodule(parent)._modules[own] = nn.Identity()
+        parent, _, child = name.rpartition(".")
+        unet.get_submodule(parent)._modules[child] = nn.Identity()
 
 
 def _width(unet: nn.Module, place: Place) -> int:
-    """Channels that a place gives."""
+    """Count the channels that a place gives."""
     every: Any = unet.get_submodule(place[0]).modules()
     return next(m.out_channels for m in every if hasattr(m, "out_channels"))

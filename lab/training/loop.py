@@ -1,5 +1,5 @@
-"""The one loop that all trainers share: seeded, resumable after a kill, with progress, loss curve,
-EMA and bf16.
+"""The one training loop that all trainers share: seeded, resumable after a kill, with progress,
+loss curve, EMA and bf16.
 
 On several GPUs run it under `accelerate launch`: every process takes its share of each batch.
 Step n sees the same samples and the same noise however often training was interrupted before it,
@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
+REPORT_EVERY = 25  # steps: each reading of the loss waits for the GPU
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Schedule:
 
 
 def native_precision() -> str:
-    """bf16 where the hardware computes in it; a processor that only emulates it is ten times slower
-    than in float32.
+    """Choose bf16 where the hardware computes in it; a processor that only emulates it is ten times
+    slower than in float32.
     """
     native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if native else "no"
@@ -80,14 +81,14 @@ class _Batches:
     def __iter__(self) -> Iterator[list[int]]:
         batch, epoch, order = self.schedule.batch, -1, torch.empty(0)
         for step in range(self.start, self.schedule.steps):
-            picked = []
+            rows = []
             for k in range(step * batch + self.rank, (step + 1) * batch, self.processes):
                 if k // self.samples != epoch:
                     epoch = k // self.samples
                     g = torch.Generator().manual_seed(self.schedule.seed * 1_000_003 + epoch)
                     order = torch.randperm(self.samples, generator=g)
-                picked.append(int(order[k % self.samples]))
-            yield picked
+                rows.append(int(order[k % self.samples]))
+            yield rows
 
 
 def fit(
@@ -152,15 +153,13 @@ def fit(
             step += 1
             pending.append(value.detach())
             saves = step % schedule.save_every == 0 and step < schedule.steps
-            if (
-                saves or step % 25 == 0 or step == schedule.steps
-            ):  # seldom: each reading waits for the GPU
+            if saves or step % REPORT_EVERY == 0 or step == schedule.steps:
                 history += torch.stack(pending).float().tolist()
                 pending = []
                 bar.set_postfix(loss=f"{sum(history[-100:]) / len(history[-100:]):.4f}")
             if saves:
                 _save(accelerator, out, step, history)
-                _look(accelerator, model, trainable, ema, preview, out / f"step-{step:06d}")
+                _preview(accelerator, model, trainable, ema, preview, out / f"step-{step:06d}")
     except KeyboardInterrupt:
         history += [float(v) for v in pending]
         _save(accelerator, out, step, history)
@@ -176,23 +175,26 @@ def fit(
 
 
 @contextlib.contextmanager
-def keeping_learnt(
-    learnt: Callable[[], Mapping[str, Tensor]], save: Callable[[], None], out: Path
+def saving(
+    learned: Callable[[], Mapping[str, Tensor]], save: Callable[[], None], out: Path
 ) -> Iterator[None]:
-    """A training in here that is interrupted saves what it has learnt, unless that is still as it
-    had begun: then a file that is there is the better one.
+    """Call `save` after the training in this context, and when it is interrupted.
+
+    An interrupted training that has learned nothing, so that the `learned` tensors are still as
+    they were, does not save: a file of an earlier training at `out` is the better one.
     """
-    begun = {name: tensor.detach().cpu().clone() for name, tensor in learnt().items()}
+    initial = {name: tensor.detach().cpu().clone() for name, tensor in learned().items()}
     try:
         yield
     except KeyboardInterrupt:
-        if any(not torch.equal(tensor.cpu(), begun[name]) for name, tensor in learnt().items()):
+        if any(not torch.equal(tensor.cpu(), initial[name]) for name, tensor in learned().items()):
             save()
-            log.warning("What was learnt so far is in %s.", out)
+            log.warning("What was learned so far is in %s.", out)
         raise
+    save()
 
 
-def _look(
+def _preview(
     accelerator: Accelerator,
     model: nn.Module,
     trainable: list,
@@ -213,7 +215,7 @@ def _look(
 
 
 def _save(accelerator: Accelerator, out: Path, step: int, history: list[float]) -> None:
-    """A checkpoint appears whole or not at all; the one before it goes only after that."""
+    """Write a checkpoint, complete or not at all; the one before it is deleted only after that."""
     final, part = out / f"checkpoint-{step:06d}", out / "checkpoint.part"
     if accelerator.is_main_process:
         shutil.rmtree(part, ignore_errors=True)
@@ -234,11 +236,11 @@ def _save(accelerator: Accelerator, out: Path, step: int, history: list[float]) 
 def _resume(accelerator: Accelerator, out: Path) -> int:
     """Load the newest checkpoint of `out`, if there is one; returns the step to go on from."""
     out.mkdir(parents=True, exist_ok=True)
-    found = sorted(out.glob("checkpoint-*"))
-    if not found:
+    checkpoints = sorted(out.glob("checkpoint-*"))
+    if not checkpoints:
         return 0
-    accelerator.load_state(str(found[-1]))
-    return int(found[-1].name.rsplit("-", 1)[1])
+    accelerator.load_state(str(checkpoints[-1]))
+    return int(checkpoints[-1].name.rsplit("-", 1)[1])
 
 
 def _read_history(out: Path, steps: int) -> list[float]:
@@ -254,9 +256,7 @@ def _write_history(out: Path, history: list[float]) -> None:
 
 
 def plot_loss(history: list[float], path: Path) -> None:
-    """The loss curve as a picture: every step faint, the running mean of a fiftieth of the run on
-    top.
-    """
+    """Draw the loss curve: every step faint, the running mean of a fiftieth of the run on top."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -265,7 +265,7 @@ def plot_loss(history: list[float], path: Path) -> None:
     width = max(1, len(history) // 50)
     values = torch.tensor(history, dtype=torch.float64)
     mean = values.unfold(0, width, 1).mean(-1) if len(history) >= width and len(history) else values
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=100)
+    chart, axes = plt.subplots(figsize=(8, 4.5), dpi=100)
     axes.plot(values, color="0.8", linewidth=0.7, label="each step")
     axes.plot(
         range(len(history) - len(mean) + 1, len(history) + 1),
@@ -278,6 +278,6 @@ def plot_loss(history: list[float], path: Path) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)
+    chart.tight_layout()
+    chart.savefig(path)
+    plt.close(chart)

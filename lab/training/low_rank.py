@@ -1,5 +1,8 @@
 """Low-rank changes of a frozen network's weights (LoRA, Hu et al. 2021), by torch's own
-parametrisation, in the keys that LoRA files have.
+parametrization, in the keys that LoRA files have.
+
+Not by the library peft: it would be one more dependency for the forty lines that are left when the
+keys are the host's anyway.
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ class LowRank(nn.Module):
 
 
 def add_low_rank(network: nn.Module, rank: int, names: str = r".*") -> None:
-    """Freeze `network` and let a LowRank of every linear and convolution weight whose name matches
-    be trained.
+    """Freeze `network`, and add a trainable LowRank to every linear and convolution weight whose
+    name matches.
     """
     network.requires_grad_(False)
     for name, module in list(network.named_modules()):
@@ -43,7 +46,7 @@ def add_low_rank(network: nn.Module, rank: int, names: str = r".*") -> None:
 
 
 def low_rank_tensors(unet: nn.Module) -> dict[str, Tensor]:
-    """The changes of a diffusers UNet as a LoRA file of the host's key layout has them."""
+    """Collect the changes of a diffusers UNet as a LoRA file of the host's key layout has them."""
     tensors = {}
     for place, module, change in _changes(unet):
         shape, rank = module.weight.shape, len(change.down)
@@ -56,19 +59,19 @@ def low_rank_tensors(unet: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def set_low_rank(unet: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Take the changes that `low_rank_tensors` gave; ValueError for another rank's or UNet's."""
+    """Set the changes that `low_rank_tensors` gave; ValueError for another rank's or UNet's."""
     for place, _, change in _changes(unet):
         for part, parameter in (("up", change.up), ("down", change.down)):
-            found = tensors.get(f"{place}.lora_{part}.weight")
-            if found is None or found.numel() != parameter.numel():
-                shape = "none" if found is None else list(found.shape)
-                wanted = list(parameter.shape)
-                raise ValueError(f"{place}: expected a change of {wanted}, found {shape}.")
-            parameter.copy_(found.view_as(parameter))
+            tensor = tensors.get(f"{place}.lora_{part}.weight")
+            if tensor is None or tensor.numel() != parameter.numel():
+                shape = "none" if tensor is None else list(tensor.shape)
+                expected = list(parameter.shape)
+                raise ValueError(f"{place}: expected a change of {expected}, found {shape}.")
+            parameter.copy_(tensor.view_as(parameter))
 
 
 def _changes(unet: nn.Module) -> Iterator[tuple[str, Any, LowRank]]:
-    """Place in the host's key layout, module and change of every changed weight."""
+    """List place in the host's key layout, module and change of every changed weight."""
     plain = [re.sub(r"\.parametrizations\.weight\..*", ".weight", k) for k in unet.state_dict()]
     places = unet_names(dict.fromkeys(plain))
     for name, module in unet.named_modules():

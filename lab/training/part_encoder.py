@@ -1,5 +1,5 @@
 """An image encoder in CLIP's layout whose features of body parts lie where a frozen text encoder's
-phrases for them do, trained by contrast (Radford et al. 2021). Files: models/weights.py, method
+phrases of them do, trained by contrast (Radford et al. 2021). Files: models/weights.py, method
 "vision", names as transformers has them, with `text_projection.weight` beside.
 """
 
@@ -18,10 +18,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from ...models import weights
 
 VERSION = 1
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's pictures
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's images
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 SHARPEST = 100.0  # the scale of cosines never grows above it, as in CLIP
-KEPT = (
+CONFIG_KEYS = (
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -49,31 +49,34 @@ class PartEncoder(nn.Module):
     def side(self) -> int:
         return self.vision.config.image_size
 
-    def forward(self, pictures: Tensor, pooled: Tensor) -> Tensor:
-        """How well each text fits each picture [N, P], scaled as logits."""
+    def forward(self, images: Tensor, pooled: Tensor) -> Tensor:
+        """Score how well each text fits each image, logits [N, P]."""
         scale = self.sharpness.exp().clamp(max=SHARPEST)
-        return scale * self.of_pictures(pictures) @ self.of_text(pooled).mT
+        return scale * self.encode_images(images) @ self.encode_text(pooled).mT
 
-    def of_pictures(self, pictures: Tensor) -> Tensor:
-        """Pictures [N,3,S,S] in 0..1 -> unit features [N,D]."""
-        mean, deviation = (torch.tensor(v).to(pictures)[:, None, None] for v in (MEAN, DEVIATION))
-        if pictures.shape[-1] != self.side:
-            pictures = interpolate(pictures, (self.side,) * 2, mode="bicubic", antialias=True)
-        return normalize(self.vision((pictures - mean) / deviation).image_embeds, dim=-1)
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Encode images [N,3,S,S] in 0..1 -> unit features [N,D]."""
+        mean, deviation = (torch.tensor(v).to(images)[:, None, None] for v in (MEAN, DEVIATION))
+        if images.shape[-1] != self.side:
+            images = interpolate(images, (self.side,) * 2, mode="bicubic", antialias=True)
+        return normalize(self.vision((images - mean) / deviation).image_embeds, dim=-1)
 
-    def of_text(self, pooled: Tensor) -> Tensor:
-        """The text encoder's pooled outputs [N, D_text] -> unit features [N, D]."""
+    def encode_text(self, pooled: Tensor) -> Tensor:
+        """Project the text encoder's pooled outputs [N, D_text] -> unit features [N, D]."""
         return normalize(pooled @ self.text_projection.mT, dim=-1)
 
 
 def start_encoder(config: CLIPVisionConfig, text_width: int) -> PartEncoder:
+    """Build an untrained encoder beside texts of this width."""
     projection = torch.randn(config.projection_dim, text_width) / text_width**0.5
     return PartEncoder(CLIPVisionModelWithProjection(config), projection)
 
 
 @dataclass(frozen=True)
 class ContrastLoss:
-    """Which of all phrases belongs to each crop. Items: {"crop" uint8 [3,S,S], "phrase": index}."""
+    """Cross-entropy of which of all phrases belongs to each crop. Items: {"crop" uint8 [3,S,S],
+    "phrase": index}.
+    """
 
     pooled: Tensor  # of every phrase [P, D_text]
 
@@ -86,6 +89,7 @@ class ContrastLoss:
 
 
 def save_encoder(model: PartEncoder, path: Path, base: str) -> None:
+    """Write an encoder; atomic."""
     config = model.vision.config.to_dict()
     tensors = dict(model.vision.state_dict())
     tensors = {key: t for key, t in tensors.items() if not key.endswith("position_ids")}
@@ -94,13 +98,13 @@ def save_encoder(model: PartEncoder, path: Path, base: str) -> None:
         "method": "vision",
         "version": VERSION,
         "base": base,
-        "config": json.dumps({name: config[name] for name in KEPT}),
+        "config": json.dumps({name: config[name] for name in CONFIG_KEYS}),
     }
     weights.save(path, tensors, facts, torch.float16)
 
 
 def load_encoder(path: Path) -> PartEncoder:
-    """Frozen; ValueError, naming the file, for any other."""
+    """Read an encoder, frozen; ValueError, naming the file, for any other."""
     tensors, facts = weights.load(path, method="vision", version=VERSION)
     config = CLIPVisionConfig(**json.loads(facts["config"]))
     tensors = {key: t.float() for key, t in tensors.items()}

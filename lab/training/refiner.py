@@ -27,39 +27,43 @@ from . import preview as sampler
 from .bases import Base, open_base
 from .convert import controlnet_from_ldm, controlnet_to_ldm, filled, named, unet_names
 from .denoise import Denoiser, DenoisingLoss
-from .loop import Schedule, fit, keeping_learnt, native_precision
-from .structure_images import Conventions, StructurePictures, collect_structure
+from .loop import Schedule, fit, saving
+from .options import add_tasks, read_schedule, task_folders, training_parser
+from .structure_images import Conventions, StructureDataset, collect_structure
 
 DROP = 0.5  # the paper's rate; that each condition is dropped by itself is ours
 EMBEDDING = "controlnet_cond_embedding."  # of diffusers' ControlNet
-SHOWN = 6  # pictures on a validation sheet
+PREVIEWS = 6  # images on a validation sheet
 
 
 def start_refiner(controlnet: ControlNetModel) -> ControlNetModel:
-    """A refiner that begins exactly as this pose ControlNet, which stays as it is: its hint is
-    [B,9,8h,8w] in 0..1. ValueError if it reads anything but one picture.
+    """Build a refiner that begins exactly as this pose ControlNet, which stays as it is.
+
+    Its hint is [B,9,8h,8w] in 0..1. ValueError if the ControlNet reads anything but one image.
     """
-    return _refiner(controlnet, refiner.from_controlnet(controlnet_to_ldm(controlnet)))
+    return _refiner(controlnet, refiner.refiner_from_controlnet(controlnet_to_ldm(controlnet)))
 
 
 def _refiner(like: ControlNetModel, tensors: dict[str, Tensor]) -> ControlNetModel:
-    """The refiner of these tensors, by a file's names, of a ControlNet's shape."""
-    made = copy.deepcopy(like)
-    one = made.controlnet_cond_embedding
-    summed = SummedEmbedders({condition: copy.deepcopy(one) for condition in CONDITIONS})
-    made.controlnet_cond_embedding = summed
-    return filled(made, tensors, refiner_names, "")
+    """Build the refiner of these tensors, by a file's names, in a ControlNet's shape."""
+    net = copy.deepcopy(like)
+    embedder = net.controlnet_cond_embedding
+    summed = SummedEmbedders({condition: copy.deepcopy(embedder) for condition in CONDITIONS})
+    net.controlnet_cond_embedding = summed
+    return filled(net, tensors, refiner_names, "")
 
 
 def refiner_names(keys: Iterable[str]) -> dict[str, str]:
-    """{diffusers key: the file's} for the keys of a refiner."""
+    """Name the keys of a refiner: {diffusers key: the file's}."""
     keys = list(keys)
     names = unet_names(key for key in keys if not key.startswith(EMBEDDING))
     for condition in CONDITIONS:
-        own = f"{EMBEDDING}{condition}."
-        inner = [key.removeprefix(own) for key in keys if key.startswith(own)]
+        prefix = f"{EMBEDDING}{condition}."
+        inner = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
         ldm = unet_names(EMBEDDING + name for name in inner)
-        names |= {own + name: refiner.key(condition, ldm[EMBEDDING + name]) for name in inner}
+        names |= {
+            prefix + name: refiner.tensor_name(condition, ldm[EMBEDDING + name]) for name in inner
+        }
     return names
 
 
@@ -68,7 +72,7 @@ class RefinerLoss:
     """The denoising objective with every sample's hint, of which each condition is black with
     probability `drop`, whatever becomes of the others, and the caption empty with `drop_text`.
 
-    Items: {"latent" [4,h,w], or more channels of which the first 4 are the picture's, "captions" as
+    Items: {"latent" [4,h,w], or more channels of which the first 4 are the image's, "captions" as
     DenoisingLoss has them, "hint" uint8 [9,8h,8w]}.
     """
 
@@ -82,10 +86,10 @@ class RefinerLoss:
         return denoising(model, self.dropped(batch, g), g)
 
     def dropped(self, batch: Sequence[dict], g: torch.Generator) -> list[dict]:
-        """The items as a ControlNet's loss takes them, conditions dropped."""
-        kept = torch.tensor([condition in self.keep_only for condition in CONDITIONS])
-        which = (torch.rand(len(batch), len(CONDITIONS), generator=g) >= self.drop) & kept
-        hints = refiner.shown(torch.stack([item["hint"] for item in batch]), which)
+        """Drop conditions at random; returns the items as a ControlNet's loss takes them."""
+        trained = torch.tensor([condition in self.keep_only for condition in CONDITIONS])
+        conditions = (torch.rand(len(batch), len(CONDITIONS), generator=g) >= self.drop) & trained
+        hints = refiner.keep_conditions(torch.stack([item["hint"] for item in batch]), conditions)
         return [
             {**item, "latent": item["latent"][:LATENT_CHANNELS], "hint": hint}
             for item, hint in zip(batch, hints, strict=True)
@@ -123,54 +127,54 @@ def save_refiner(
 
 
 def load_refiner(path: str | Path, unet: UNet2DConditionModel, base: str) -> ControlNetModel:
-    """What `save_refiner` wrote, for a base with this UNet, float32 in eval mode; ValueError,
+    """Read what `save_refiner` wrote, for a base with this UNet, float32 in eval mode; ValueError,
     naming the file, for another.
     """
     tensors, _ = weights.load(path, method="refiner", version=refiner.VERSION, base=base)
     try:
         return _refiner(networks.build_controlnet(unet), tensors).eval()
-    except (KeyError, ValueError) as wrong:
-        raise ValueError(f"{path}: expected a refiner for this checkpoint: {wrong}") from wrong
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: expected a refiner for this checkpoint: {error}") from error
 
 
 def begin_refiner(path: Path | None, unet: UNet2DConditionModel, base: str) -> ControlNetModel:
-    """Where a training on this base begins: a refiner's file, a pose ControlNet's, in the names of
-    LDM or diffusers, or without one a copy of the UNet's encoder. ValueError, naming the file, if
-    it does not fit.
+    """Build the refiner that a training on this base begins with: that of a refiner's file, of a
+    pose ControlNet's in the names of LDM or diffusers, or without a file a copy of the UNet's
+    encoder. ValueError, naming the file, if it does not fit.
     """
     empty = networks.build_controlnet(unet)
     if path is None:
         return start_refiner(empty)
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError) as trouble:
-        raise ValueError(f"{path} can not be read as a .safetensors file: {trouble}") from trouble
-    if not all(refiner.is_plain(name) for name in tensors):
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} can not be read as a .safetensors file: {error}") from error
+    if not all(refiner.is_controlnet(name) for name in tensors):
         return load_refiner(path, unet, base)
     if any(name.endswith(weights.SCALE_SUFFIX) for name in tensors):  # 8 bits, which are ours alone
         tensors, _ = weights.load(path, method="controlnet", base=base)
     try:
         return start_refiner(controlnet_from_ldm(empty, _ldm(tensors)))
-    except (KeyError, ValueError) as wrong:
-        raise ValueError(f"{path}: expected a ControlNet for this checkpoint: {wrong}") from wrong
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: expected a ControlNet for this checkpoint: {error}") from error
 
 
 def _ldm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A ControlNet file's tensors by LDM name, without the prefix that some have."""
+    """Rename a ControlNet file's tensors to LDM names, without the prefix that some have."""
     if f"{EMBEDDING}conv_in.weight" in tensors:
         return {name: tensors[key] for key, name in unet_names(tensors).items()}
     return {name.removeprefix("control_model."): tensor for name, tensor in tensors.items()}
 
 
 def read_keep(text: str) -> tuple[str, ...]:
-    """Conditions joined by +; ValueError for others."""
-    kept = tuple(name.strip() for name in text.split("+"))
-    if not set(kept) <= set(CONDITIONS):
+    """Split the conditions of --keep, joined by +; ValueError for others."""
+    conditions = tuple(name.strip() for name in text.split("+"))
+    if not set(conditions) <= set(CONDITIONS):
         raise ValueError(
             f"--keep takes some of {', '.join(CONDITIONS)} joined by +, such as depth+normal, but "
             f"it is '{text}'."
         )
-    return kept
+    return conditions
 
 
 def show_refiner(
@@ -180,47 +184,40 @@ def show_refiner(
     decode: Callable[[Tensor], Tensor],
     above: Tensor,
 ) -> Callable[[Denoiser, Path], None]:
-    """A `preview` for the loop: pictures `above` in rows of len(texts), under them what the refiner
-    makes of the hints [N,9,8h,8w] in 0..1 with all conditions, and with each of them alone.
+    """Build a `preview` for the loop: images `above` in rows of len(texts), under them what the
+    refiner generates from the hints [N,9,8h,8w] in 0..1 with all conditions, and with each of them
+    alone.
     """
-    rows = torch.cat((torch.ones(1, len(CONDITIONS)), torch.eye(len(CONDITIONS)))).bool()
+    combinations = torch.cat((torch.ones(1, len(CONDITIONS)), torch.eye(len(CONDITIONS)))).bool()
     cells = hints.shape[2] // 8, hints.shape[3] // 8
 
     def show(model: Denoiser, prefix: Path) -> None:
         device = next(model.parameters()).device
         ids = tokenizer([""] * len(texts) + [*texts]).to(device)
-        made = [above]
+        rows = [above]
         with torch.no_grad():
             context = model.text_encoder(ids).last_hidden_state
-            for which in rows:
-                seen = refiner.shown(hints, which.expand(len(hints), -1)).repeat(2, 1, 1, 1)
-                given: Any = seen.to(device), model.controlnet
-                latents = sampler.denoise(model.unet, context, cells, *given)
-                made.append(decode(latents).cpu())
-        sampler.save_sheet(torch.cat(made), prefix.with_suffix(".png"), columns=len(texts))
+            for conditions in combinations:
+                visible = refiner.keep_conditions(hints, conditions.expand(len(hints), -1))
+                control: Any = visible.repeat(2, 1, 1, 1).to(device), model.controlnet
+                latents = sampler.denoise(model.unet, context, cells, *control)
+                rows.append(decode(latents).cpu())
+        sampler.save_sheet(torch.cat(rows), prefix.with_suffix(".png"), columns=len(texts))
 
     return show
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dev.py train refiner", description=__doc__)
-    parser.add_argument(
-        "--pictures",
-        type=Path,
-        required=True,
-        help="folder of photographs with name.depth.png, name.normal.png and best name.pose.png "
+    parser = training_parser(
+        "refiner",
+        __doc__,
+        images="folder of photographs with name.depth.png, name.normal.png and best name.pose.png "
         "beside each name.jpg, as Save Structure Data makes it",
+        start="a pose ControlNet to begin as, or a refiner to go on from; without it, a copy of "
+        "the checkpoint's encoder that has everything to learn",
+        lr=1e-5,
     )
-    parser.add_argument("--checkpoint", type=Path, default=sampler.CHECKPOINT, help="mini or SD1.5")
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures")
-    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--tasks", type=Path, help="MediaPipe's .task files, if it brings none")
-    parser.add_argument(
-        "--start",
-        type=Path,
-        help="a pose ControlNet to begin as, or a refiner to go on from; without it, a copy of the "
-        "checkpoint's encoder that has everything to learn",
-    )
+    add_tasks(parser)
     parser.add_argument(
         "--drop", type=float, default=DROP, help="how often each condition is black"
     )
@@ -241,56 +238,54 @@ def _parser() -> argparse.ArgumentParser:
         choices=structure.NORMALS,
         help="what red means in name.normal.png",
     )
-    parser.add_argument("--size", type=int, help="of the pictures; the checkpoint's own")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
     return parser
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`train refiner`: a structure refiner for a checkpoint, from a folder of photographs, their
-    depth and their normals.
+    """Run `train refiner`: a structure refiner for a checkpoint, from a folder of photographs,
+    their depth and their normals.
     """
     parser = _parser()
-    chosen = parser.parse_args(arguments)
-    schedule = Schedule(chosen.steps, chosen.batch, chosen.lr, precision=chosen.precision)
+    options = parser.parse_args(arguments)
+    schedule = read_schedule(options)
     torch.manual_seed(schedule.seed)
     try:
-        kept = read_keep(chosen.keep)
-        rates = {"drop": read_share(chosen.drop), "drop_text": read_share(chosen.drop_text)}
-        base = open_base(chosen.checkpoint)
-        net = begin_refiner(chosen.start, base.unet, base.name)
-        found = collect_structure(
-            chosen.pictures,
-            chosen.size or base.size,
-            Conventions(chosen.depth, chosen.normal),
-            task_folders=[str(chosen.tasks)] if chosen.tasks else [],
+        conditions = read_keep(options.keep)
+        shares = {"drop": read_share(options.drop), "drop_text": read_share(options.drop_text)}
+        base = open_base(options.checkpoint)
+        net = begin_refiner(options.start, base.unet, base.name)
+        images = collect_structure(
+            options.images,
+            options.size or base.size,
+            Conventions(options.depth, options.normal),
+            task_folders=task_folders(options),
         )
-    except ValueError as wrong:
-        parser.error(str(wrong))
-    data = StructurePictures(found, base)
-    loss = RefinerLoss(DenoisingLoss(base.tokenizer, forget=0.0), keep_only=kept, **rates)
+    except ValueError as error:
+        parser.error(str(error))
+    data = StructureDataset(images, base)
+    denoising = DenoisingLoss(base.tokenizer, forget=0.0)
+    loss = RefinerLoss(denoising, keep_only=conditions, **shares)
     model = Denoiser(base.unet, base.text_encoder, net)
-    save = partial(save_refiner, net, chosen.out, base.name)
-    with keeping_learnt(net.state_dict, save, chosen.out):
-        train_refiner(model, data, loss, schedule, chosen.work, preview=_show_first(data, base))
-    save()
+    preview = _preview_images(data, base)
+    save = partial(save_refiner, net, options.out, base.name)
+    with saving(net.state_dict, save, options.out):
+        train_refiner(model, data, loss, schedule, options.work, preview=preview)
 
 
 def read_share(share: float) -> float:
+    """Check a share of --drop or --drop-text; ValueError unless it lies in 0..1."""
     if not 0 <= share <= 1:
         raise ValueError(f"--drop and --drop-text are shares from 0 to 1, but one is {share}.")
     return share
 
 
-def _show_first(data: StructurePictures, base: Base) -> Callable[[Denoiser, Path], None]:
-    """Under the first pictures their pose, depth and normals, then as `show_refiner` has it."""
-    found = data.found[:SHOWN]
+def _preview_images(data: StructureDataset, base: Base) -> Callable[[Denoiser, Path], None]:
+    """Build a `preview` for the loop of the first images, with pose, depth and normals above."""
+    images = data.images[:PREVIEWS]
     kinds = [
-        torch.stack([getattr(one, kind) for one in found]) / 255 for kind in ("rgb", *CONDITIONS)
+        torch.stack([getattr(image, kind) for image in images]) / 255
+        for kind in ("rgb", *CONDITIONS)
     ]
-    texts = [one.caption for one in found]
+    texts = [image.caption for image in images]
     hints = torch.cat(kinds[1:], 1)
     return show_refiner(base.tokenizer, texts, hints, base.decode, torch.cat(kinds))

@@ -20,13 +20,14 @@ from .bases import Base, open_base
 from .convert import UNET, unet_to_ldm
 from .denoise import attention_kernel, in_fastest_format, nearness
 from .joint_unet import JointUNet, joint_unet
-from .loop import Schedule, fit, keeping_learnt, native_precision
+from .loop import Schedule, fit, saving
 from .networks import build_scheduler
-from .preview import CHECKPOINT, save_sheet
-from .structure_images import Conventions, StructurePicture, StructurePictures, collect_structure
+from .options import add_tasks, read_schedule, task_folders, training_parser
+from .preview import DEFAULT_SAMPLING, Sampling, save_sheet
+from .structure_images import Conventions, StructureDataset, StructureImage, collect_structure
 
 CHANNELS = len(structure.MODALITIES) * LATENT_CHANNELS
-SHOWN = 6  # pictures on a validation picture
+PREVIEWS = 6  # images on a validation image
 
 
 class JointDenoiser(nn.Module):
@@ -39,9 +40,9 @@ class JointDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor, pose: Tensor, sizes: Tensor) -> Tensor:
         """As JointUNet, with token ids [B,77] instead of their context."""
-        # checkpoints are computed again after this call, with the kernel that is usual then
-        again = self.unet.checkpointing and self.training
-        with nullcontext() if again else attention_kernel(x.device):
+        # checkpoints are computed again after this call, with the default kernel of that moment
+        recomputes = self.unet.checkpointing and self.training
+        with nullcontext() if recomputes else attention_kernel(x.device):
             context = self.text_encoder(ids).last_hidden_state
             return self.unet(x, t, context, pose, sizes)
 
@@ -49,15 +50,17 @@ class JointDenoiser(nn.Module):
 def start_joint(
     unet: nn.Module, experts: int | None = None, fusion: str = structure.MEAN
 ) -> JointUNet:
-    """A joint network that begins as three of this UNet2DConditionModel."""
-    own = {key.removeprefix(UNET): tensor for key, tensor in unet_to_ldm(unet).items()}
-    begun = structure.with_experts(own, experts, fusion)
-    return joint_unet(unet, {UNET + key: tensor for key, tensor in begun.items()})  # type: ignore[arg-type]
+    """Build a joint network that begins as three copies of this UNet2DConditionModel."""
+    tensors = {key.removeprefix(UNET): tensor for key, tensor in unet_to_ldm(unet).items()}
+    tensors = structure.add_experts(tensors, experts, fusion)
+    return joint_unet(unet, {UNET + key: tensor for key, tensor in tensors.items()})  # type: ignore[arg-type]
 
 
 @lru_cache
 def noise_schedule(epsilon: bool) -> Tensor:
-    """Cumulative alphas [T]: the base's own, or rescaled so that nothing is left at the end."""
+    """Compute the cumulative alphas [T]: the base's own, or rescaled so that nothing is left at the
+    end.
+    """
     alphas = build_scheduler().alphas_cumprod
     return alphas if epsilon else structure.zero_terminal_snr(alphas)
 
@@ -84,19 +87,19 @@ class StructureLoss:
         noise = torch.randn(z.shape, generator=g)
         alphas = noise_schedule(self.epsilon)
         t = torch.randint(len(alphas), (len(z), 1 if self.shared_step else 3), generator=g)
-        each = alphas[t.expand(-1, 3)].repeat_interleave(LATENT_CHANNELS, 1)[..., None, None]
-        alpha, sigma = each.sqrt(), (1 - each).sqrt()
+        alphas = alphas[t.expand(-1, 3)].repeat_interleave(LATENT_CHANNELS, 1)[..., None, None]
+        alpha, sigma = alphas.sqrt(), (1 - alphas).sqrt()
         x = alpha * z + sigma * noise
-        wanted = noise if self.epsilon else structure.velocity(z, noise, alpha, sigma)
+        target = noise if self.epsilon else structure.velocity(z, noise, alpha, sigma)
         luck = torch.rand(len(z), 3, generator=g)
         pose = torch.stack([item["pose"] for item in batch]).float()
         pose = pose * (luck[:, 2] >= self.drop_pose)[:, None, None, None]
         ids = self.tokenizer(self._texts([item["captions"] for item in batch], luck))
         sizes = torch.stack([item["size"] for item in batch])
-        given = (v.to(device) for v in (x, t[:, 0] if self.shared_step else t, ids, pose, sizes))
-        found = model(*given).float()
+        t = t[:, 0] if self.shared_step else t
+        prediction = model(*(v.to(device) for v in (x, t, ids, pose, sizes))).float()
         share = self._share([item["captions"]["bodies"] for item in batch], z.shape[2:]).to(device)
-        error = (found - wanted.to(device)).square() * share
+        error = (prediction - target.to(device)).square() * share
         return error.unflatten(1, (3, -1)).mean((2, 3, 4))[:, : self.modalities].sum(1).mean()
 
     def _texts(self, captions: Sequence[dict], luck: Tensor) -> list[str]:
@@ -106,8 +109,8 @@ class StructureLoss:
         ]
 
     def _share(self, bodies: Sequence, cells: Sequence[int]) -> Tensor:
-        """The weight of each cell [B,1,h,w], 1 on average."""
-        near = torch.stack([nearness(own, *cells) for own in bodies])[:, None]
+        """Weigh each cell [B,1,h,w], by 1 on average."""
+        near = torch.stack([nearness(people, *cells) for people in bodies])[:, None]
         share = 1 + self.focus * near
         return share / share.mean((2, 3), keepdim=True)
 
@@ -144,14 +147,14 @@ def save_structure(
 
 
 def load_structure(like: nn.Module, path: Path, base: str) -> JointUNet:
-    """What `save_structure` wrote, for a base like this UNet2DConditionModel, float32."""
+    """Read what `save_structure` wrote, for a base like this UNet2DConditionModel, float32."""
     tensors, _ = weights.load(path, method="structure", version=structure.VERSION, base=base)
     try:
         return joint_unet(like, tensors)  # type: ignore[arg-type]
-    except (KeyError, ValueError, RuntimeError) as wrong:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{path}: expected a joint network for this checkpoint: {wrong}"
-        ) from wrong
+            f"{path}: expected a joint network for this checkpoint: {error}"
+        ) from error
 
 
 @torch.no_grad()
@@ -162,31 +165,32 @@ def sample_structure(
     sizes: Tensor,
     *,
     epsilon: bool = False,
-    seed: int = 0,
-    steps: int = 20,
-    cfg: float = 4.0,
+    sampling: Sampling = DEFAULT_SAMPLING,
 ) -> Tensor:
-    """Text [2B,T,C], negative rows first, pose latents [B,4,h,w], sizes [B,4] -> [B,12,h,w].
+    """Sample text [2B,T,C], negative rows first, pose latents [B,4,h,w], sizes [B,4] ->
+    [B,12,h,w].
 
     DDIM (Song et al. 2020) over steps that are equally spaced and begin with the last.
     """
     alphas = noise_schedule(epsilon).to(context.device)
-    times = torch.linspace(len(alphas) - 1, 0, steps + 1).round().long()
+    times = torch.linspace(len(alphas) - 1, 0, sampling.steps + 1).round().long()
     shape = (len(pose), CHANNELS, *pose.shape[2:])
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(context.device)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(sampling.seed)).to(
+        context.device
+    )
     pose, sizes = pose.repeat(2, 1, 1, 1), sizes.repeat(2, 1)
-    for time, after in zip(times[:-1], times[1:], strict=True):
+    for time, next_time in zip(times[:-1], times[1:], strict=True):
         alpha, sigma = alphas[time].sqrt(), (1 - alphas[time]).sqrt()
         t = time.expand(len(context)).to(context.device)
-        without, given = unet(x.repeat(2, 1, 1, 1), t, context, pose, sizes).chunk(2)
-        found = without + cfg * (given - without)
+        uncond, cond = unet(x.repeat(2, 1, 1, 1), t, context, pose, sizes).chunk(2)
+        prediction = uncond + sampling.cfg * (cond - uncond)
         if epsilon:
-            clean, noise = (x - sigma * found) / alpha, found
+            clean, noise = (x - sigma * prediction) / alpha, prediction
         else:
-            clean = structure.clean_of(x, found, alpha, sigma)
-            noise = structure.noise_of(x, found, alpha, sigma)
-        last = bool(after == 0)
-        x = clean if last else alphas[after].sqrt() * clean + (1 - alphas[after]).sqrt() * noise
+            clean = structure.clean_from_velocity(x, prediction, alpha, sigma)
+            noise = structure.noise_from_velocity(x, prediction, alpha, sigma)
+        alpha, sigma = alphas[next_time].sqrt(), (1 - alphas[next_time]).sqrt()
+        x = clean if next_time == 0 else alpha * clean + sigma * noise
     return x
 
 
@@ -200,35 +204,31 @@ def show_structure(
     *,
     epsilon: bool = False,
 ) -> Callable[[JointDenoiser, Path], None]:
-    """A `preview` for the loop: pictures `above` in rows of len(texts), under them what the network
-    makes of these texts and poses [B,4,h,w]: pictures, depths, normals.
+    """Build a `preview` for the loop: images `above` in rows of len(texts), under them what the
+    network generates from these texts and poses [B,4,h,w]: images, depths, normals.
     """
 
     def show(model: JointDenoiser, prefix: Path) -> None:
         device = next(model.parameters()).device
         ids = tokenizer([""] * len(texts) + [*texts]).to(device)
         context = model.text_encoder(ids).last_hidden_state
-        given = pose.to(device), sizes.to(device)
-        found = sample_structure(model.unet, context, *given, epsilon=epsilon)
-        rows = [decode(part).cpu() for part in found.chunk(3, 1)]
+        conditions = pose.to(device), sizes.to(device)
+        latents = sample_structure(model.unet, context, *conditions, epsilon=epsilon)
+        rows = [decode(modality).cpu() for modality in latents.chunk(3, 1)]
         save_sheet(torch.cat((above, *rows)), prefix.with_suffix(".png"), columns=len(texts))
 
     return show
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dev.py train structure", description=__doc__)
-    parser.add_argument(
-        "--pictures",
-        type=Path,
-        required=True,
-        help="folder of photographs with depth and normals beside them, see Save Structure Data",
+    parser = training_parser(
+        "structure",
+        __doc__,
+        images="folder of photographs with depth and normals beside them, see Save Structure Data",
+        start="a joint network to go on from",
+        lr=1e-5,
     )
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="mini or SD1.5")
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, pictures")
-    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--tasks", type=Path, help="MediaPipe's .task files, if it brings none")
-    parser.add_argument("--start", type=Path, help="a joint network to go on from")
+    add_tasks(parser)
     parser.add_argument(
         "--fusion",
         choices=structure.FUSIONS,
@@ -261,11 +261,6 @@ def _parser() -> argparse.ArgumentParser:
         choices=structure.NORMALS,
         help="what red means in the normals; OpenGL: x right, BAE: x left",
     )
-    parser.add_argument("--size", type=int, help="of the pictures; the checkpoint's own")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--precision", default=native_precision(), choices=("no", "bf16", "fp16"))
     parser.add_argument(
         "--gradient-checkpointing", action="store_true", help="less memory, more time"
     )
@@ -273,78 +268,80 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`train structure`: a joint network of a checkpoint, from photographs and their maps."""
+    """Run `train structure`: a joint network of a checkpoint, from photographs and their maps."""
     parser = _parser()
-    chosen = parser.parse_args(arguments)
-    schedule = Schedule(chosen.steps, chosen.batch, chosen.lr, precision=chosen.precision)
+    options = parser.parse_args(arguments)
+    schedule = read_schedule(options)
     torch.manual_seed(schedule.seed)
     try:
-        _check_shares(chosen)
-        base = open_base(chosen.checkpoint)
-        unet = _begin(chosen, base)
-        folders = [str(chosen.tasks)] if chosen.tasks else []
-        conventions = Conventions(chosen.depth, chosen.normal)
-        size = chosen.size or base.size
-        found = collect_structure(chosen.pictures, size, conventions, task_folders=folders)
-    except ValueError as wrong:
-        parser.error(str(wrong))
-    unet.checkpointing = chosen.gradient_checkpointing
-    data = StructurePictures(found, base)
-    loss = StructureLoss(base.tokenizer, chosen.drop_text, chosen.drop_pose, epsilon=chosen.epsilon)
-    show = _show_pictures(found[:SHOWN], data.poses[:SHOWN], base, chosen.epsilon)
+        _check_shares(options)
+        base = open_base(options.checkpoint)
+        unet = _first_unet(options, base)
+        images = collect_structure(
+            options.images,
+            options.size or base.size,
+            Conventions(options.depth, options.normal),
+            task_folders=task_folders(options),
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    epsilon = options.epsilon
+    unet.checkpointing = options.gradient_checkpointing
+    data = StructureDataset(images, base)
+    loss = StructureLoss(base.tokenizer, options.drop_text, options.drop_pose, epsilon=epsilon)
     model = JointDenoiser(unet, base.text_encoder)
-    save = partial(save_structure, unet, chosen.out, base.name, epsilon=chosen.epsilon)
-    with keeping_learnt(partial(_ends, unet), save, chosen.out):
-        train_structure(model, data, loss, schedule, chosen.work, preview=show)
-    save()
+    preview = _preview_images(images[:PREVIEWS], data.poses[:PREVIEWS], base, epsilon)
+    save = partial(save_structure, unet, options.out, base.name, epsilon=epsilon)
+    with saving(partial(_last_layers, unet), save, options.out):
+        train_structure(model, data, loss, schedule, options.work, preview=preview)
 
 
-def _check_shares(chosen: argparse.Namespace) -> None:
-    for name, share in (("--drop-text", chosen.drop_text), ("--drop-pose", chosen.drop_pose)):
+def _check_shares(options: argparse.Namespace) -> None:
+    for name, share in (("--drop-text", options.drop_text), ("--drop-pose", options.drop_pose)):
         if not 0 <= share <= 1:
             raise ValueError(f"{name} is a share from 0 to 1, but it is {share}.")
 
 
-def _begin(chosen: argparse.Namespace, base: Base) -> JointUNet:
-    """The network that training goes on from; ValueError for what the arguments can not mean."""
-    if chosen.start is None:
+def _first_unet(options: argparse.Namespace, base: Base) -> JointUNet:
+    """Build the network that training begins with; ValueError for what the options can not mean."""
+    if options.start is None:
         try:
-            return start_joint(base.unet, chosen.experts, chosen.fusion or structure.MEAN)
-        except ValueError as wrong:
-            raise ValueError(f"{chosen.checkpoint}: {wrong}.") from wrong
-    unet = load_structure(base.unet, chosen.start, base.name)
-    for option, own, asked in (
-        ("--fusion", unet.fusion, chosen.fusion),
-        ("--experts", unet.experts, chosen.experts),
+            return start_joint(base.unet, options.experts, options.fusion or structure.MEAN)
+        except ValueError as error:
+            raise ValueError(f"{options.checkpoint}: {error}.") from error
+    unet = load_structure(base.unet, options.start, base.name)
+    for option, in_file, value in (
+        ("--fusion", unet.fusion, options.fusion),
+        ("--experts", unet.experts, options.experts),
     ):
-        if asked not in (None, own):
+        if value not in (None, in_file):
             raise ValueError(
-                f"{chosen.start} has {option} {own} and can not go on with {asked}: leave out "
+                f"{options.start} has {option} {in_file} and can not go on with {value}: leave out "
                 f"{option}, or leave out --start for a new network."
             )
-    if predicts_noise(chosen.start) != chosen.epsilon:
-        predicted, fix = ("velocity", "leave out") if chosen.epsilon else ("noise", "add")
-        raise ValueError(f"{chosen.start} predicts the {predicted}: {fix} --epsilon.")
+    if predicts_noise(options.start) != options.epsilon:
+        predicted, fix = ("velocity", "leave out") if options.epsilon else ("noise", "add")
+        raise ValueError(f"{options.start} predicts the {predicted}: {fix} --epsilon.")
     return unet
 
 
 def predicts_noise(path: Path) -> bool:
-    """Whether a joint network's file was saved with `epsilon`."""
+    """Tell whether a joint network's file was saved with `epsilon`."""
     with safe_open(path, framework="pt") as file:
         return UNET + structure.EPSILON_MARK in file.keys()
 
 
-def _show_pictures(
-    pictures: Sequence[StructurePicture], poses: Tensor, base: Base, epsilon: bool
+def _preview_images(
+    images: Sequence[StructureImage], poses: Tensor, base: Base, epsilon: bool
 ) -> Callable[[JointDenoiser, Path], None]:
     names = (*structure.MODALITIES, "pose")
-    rows = [torch.stack([getattr(picture, name) for picture in pictures]) for name in names]
-    texts = [picture.caption for picture in pictures]
-    sizes = torch.tensor([picture.size for picture in pictures])
+    rows = [torch.stack([getattr(image, name) for image in images]) for name in names]
+    texts = [image.caption for image in images]
+    sizes = torch.tensor([image.size for image in images])
     above = torch.cat(rows) / 255
     return show_structure(base.tokenizer, texts, poses, sizes, base.decode, above, epsilon=epsilon)
 
 
-def _ends(unet: JointUNet) -> dict[str, Tensor]:
-    """Every branch's last layer, which each step changes."""
+def _last_layers(unet: JointUNet) -> dict[str, Tensor]:
+    """Collect every branch's last layer, which each step changes."""
     return {name: parameter for name, parameter in unet.named_parameters() if ".conv_out." in name}

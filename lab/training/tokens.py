@@ -29,14 +29,14 @@ _WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 
 
 def split(text: str) -> list[str]:
-    """The words of `text`, as CLIP's tokenizer splits them before its byte-pair merges."""
+    """Split `text` into words, as CLIP's tokenizer splits them before its byte-pair merges."""
     return _WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
 def build_vocabulary(
     words: Iterable[str], encode: Callable[[str], Sequence[int]]
 ) -> dict[str, list[int]]:
-    """{word: CLIP ids} for all `words`; `encode` is CLIP's tokenizer, start and end left out.
+    """Make {word: CLIP ids} of all `words`; `encode` is CLIP's tokenizer, start and end left out.
 
     Made once, when the captions' words change:
         clip = transformers.CLIPTokenizer.from_pretrained("ComfyUI/comfy/sd1_tokenizer")
@@ -82,7 +82,7 @@ class WordTokenizer:
     def from_file(
         cls, path: Path = VOCABULARY, token_ids: Sequence[int] | None = None
     ) -> "WordTokenizer":
-        """The tokenizer of the shipped vocabulary."""
+        """Build the tokenizer of the mini world's vocabulary."""
         return cls(read_vocabulary(path), token_ids)
 
     def __len__(self) -> int:
@@ -90,20 +90,20 @@ class WordTokenizer:
         return len(self.token_ids)
 
     def encode(self, text: str) -> list[int]:
-        """One caption. What does not fit is cut off, where the host starts 77 tokens more."""
+        """Encode one caption; cut off what does not fit, where the host starts 77 tokens more."""
         ids = [id for word in split(text) for id in self.words.get(word, [UNKNOWN])]
         ids = [BOS, *ids[: self.length - 2], EOS]
         return ids + [EOS] * (self.length - len(ids))
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
-        """Captions -> long tensor [B, length]."""
+        """Encode captions -> long tensor [B, length]."""
         texts = [texts] if isinstance(texts, str) else texts
         return torch.tensor([self.encode(text) for text in texts])
 
 
 def word_pieces(words: Mapping[str, Sequence[int]]) -> Callable[[Sequence[int]], list[str | None]]:
-    """A spelling, as CLIP's vocabulary has it, for the compact ids of `WordTokenizer.words`: a word
-    of one id is itself, the first of several has its letters and the last its end.
+    """Make the spelling, as CLIP's vocabulary has it, of the compact ids of `WordTokenizer.words`:
+    a word of one id is itself, the first of several has its letters and the last its end.
     """
     spelled: dict[int, str] = {}
     for word, ids in words.items():

@@ -1,4 +1,4 @@
-"""Trainer of the autoencoder (TAESD layout) on pictures: mean squared error on random crops."""
+"""Trainer of the autoencoder (TAESD layout) on images: mean squared error on random crops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class VAELoss:
     """|decode(encode(x) + noise) - x|^2 plus a pull of the latents towards unit size.
 
     The noise makes the decoder forgive what a denoiser leaves; the pull keeps latents from growing
-    to escape it. With a `teacher`, pictures that are "kept" keep its latents, so that what was
+    to escape it. With a `teacher`, images that are "kept" get its latents, so that what was
     trained on them can still read them.
     """
 
@@ -37,13 +37,13 @@ class VAELoss:
         if self.teacher is None:
             return vae(x, noise, self.pull)
         with torch.no_grad():
-            wanted = self.teacher.encode(x).latents.float()
-        kept = self.keep * torch.tensor([float(item["kept"]) for item in batch])
-        return vae(x, noise, self.pull, wanted, kept.to(device))
+            target = self.teacher.encode(x).latents.float()
+        weight = self.keep * torch.tensor([float(item["kept"]) for item in batch])
+        return vae(x, noise, self.pull, target, weight.to(device))
 
-    def _crop(self, picture: Tensor, g: torch.Generator) -> Tensor:
-        y, x = (int(torch.randint(n - self.crop + 1, (), generator=g)) for n in picture.shape[-2:])
-        crop = picture[:, y : y + self.crop, x : x + self.crop]
+    def _crop(self, image: Tensor, g: torch.Generator) -> Tensor:
+        y, x = (int(torch.randint(n - self.crop + 1, (), generator=g)) for n in image.shape[-2:])
+        crop = image[:, y : y + self.crop, x : x + self.crop]
         return crop.flip(-1) if torch.rand((), generator=g) < 0.5 else crop
 
 
@@ -59,35 +59,37 @@ class Autoencoder(nn.Module):
         x: Tensor,
         noise: Tensor,
         pull: float,
-        wanted: Tensor | None = None,
-        keep: Tensor | None = None,
+        target: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> Tensor:
-        """Pictures [B,3,H,W] in -1..1, noise [B,4,H/8,W/8] -> mean loss; with the latents that are
-        `wanted` and how much each picture's count, [B].
+        """Images [B,3,H,W] in -1..1, noise [B,4,H/8,W/8] -> mean loss. `target`: latents that the
+        encoder should give, and `weight` [B], how much each image's count.
         """
         z = self.vae.encode(x).latents
         back = self.vae.decode(z + noise).sample
         loss = torch.nn.functional.mse_loss(back.float(), x) + pull * z.float().square().mean()
-        if wanted is not None and keep is not None:
-            loss = loss + (keep * (z.float() - wanted).square().mean((1, 2, 3))).mean()
+        if target is not None and weight is not None:
+            loss = loss + (weight * (z.float() - target).square().mean((1, 2, 3))).mean()
         return loss
 
 
 def train_vae(
-    vae: AutoencoderTiny, pictures: Dataset, loss: VAELoss, schedule: Schedule, out: Path
+    vae: AutoencoderTiny, images: Dataset, loss: VAELoss, schedule: Schedule, out: Path
 ) -> AutoencoderTiny:
-    """Train `vae` on pictures (items with "rgb" uint8 [3,H,W], and "kept" where the loss has a
-    teacher); returns it with EMA weights.
+    """Train `vae` on images (items with "rgb" uint8 [3,H,W], and "kept" where the loss has a
+    teacher); return it with EMA weights.
     """
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fit(Autoencoder(vae), loss, pictures, schedule, out, collate=list)
+    fit(Autoencoder(vae), loss, images, schedule, out, collate=list)
     return vae.eval()
 
 
 @torch.no_grad()
-def psnr(vae: AutoencoderTiny, pictures: Tensor) -> float:
-    """Mean peak signal-to-noise ratio in dB of the round trip of pictures [B,3,H,W] in -1..1."""
-    back = torch.cat([vae.decode(vae.encode(x[None]).latents).sample for x in pictures])
+def psnr(vae: AutoencoderTiny, images: Tensor) -> float:
+    """Compute the mean peak signal-to-noise ratio in dB of the round trip of images [B,3,H,W] in
+    -1..1.
+    """
+    back = torch.cat([vae.decode(vae.encode(x[None]).latents).sample for x in images])
     back = back.clamp(-1, 1)
-    error = ((back - pictures) / 2).square().mean((1, 2, 3))
+    error = ((back - images) / 2).square().mean((1, 2, 3))
     return float((-10 * error.log10()).mean())

@@ -1,4 +1,4 @@
-"""An image encoder for a trainer, from the file that artists use: one of ours, or a CLIP's in
+"""Open an image encoder for a trainer, from the file that artists use: one of ours, or a CLIP's in
 transformers' layout as it lies in models/clip_vision. Sizes are read from the tensors.
 """
 
@@ -18,10 +18,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ...models import weights
 from ...models.memory import encoder_name
-from ...models.structure_data import resized
+from ...models.structure_data import resize
 from .part_encoder import DEVIATION, MEAN, load_encoder
 
-OURS = "vision"  # method of a file of our own
+METHOD = "vision"  # of a file that Vitruvian wrote
 TEXT_PROJECTION = "text_projection.weight"  # [D, D_text]
 EMBEDDINGS = "vision_model.embeddings."
 LAYERS = "vision_model.encoder.layers."
@@ -39,28 +39,28 @@ class Vision:
 
     @property
     def side(self) -> int:
-        """Pixels of a side of what it looks at."""
+        """Pixels of a side of its input."""
         return self.network.config.image_size
 
     @property
     def width(self) -> int:
-        """D"""
+        """The number D of features."""
         return self.network.config.projection_dim
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """Pictures [N,3,S,S] in 0..1 -> features [N,D] of unit length, on the CPU."""
-        pictures = resized(pictures, self.side, self.side).to(self.network.device)
-        mean, deviation = (pictures.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
-        found = self.network((pictures - mean) / deviation).image_embeds
-        return normalize(found.float(), dim=-1).cpu()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Encode images [N,3,S,S] in 0..1 -> features [N,D] of unit length, on the CPU."""
+        images = resize(images, self.side, self.side).to(self.network.device)
+        mean, deviation = (images.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
+        features = self.network((images - mean) / deviation).image_embeds
+        return normalize(features.float(), dim=-1).cpu()
 
 
 def open_vision(path: str | Path) -> Vision:
-    """The image encoder of a file; ValueError, naming the file, if it is none of these."""
+    """Open the image encoder of a file; ValueError, naming the file, if it is none of these."""
     path = Path(path)
-    own = weights.read_method(path) == OURS
-    network, projection = _open_own(path) if own else _open_clip(path)
+    ours = weights.read_method(path) == METHOD
+    network, projection = _open_ours(path) if ours else _open_clip(path)
     name = encoder_name(network.state_dict())
     return Vision(network.to(_device()), name, projection)  # type: ignore[arg-type]
 
@@ -69,42 +69,44 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _open_own(path: Path) -> tuple[CLIPVisionModelWithProjection, Tensor]:
+def _open_ours(path: Path) -> tuple[CLIPVisionModelWithProjection, Tensor]:
     try:
         encoder = load_encoder(path)
-    except (KeyError, RuntimeError) as wrong:
+    except (KeyError, RuntimeError) as error:
         raise ValueError(
-            f"{path}: expected an image encoder, its config and its text projection: {wrong}"
-        ) from wrong
+            f"{path}: expected an image encoder, its config and its text projection: {error}"
+        ) from error
     return encoder.vision, encoder.text_projection.detach()
 
 
 def _open_clip(path: Path) -> tuple[CLIPVisionModelWithProjection, Tensor | None]:
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError) as trouble:
-        raise ValueError(f"{path} can not be read as a .safetensors file: {trouble}") from trouble
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} can not be read as a .safetensors file: {error}") from error
     projection = tensors.get(TEXT_PROJECTION)
-    own = {
+    vision = {
         key: tensor.float()
         for key, tensor in tensors.items()
         if key.startswith(("vision_model.", "visual_projection."))
         and not key.endswith("position_ids")
     }
     try:
-        network = CLIPVisionModelWithProjection(config_of(own))
-        network.load_state_dict(own)
-    except (KeyError, ValueError, RuntimeError) as wrong:
+        network = CLIPVisionModelWithProjection(read_config(vision))
+        network.load_state_dict(vision)
+    except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{path}: expected a CLIP image encoder as transformers names its tensors (ViT-L/14, "
-            f"ViT-H/14 or ViT-bigG/14), or one that Vitruvian wrote: {wrong}"
-        ) from wrong
+            f"ViT-H/14 or ViT-bigG/14), or one that Vitruvian wrote: {error}"
+        ) from error
     network.requires_grad_(False).eval()
     return network, None if projection is None else projection.float()
 
 
-def config_of(tensors: Mapping[str, Tensor]) -> CLIPVisionConfig:
-    """The sizes of a CLIP's vision_model.* and visual_projection.weight; KeyError for others'."""
+def read_config(tensors: Mapping[str, Tensor]) -> CLIPVisionConfig:
+    """Read the sizes of a CLIP from its vision_model.* and visual_projection.weight; KeyError for
+    others'.
+    """
     width, channels, patch, _ = tensors[EMBEDDINGS + "patch_embedding.weight"].shape
     cells = math.isqrt(len(tensors[EMBEDDINGS + "position_embedding.weight"]) - 1)
     layers = {key.removeprefix(LAYERS).split(".")[0] for key in tensors if key.startswith(LAYERS)}

@@ -80,7 +80,7 @@ def test_the_same_numbers_in_trainer_and_host(loaded, trained):
             model.unpatch_model()
         heat = torch.stack([heat_of(p) for p in people])
         scaled = sampling.calculate_input(sigma, x)
-        with trainer_model.seeing(trainer_model.generator(heat)):
+        with trainer_model.with_hint(trainer_model.generator(heat)):
             noise = trainer_model.unet(scaled.repeat(2, 1, 1, 1), time.repeat(2), context).sample
         expected = sampling.calculate_denoised(sigma.repeat(2), noise, x.repeat(2, 1, 1, 1))
     torch.testing.assert_close(denoised, expected, atol=2e-3, rtol=2e-3)  # the file is float16

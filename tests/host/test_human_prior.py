@@ -445,7 +445,7 @@ def test_the_same_numbers_in_trainer_and_host(loaded, tmp_path, mask):
     made = apply(loaded[0], prior, gamma=-1.0, mask_tokens=ours.AS_TRAINED)
     sample(spying(made, seen), conditioning, mark(conditioning), steps=1, size=(13, 9))
     ids = tokenizer([text])
-    human = training.human_of(word_pieces(tokenizer.words), ids)
+    human = training.human_tokens(word_pieces(tokenizer.words), ids)
     assert torch.equal(human[0], conditioning[0][1][host.HUMAN])
     ((x, sigma, found),) = [
         (x[None], sigma[None], out[None])

@@ -41,15 +41,10 @@ def files(tmp_path_factory, tokenizer):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
     unet = randomized(networks.build_unet())
-    convert.save_checkpoint(
-        folder / "mini.safetensors",
-        unet,
-        randomized(networks.build_text_encoder(len(tokenizer))),
-        randomized(networks.build_vae()),
-        tokenizer.token_ids,
-        SCALE,
-        SHIFT,
-    )
+    text_encoder = randomized(networks.build_text_encoder(len(tokenizer)))
+    vae = randomized(networks.build_vae())
+    checkpoint = convert.Checkpoint(unet, text_encoder, vae, tokenizer.token_ids, SCALE, SHIFT)
+    convert.save_checkpoint(folder / "mini.safetensors", checkpoint)
     convert.save_controlnet(
         folder / "pose.safetensors", randomized(networks.build_controlnet(unet))
     )
@@ -219,7 +214,7 @@ def test_same_image_as_the_preview(host, reference, files):
 
     controlnet = convert.load_controlnet(files / "pose.safetensors")
     expected = preview.sample(
-        reference, [PROMPTS[1]] * 2, hint, controlnet, seed=7, steps=4, cfg=3.0
+        reference, [PROMPTS[1]] * 2, hint, controlnet, sampling=preview.Sampling(7, 4, 3.0)
     )
     torch.testing.assert_close(images, expected, atol=1e-3, rtol=0)
 

@@ -89,7 +89,7 @@ def test_the_same_image_as_the_trainers_preview(loaded, untrained, tmp_path):
     checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
     hint = torch.cat((pose_image.movedim(-1, 1), body_control_image(placed_image, mask)), 1)
     expected = preview.sample(
-        checkpoint, PROMPT, hint, untrained, seed=7, steps=3, cfg=3.0, size=(SIZE, SIZE)
+        checkpoint, PROMPT, hint, untrained, sampling=preview.Sampling(7, 3, 3.0), size=(SIZE, SIZE)
     )
     torch.testing.assert_close(image, expected, atol=1e-3, rtol=0)
     blind = VitruvianOutpaintBody.execute(

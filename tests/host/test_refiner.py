@@ -110,7 +110,7 @@ def test_the_same_image_as_the_trainers_preview(loaded, net, trained):
     checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
     hint = refiner.stack_hint({k: p.movedim(-1, 1) for k, p in images.items()})
     expected = preview.sample(
-        checkpoint, PROMPT, hint, trained, seed=7, steps=2, cfg=3.0, size=(SIZE, SIZE)
+        checkpoint, PROMPT, hint, trained, sampling=preview.Sampling(7, 2, 3.0), size=(SIZE, SIZE)
     )
     torch.testing.assert_close(image, expected, atol=1e-3, rtol=0)
 

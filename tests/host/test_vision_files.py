@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig
 from vitruvian.host import part_encoder as host
-from vitruvian.lab.training.appearance_images import in_bytes
+from vitruvian.lab.training.appearance_images import round_to_bytes
 from vitruvian.lab.training.part_encoder import save_encoder, start_encoder
 from vitruvian.lab.training.vision_files import open_vision
 from vitruvian.models import part_crops
@@ -45,5 +45,5 @@ def test_trainer_and_host_encode_parts_alike(file):
     )
     with torch.inference_mode():
         expected = host.encode_crops(stock, crops)
-    features = ours(in_bytes(crops).movedim(-1, 1))
+    features = ours(round_to_bytes(crops).movedim(-1, 1))
     torch.testing.assert_close(features, expected, atol=2e-3, rtol=1e-2)

@@ -11,16 +11,16 @@ from transformers import CLIPVisionConfig
 from vitruvian.lab.recipes.dressed import semantic_maps
 from vitruvian.lab.training import bases, preview
 from vitruvian.lab.training.appearance_images import (
-    DressedPictures,
+    DressedDataset,
+    build_memory,
     collect_dressed,
     cut_around,
-    memory_of,
-    plain,
     read_map,
-    scaled,
+    resize_map,
+    without_appearance,
 )
+from vitruvian.lab.training.image_folder import CAPTION
 from vitruvian.lab.training.part_encoder import save_encoder, start_encoder
-from vitruvian.lab.training.person_images import CAPTION
 from vitruvian.lab.training.vision_files import open_vision
 from vitruvian.lab.world.renderer import render
 from vitruvian.lab.world.scenes import FULL, sample_scenes
@@ -32,7 +32,7 @@ CAPTIONED = "a woman wearing a red top and blue trousers, standing, in a park"
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Pictures [3,3,H,W] and their maps."""
+    """Images [3,3,H,W] and their maps."""
     drawn = sample_scenes(3, 91, framing=FULL, people=1)
     truth = render(drawn, PHOTO)
     return truth.rgb, semantic_maps(drawn, truth)
@@ -67,7 +67,7 @@ def save_map(labels, file):
 
 @pytest.fixture
 def folder(scenes, tmp_path):
-    """Three pictures with maps beside them, one with a caption."""
+    """Three images with maps beside them, one with a caption."""
     for i, (rgb, labels) in enumerate(zip(*scenes, strict=True)):
         save(rgb, tmp_path / f"{i}.png")
         save_map(labels, tmp_path / f"{i}.map.png")
@@ -75,43 +75,43 @@ def folder(scenes, tmp_path):
     return tmp_path
 
 
-def test_numbers_and_colours_are_read_alike(scenes, tmp_path):
+def test_numbers_and_colors_are_read_alike(scenes, tmp_path):
     labels = scenes[1][0].clone()
     labels[0, :24] = torch.arange(24)
-    grey = labels.numpy()
-    coloured = semantic_map.PALETTE[labels.long()].numpy()
-    other = Image.fromarray(grey).convert("P")
+    gray = labels.numpy()
+    colored = semantic_map.PALETTE[labels.long()].numpy()
+    other = Image.fromarray(gray).convert("P")
     other.putpalette(np.random.default_rng(0).integers(0, 255, 768).tolist())
-    light = Image.fromarray(grey).convert("P")
+    light = Image.fromarray(gray).convert("P")
     light.putpalette([level for k in range(256) for level in (k * 10 % 256,) * 3])
-    ours = Image.fromarray(23 - grey).convert("P")  # the colours count, whatever their order
+    ours = Image.fromarray(23 - gray).convert("P")  # the colors count, whatever their order
     ours.putpalette(semantic_map.PALETTE.flip(0).flatten().tolist())
     kinds = {
-        "grey": Image.fromarray(grey),
-        "rgb_grey": Image.fromarray(np.stack([grey] * 3, -1)),
-        "deep": Image.fromarray(grey.astype(np.uint16)),
-        "coloured": Image.fromarray(coloured),
-        "clear": Image.fromarray(coloured).convert("RGBA"),
+        "gray": Image.fromarray(gray),
+        "rgb_gray": Image.fromarray(np.stack([gray] * 3, -1)),
+        "deep": Image.fromarray(gray.astype(np.uint16)),
+        "colored": Image.fromarray(colored),
+        "clear": Image.fromarray(colored).convert("RGBA"),
         "other": other,
         "light": light,
         "ours": ours,
-        "few": Image.fromarray(coloured).convert("P", palette=Image.Palette.ADAPTIVE),
+        "few": Image.fromarray(colored).convert("P", palette=Image.Palette.ADAPTIVE),
     }
-    for name, picture in kinds.items():
-        picture.save(tmp_path / f"{name}.png")
-        found = read_map(tmp_path / f"{name}.png")
-        assert found.dtype == torch.uint8 and torch.equal(found, labels), name
+    for name, image in kinds.items():
+        image.save(tmp_path / f"{name}.png")
+        read = read_map(tmp_path / f"{name}.png")
+        assert read.dtype == torch.uint8 and torch.equal(read, labels), name
 
 
 def test_maps_that_mean_nothing_are_named(tmp_path):
     mask = Image.fromarray(np.eye(9, dtype=np.uint8) * 255)
     noise = np.random.default_rng(1).integers(0, 255, (9, 9, 3), dtype=np.uint8)
-    for name, picture, message in (
-        ("mask", mask, "grey levels up to 255, and parts have numbers from 0 to 23"),
-        ("bits", mask.convert("1"), "grey levels up to 255"),
-        ("noise", Image.fromarray(noise), "pixels have a colour that is more than 30 levels"),
+    for name, image, message in (
+        ("mask", mask, "gray levels up to 255, and parts have numbers from 0 to 23"),
+        ("bits", mask.convert("1"), "gray levels up to 255"),
+        ("noise", Image.fromarray(noise), "pixels have a color that is more than 30 levels"),
     ):
-        picture.save(tmp_path / f"{name}.png")
+        image.save(tmp_path / f"{name}.png")
         with pytest.raises(ValueError, match=rf"{name}\.png.* {message}"):
             read_map(tmp_path / f"{name}.png")
 
@@ -124,33 +124,33 @@ def same(one, other):
 
 def test_maps_lie_beside_or_in_a_folder_of_their_own(folder, scenes, vision, tmp_path):
     beside = collect_dressed(folder, SIZE, vision)
-    assert [picture.caption for picture in beside] == [CAPTION, CAPTIONED, CAPTION]
-    assert len({tuple(picture.parts.tolist()) for picture in beside}) > 1
+    assert [image.caption for image in beside] == [CAPTION, CAPTIONED, CAPTION]
+    assert len({tuple(image.parts.tolist()) for image in beside}) > 1
     maps = tmp_path / "maps"
     maps.mkdir()
     save(semantic_map.color_image(scenes[1][:1])[0].movedim(-1, 0), maps / "0.png")
     save_map(scenes[1][1], maps / "1_segm.png")
     save_map(scenes[1][2], maps / "2.map.png")
     same(collect_dressed(folder, SIZE, vision, maps), beside)
-    same(collect_dressed(folder, SIZE, vision, folder), beside)  # not the pictures themselves
+    same(collect_dressed(folder, SIZE, vision, folder), beside)  # not the images themselves
 
 
-def test_the_picture_and_its_map_are_cut_alike(scenes, vision, tmp_path):
+def test_the_image_and_its_map_are_cut_alike(scenes, vision, tmp_path):
     rgb, labels = scenes[0][0], scenes[1][0]
     tall = torch.cat((torch.full((3, 40, PHOTO), 0.5), rgb), 1)
     save(tall, tmp_path / "a.png")
     save_map(torch.cat((torch.zeros(40, PHOTO).byte(), labels)), tmp_path / "a.map.png")
-    (picture,) = collect_dressed(tmp_path, PHOTO, vision)
-    assert picture.rgb.shape == (3, PHOTO, PHOTO) and picture.labels.shape == (PHOTO, PHOTO)
-    assert picture.rgb.dtype == picture.labels.dtype == torch.uint8
+    (image,) = collect_dressed(tmp_path, PHOTO, vision)
+    assert image.rgb.shape == (3, PHOTO, PHOTO) and image.labels.shape == (PHOTO, PHOTO)
+    assert image.rgb.dtype == image.labels.dtype == torch.uint8
     places = [
         top
         for top in range(41)
-        if torch.equal((tall[:, top : top + PHOTO] * 255).round().byte(), picture.rgb)
+        if torch.equal((tall[:, top : top + PHOTO] * 255).round().byte(), image.rgb)
     ]
     assert len(places) == 1
-    whole = torch.cat((torch.zeros(40, PHOTO).byte(), labels))
-    assert torch.equal(picture.labels, whole[places[0] : places[0] + PHOTO])
+    tall_labels = torch.cat((torch.zeros(40, PHOTO).byte(), labels))
+    assert torch.equal(image.labels, tall_labels[places[0] : places[0] + PHOTO])
     (small,) = collect_dressed(tmp_path, SIZE, vision)
     assert torch.isin(small.labels, labels).all()
 
@@ -171,21 +171,21 @@ def test_the_square_lies_where_a_part_is():
 
 
 def test_parts_are_those_of_the_whole_photograph(folder, scenes, vision):
-    found = collect_dressed(folder, SIZE, vision)
-    for picture, rgb, labels in zip(found, *scenes, strict=True):
-        shown = (rgb.movedim(0, -1) * 255).round() / 255
-        parts = part_crops.crop_parts(shown, labels, SIDE)
+    dressed = collect_dressed(folder, SIZE, vision)
+    for image, rgb, labels in zip(dressed, *scenes, strict=True):
+        pixels = (rgb.movedim(0, -1) * 255).round() / 255
+        parts = part_crops.crop_parts(pixels, labels, SIDE)
         crops = torch.stack([crop for _, crop in parts])
-        assert picture.parts.tolist() == [part for part, _ in parts]
-        seen = (crops * 255).round() / 255
-        torch.testing.assert_close(picture.features, vision(seen.movedim(-1, 1)))
-        assert torch.equal(picture.thumbnails, part_crops.thumbnails(crops))
+        assert image.parts.tolist() == [part for part, _ in parts]
+        crop_pixels = (crops * 255).round() / 255
+        torch.testing.assert_close(image.features, vision(crop_pixels.movedim(-1, 1)))
+        assert torch.equal(image.thumbnails, part_crops.thumbnails(crops))
 
 
 def test_coarser_maps_serve_as_well(folder, scenes, vision):
     exact = collect_dressed(folder, SIZE, vision)
     for i, labels in enumerate(scenes[1]):
-        save_map(scaled(labels, PHOTO // 2, PHOTO // 2), folder / f"{i}.map.png")
+        save_map(resize_map(labels, PHOTO // 2, PHOTO // 2), folder / f"{i}.map.png")
     coarse = collect_dressed(folder, SIZE, vision)
     for one, other in zip(exact, coarse, strict=True):
         assert (one.labels == other.labels).float().mean() > 0.9
@@ -197,7 +197,7 @@ def test_what_is_left_out_is_named(folder, scenes, vision, caplog):
         save(rgb, folder / f"{name}.png")
     save_map(torch.zeros_like(labels), folder / "empty.map.png")
     save_map(labels[: PHOTO // 2].contiguous(), folder / "turned.map.png")
-    (folder / "bad.map.png").write_bytes(b"no picture")
+    (folder / "bad.map.png").write_bytes(b"no image")
     save_map(labels + 100, folder / "strange.map.png")
     with caplog.at_level(logging.WARNING):
         assert len(collect_dressed(folder, SIZE, vision)) == 3
@@ -206,7 +206,7 @@ def test_what_is_left_out_is_named(folder, scenes, vision, caplog):
         "empty.map.png shows no part of 24 pixels",
         "turned.png and turned.map.png differ in proportions",
         "bad.png or its map bad.map.png can not be read",
-        "strange.map.png has grey levels up to 1",
+        "strange.map.png has gray levels up to 1",
     ):
         assert message in caplog.text
     assert len(caplog.records) == 5
@@ -220,66 +220,68 @@ def test_folders_that_can_not_be(folder, vision, tmp_path):
     with pytest.raises(ValueError, match="must be a multiple of 8"):
         collect_dressed(folder, 100, vision)
     (tmp_path / "maps").mkdir()
-    with pytest.raises(ValueError, match="none of 3 pictures can be learnt from. Put the semantic"):
+    with pytest.raises(ValueError, match="none of 3 images can be learned from. Put the semantic"):
         collect_dressed(folder, SIZE, vision, tmp_path / "maps")
 
 
 def test_a_new_memory_holds_all_parts(folder, vision):
-    found = collect_dressed(folder, SIZE, vision)
-    kept = memory_of(found, vision, 2)
-    assert kept.encoder == vision.name and torch.equal(kept.projection, vision.text_projection)
-    for part, bank in kept.banks.items():
+    dressed = collect_dressed(folder, SIZE, vision)
+    garments = build_memory(dressed, vision, 2)
+    assert garments.encoder == vision.name and torch.equal(
+        garments.projection, vision.text_projection
+    )
+    for part, bank in garments.banks.items():
         assert len(bank) <= 2
-        assert bank.counts.sum() == sum(part in picture.parts for picture in found)
-    assert kept.parts == sorted({part for picture in found for part in picture.parts.tolist()})
+        assert bank.counts.sum() == sum(part in image.parts for image in dressed)
+    assert garments.parts == sorted({part for image in dressed for part in image.parts.tolist()})
 
 
 def test_items_are_what_the_loss_takes(folder, vision, mini_weights):
-    base, found = bases.open_base(preview.CHECKPOINT), collect_dressed(folder, SIZE, vision)
-    whole = memory_of(found, vision, 2)
-    kept = memory.Memory(
-        {part: bank for part, bank in whole.banks.items() if part != semantic_map.TOP},
-        whole.encoder,
+    base, dressed = bases.open_base(preview.CHECKPOINT), collect_dressed(folder, SIZE, vision)
+    all_parts = build_memory(dressed, vision, 2)
+    without_tops = memory.Memory(
+        {part: bank for part, bank in all_parts.banks.items() if part != semantic_map.TOP},
+        all_parts.encoder,
     )
-    data = DressedPictures(found, base, kept)
+    data = DressedDataset(dressed, base, without_tops)
     assert len(data) == 3
-    for picture, item in zip(found, (data[i] for i in range(3)), strict=True):
+    for image, item in zip(dressed, (data[i] for i in range(3)), strict=True):
         torch.testing.assert_close(
-            item["latent"], base.encode(picture.rgb[None] / 255)[0], atol=1e-5, rtol=1e-5
+            item["latent"], base.encode(image.rgb[None] / 255)[0], atol=1e-5, rtol=1e-5
         )
-        assert item["labels"] is picture.labels
-        known = item["known"].nonzero().flatten().tolist()
-        assert known == [part for part in picture.parts.tolist() if part != semantic_map.TOP]
+        assert item["labels"] is image.labels
+        parts = item["has_feature"].nonzero().flatten().tolist()
+        assert parts == [part for part in image.parts.tolist() if part != semantic_map.TOP]
         for name in ("features", "refreshed"):
-            assert item[name].shape == (24, 12) and not item[name][~item["known"]].any()
-        for part in known:
-            feature = picture.features[picture.parts == part]
+            assert item[name].shape == (24, 12) and not item[name][~item["has_feature"]].any()
+        for part in parts:
+            feature = image.features[image.parts == part]
             assert torch.equal(item["features"][part], feature[0])
-            expected = memory.refresh(kept.banks[part], feature).features[0]
+            expected = memory.refresh(without_tops.banks[part], feature).features[0]
             torch.testing.assert_close(item["refreshed"][part], expected)
     captions = data[1]["captions"]
     assert captions["full"] == CAPTIONED and captions["bodies"] == []
-    assert captions["brief"] == plain(CAPTIONED)
-    with pytest.raises(ValueError, match="the memory holds tie, and the pictures show top"):
-        DressedPictures(
+    assert captions["brief"] == without_appearance(CAPTIONED)
+    with pytest.raises(ValueError, match="the memory holds tie, and the images show top"):
+        DressedDataset(
             [
-                picture._replace(
-                    parts=torch.tensor([semantic_map.TOP]), features=picture.features[:1]
-                )
-                for picture in found
+                image._replace(parts=torch.tensor([semantic_map.TOP]), features=image.features[:1])
+                for image in dressed
             ],
             base,
-            memory.Memory({semantic_map.TIE: kept.banks[kept.parts[0]]}, kept.encoder),
+            memory.Memory(
+                {semantic_map.TIE: without_tops.banks[without_tops.parts[0]]}, without_tops.encoder
+            ),
         )
 
 
-def test_pictures_larger_than_their_squares_are_smoothed(scenes, vision, tmp_path):
+def test_images_larger_than_their_squares_are_smoothed(scenes, vision, tmp_path):
     rgb, labels = scenes[0][0], scenes[1][0]
     save(rgb, tmp_path / "a.png")
     save_map(labels, tmp_path / "a.map.png")
-    (picture,) = collect_dressed(tmp_path, SIZE, vision)
+    (image,) = collect_dressed(tmp_path, SIZE, vision)
     close = interpolate(rgb[None], (SIZE, SIZE), mode="bilinear", antialias=True)[0]
-    assert (picture.rgb / 255 - close).abs().max() < 0.01
+    assert (image.rgb / 255 - close).abs().max() < 0.01
 
 
 @pytest.mark.parametrize(
@@ -289,7 +291,7 @@ def test_pictures_larger_than_their_squares_are_smoothed(scenes, vision, tmp_pat
         ("blue jeans", CAPTION),
     ],
 )
-def test_captions_lose_what_is_worn(caption, without):
-    assert plain(caption) == without
-    told = plain(CAPTIONED)
-    assert "standing" in told and "park" in told and "top" not in told and "blue" not in told
+def test_captions_lose_what_is_worn(caption, expected):
+    assert without_appearance(caption) == expected
+    brief = without_appearance(CAPTIONED)
+    assert "standing" in brief and "park" in brief and "top" not in brief and "blue" not in brief

@@ -10,7 +10,7 @@ from transformers import CLIPVisionConfig
 from vitruvian.lab.recipes.dressed import semantic_maps
 from vitruvian.lab.training import appearance as ours
 from vitruvian.lab.training import bases, preview
-from vitruvian.lab.training.appearance_images import DressedImages, collect_dressed, memory_of
+from vitruvian.lab.training.appearance_images import DressedDataset, build_memory, collect_dressed
 from vitruvian.lab.training.appearance_unet import (
     AppearanceDenoiser,
     load_alignment,
@@ -74,18 +74,18 @@ def base(mini_weights):
 @pytest.fixture(scope="module")
 def data(base, encoder, folder):
     vision = open_vision(encoder)
-    found = collect_dressed(folder, SIZE, vision, folder / "maps")
-    return DressedImages(found, base, memory_of(found, vision, 4))
+    dressed = collect_dressed(folder, SIZE, vision, folder / "maps")
+    return DressedDataset(dressed, base, build_memory(dressed, vision, 4))
 
 
 @pytest.fixture
 def model(base):
     torch.manual_seed(5)
-    made = AppearanceDenoiser(
+    denoiser = AppearanceDenoiser(
         base.unet, base.text_encoder, start_alignment(base.unet, Sizes(WIDTH))
     )
-    yield made
-    for block in made.denoiser.unet.up_blocks:  # the base is shared by the tests
+    yield denoiser
+    for block in denoiser.denoiser.unet.up_blocks:  # the base is shared by the tests
         for resnet in block.resnets:
             resnet._forward_pre_hooks.clear()
 
@@ -102,22 +102,22 @@ def changed(alignment, seed=7):
 def inputs(base, data):
     g = torch.Generator().manual_seed(6)
     items = [data[i] for i in range(2)]
-    worn = PartFeatures(
-        *(torch.stack([item[name] for item in items]) for name in ("refreshed", "known")),
+    parts = PartFeatures(
+        *(torch.stack([item[name] for item in items]) for name in ("refreshed", "has_feature")),
         torch.ones(2, 24),
         torch.stack([item["labels"] for item in items]),
     )
     ids = base.tokenizer(["a man", "a woman waving"])
-    return torch.randn(2, 4, SIZE // 8, SIZE // 8, generator=g), torch.tensor([700, 40]), ids, worn
+    return torch.randn(2, 4, SIZE // 8, SIZE // 8, generator=g), torch.tensor([700, 40]), ids, parts
 
 
-def test_at_the_start_the_base_paints_as_before(base, data, model):
-    x, t, ids, worn = inputs(base, data)
+def test_at_the_start_the_base_generates_as_before(base, data, model):
+    x, t, ids, parts = inputs(base, data)
     with torch.no_grad():
         expected = Denoiser(base.unet, base.text_encoder)(x, t, ids)
-        assert torch.equal(model(x, t, ids, worn), expected)
+        assert torch.equal(model(x, t, ids, parts), expected)
         changed(model.alignment)
-        assert not torch.equal(model(x, t, ids, worn), expected)
+        assert not torch.equal(model(x, t, ids, parts), expected)
         assert torch.equal(model.denoiser(x, t, ids), expected)  # nothing is worn
 
 
@@ -138,7 +138,7 @@ def test_two_steps_change_the_alignment_alone(base, data, model, tmp_path):
 
 def test_a_few_steps_lower_the_loss_of_what_they_saw(base, data, model, tmp_path):
     loss = ours.AppearanceLoss(
-        DenoisingLoss(base.tokenizer, drop=1.0, forget=0.0), forgotten=0.0, own=0.0
+        DenoisingLoss(base.tokenizer, drop=1.0, forget=0.0), forgotten=0.0, unrefreshed=0.0
     )
     batch = [data[i % 2] for i in range(8)]
 
@@ -153,28 +153,30 @@ def test_a_few_steps_lower_the_loss_of_what_they_saw(base, data, model, tmp_path
 
 
 def test_parts_are_forgotten_and_mixed_as_often_as_is_asked(base, data):
-    loss = ours.AppearanceLoss(DenoisingLoss(base.tokenizer), forgotten=0.25, own=0.5)
+    loss = ours.AppearanceLoss(DenoisingLoss(base.tokenizer), forgotten=0.25, unrefreshed=0.5)
     batch = [data[0]] * 400
-    worn = loss.worn(batch, torch.Generator().manual_seed(3), torch.device("cpu"))
-    there = data[0]["known"]
-    assert not worn.has_feature[:, ~there].any()
-    assert worn.has_feature[:, there].float().mean() == pytest.approx(0.75, abs=0.05)
-    torch.testing.assert_close(worn.features[:, there].norm(dim=-1), torch.ones(400, there.sum()))
-    plain = ours.AppearanceLoss(DenoisingLoss(base.tokenizer), own=0.0)
-    exact = plain.worn(batch[:1], torch.Generator().manual_seed(3), torch.device("cpu"))
+    parts = loss.part_features(batch, torch.Generator().manual_seed(3), torch.device("cpu"))
+    has_feature = data[0]["has_feature"]
+    assert not parts.has_feature[:, ~has_feature].any()
+    assert parts.has_feature[:, has_feature].float().mean() == pytest.approx(0.75, abs=0.05)
+    torch.testing.assert_close(
+        parts.features[:, has_feature].norm(dim=-1), torch.ones(400, has_feature.sum())
+    )
+    unmixed = ours.AppearanceLoss(DenoisingLoss(base.tokenizer), unrefreshed=0.0)
+    exact = unmixed.part_features(batch[:1], torch.Generator().manual_seed(3), torch.device("cpu"))
     torch.testing.assert_close(exact.features[0], data[0]["refreshed"])
 
 
-def test_a_saved_alignment_paints_the_same(base, data, model, tmp_path):
+def test_a_saved_alignment_generates_the_same(base, data, model, tmp_path):
     file = tmp_path / "a.safetensors"
     save_alignment(changed(model.alignment), file, "mini", torch.float32)
-    given = inputs(base, data)
+    model_inputs = inputs(base, data)
     with torch.no_grad():
-        expected = model(*given)
+        expected = model(*model_inputs)
         model.alignment.load_state_dict(start_alignment(base.unet, Sizes(WIDTH)).state_dict())
-        assert not torch.equal(model(*given), expected)
+        assert not torch.equal(model(*model_inputs), expected)
         model.alignment.load_state_dict(load_alignment(file).state_dict())
-        assert torch.equal(model(*given), expected)
+        assert torch.equal(model(*model_inputs), expected)
     assert all(p.requires_grad for p in load_alignment(file).parameters())
 
 
@@ -226,56 +228,59 @@ def same(one, other):
 
 def test_the_trainer_writes_both_files_and_goes_on_from_them(train, tmp_path, encoder, capsys):
     first = train("first", "--lr", "0.01", "--slots", "1")
-    begun, facts = read(first)
+    initial, facts = read(first)
     assert facts["features"] == str(WIDTH)
-    assert all(begun[f"layers.{k}.out.weight"].any() for k in (0, 2, 4))
+    assert all(initial[f"layers.{k}.out.weight"].any() for k in (0, 2, 4))
     sheet = Image.open(tmp_path / "first" / "final.png")
-    assert sheet.size == (2 * SIZE, 4 * SIZE)  # two images, their maps, and both painted twice
+    assert sheet.size == (
+        2 * SIZE,
+        4 * SIZE,
+    )  # two images, their maps, and two rows of both generated
     assert (tmp_path / "first" / "loss.png").is_file()
-    made = tmp_path / "memory.safetensors"
-    kept = memory_file.load(made)
-    assert kept.encoder == open_vision(encoder).name
-    assert {len(bank) for bank in kept.banks.values()} == {1}
-    written = made.read_bytes()
-    given = ("--memory", str(made))
-    second = train("second", "--start", str(first), "--lr", "0", remembers=given)
-    assert same(begun, read(second)[0]) and made.read_bytes() == written
+    memory_path = tmp_path / "memory.safetensors"
+    garments = memory_file.load(memory_path)
+    assert garments.encoder == open_vision(encoder).name
+    assert {len(bank) for bank in garments.banks.values()} == {1}
+    written = memory_path.read_bytes()
+    memory_option = ("--memory", str(memory_path))
+    second = train("second", "--start", str(first), "--lr", "0", remembers=memory_option)
+    assert same(initial, read(second)[0]) and memory_path.read_bytes() == written
 
 
 def test_the_host_reads_what_the_trainer_wrote(train, tmp_path):
     pytest.importorskip("comfy")
     from vitruvian.host import appearance as host
 
-    found = host.load(train("alignment", "--lr", "0.01"))
-    assert isinstance(found.alignment, Alignment) and found.alignment.sizes.features == WIDTH
+    loaded = host.load(train("alignment", "--lr", "0.01"))
+    assert isinstance(loaded.alignment, Alignment) and loaded.alignment.sizes.features == WIDTH
 
 
 def interrupting(monkeypatch, step):
     """Ctrl-C at this step's loss."""
-    whole, calls = ours.AppearanceLoss.__call__, []
+    original, calls = ours.AppearanceLoss.__call__, []
 
     def call(self, *batch):
         calls.append(batch)
         if len(calls) > step:
             raise KeyboardInterrupt
-        return whole(self, *batch)
+        return original(self, *batch)
 
     monkeypatch.setattr(ours.AppearanceLoss, "__call__", call)
 
 
 def test_an_interrupted_training_keeps_what_it_learned(train, tmp_path, monkeypatch, caplog):
-    whole, _ = read(train("whole", "--steps", "3", "--lr", "0.01"))
+    uninterrupted, _ = read(train("whole", "--steps", "3", "--lr", "0.01"))
     interrupting(monkeypatch, 2)
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
         train("half", "--steps", "3", "--lr", "0.01")
     learned, _ = read(tmp_path / "half.safetensors")
     assert f"What was learned so far is in {tmp_path / 'half.safetensors'}" in caplog.text
     monkeypatch.undo()
-    gone_on, _ = read(train("half", "--steps", "3", "--lr", "0.01"))
+    continued, _ = read(train("half", "--steps", "3", "--lr", "0.01"))
     assert len(json.loads((tmp_path / "half" / "loss.json").read_text())) == 3
-    assert not same(learned, gone_on)
-    for key, tensor in whole.items():
-        torch.testing.assert_close(gone_on[key], tensor, atol=1e-3, rtol=1e-2)
+    assert not same(learned, continued)
+    for key, tensor in uninterrupted.items():
+        torch.testing.assert_close(continued[key], tensor, atol=1e-3, rtol=1e-2)
 
 
 def test_a_training_that_learned_nothing_leaves_the_file_alone(train, tmp_path, monkeypatch):
@@ -290,13 +295,13 @@ def test_wrong_arguments_are_said(train, tmp_path, encoder, base, capsys):
     other = write_encoder(tmp_path / "other.safetensors", 3)
     bank = memory.Bank(torch.eye(1, WIDTH), torch.ones(1), torch.zeros(1, 40, 40, 3).byte())
     for name, part, vision in (("ties", 23, encoder), ("others", 1, other)):
-        kept = memory.Memory({part: bank}, open_vision(vision).name)
-        memory_file.save(tmp_path / f"{name}.safetensors", kept)
+        garments = memory.Memory({part: bank}, open_vision(vision).name)
+        memory_file.save(tmp_path / f"{name}.safetensors", garments)
     channels = start_alignment(base.unet, Sizes(WIDTH)).channels
     save_alignment(Alignment(channels, Sizes(WIDTH + 1)), tmp_path / "wide.safetensors", "mini")
     save_alignment(Alignment({0: 64}, Sizes(WIDTH)), tmp_path / "sd15.safetensors", "sd15")
 
-    def told(*more, **remembers):
+    def error_of(*more, **remembers):
         with pytest.raises(SystemExit):
             train("wrong", *more, **remembers)
         return capsys.readouterr().err
@@ -307,7 +312,7 @@ def test_wrong_arguments_are_said(train, tmp_path, encoder, base, capsys):
         ("none", "none.safetensors: expected weights of 'memory' here, found no file"),
     ):
         file = str(tmp_path / f"{name}.safetensors")
-        assert message in told(remembers=("--memory", file))
+        assert message in error_of(remembers=("--memory", file))
     for *more, message in (
         (
             "--start",
@@ -320,7 +325,7 @@ def test_wrong_arguments_are_said(train, tmp_path, encoder, base, capsys):
         ("--images", "nowhere", "nowhere is no folder"),
     ):
         option, name = more
-        assert message in told(option, str(tmp_path / name))
-    assert "--slots must be 1 or more" in told("--slots", "0")
-    assert "not allowed with" in told("--memory", str(tmp_path / "ties.safetensors"))
+        assert message in error_of(option, str(tmp_path / name))
+    assert "--slots must be 1 or more" in error_of("--slots", "0")
+    assert "not allowed with" in error_of("--memory", str(tmp_path / "ties.safetensors"))
     assert not (tmp_path / "wrong.safetensors").exists()

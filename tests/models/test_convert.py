@@ -98,18 +98,19 @@ def modules(tokenizer):
 
 def test_checkpoint_round_trip(modules, tmp_path):
     path = tmp_path / "mini.safetensors"
-    convert.save_checkpoint(path, *modules, latent_scale=0.6, latent_shift=0.2, dtype=torch.float32)
-    found = convert.load_checkpoint(path)
-    for given, again in zip(modules[:3], found[:3], strict=True):
+    checkpoint = convert.Checkpoint(*modules, latent_scale=0.6, latent_shift=0.2)
+    convert.save_checkpoint(path, checkpoint, torch.float32)
+    loaded = convert.load_checkpoint(path)
+    for module, again in zip(modules[:3], loaded[:3], strict=True):
         state = again.state_dict()
-        assert all(torch.equal(state[key], value) for key, value in given.state_dict().items())
-    assert found.token_ids == modules[3]
-    assert found.latent_scale == pytest.approx(0.6) and found.latent_shift == pytest.approx(0.2)
+        assert all(torch.equal(state[key], value) for key, value in module.state_dict().items())
+    assert loaded.token_ids == modules[3]
+    assert loaded.latent_scale == pytest.approx(0.6) and loaded.latent_shift == pytest.approx(0.2)
 
 
 def test_a_file_of_the_wrong_kind(modules, tmp_path):
     path = tmp_path / "mini.safetensors"
-    convert.save_checkpoint(path, *modules, latent_scale=1.0, latent_shift=0.0)
+    convert.save_checkpoint(path, convert.Checkpoint(*modules, 1.0, 0.0))
     with pytest.raises(ValueError, match="expected weights of 'controlnet', found 'checkpoint'"):
         convert.load_controlnet(path)
 
@@ -130,19 +131,23 @@ def test_a_checkpoint_of_other_numbers(modules, tmp_path, harm):
     assert str(path) in str(error.value) and key in str(error.value)
 
 
-def test_preview_makes_pictures_of_its_seed(modules):
+def test_preview_makes_images_of_its_seed(modules):
     model = convert.Checkpoint(*modules, latent_scale=1.0, latent_shift=0.0)
-    options = {"steps": 2, "size": (64, 96)}
-    first = preview.sample(model, ["a man", "a woman"], seed=3, **options)
+
+    def sample(seed):
+        sampling = preview.Sampling(seed, steps=2)
+        return preview.sample(model, ["a man", "a woman"], sampling=sampling, size=(64, 96))
+
+    first = sample(3)
     assert first.shape == (2, 3, 64, 96) and 0 <= first.min() and first.max() <= 1
-    assert torch.equal(first, preview.sample(model, ["a man", "a woman"], seed=3, **options))
-    assert not torch.equal(first, preview.sample(model, ["a man", "a woman"], seed=4, **options))
+    assert torch.equal(first, sample(3))
+    assert not torch.equal(first, sample(4))
 
 
 def test_preview_wants_a_controlnet_for_hints(modules):
     model = convert.Checkpoint(*modules, latent_scale=1.0, latent_shift=0.0)
     with pytest.raises(ValueError, match="both or neither"):
-        preview.sample(model, "a man", torch.rand(1, 3, 64, 64), steps=1, size=(64, 64))
+        preview.sample(model, "a man", torch.rand(1, 3, 64, 64), size=(64, 64))
 
 
 def test_tokens(tokenizer):

@@ -27,30 +27,30 @@ def folder(tmp_path_factory):
     for i, rgb in enumerate(render(scenes, 384).rgb):
         save(rgb, folder / f"{i:02d}.png")
         (folder / f"{i:02d}.txt").write_text(f"hand {i}\n")
-    save(torch.full((3, 200, 200), 0.5), folder / "grey.jpg")
-    (folder / "broken.png").write_bytes(b"no picture")
+    save(torch.full((3, 200, 200), 0.5), folder / "gray.jpg")
+    (folder / "broken.png").write_bytes(b"no image")
     (folder / "notes.md").write_text("not looked at")
     return folder
 
 
 @pytest.fixture(scope="module")
-def found(folder):
+def photographed(folder):
     return hand_images.collect_hands(folder, SIZE)
 
 
-def test_every_hand_comes_with_points_mask_and_caption(found):
-    assert len(found) >= 8
-    for hand in found:
+def test_every_hand_comes_with_points_mask_and_caption(photographed):
+    assert len(photographed) >= 8
+    for hand in photographed:
         assert hand.rgb.shape == (SIZE, SIZE, 3) and hand.mask.shape == (SIZE, SIZE)
         assert hand.points[:, :2].min() > 0 and hand.points[:, :2].max() < SIZE
         x, y = hand.points[9, :2].long()  # the middle knuckle lies on the hand
         assert hand.mask[y, x] == 1
         assert hand.caption.startswith("hand ")
-    assert {hand.side for hand in found} == {"left", "right"}
+    assert {hand.side for hand in photographed} == {"left", "right"}
 
 
-def test_a_mask_beside_the_picture_is_taken(folder, found, tmp_path):
-    number = int(found[0].caption.split()[1])
+def test_a_mask_beside_the_image_is_taken(folder, photographed, tmp_path):
+    number = int(photographed[0].caption.split()[1])
     (tmp_path / "a.png").write_bytes((folder / f"{number:02d}.png").read_bytes())
     Image.new("L", (384, 384), 255).save(tmp_path / "a.mask.png")
     (hand,) = hand_images.collect_hands(tmp_path, SIZE)
@@ -58,25 +58,25 @@ def test_a_mask_beside_the_picture_is_taken(folder, found, tmp_path):
 
 
 def test_what_is_left_out_is_named(folder, tmp_path, caplog):
-    for name in ("grey.jpg", "broken.png"):
+    for name in ("gray.jpg", "broken.png"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with caplog.at_level(logging.WARNING):
-        with pytest.raises(ValueError, match="no hand of .* in 2 pictures"):
+        with pytest.raises(ValueError, match="no hand of .* in 2 images"):
             hand_images.collect_hands(tmp_path, SIZE)
-    assert "grey.jpg" in caplog.text and "broken.png can not be read" in caplog.text
+    assert "gray.jpg" in caplog.text and "broken.png can not be read" in caplog.text
     with pytest.raises(ValueError, match="no folder"):
         hand_images.collect_hands(tmp_path / "nowhere", SIZE)
 
 
-def test_items_show_each_hand_in_its_own_channels(found, mini_weights):
+def test_items_show_each_hand_in_its_own_channels(photographed, mini_weights):
     base = bases.open_base(preview.CHECKPOINT)
-    data = hand_images.HandPictures(found, base)
-    assert len(data) == len(found)
+    data = hand_images.HandDataset(photographed, base)
+    assert len(data) == len(photographed)
     item = data[0]
     assert item["latent"].shape == (4, SIZE // 8, SIZE // 8)
     half = CHANNELS // 2
-    own = slice(0, half) if found[0].side == "left" else slice(half, None)
-    assert item["heat"][own].any() and item["heat"].sum() == item["heat"][own].sum()
+    channels = slice(0, half) if photographed[0].side == "left" else slice(half, None)
+    assert item["heat"][channels].any() and item["heat"].sum() == item["heat"][channels].sum()
 
 
 def test_the_trainer_writes_a_generator_and_goes_on_from_it(folder, mini_weights, tmp_path, capsys):
@@ -85,7 +85,7 @@ def test_the_trainer_writes_a_generator_and_goes_on_from_it(folder, mini_weights
     def train(out, *more):
         hands.main(
             [
-                "--pictures",
+                "--images",
                 str(folder),
                 "--work",
                 str(tmp_path / out.stem),
@@ -104,11 +104,11 @@ def test_the_trainer_writes_a_generator_and_goes_on_from_it(folder, mini_weights
         )
         return weights.load(out, method="hands", base="mini", version=VERSION)[0]
 
-    begun = train(first)
-    assert "hand.first.weight" in begun and any("lora_up" in key for key in begun)
+    initial = train(first)
+    assert "hand.first.weight" in initial and any("lora_up" in key for key in initial)
     assert (tmp_path / "first" / "final.png").is_file()
-    gone_on = train(second, "--start", str(first), "--lr", "0")
-    assert all(torch.equal(begun[key], gone_on[key]) for key in begun)
+    continued = train(second, "--start", str(first), "--lr", "0")
+    assert all(torch.equal(initial[key], continued[key]) for key in initial)
     with pytest.raises(SystemExit):
         train(second, "--start", str(first), "--rank", "3")
     assert "another checkpoint or rank" in capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_a_wrong_folder_is_said_and_nothing_written(tmp_path, capsys):
     with pytest.raises(SystemExit):
         hands.main(
             [
-                "--pictures",
+                "--images",
                 str(tmp_path / "none"),
                 "--work",
                 str(tmp_path / "work"),

@@ -55,7 +55,7 @@ def loss_of(tokenizer, **how):
 def test_captions_words_are_found_from_their_ids(tokenizer):
     looks = "with tan skin wearing a red top"
     texts = [f"a man {looks}, waving, in a park", "", "two people in the snow"]
-    human = ours.human_of(word_pieces(tokenizer.words), tokenizer(texts))
+    human = ours.human_tokens(word_pieces(tokenizer.words), tokenizer(texts))
     assert human.shape == (3, 77) and human.sum(1).tolist() == [2, 0, 1]
     assert human[0, 2] and human[2, 2]
 
@@ -79,17 +79,17 @@ def test_prompts_without_people_are_the_base(tokenizer):
         processor.layer.net[2].weight.data.normal_()
     x, t = torch.randn(2, 4, SIDE, SIDE), torch.tensor([10, 500])
     ids = tokenizer(["a man", "a park"])
-    human = ours.human_of(word_pieces(tokenizer.words), ids)
+    human = ours.human_tokens(word_pieces(tokenizer.words), ids)
     with torch.no_grad():
-        noise, seen = model(x, t, ids, human)
+        noise, maps_by_place = model(x, t, ids, human)
         torch.manual_seed(0)
-        plain = networks.build_unet()
+        unet = networks.build_unet()
         context = model.text_encoder(ids).last_hidden_state
-        expected = plain(x, t, context).sample
+        expected = unet(x, t, context).sample
     torch.testing.assert_close(noise[1], expected[1], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(noise[0], expected[0], atol=1e-4)
-    assert len(seen) == len(model.attentions) == 7
-    for maps in seen.values():
+    assert len(maps_by_place) == len(model.attentions) == 7
+    for maps in maps_by_place.values():
         assert torch.allclose(maps[0].sum(-1), torch.ones(()))
         assert maps[0][..., ~human[0]].sum() == 0
 
@@ -128,7 +128,7 @@ def test_alignment_adds_to_the_loss_and_without_it_the_loss_is_plain(tokenizer):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three pictures with pose images; two have a caption."""
+    """Three images with pose images; two have a caption."""
     folder = tmp_path_factory.mktemp("photographs")
     g = torch.Generator().manual_seed(4)
     for i in range(3):
@@ -148,7 +148,7 @@ def train(folder, mini_weights, tmp_path):
         out = tmp_path / f"{name}.safetensors"
         ours.main(
             [
-                "--pictures",
+                "--images",
                 str(folder),
                 "--work",
                 str(tmp_path / name),
@@ -207,32 +207,32 @@ def test_the_host_reads_what_the_trainer_wrote(train):
 
 def interrupting(monkeypatch, step):
     """Ctrl-C at this step's loss."""
-    whole, calls = ours.PriorLoss.__call__, []
+    original, calls = ours.PriorLoss.__call__, []
 
     def call(self, *batch):
         calls.append(batch)
         if len(calls) > step:
             raise KeyboardInterrupt
-        return whole(self, *batch)
+        return original(self, *batch)
 
     monkeypatch.setattr(ours.PriorLoss, "__call__", call)
 
 
-def test_an_interrupted_training_keeps_what_it_learnt(train, tmp_path, monkeypatch, caplog):
+def test_an_interrupted_training_keeps_what_it_learned(train, tmp_path, monkeypatch, caplog):
     interrupting(monkeypatch, 2)
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
         train("half", "--steps", "4", "--lr", "0.01")
-    learnt, _ = read(tmp_path / "half.safetensors")
-    assert all(t.any() for key, t in learnt.items() if key.endswith("net.2.weight"))
-    assert f"What was learnt so far is in {tmp_path / 'half.safetensors'}" in caplog.text
+    learned, _ = read(tmp_path / "half.safetensors")
+    assert all(t.any() for key, t in learned.items() if key.endswith("net.2.weight"))
+    assert f"What was learned so far is in {tmp_path / 'half.safetensors'}" in caplog.text
     monkeypatch.undo()
     caplog.clear()
-    gone_on, _ = read(train("half", "--steps", "4", "--lr", "0.01"))
+    continued, _ = read(train("half", "--steps", "4", "--lr", "0.01"))
     assert len(json.loads((tmp_path / "half" / "loss.json").read_text())) == 4
-    assert not all(torch.equal(learnt[key], gone_on[key]) for key in learnt)
+    assert not all(torch.equal(learned[key], continued[key]) for key in learned)
 
 
-def test_a_training_that_learnt_nothing_leaves_the_file_alone(train, tmp_path, monkeypatch):
+def test_a_training_that_learned_nothing_leaves_the_file_alone(train, tmp_path, monkeypatch):
     (tmp_path / "good.safetensors").write_bytes(b"a better one")
     interrupting(monkeypatch, 0)
     with pytest.raises(KeyboardInterrupt):
@@ -270,7 +270,7 @@ def test_a_table_is_read_and_wrong_arguments_are_said(train, tmp_path, capsys):
         ("--encoder", str(table), "table.json: expected the weights of a ResNet-50"),
         ("--start", str(table), "table.json: expected"),
         ("--gamma", "1.5", "--gamma is a share from 0 to 1"),
-        ("--pictures", str(tmp_path / "none"), "is no folder"),
+        ("--images", str(tmp_path / "none"), "is no folder"),
     ):
         with pytest.raises(SystemExit):
             train("wrong", *wrong)

@@ -14,12 +14,12 @@ COUNT = 8
 
 @pytest.fixture(scope="module")
 def scenes():
-    drawn = world.sample_scenes(COUNT, 3_000_000, framing=world.FULL, people=1)
-    return drawn, renderer.render(drawn)
+    sampled = world.sample_scenes(COUNT, 3_000_000, framing=world.FULL, people=1)
+    return sampled, renderer.render(sampled)
 
 
 @pytest.fixture(scope="module")
-def whole():
+def checkpoint():
     return convert.load_checkpoint(preview.CHECKPOINT)
 
 
@@ -30,21 +30,23 @@ def test_they_fit_into_the_pack():
     assert sum(file.stat().st_size for file in shipped) < 54e6
 
 
-def test_the_autoencoder_keeps_the_picture(scenes, whole):
-    assert vae.psnr(whole.vae, scenes[1].rgb * 2 - 1) > 28
+def test_the_autoencoder_keeps_the_image(scenes, checkpoint):
+    assert vae.psnr(checkpoint.vae, scenes[1].rgb * 2 - 1) > 28
 
 
-def test_latents_have_the_size_the_noise_schedule_expects(scenes, whole):
-    z = preview.encode(whole, scenes[1].rgb)
+def test_latents_have_the_size_the_noise_schedule_expects(scenes, checkpoint):
+    z = preview.encode(checkpoint, scenes[1].rgb)
     assert 0.8 < float(z.std()) < 1.2 and abs(float(z.mean())) < 0.2
 
 
-def test_the_control_puts_joints_where_the_skeleton_has_them(scenes, whole):
-    drawn, truth = scenes
-    prompts = [scene_caption(drawn, i) for i in range(COUNT)]
-    hints = torch.stack([draw_hint(i, drawn, truth) for i in range(COUNT)])
+def test_the_control_puts_joints_where_the_skeleton_has_them(scenes, checkpoint):
+    sampled, truth = scenes
+    prompts = [scene_caption(sampled, i) for i in range(COUNT)]
+    hints = torch.stack([draw_hint(i, sampled, truth) for i in range(COUNT)])
     net, control = posenet.load_posenet(), convert.load_controlnet(preview.POSE_CONTROLNET)
-    posed = measurements.pck(net, preview.sample(whole, prompts, hints, control, steps=10), truth)
-    free = measurements.pck(net, preview.sample(whole, prompts, steps=10), truth)
+    sampling = preview.Sampling(steps=10)
+    with_pose = preview.sample(checkpoint, prompts, hints, control, sampling=sampling)
+    posed = measurements.pck(net, with_pose, truth)
+    free = measurements.pck(net, preview.sample(checkpoint, prompts, sampling=sampling), truth)
     assert measurements.pck(net, truth.rgb, truth) > 0.9
     assert posed > free + 0.2

@@ -64,13 +64,13 @@ def model_of(tokenizer, controlnet):
     return Denoiser(unet, text, ours.start_refiner(controlnet))
 
 
-def randomised(controlnet, seed=3):
-    made = ours.start_refiner(controlnet)
+def randomized(controlnet, seed=3):
+    net = ours.start_refiner(controlnet)
     g = torch.Generator().manual_seed(seed)
-    for name, p in made.named_parameters():
+    for name, p in net.named_parameters():
         if name.startswith(ours.EMBEDDING):
             p.data += 0.1 * torch.randn(p.shape, generator=g)
-    return made
+    return net
 
 
 def inputs(seed=4):
@@ -88,25 +88,25 @@ def residuals(net, x, t, context, hint):
 
 def test_it_begins_as_the_controlnet_whatever_depth_and_normals_are(controlnet):
     x, t, context, hint = inputs()
-    own = residuals(ours.start_refiner(controlnet), x, t, context, hint)
-    plain = residuals(controlnet, x, t, context, hint[:, :3])
-    assert all(torch.equal(a, b) for a, b in zip(own, plain, strict=True))
+    begun_residuals = residuals(ours.start_refiner(controlnet), x, t, context, hint)
+    expected = residuals(controlnet, x, t, context, hint[:, :3])
+    assert all(torch.equal(a, b) for a, b in zip(begun_residuals, expected, strict=True))
     assert not isinstance(controlnet.controlnet_cond_embedding, refiner.SummedEmbedders)
 
 
 def test_every_condition_counts(controlnet):
     x, t, context, hint = inputs()
-    net = randomised(controlnet)
-    whole = residuals(net, x, t, context, hint)
+    net = randomized(controlnet)
+    all_conditions = residuals(net, x, t, context, hint)
     for k in range(3):
-        which = torch.ones(2, 3).bool()
-        which[:, k] = False
-        other = residuals(net, x, t, context, refiner.keep_conditions(hint, which))
-        assert not torch.allclose(whole[-1], other[-1], atol=1e-4)
+        is_kept = torch.ones(2, 3).bool()
+        is_kept[:, k] = False
+        other = residuals(net, x, t, context, refiner.keep_conditions(hint, is_kept))
+        assert not torch.allclose(all_conditions[-1], other[-1], atol=1e-4)
 
 
 def test_a_file_is_read_as_it_was_written_and_holds_a_pose_controlnet(controlnet, tmp_path):
-    net, path = randomised(controlnet), tmp_path / "refiner.safetensors"
+    net, path = randomized(controlnet), tmp_path / "refiner.safetensors"
     ours.save_refiner(net, path, BASE, torch.float32)
     again = ours.load_refiner(path, networks.build_unet(), BASE)
     assert again.state_dict().keys() == net.state_dict().keys()
@@ -115,7 +115,10 @@ def test_a_file_is_read_as_it_was_written_and_holds_a_pose_controlnet(controlnet
     assert facts["base"] == BASE
     plain = {name: t for name, t in tensors.items() if refiner.is_controlnet(name)}
     assert plain.keys() == convert.controlnet_to_ldm(controlnet).keys()
-    assert refiner.embedder_tensors(tensors, "normal").keys() == refiner.embedder_tensors(tensors, "pose").keys()
+    assert (
+        refiner.embedder_tensors(tensors, "normal").keys()
+        == refiner.embedder_tensors(tensors, "pose").keys()
+    )
 
 
 def test_wrong_files_are_named(controlnet, tmp_path):
@@ -131,29 +134,34 @@ def test_wrong_files_are_named(controlnet, tmp_path):
 
 def test_training_begins_as_the_file_does(controlnet, tmp_path):
     x, t, context, hint = inputs()
-    unet, plain = networks.build_unet(), convert.controlnet_to_ldm(controlnet)
-    own = residuals(controlnet, x, t, context, hint[:, :3])
+    unet, ldm = networks.build_unet(), convert.controlnet_to_ldm(controlnet)
+    expected_residuals = residuals(controlnet, x, t, context, hint[:, :3])
     spellings = {
-        "ldm": plain,
-        "prefixed": {f"control_model.{name}": tensor for name, tensor in plain.items()},
+        "ldm": ldm,
+        "prefixed": {f"control_model.{name}": tensor for name, tensor in ldm.items()},
         "diffusers": controlnet.state_dict(),
     }
     for name, tensors in spellings.items():
         path = tmp_path / f"{name}.safetensors"
         save_file(tensors, path)
-        found = residuals(ours.begin_refiner(path, unet, BASE), x, t, context, hint)
-        assert all(torch.equal(a, b) for a, b in zip(own, found, strict=True))
+        begun_residuals = residuals(ours.begin_refiner(path, unet, BASE), x, t, context, hint)
+        assert all(
+            torch.equal(a, b) for a, b in zip(expected_residuals, begun_residuals, strict=True)
+        )
     path = tmp_path / "narrow.safetensors"
     convert.save_controlnet(path, controlnet, torch.int8)
-    found = residuals(ours.begin_refiner(path, unet, BASE), x, t, context, hint)
-    assert all(torch.allclose(a, b, atol=0.05) for a, b in zip(own, found, strict=True))
+    begun_residuals = residuals(ours.begin_refiner(path, unet, BASE), x, t, context, hint)
+    assert all(
+        torch.allclose(a, b, atol=0.05)
+        for a, b in zip(expected_residuals, begun_residuals, strict=True)
+    )
     path = tmp_path / "refiner.safetensors"
-    ours.save_refiner(randomised(controlnet), path, BASE, torch.float32)
-    expected = residuals(randomised(controlnet), x, t, context, hint)
-    found = residuals(ours.begin_refiner(path, unet, BASE), x, t, context, hint)
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
-    nothing = residuals(ours.begin_refiner(None, unet, BASE), x, t, context, hint)
-    assert not any(residual.any() for residual in nothing)
+    ours.save_refiner(randomized(controlnet), path, BASE, torch.float32)
+    expected = residuals(randomized(controlnet), x, t, context, hint)
+    begun_residuals = residuals(ours.begin_refiner(path, unet, BASE), x, t, context, hint)
+    assert all(torch.equal(a, b) for a, b in zip(expected, begun_residuals, strict=True))
+    untrained = residuals(ours.begin_refiner(None, unet, BASE), x, t, context, hint)
+    assert not any(residual.any() for residual in untrained)
 
 
 def test_files_that_no_training_begins_with_are_named(controlnet, tmp_path):
@@ -163,7 +171,7 @@ def test_files_that_no_training_begins_with_are_named(controlnet, tmp_path):
     save_file({"weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="other.safetensors: expected a ControlNet for this"):
         ours.begin_refiner(path, unet, BASE)
-    ours.save_refiner(randomised(controlnet), path, "sd15")
+    ours.save_refiner(randomized(controlnet), path, "sd15")
     with pytest.raises(ValueError, match="other.safetensors: .*'mini', found weights for 'sd15'"):
         ours.begin_refiner(path, unet, BASE)
 
@@ -177,19 +185,19 @@ def test_which_conditions_to_keep():
 
 
 def test_conditions_are_dropped_each_by_itself(tokenizer):
-    many = [{**BATCH[i % 4], "hint": BATCH[i % 4]["hint"][:, :8, :8]} for i in range(4000)]
+    originals = [{**BATCH[i % 4], "hint": BATCH[i % 4]["hint"][:, :8, :8]} for i in range(4000)]
     g = torch.Generator().manual_seed(5)
-    found = loss_of(tokenizer, drop=0.25).dropped(many, g)
-    hints = torch.stack([item["hint"] for item in found])
-    seen = hints.unflatten(1, (3, 3)).flatten(2).any(2)
-    assert torch.allclose(seen.float().mean(0), torch.tensor(0.75), atol=0.03)
-    both = (seen[:, :1] & seen[:, 1:]).float().mean(0)
-    assert torch.allclose(both, torch.tensor(0.75**2), atol=0.03)
-    for item, given, row in zip(found, many, seen, strict=True):
-        assert torch.equal(item["latent"], given["latent"][:4])
+    items = loss_of(tokenizer, drop=0.25).dropped(originals, g)
+    hints = torch.stack([item["hint"] for item in items])
+    visible = hints.unflatten(1, (3, 3)).flatten(2).any(2)
+    assert torch.allclose(visible.float().mean(0), torch.tensor(0.75), atol=0.03)
+    two_visible = (visible[:, :1] & visible[:, 1:]).float().mean(0)
+    assert torch.allclose(two_visible, torch.tensor(0.75**2), atol=0.03)
+    for item, original, row in zip(items, originals, visible, strict=True):
+        assert torch.equal(item["latent"], original["latent"][:4])
         for k in range(3):
             part = slice(3 * k, 3 * k + 3)
-            assert torch.equal(item["hint"][part], given["hint"][part] * row[k])
+            assert torch.equal(item["hint"][part], original["hint"][part] * row[k])
 
 
 def test_only_some_conditions_are_kept(tokenizer):
@@ -199,19 +207,19 @@ def test_only_some_conditions_are_kept(tokenizer):
 
 
 def test_texts_have_a_rate_of_their_own(tokenizer, controlnet):
-    seen = []
+    captions = []
 
     def tokenize(texts):
-        seen.extend(texts)
+        captions.extend(texts)
         return tokenizer(texts)
 
     model, g = model_of(tokenizer, controlnet), torch.Generator().manual_seed(6)
     for drop, empty in ((0.0, 0), (1.0, 4)):
-        seen.clear()
+        captions.clear()
         loss = ours.RefinerLoss(DenoisingLoss(tokenize, brief=0.0), drop=1 - drop, drop_text=drop)
         with torch.no_grad():
             assert loss(model, BATCH, g).isfinite()
-        assert seen.count("") == empty
+        assert captions.count("") == empty
 
 
 def test_only_the_refiner_learns(tokenizer, controlnet, tmp_path):
@@ -239,7 +247,7 @@ def test_a_denoiser_without_a_refiner_is_refused(tokenizer, tmp_path):
 
 
 def test_the_validation_sheet(tokenizer, controlnet, tmp_path, monkeypatch):
-    quick = functools.partial(preview.denoise, steps=2)
+    quick = functools.partial(preview.denoise, sampling=preview.Sampling(steps=2))
     monkeypatch.setattr(preview, "denoise", quick)
     model = model_of(tokenizer, controlnet).eval()
     above = torch.rand(2, 3, 8 * SIDE, 8 * SIDE)
@@ -256,13 +264,13 @@ def test_the_validation_sheet(tokenizer, controlnet, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A photograph with all that may lie beside it."""
-    made = tmp_path_factory.mktemp("images")
+    photographs = tmp_path_factory.mktemp("images")
     g = torch.Generator().manual_seed(8)
     for name in ("a.png", "a.depth.png", "a.normal.png", "a.pose.png"):
         pixels = torch.randint(0, 256, (80, 96, 3), generator=g).byte()
-        Image.fromarray(pixels.numpy()).save(made / name)
-    (made / "a.txt").write_text("a man in a park")
-    return made
+        Image.fromarray(pixels.numpy()).save(photographs / name)
+    (photographs / "a.txt").write_text("a man in a park")
+    return photographs
 
 
 def train(folder, tmp_path, *more):
@@ -291,7 +299,8 @@ def train(folder, tmp_path, *more):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(preview, "denoise", functools.partial(preview.denoise, steps=1))
+    one_step = functools.partial(preview.denoise, sampling=preview.Sampling(steps=1))
+    monkeypatch.setattr(preview, "denoise", one_step)
 
 
 def test_training_from_a_folder(mini_weights, folder, tmp_path, quick):
@@ -319,11 +328,11 @@ def test_an_interrupted_training_keeps_what_it_learned(mini_weights, folder, tmp
             calls.append(1)
             if len(calls) > after:
                 raise KeyboardInterrupt
-            return own(self, model, batch, g)
+            return original(self, model, batch, g)
 
         return stop
 
-    own = ours.RefinerLoss.__call__
+    original = ours.RefinerLoss.__call__
     monkeypatch.setattr(ours.RefinerLoss, "__call__", stopped(0))
     with pytest.raises(KeyboardInterrupt):
         train(folder, tmp_path, *start)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from vitruvian.lab.training import bases, person_images, preview
+from vitruvian.lab.training import bases, image_folder, preview
 from vitruvian.lab.training.structure_images import (
     Conventions,
-    StructurePictures,
+    StructureDataset,
     collect_structure,
-    cut_out,
+    random_cut,
     read_depth,
 )
 from vitruvian.models import pose, structure, structure_data
@@ -20,10 +20,10 @@ SIZE = 64
 HEIGHT, WIDTH = 96, 160
 
 
-def save(picture, file, **how):
-    """[3,H,W] or grey [H,W] in 0..1"""
-    picture = picture.movedim(0, -1) if picture.dim() == 3 else picture
-    Image.fromarray((picture * 255).round().byte().contiguous().numpy()).save(file, **how)
+def save(image, file, **how):
+    """[3,H,W] or gray [H,W] in 0..1"""
+    image = image.movedim(0, -1) if image.dim() == 3 else image
+    Image.fromarray((image * 255).round().byte().contiguous().numpy()).save(file, **how)
 
 
 def ramps(height=HEIGHT, width=WIDTH):
@@ -40,7 +40,7 @@ def left_facing(height=HEIGHT, width=WIDTH):
 
 @pytest.fixture
 def folder(tmp_path):
-    """One picture with everything beside it; maps of half the resolution."""
+    """One image with everything beside it; maps of half the resolution."""
     save(ramps(), tmp_path / "a.png")
     save(ramps(HEIGHT // 2, WIDTH // 2)[0], tmp_path / "a.depth.png")
     save(left_facing(), tmp_path / "a.normal.png")
@@ -50,36 +50,36 @@ def folder(tmp_path):
 
 
 def one(folder, *conventions):
-    """The only picture that can be learnt from."""
-    (picture,) = collect_structure(folder, SIZE, Conventions(*conventions))
-    return picture
+    """The only image that can be learned from."""
+    (image,) = collect_structure(folder, SIZE, Conventions(*conventions))
+    return image
 
 
-def test_the_picture_and_its_maps_are_cut_alike(folder, monkeypatch):
-    monkeypatch.delattr(person_images.detect, "open_detector")
-    picture = one(folder)
-    for part in picture[:4]:
+def test_the_image_and_its_maps_are_cut_alike(folder, monkeypatch):
+    monkeypatch.delattr(image_folder.detect, "open_detector")
+    image = one(folder)
+    for part in image[:4]:
         assert part.shape == (3, SIZE, SIZE) and part.dtype == torch.uint8
-    assert picture.caption == "a man doing yoga" and picture.bodies == []
-    height, width, top, left = picture.size
+    assert image.caption == "a man doing yoga" and image.bodies == []
+    height, width, top, left = image.size
     assert (height, width, top) == (HEIGHT, WIDTH, 0) and 0 < left <= 107 - SIZE
-    red = picture.rgb[0].float()
+    red = image.rgb[0].float()
     at = (left + torch.arange(SIZE) + 0.5) / 107 * 255  # 96 x 160 became 64 x 107
     assert (red - at).abs().max() < 3
-    for part, channel in ((picture.depth, 0), (picture.depth, 2), (picture.pose, 2)):
+    for part, channel in ((image.depth, 0), (image.depth, 2), (image.pose, 2)):
         assert (part[channel].float() - red).abs().max() < 4
-    assert (picture.pose[1].float() - picture.rgb[1]).abs().max() < 4
-    assert (picture.normal.float() - 255 * left_facing(1, 1)).abs().max() < 2
+    assert (image.pose[1].float() - image.rgb[1]).abs().max() < 4
+    assert (image.normal.float() - 255 * left_facing(1, 1)).abs().max() < 2
 
 
 def test_the_place_is_random_and_always_the_same(folder):
-    cuts = [cut_out(100, 300, 50, number) for number in range(200)]
+    cuts = [random_cut(100, 300, 50, number) for number in range(200)]
     assert {cut.top for cut in cuts} == {0} and {cut.height for cut in cuts} == {50}
     places = {cut.left for cut in cuts}
     assert min(places) < 5 and max(places) > 95 and max(places) <= 100
-    tall = cut_out(301, 100, 50, 1)
-    assert tall == cut_out(301, 100, 50, 1) and tall.left == 0 and tall.width == 50
-    assert cut_out(20, 20, 64, 3)[:4] == (64, 64, 0, 0)  # small ones grow
+    tall = random_cut(301, 100, 50, 1)
+    assert tall == random_cut(301, 100, 50, 1) and tall.left == 0 and tall.width == 50
+    assert random_cut(20, 20, 64, 3)[:4] == (64, 64, 0, 0)  # small ones grow
     first = one(folder)
     (folder / "z.png").write_bytes((folder / "a.png").read_bytes())  # without maps
     assert torch.equal(one(folder).rgb, first.rgb)
@@ -95,10 +95,10 @@ def test_conventions_become_ours(folder):
 
 
 def test_normals_that_point_nowhere_face_the_viewer_and_others_have_length_one():
-    grey = torch.full((1, 3, 2, 2), 128 / 255)
+    gray = torch.full((1, 3, 2, 2), 128 / 255)
     facing = torch.tensor([0.5, 0.5, 1.0])[None, :, None, None].expand(1, 3, 2, 2)
     for convention in structure.NORMALS:
-        torch.testing.assert_close(structure_data.stored_normals(grey, convention), facing)
+        torch.testing.assert_close(structure_data.stored_normals(gray, convention), facing)
     short = structure_data.stored_normals(facing * 0.9 + 0.05)
     torch.testing.assert_close(short, facing)
 
@@ -111,12 +111,12 @@ def test_depths_of_any_depth_are_read(tmp_path, mode):
         Image.fromarray(values.astype(np.uint16)).save(file)
     else:
         Image.fromarray((values // 257).astype(np.uint8)).convert(mode).save(file)
-    found = read_depth(file)
-    assert found.shape == (2, 2, 1) and found.dtype == torch.float32
-    torch.testing.assert_close(found[..., 0], torch.from_numpy(values / 65535).float())
+    depth = read_depth(file)
+    assert depth.shape == (2, 2, 1) and depth.dtype == torch.float32
+    torch.testing.assert_close(depth[..., 0], torch.from_numpy(values / 65535).float())
 
 
-def test_pictures_and_depths_are_taken_upright(folder):
+def test_images_and_depths_are_taken_upright(folder):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side
     deep = (ramps()[0] * 65535).round().numpy().astype(np.uint16)
@@ -124,18 +124,18 @@ def test_pictures_and_depths_are_taken_upright(folder):
     for name in ("a", "a.depth", "a.normal", "a.pose"):
         upright = Image.open(folder / f"{name}.png")
         upright.transpose(Image.Transpose.ROTATE_90).save(folder / f"{name}.png", exif=exif)
-    picture = one(folder)
-    assert picture.size[:2] == (HEIGHT, WIDTH)
-    assert (picture.depth[0].float() - picture.rgb[0]).abs().max() < 4
+    image = one(folder)
+    assert image.size[:2] == (HEIGHT, WIDTH)
+    assert (image.depth[0].float() - image.rgb[0]).abs().max() < 4
 
 
 def test_what_is_left_out_is_named(folder, caplog):
-    whole = {
+    complete = {
         what: (folder / f"a{what}.png").read_bytes() for what in ("", ".depth", ".normal", ".pose")
     }
 
     def put(name, **instead):
-        for what, data in {**whole, **instead}.items():
+        for what, data in {**complete, **instead}.items():
             (folder / f"{name}{what}.png").write_bytes(data)
 
     put("flat")
@@ -143,8 +143,8 @@ def test_what_is_left_out_is_named(folder, caplog):
     put("bare")
     (folder / "bare.depth.png").unlink()
     (folder / "bare.normal.png").unlink()
-    put("bad", **{".normal": b"no picture"})
-    put("cut", **{".depth": whole[".depth"][:80]})
+    put("bad", **{".normal": b"no image"})
+    put("cut", **{".depth": complete[".depth"][:80]})
     put("turned")
     save(left_facing(WIDTH, HEIGHT), folder / "turned.normal.png")
     with caplog.at_level(logging.WARNING):
@@ -163,7 +163,7 @@ def test_folders_that_can_not_be(folder, tmp_path):
     with pytest.raises(ValueError, match="must be a multiple of 8"):
         collect_structure(folder, 100)
     (folder / "a.normal.png").unlink()
-    with pytest.raises(ValueError, match="none of 1 pictures can be learnt from. Put the depth"):
+    with pytest.raises(ValueError, match="none of 1 images can be learned from. Put the depth"):
         collect_structure(folder, SIZE)
 
 
@@ -172,13 +172,13 @@ def test_people_are_found_and_drawn_where_the_square_shows_them(tmp_path, caplog
     data = pytest.importorskip("skimage.data")
     astronaut = torch.from_numpy(data.astronaut()).movedim(-1, 0) / 255
     high = torch.nn.functional.pad(astronaut, (0, 0, 16, 16), value=0.5)
-    for name, picture in (("her", high), ("nobody", torch.full((3, 128, 128), 0.5))):
-        save(picture, tmp_path / f"{name}.png")
+    for name, image in (("her", high), ("nobody", torch.full((3, 128, 128), 0.5))):
+        save(image, tmp_path / f"{name}.png")
         for what in ("depth", "normal"):
-            save(left_facing(*picture.shape[1:]), tmp_path / f"{name}.{what}.png")
+            save(left_facing(*image.shape[1:]), tmp_path / f"{name}.{what}.png")
     with caplog.at_level(logging.WARNING):
         her = one(tmp_path)
-    assert her.caption == person_images.CAPTION
+    assert her.caption == image_folder.CAPTION
     assert "nobody.png: nobody was found" in caplog.text
     scale = SIZE / 512
     nose = torch.tensor([222 * scale, (128 + 16) * scale - her.size[2]])
@@ -191,16 +191,16 @@ def test_people_are_found_and_drawn_where_the_square_shows_them(tmp_path, caplog
 
 
 def test_items_are_what_the_loss_and_the_refiner_take(folder, mini_weights):
-    base, picture = bases.open_base(preview.CHECKPOINT), one(folder)
-    data = StructurePictures([picture] * 3, base)
+    base, image = bases.open_base(preview.CHECKPOINT), one(folder)
+    data = StructureDataset([image] * 3, base)
     assert len(data) == 3
     item = data[1]
-    latents = [base.encode(part[None] / 255)[0] for part in picture[:4]]
+    latents = [base.encode(part[None] / 255)[0] for part in image[:4]]
     torch.testing.assert_close(item["latent"], torch.cat(latents[:3]), atol=1e-5, rtol=1e-5)
     nobody = base.encode(torch.zeros(1, 3, SIZE, SIZE))[0]
     torch.testing.assert_close(item["pose"], latents[3] - nobody, atol=1e-5, rtol=1e-5)
-    assert item["size"].tolist() == [*picture.size]
-    caption = picture.caption
+    assert item["size"].tolist() == [*image.size]
+    caption = image.caption
     assert item["captions"] == {"full": caption, "brief": caption, "bodies": []}
     assert item["hint"].shape == (9, SIZE, SIZE) and item["hint"].dtype == torch.uint8
-    assert torch.equal(item["hint"], torch.cat((picture.pose, picture.depth, picture.normal)))
+    assert torch.equal(item["hint"], torch.cat((image.pose, image.depth, image.normal)))

@@ -77,9 +77,9 @@ def by_hand(model, batch, epsilon=False, modalities=3):
             part = slice(4 * k, 4 * k + 4)
             clean, noisy = item["latent"][part], model.x[b, part]
             noise = (noisy - a * clean) / s
-            wanted = noise if epsilon else a * noise - s * clean
-            found = 0.3 * noisy + model.pose[b].cos()
-            total += float(((found - wanted) ** 2).mean())
+            target = noise if epsilon else a * noise - s * clean
+            prediction = 0.3 * noisy + model.pose[b].cos()
+            total += float(((prediction - target) ** 2).mean())
     return total / len(batch)
 
 
@@ -133,8 +133,10 @@ def test_poses_and_texts_are_dropped_as_often_as_is_asked(tokenizer):
     assert torch.equal(model.pose[~without][0], batch[0]["pose"])
     empty, full, brief = tokenizer(["", FULL, BRIEF])
     shares = [(model.ids == ids).all(1) for ids in (empty, full, brief)]
-    found = [float(share.float().mean()) for share in shares]
-    assert found == pytest.approx([0.3, 0.35, 0.35], abs=0.03) and sum(found) == pytest.approx(1)
+    measured = [float(share.float().mean()) for share in shares]
+    assert measured == pytest.approx([0.3, 0.35, 0.35], abs=0.03) and sum(
+        measured
+    ) == pytest.approx(1)
     assert 0.05 < (without & shares[0]).float().mean() < 0.1  # independently
     _, always = run_loss(ours.StructureLoss(tokenizer, drop_pose=1.0, drop_text=0.0), batch[:4])
     assert not always.pose.any() and (always.ids != empty).any(1).all()
@@ -150,19 +152,21 @@ def test_nothing_is_left_at_the_last_step():
 def test_the_sampler_finds_what_a_perfect_network_knows(epsilon):
     g = torch.Generator().manual_seed(5)
     clean = torch.randn(2, 12, SIDE, SIDE + 1, generator=g)
-    alphas, asked = ours.noise_schedule(epsilon), []
+    alphas, times = ours.noise_schedule(epsilon), []
 
     def perfect(x, t, context, pose, sizes):
-        asked.append(int(t[0]))
+        times.append(int(t[0]))
         a, s = alphas[t[0]].sqrt(), (1 - alphas[t[0]]).sqrt()
         noise = (x - a * clean.repeat(2, 1, 1, 1)) / s
         return noise if epsilon else a * noise - s * clean.repeat(2, 1, 1, 1)
 
-    given = torch.zeros(4, 77, 8), torch.zeros(2, 4, SIDE, SIDE + 1), torch.zeros(2, 4)
-    found = ours.sample_structure(perfect, *given, epsilon=epsilon, steps=5)
-    assert found.shape == clean.shape
-    torch.testing.assert_close(found, clean, atol=1e-3, rtol=1e-3)
-    assert asked[0] == 999 and len(asked) == 5 and asked == sorted(asked, reverse=True)
+    conditions = torch.zeros(4, 77, 8), torch.zeros(2, 4, SIDE, SIDE + 1), torch.zeros(2, 4)
+    latents = ours.sample_structure(
+        perfect, *conditions, epsilon=epsilon, sampling=preview.Sampling(steps=5)
+    )
+    assert latents.shape == clean.shape
+    torch.testing.assert_close(latents, clean, atol=1e-3, rtol=1e-3)
+    assert times[0] == 999 and len(times) == 5 and times == sorted(times, reverse=True)
 
 
 def test_a_new_network_samples_and_begins_as_three_of_the_base(base):
@@ -171,14 +175,16 @@ def test_a_new_network_samples_and_begins_as_three_of_the_base(base):
     x, context = torch.randn(1, 4, SIDE, SIDE, generator=g), torch.randn(1, 77, 192, generator=g)
     pose, sizes = torch.randn(1, 4, SIDE, SIDE, generator=g), torch.tensor([[64, 64, 0, 0]])
     with torch.no_grad():
-        found = unet(x.repeat(1, 3, 1, 1), torch.tensor([400]), context, pose, sizes)
+        prediction = unet(x.repeat(1, 3, 1, 1), torch.tensor([400]), context, pose, sizes)
         expected = base.unet(x, torch.tensor([400]), context).sample
-    torch.testing.assert_close(found, expected.repeat(1, 3, 1, 1), atol=1e-4, rtol=1e-3)
-    made = ours.sample_structure(unet, context.repeat(2, 1, 1), pose, sizes, steps=2)
-    assert made.shape == (1, 12, SIDE, SIDE) and made.isfinite().all()
+    torch.testing.assert_close(prediction, expected.repeat(1, 3, 1, 1), atol=1e-4, rtol=1e-3)
+    latents = ours.sample_structure(
+        unet, context.repeat(2, 1, 1), pose, sizes, sampling=preview.Sampling(steps=2)
+    )
+    assert latents.shape == (1, 12, SIDE, SIDE) and latents.isfinite().all()
 
 
-def test_a_few_steps_on_two_pictures_lower_the_loss(base, tokenizer, tmp_path):
+def test_a_few_steps_on_two_images_lower_the_loss(base, tokenizer, tmp_path):
     torch.manual_seed(0)
     model = ours.JointDenoiser(ours.start_joint(base.unet), base.text_encoder)
     loss, data = ours.StructureLoss(tokenizer, 0.0, 0.0), Structures()
@@ -200,7 +206,7 @@ def test_a_few_steps_on_two_pictures_lower_the_loss(base, tokenizer, tmp_path):
 
 
 def write_folder(folder, count):
-    """Pictures with maps and poses; all but the first with a caption."""
+    """Images with maps and poses; all but the first with a caption."""
     g = torch.Generator().manual_seed(4)
     for i in range(count):
         for name in (f"{i}.png", f"{i}.depth.png", f"{i}.normal.png", f"{i}.pose.png"):
@@ -225,7 +231,7 @@ def train(folder, mini_weights, tmp_path):
         out = tmp_path / f"{name}.safetensors"
         ours.main(
             [
-                "--pictures",
+                "--images",
                 str(folder),
                 "--work",
                 str(tmp_path / name),
@@ -265,7 +271,7 @@ def test_the_trainer_writes_a_network_and_goes_on_from_it(train, tmp_path, base,
     pose_half = begun["model.diffusion_model.expert.depth.input_blocks.0.0.weight"][:, 4:]
     assert pose_half.any()
     sheet = Image.open(tmp_path / "first" / "final.png")
-    assert sheet.size == (2 * 8 * SIDE, 7 * 8 * SIDE)  # two pictures; four given rows, three made
+    assert sheet.size == (2 * 8 * SIDE, 7 * 8 * SIDE)  # two images; four given rows, three made
     assert (tmp_path / "first" / "loss.png").is_file()
     assert same(begun, read(train("second", "--start", str(first), "--lr", "0")))
     for more, message in (
@@ -293,30 +299,30 @@ def test_the_base_s_own_noise_and_less_memory_if_wished(train, base, capsys):
 
 def interrupting(monkeypatch, step):
     """Ctrl-C at this step's loss."""
-    whole, calls = ours.StructureLoss.__call__, []
+    original, calls = ours.StructureLoss.__call__, []
 
     def call(self, *batch):
         calls.append(batch)
         if len(calls) > step:
             raise KeyboardInterrupt
-        return whole(self, *batch)
+        return original(self, *batch)
 
     monkeypatch.setattr(ours.StructureLoss, "__call__", call)
 
 
-def test_an_interrupted_training_keeps_what_it_learnt(train, tmp_path, monkeypatch, caplog):
+def test_an_interrupted_training_keeps_what_it_learned(train, tmp_path, monkeypatch, caplog):
     interrupting(monkeypatch, 1)
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
         train("half", "--steps", "3")
-    learnt = read(tmp_path / "half.safetensors")
-    assert f"What was learnt so far is in {tmp_path / 'half.safetensors'}" in caplog.text
+    learned = read(tmp_path / "half.safetensors")
+    assert f"What was learned so far is in {tmp_path / 'half.safetensors'}" in caplog.text
     monkeypatch.undo()
-    gone_on = read(train("half", "--steps", "3"))
+    continued = read(train("half", "--steps", "3"))
     assert len(json.loads((tmp_path / "half" / "loss.json").read_text())) == 3
-    assert not same(learnt, gone_on)
+    assert not same(learned, continued)
 
 
-def test_a_training_that_learnt_nothing_leaves_the_file_alone(train, tmp_path, monkeypatch):
+def test_a_training_that_learned_nothing_leaves_the_file_alone(train, tmp_path, monkeypatch):
     (tmp_path / "good.safetensors").write_bytes(b"a better one")
     interrupting(monkeypatch, 0)
     with pytest.raises(KeyboardInterrupt):
@@ -333,7 +339,7 @@ def test_wrong_arguments_are_said(train, tmp_path, capsys):
         ("--experts", "99", "vitruvian_mini.safetensors: expected 1 to"),
         ("--start", str(table), "table.json: expected"),
         ("--checkpoint", str(table), "table.json can not be read"),
-        ("--pictures", str(tmp_path / "none"), "is no folder"),
+        ("--images", str(tmp_path / "none"), "is no folder"),
         ("--size", "20", "must be a multiple of 8"),
     ):
         with pytest.raises(SystemExit):

@@ -48,8 +48,8 @@ def _weights(out: Path) -> torch.Tensor:
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert _run(whole).wait(120) == 0
+    undisturbed, killed = tmp_path / "whole", tmp_path / "killed"
+    assert _run(undisturbed).wait(120) == 0
     running = _run(killed, nap=0.15)
     deadline = time.monotonic() + 90
     while not list(killed.glob("checkpoint-0000[23]0")) and time.monotonic() < deadline:
@@ -58,8 +58,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     running.wait()
     assert not (killed / "weights.pt").exists() and list(killed.glob("checkpoint-*"))
     assert _run(killed).wait(120) == 0
-    assert torch.equal(_weights(whole), _weights(killed))
-    losses = [json.loads((out / "loss.json").read_text()) for out in (whole, killed)]
+    assert torch.equal(_weights(undisturbed), _weights(killed))
+    losses = [json.loads((out / "loss.json").read_text()) for out in (undisturbed, killed)]
     assert losses[0] == losses[1] and len(losses[0]) == 60
     assert losses[0][-1] < losses[0][0] / 5
     assert (killed / "loss.png").stat().st_size > 5000

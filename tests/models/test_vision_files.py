@@ -12,7 +12,7 @@ from vitruvian.lab.training.part_encoder import (
     save_encoder,
     start_encoder,
 )
-from vitruvian.lab.training.vision_files import config_of, open_vision
+from vitruvian.lab.training.vision_files import open_vision, read_config
 from vitruvian.models import weights
 from vitruvian.models.memory import encoder_name
 
@@ -24,7 +24,7 @@ SMALL = {
 }
 
 
-def pictures(side, count=3):
+def images(side, count=3):
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
@@ -49,23 +49,23 @@ def test_a_whole_clip_gives_what_transformers_gives(clip, tmp_path):
     vision = open_vision(write(clip, tmp_path / "clip.safetensors"))
     assert (vision.side, vision.width) == (28, 24)
     mean, deviation = (torch.tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
-    seen = pictures(28)
+    pixels = images(28)
     with torch.no_grad():
-        hidden = clip.vision_model((seen - mean) / deviation).pooler_output
+        hidden = clip.vision_model((pixels - mean) / deviation).pooler_output
         expected = normalize(clip.visual_projection(hidden), dim=-1)
-    torch.testing.assert_close(vision(seen), expected)
-    torch.testing.assert_close(vision(pictures(28, 1)).norm(dim=-1), torch.ones(1))
+    torch.testing.assert_close(vision(pixels), expected)
+    torch.testing.assert_close(vision(images(28, 1)).norm(dim=-1), torch.ones(1))
     torch.testing.assert_close(vision.text_projection, clip.text_projection.weight.detach())
     assert vision.name == encoder_name(clip.state_dict()) and vision.name.startswith("CLIP vision")
 
 
 def test_an_image_encoder_alone_has_the_same_name_in_16_bits(clip, tmp_path):
-    whole = open_vision(write(clip, tmp_path / "clip.safetensors"))
+    clip_vision = open_vision(write(clip, tmp_path / "clip.safetensors"))
     tensors = {key: t.half() for key, t in clip.state_dict().items() if "vis" in key}
     save_file(tensors, tmp_path / "half.safetensors")
     half = open_vision(tmp_path / "half.safetensors")
-    assert half.text_projection is None and half.name == whole.name
-    torch.testing.assert_close(half(pictures(28)), whole(pictures(28)), atol=1e-2, rtol=0)
+    assert half.text_projection is None and half.name == clip_vision.name
+    torch.testing.assert_close(half(images(28)), clip_vision(images(28)), atol=1e-2, rtol=0)
 
 
 def test_one_of_ours_gives_the_same(tmp_path):
@@ -84,9 +84,9 @@ def test_one_of_ours_gives_the_same(tmp_path):
     save_encoder(start_encoder(config, 20), file, "mini")
     vision, encoder = open_vision(file), load_encoder(file)
     assert (vision.side, vision.width) == (encoder.side, 10) == (24, 10)
-    seen = pictures(24)
+    pixels = images(24)
     with torch.no_grad():
-        torch.testing.assert_close(vision(seen), encoder.of_pictures(seen))
+        torch.testing.assert_close(vision(pixels), encoder.encode_images(pixels))
     assert torch.equal(vision.text_projection, encoder.text_projection)
     assert not any(p.requires_grad for p in vision.network.parameters())
 
@@ -113,12 +113,12 @@ def test_sizes_are_those_of_the_host_s_own_tables(width, wide, layers, projected
             for k in range(layers)
         },
     }
-    found = config_of(tensors)
-    assert (found.hidden_size, found.intermediate_size) == (width, wide)
-    assert (found.num_hidden_layers, found.num_attention_heads) == (layers, 16)
-    assert (found.projection_dim, found.hidden_act) == (projected, act)
-    assert (found.image_size, found.patch_size) == (224 if positions == 257 else 336, 14)
-    assert found.layer_norm_eps == 1e-5
+    config = read_config(tensors)
+    assert (config.hidden_size, config.intermediate_size) == (width, wide)
+    assert (config.num_hidden_layers, config.num_attention_heads) == (layers, 16)
+    assert (config.projection_dim, config.hidden_act) == (projected, act)
+    assert (config.image_size, config.patch_size) == (224 if positions == 257 else 336, 14)
+    assert config.layer_norm_eps == 1e-5
 
 
 def test_other_files_are_named(clip, tmp_path):
