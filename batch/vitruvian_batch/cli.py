@@ -34,7 +34,7 @@ EXAMPLES = """examples:
   vitruvian-batch person.json --table people.csv --host http://one:8188 --host http://two:8188
   vitruvian-batch person.json --table people.csv --comfyui ~/ComfyUI --resume
 
-A table's columns are called title.input, after the node's title in ComfyUI: "Prompt.text".
+A table's columns are called title.input, after the node's title in ComfyUI: "The prompt.text".
 The column seed means all seeds. A file of this machine goes to the host; photos/*.png makes a row
 for every file. The same command with --resume goes on after anything.
 

@@ -12,6 +12,10 @@ from vitruvian.batch.vitruvian_batch.trouble import Trouble
 from vitruvian.tools import environments, examples, hosts, paths
 from vitruvian.tools.server import Server
 
+COMMANDS = sorted(
+    path.stem for path in (paths.ROOT / "tools/commands").glob("*.py") if path.stem != "__init__"
+)
+
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
@@ -143,3 +147,20 @@ def test_a_server_that_dies_shows_the_end_of_its_log(tmp_path):
     with pytest.raises(Trouble, match="no such option"):
         with Server(sys.executable, tmp_path, tmp_path):
             pass
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_begins_with_the_standard_library_alone(command):
+    """No environment may be there yet: -S leaves out site-packages."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(paths.ROOT)!r}); import dev; dev.load_pack()\n"
+        f"import vitruvian.tools.commands.{command}"
+    )
+    assert subprocess.call([sys.executable, "-I", "-S", "-c", code]) == 0
+
+
+def test_the_command_line_offers_every_command():
+    import dev
+
+    text = dev.parser().format_help()
+    assert all(f"    {command} " in text for command in COMMANDS)

@@ -25,7 +25,7 @@ Start = tuple[Path, int]  # a file and the index of a line of code in it
 
 
 class Line(NamedTuple):
-    """The tokens of a line; the second of each pair tells a name that may differ."""
+    """The tokens of a line; the second of each pair says if it is a name that may differ."""
 
     number: int
     tokens: tuple[tuple[str, bool], ...]
@@ -100,12 +100,10 @@ def _uncounted(tree: ast.Module) -> set[int]:
         statements: list[ast.stmt] = []
         if isinstance(node, ast.ClassDef):
             statements += [item for item in node.body if isinstance(item, ast.AnnAssign)]
-        if isinstance(node, (ast.Import, ast.ImportFrom)) or _is_text(node):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
             statements.append(node)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            statements.append(node)  # a docstring
         for statement in statements:
             numbers.update(range(statement.lineno, (statement.end_lineno or 0) + 1))
     return numbers
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
