@@ -285,7 +285,7 @@ def test_images_larger_than_their_squares_are_smoothed(scenes, vision, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("caption", "without"),
+    ("caption", "expected"),
     [
         ("a man doing yoga in a park", "a man doing yoga in a park"),
         ("blue jeans", CAPTION),
