@@ -132,10 +132,16 @@ def with_options(options: Mapping[str, Any], **added: Any) -> dict[str, Any]:
     return {**options, **added}
 
 
-def with_patch(options: Mapping[str, Any], kind: str, patch: Callable) -> dict[str, Any]:
-    """Return new transformer_options with `patch` behind the other patches of its kind."""
+def with_patch(
+    options: Mapping[str, Any], kind: str, patch: Callable, *, first: bool = False
+) -> dict[str, Any]:
+    """Return new transformer_options with `patch` behind the other patches of its kind, or before
+    them as the first.
+    """
     patches = options.get("patches", {})
-    return {**options, "patches": {**patches, kind: [*patches.get(kind, []), patch]}}
+    others = patches.get(kind, [])
+    ordered = [patch, *others] if first else [*others, patch]
+    return {**options, "patches": {**patches, kind: ordered}}
 
 
 def options_of(extra_args: Mapping[str, Any]) -> dict[str, Any]:

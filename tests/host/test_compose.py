@@ -68,8 +68,8 @@ def cast(loaded, *prompts):
 
 
 SETTINGS = {
-    "mode": "exact", "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start": 0.0, "end": 1.0,
-    "background": ours.MEAN, "shared_negative": True,
+    "mode": "exact", "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0,
+    "end_percent": 1.0, "background_prompt": ours.MEAN, "shared_negative": True,
 }  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def test_misuse_says_what_to_mend(loaded):
 def test_another_packs_attention_patch_sees_whole_chunks(loaded, mode):
     """IPAdapter and its like reckon with rows = latent batch x len(cond_or_uncond)."""
     model, positive, negative = composed(
-        loaded, cast(loaded, *TWO), poses(0.3, 0.7), mode=mode, background=ours.SCENE
+        loaded, cast(loaded, *TWO), poses(0.3, 0.7), mode=mode, background_prompt=ours.SCENE
     )
     seen = set()
 
@@ -203,7 +203,7 @@ def test_an_inpainting_mask_keeps_what_it_covers_not(loaded):
 
 def test_outside_start_and_end_the_positive_prompt_paints_alone(loaded):
     instances, keypoints = cast(loaded, *TWO), poses(0.3, 0.7)
-    model, positive, negative = composed(loaded, instances, keypoints, start=0.99, end=1.0)
+    model, positive, negative = composed(loaded, instances, keypoints, start_percent=0.99, end_percent=1.0)
     early = sample(model, positive, negative, steps=1)
     plain = sample(loaded[0], text(loaded, "two people, in a park"), text(loaded, ""), steps=1)
     torch.testing.assert_close(early, plain)

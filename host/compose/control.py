@@ -1,0 +1,244 @@
+"""The ControlNet of a composition: it travels on the conditioning, so that the host loads, starts
+and cleans it up by its own rules, and gives every stream the residuals of its own skeleton.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import comfy.controlnet
+import torch
+from torch import Tensor
+
+from ...models import compose
+from ..sampling import latent_stride
+from .streams import KEY, NEGATIVE, NODE, PEOPLE, Composition, Layout
+
+Residuals = dict[str, list]  # lists of tensors or None, under the host's names of places
+PLACES = ("input", "middle", "output")
+
+
+class Rows(NamedTuple):
+    """The streams' rows, as a ControlNet reads them."""
+
+    x: Tensor  # noisy latents [rows, C, h, w]
+    t: Tensor  # noise levels [rows]
+    cond: Mapping[str, Any]  # texts and more; what has as many rows belongs to them
+
+    def select(self, rows: Tensor) -> "Rows":
+        """Take some of the rows; `rows` bool [rows]."""
+
+        def those(value: Any) -> Any:
+            per_row = isinstance(value, Tensor) and len(value) == len(self.x)
+            return value[rows] if per_row else value
+
+        return Rows(
+            self.x[rows], self.t[rows], {name: those(value) for name, value in self.cond.items()}
+        )
+
+
+class ComposedControl(comfy.controlnet.ControlBase):
+    """A control of the host that adds nothing itself. The wrapper around the network asks it for
+    the residuals of the streams, whose number the host does not know.
+    """
+
+    def __init__(self, controlnet: Any, composition: Composition, strength: float):
+        super().__init__()
+        self.controlnet, self.composition = controlnet, composition
+        self.strength = strength
+        self.timestep_percent_range = (composition.start_percent, composition.end_percent)
+        self._pre_run_args: tuple | None = None  # model, percent to timestep
+        self._controls: dict[tuple, Any] = {}
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Callable) -> None:
+        super().pre_run(model, percent_to_timestep_function)
+        self._pre_run_args = (model, percent_to_timestep_function)
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options=None):
+        previous = self.previous_controlnet
+        if previous is None:
+            return None
+        return previous.get_control(x_noisy, t, cond, batched_number, transformer_options)
+
+    def residuals(
+        self, hints: Sequence[int], batch: int, rows: Rows, options: Mapping[str, Any]
+    ) -> Residuals | None:
+        """Return the ControlNet's residuals, strength applied, for streams of `batch` rows each.
+
+        hints: whose skeleton each stream has, MERGED for everybody's.
+        """
+        control = self._control_for(tuple(hints), batch, rows.x)
+        return control.get_control(rows.x, rows.t, dict(rows.cond), 1, options)
+
+    def _control_for(self, hints: tuple[int, ...], batch: int, x: Tensor) -> Any:
+        """A copy of the ControlNet with one hint per row, kept until the sampling ends."""
+        key = hints, batch, tuple(x.shape[-2:])
+        if key not in self._controls:
+            if self._pre_run_args is None:
+                raise RuntimeError("the ControlNet was asked before sampling began")
+            stride = latent_stride(self._pre_run_args[0].latent_format)
+            height, width = (stride * side for side in x.shape[-2:])
+            images = {k: self.composition.hint(k, width, height) for k in set(hints)}
+            # a single image serves all rows
+            rows = hints[:1] if len(images) == 1 else [k for k in hints for _ in range(batch)]
+            control = self.controlnet.copy()
+            control.set_cond_hint(
+                torch.stack([images[k] for k in rows]).movedim(-1, 1),
+                self.strength,
+                self.timestep_percent_range,
+            )
+            control.pre_run(*self._pre_run_args)
+            _embed_hint_once(control)
+            self._controls[key] = control
+        return self._controls[key]
+
+    def get_models(self) -> list:
+        return [*super().get_models(), *self.controlnet.get_models()]
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        needed = self.controlnet.inference_memory_requirements(dtype)
+        return max(needed, super().inference_memory_requirements(dtype))
+
+    def cleanup(self) -> None:
+        super().cleanup()
+        for control in self._controls.values():
+            control.cleanup()
+        self._controls, self._pre_run_args = {}, None
+
+    def copy(self) -> "ComposedControl":
+        duplicate = ComposedControl(self.controlnet, self.composition, self.strength)
+        self.copy_to(duplicate)
+        duplicate.timestep_percent_range = self.timestep_percent_range
+        return duplicate
+
+    def deepclone_multigpu(self, load_device, autoregister=False):
+        clone = self.copy()
+        clone.controlnet = self.controlnet.deepclone_multigpu(load_device)
+        if autoregister:
+            self.multigpu_clones[load_device] = clone
+        return clone
+
+
+class _EmbeddedOnce(torch.nn.Module):
+    """A ControlNet's hint embedding that runs only when the hint is another, not in every step."""
+
+    def __init__(self, block: torch.nn.Module):
+        super().__init__()
+        self.block = block
+        self._last: tuple[Tensor, Tensor] | None = None  # a hint and its embedding
+
+    def forward(self, hint: Tensor, *args: Any) -> Tensor:
+        if self._last is None or self._last[0] is not hint:
+            self._last = hint, self.block(hint, *args)
+        return self._last[1]
+
+
+def _embed_hint_once(control: Any) -> None:
+    """Give this copy of a ControlNet a network with the shared weights and its own embedding of the
+    hint.
+    """
+    blocks = getattr(getattr(control, "control_model", None), "_modules", {})
+    if "input_hint_block" in blocks:
+        control.control_model = copy.copy(control.control_model)
+        embedding = _EmbeddedOnce(blocks["input_hint_block"])
+        control.control_model._modules = {**blocks, "input_hint_block": embedding}
+
+
+def attach(control: ComposedControl, positive: Any, negative: Any) -> tuple[list, list]:
+    """Return both CONDITIONINGs with the control behind those they have, marked with their role.
+
+    Entries with the same control before it share one copy, so that the host can batch them.
+    """
+    copies: dict[Any, ComposedControl] = {}  # by the control before it
+
+    def behind(previous: Any) -> ComposedControl:
+        if previous not in copies:
+            copies[previous] = control.copy()
+            copies[previous].set_previous_controlnet(previous)
+        return copies[previous]
+
+    def marked(conditioning: Any, role: str) -> list:
+        marks = {"control_apply_to_uncond": False, KEY: role}
+        return [
+            [text, {**entry, **marks, "control": behind(entry.get("control"))}]
+            for text, entry in conditioning
+        ]
+
+    return marked(positive, PEOPLE), marked(negative, NEGATIVE)
+
+
+def roles_of(conds: Mapping[str, list], composition: Composition) -> dict[Any, str]:
+    """Return PEOPLE or NEGATIVE for each conditioning entry that carries this composition, by uuid.
+    ValueError for an entry with an area.
+    """
+    composed = [
+        entry
+        for entries in conds.values()
+        for entry in entries
+        if control_of(entry, composition) is not None
+    ]
+    if any("area" in entry for entry in composed):
+        raise ValueError(
+            f"{NODE}: a conditioning with an area (Conditioning Set Area) can not be composed. "
+            "Remove the area; an instance's own mask says where a person is."
+        )
+    return {entry["uuid"]: entry[KEY] for entry in composed}
+
+
+def control_of(entry: Mapping[str, Any], composition: Composition) -> ComposedControl | None:
+    """Find the composition's control in a conditioning entry's chain of controls."""
+    control = entry.get("control")
+    while control is not None:
+        if isinstance(control, ComposedControl) and control.composition is composition:
+            return control
+        control = control.previous_controlnet
+    return None
+
+
+def stream_residuals(
+    control: ComposedControl, layout: Layout, rows: Rows, options: Mapping[str, Any]
+) -> Residuals:
+    """Return the ControlNet's residuals for the rows of all streams; zeros where a stream has no
+    control.
+    """
+    controlled = [stream.hint is not None for stream in layout.streams]
+    hints = [stream.hint for stream in layout.streams if stream.hint is not None]
+    if all(controlled):
+        residuals = control.residuals(hints, layout.batch, rows, options) or {}
+        return {place: list(residuals.get(place, [])) for place in PLACES}
+    mask = torch.tensor(controlled, device=rows.x.device).repeat_interleave(layout.batch)
+    residuals = control.residuals(hints, layout.batch, rows.select(mask), options) or {}
+
+    def to_all_rows(residual: Tensor | None) -> Tensor | None:
+        if residual is None:
+            return None
+        padded = residual.new_zeros(len(rows.x), *residual.shape[1:])
+        padded[mask] = residual
+        return padded
+
+    return {place: [to_all_rows(r) for r in residuals.get(place, [])] for place in PLACES}
+
+
+def share_deep_residuals(layout: Layout, residuals: list, shares: Tensor) -> list:
+    """Apply `compose.share_residuals` to the streams of each chunk."""
+    counts = layout.counts()
+    sizes = [count * layout.batch for count in counts]
+    by_residual = [[None] * len(sizes) if r is None else r.split(sizes) for r in residuals]
+    by_chunk = []
+    for k, count in enumerate(counts):
+        part = [chunks[k] for chunks in by_residual]
+        by_chunk.append(part if count == 1 else compose.share_residuals(part, shares))
+    return [None if parts[0] is None else torch.cat(parts) for parts in zip(*by_chunk, strict=True)]
+
+
+def add_residuals(residuals: Residuals, others: Mapping[str, Sequence]) -> Residuals:
+    """Add the residuals of other controls in the chain; new lists in the same order."""
+    summed = {}
+    for place, first in residuals.items():
+        second = list(others.get(place, []))
+        sums = [
+            a if b is None else b if a is None else a + b
+            for a, b in zip(first, second, strict=False)
+        ]
+        summed[place] = sums + first[len(sums) :] + second[len(sums) :]
+    return summed

@@ -1,0 +1,130 @@
+"""What differs between network families when people are composed: where streams are mixed inside
+the network. One row of FAMILIES per family.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..sampling import UNET, Family, known_family, with_patch
+from .streams import COUPLE, LAYERS, NODE, Layout, Stream, StreamCall, stream_texts
+
+
+class ComposeFamily(NamedTuple):
+    """One family of networks that can compose."""
+
+    family: Family
+    # network, call -> a context in which the network mixes the streams at its head
+    mixing: Callable[[Any, StreamCall], AbstractContextManager]
+    # call, transformer_options -> new ones with the mode's own patches of blocks
+    add_patches: Callable[[StreamCall, Mapping[str, Any]], dict[str, Any]]
+
+
+@contextmanager
+def _unet_mixing(unet: Any, call: StreamCall) -> Iterator[None]:
+    """While it lasts, the head reads the chunks' mixed features and its result goes to all streams;
+    in the mode LAYERS the middle block's result is mixed as well, before control is added to it.
+
+    These are module hooks: of the host's object patches there is one slot for all packs.
+    """
+    layout, shares = call.layout, call.shares
+    rows = layout.chunk_rows().to(shares.device)  # once per call, not per block
+
+    def mix(_, inputs):
+        return (layout.mix(inputs[0], shares),)
+
+    def to_all_streams(_, __, output):
+        return output[rows]
+
+    def mix_for_all_streams(_, __, output):
+        return layout.mix(output, shares)[rows]
+
+    hooks = [
+        unet.out.register_forward_pre_hook(mix),
+        unet.out.register_forward_hook(to_all_streams),
+    ]
+    if call.mode == LAYERS and unet.middle_block is not None:
+        last = unet.middle_block[-1]  # the host calls the layers, never the block
+        hooks.append(last.register_forward_hook(mix_for_all_streams))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _unet_patches(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
+    """LAYERS mixes the features after every block, COUPLE the results of cross-attention; EXACT
+    needs no patch.
+    """
+    if call.mode == LAYERS:
+        return _mix_every_block(call, options)
+    if call.mode == COUPLE:
+        return _couple(call, options)
+    return dict(options)
+
+
+def _mix_every_block(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
+    layout, shares = call.layout, call.shares
+    rows = layout.chunk_rows().to(shares.device)
+
+    def mix_input(h, _):
+        return layout.mix(h, shares)[rows]
+
+    def mix_output(h, skip, extra):  # h is of the block before; the middle's is mixed already
+        return h if extra["block"][1] == 0 else layout.mix(h, shares)[rows], skip
+
+    options = with_patch(options, "input_block_patch", mix_input)
+    return with_patch(options, "output_block_patch", mix_output, first=True)
+
+
+def _couple(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Attend to every person's text, each only inside their share of the image: the rows of the
+    people's chunks are multiplied before cross-attention and mixed after it.
+    """
+    people: list[int | None] = [*range(len(call.people.contexts))] + [None] * call.scene
+    inner = Layout(
+        tuple(
+            Stream(chunk, text, None)
+            for chunk, is_people in enumerate(call.is_people)
+            for text in (people if is_people else [None])
+        ),
+        call.layout.batch,
+    )
+    rows = inner.chunk_rows().to(call.shares.device)
+    outer_kinds = options["cond_or_uncond"]
+
+    @lru_cache(maxsize=2)  # every block gets the same tensor, unless an earlier patch changes it
+    def texts_of_streams(context: Tensor) -> Tensor:
+        chunks = context.split(inner.batch)
+        texts = [
+            text.to(chunk) if is_people else chunk
+            for text, chunk, is_people in zip(call.chunk_texts, chunks, call.is_people, strict=True)
+        ]
+        return stream_texts(inner, call.people.contexts, texts)
+
+    # `extra` is the block's own copy of the options: writing there tells the patches in between
+    # how many chunks they see.
+    def multiply(n, keys, values, extra):
+        kinds = extra["cond_or_uncond"]
+        extra["cond_or_uncond"] = [kinds[stream.chunk] for stream in inner.streams]
+        return n[rows], texts_of_streams(keys), texts_of_streams(values)
+
+    def mix(n, extra):
+        extra["cond_or_uncond"] = outer_kinds
+        return inner.mix_tokens(n, call.shares, *extra["activations_shape"][-2:])
+
+    options = with_patch(options, "attn2_patch", multiply)
+    return with_patch(options, "attn2_output_patch", mix, first=True)
+
+
+FAMILIES = (ComposeFamily(UNET, _unet_mixing, _unet_patches),)
+
+
+def compose_family(model: Any) -> ComposeFamily:
+    """Return the row of a MODEL's network; ValueError for a network without one."""
+    family = known_family(model, NODE, [row.family for row in FAMILIES])
+    return next(row for row in FAMILIES if row.family is family)
