@@ -82,8 +82,8 @@ ARMS = (  # right, left
     (pose.R_SHOULDER, pose.R_ELBOW, pose.R_WRIST),
     (pose.L_SHOULDER, pose.L_ELBOW, pose.L_WRIST),
 )
-CORNERS = (pose.R_SHOULDER, pose.L_SHOULDER, pose.L_HIP, pose.R_HIP)
-HEAD = (pose.NOSE, pose.R_EYE, pose.L_EYE, pose.R_EAR, pose.L_EAR)
+TRUNK_JOINTS = (pose.R_SHOULDER, pose.L_SHOULDER, pose.L_HIP, pose.R_HIP)
+HEAD_JOINTS = (pose.NOSE, pose.R_EYE, pose.L_EYE, pose.R_EAR, pose.L_EAR)
 LEGS = ((pose.R_HIP, pose.R_KNEE, pose.R_ANKLE), (pose.L_HIP, pose.L_KNEE, pose.L_ANKLE))
 TOES = ((3, 4, 5), (0, 1, 2))  # big toe, small toe, heel among the points of the feet
 # half thickness as a share of the standing height
@@ -109,7 +109,7 @@ def map_from_pose(people: People, outfit: Outfit, width: int, height: int) -> Te
     people = pose.scale_to_canvas(people, width, height)
     heights = body_masks.standing_heights(people)
     for number in heights.argsort(descending=True, stable=True).tolist():
-        tall = min(heights[number].item(), 2.0 * max(width, height))  # a stray point is no giant
+        tall = min(heights[number].item(), 2.0 * max(width, height))  # a stray point makes no giant
         if tall > 0:
             for stroke in strokes(pose.pick(people, [number]), outfit, tall):
                 _fill(labels, stroke.corners * tall, stroke.radius * tall, stroke.part)
@@ -125,9 +125,8 @@ def strokes(person: People, outfit: Outfit, tall: float) -> Iterator[Stroke]:
     hands = [_points(hand[0], tall) for hand in (person.right_hand, person.left_hand)]
     feet = _points(person.foot[0], tall)
     sides = _far_first(at)
-    behind = int(
-        (pose.R_EAR in at) != (pose.L_EAR in at)
-    )  # how many arms: of a profile, the far one
+    is_profile = (pose.R_EAR in at) != (pose.L_EAR in at)
+    behind = 1 if is_profile else 0  # arms behind the trunk: of a profile, the far one
     arms = [list(_arm(at, hands[side], ARMS[side], outfit)) for side in sides]
     trunk, below = _trunk(at, outfit), _below(at, outfit)
     tucked = TABLE[_upper(outfit)].shape in (Shape.SHIRT, None) and outfit.lower != NOTHING
@@ -158,7 +157,7 @@ def _path(at: Points, joints: Sequence[int], reach: float) -> Iterator[Tensor]:
 
 
 def _beyond(at: Points, joints: Sequence[int], length: float) -> Tensor | None:
-    """[2, 2]: from the last joint on as the last bone points."""
+    """[2, 2]: from the last joint on, in the direction of the last bone."""
     *_, before, last = joints
     if before not in at or last not in at:
         return None
@@ -212,7 +211,7 @@ def _leg(at: Points, feet: Points, side: int, outfit: Outfit) -> Iterator[Stroke
 
 def _trunk(at: Points, outfit: Outfit) -> Iterator[Stroke]:
     """Shoulders to hips, and the skirt of a dress."""
-    corners = [at[joint] for joint in CORNERS if joint in at]
+    corners = [at[joint] for joint in TRUNK_JOINTS if joint in at]
     if len(corners) > 2:
         yield Stroke(_upper(outfit), torch.stack(corners), TRUNK)
     if outfit.upper == OPEN and len(corners) == 4:
@@ -233,7 +232,7 @@ def _below(at: Points, outfit: Outfit) -> Iterator[Stroke]:
 
 
 def _skirt(at: Points, part: int, hem: float) -> Iterator[Stroke]:
-    """A trapezium from the hips to the hem, wider there."""
+    """A trapezoid from the hips to the hem, wider there."""
     legs = [list(_path(at, joints, hem)) for joints in LEGS]
     hips = [at[joint] for joint in (pose.R_HIP, pose.L_HIP) if joint in at]
     ends = torch.stack([bones[-1][1] for bones in legs if bones]) if any(legs) else None
@@ -244,7 +243,7 @@ def _skirt(at: Points, part: int, hem: float) -> Iterator[Stroke]:
 
 def _head(at: Points, outfit: Outfit) -> Iterator[Stroke]:
     """Neck, hair, face, glasses and hat, in the direction of the neck; from behind, no face."""
-    points = [at[joint] for joint in HEAD if joint in at]
+    points = [at[joint] for joint in HEAD_JOINTS if joint in at]
     if not points:
         return
     middle = torch.stack(points).mean(0)
@@ -282,7 +281,8 @@ def _head(at: Points, outfit: Outfit) -> Iterator[Stroke]:
 def _fill(labels: Tensor, corners: Tensor, radius: float, part: int) -> None:
     """Set what a stroke covers in a map [H, W], in place; corners and radius in pixels.
 
-    The corners are joined around their middle, so that a twisted trunk is no bow tie.
+    The corners are joined around their middle, so that the outline of a twisted trunk does not
+    cross itself.
     """
     low, high = (corners.amin(0) - radius).tolist(), (corners.amax(0) + radius).tolist()
     x0, y0 = (max(0, int(value)) for value in low)
@@ -300,11 +300,9 @@ def _fill(labels: Tensor, corners: Tensor, radius: float, part: int) -> None:
 
 
 def _inside(corners: Tensor, width: int, height: int) -> Tensor:
-    """[height, width], 1 inside the polygon: a ray to the right meets its edges an odd number of
-    times.
-    """
+    """[height, width], 1 inside the polygon, where a ray to the right crosses an odd number of edges."""
     y, x = torch.arange(height)[:, None, None], torch.arange(width)[:, None]
     start, end = corners, corners.roll(-1, 0)
-    meets = (start[:, 1] > y) != (end[:, 1] > y)  # [h, 1, n]
+    crosses = (start[:, 1] > y) != (end[:, 1] > y)  # [h, 1, n]
     edge = start[:, 0] + (y - start[:, 1]) * (end - start)[:, 0] / (end - start)[:, 1]
-    return (meets & (x < edge)).sum(-1).remainder(2).float()
+    return (crosses & (x < edge)).sum(-1).remainder(2).float()

@@ -38,10 +38,9 @@ EPSILON = 1e-5
 
 
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """Rescale a schedule [T] so that no signal is left at its last step (Lin et al. 2023,
-    algorithm 1).
+    """Rescale a schedule [T] so that no signal is left at its last step.
 
-    The first step is unchanged. The last is 0 exactly: a network that predicts the noise can not be
+    Source: Lin et al. 2023, algorithm 1. The first step is unchanged. The last is 0 exactly: a network that predicts the noise can not be
     sampled there.
     """
     root = alphas_cumprod.sqrt()
@@ -236,17 +235,19 @@ def _signs(like: Tensor, convention: str) -> Tensor:
 
 
 def normals_from_depth(depth: Tensor, per_pixel: float) -> Tensor:
-    """Compute the unit normals [B, 3, H, W] of surfaces [B, H, W]: depth and normals must agree.
+    """Compute unit normals [B, 3, H, W] from depth [B, H, W], which grows to the viewer.
 
-    Depth grows to the viewer; `per_pixel` is the width of a pixel in its units.
+    `per_pixel` is the width of a pixel in units of depth. Depth and normals that are generated
+    together should agree in this way.
     """
     down, across = torch.gradient(depth, dim=(1, 2))
     return normalize(torch.stack((-across, down, torch.full_like(depth, per_pixel)), 1), dim=1)
 
 
 def relight(rgb: Tensor, normal: Tensor, light: Tensor, ambient: float = 0.35) -> Tensor:
-    """Light images [B, 3, H, W] by a lamp in the direction `light` [3]: Lambert's law on top of
-    `ambient`.
+    """Light images [B, 3, H, W] by a lamp in the direction `light` [3].
+
+    Lambert's law on top of `ambient` light.
     """
     towards = normalize(light.to(normal), dim=0).view(3, 1, 1)
     lit = (normal * towards).sum(1, keepdim=True).clamp(min=0)

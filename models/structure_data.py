@@ -44,16 +44,19 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def stored_normals(images: Tensor, convention: str = RIGHT_UP) -> Tensor:
-    """Convert normal images [B,3,H,W] in 0..1 of one of structure.NORMALS to the folder's: red to
-    the right, unit length. Gray, which points nowhere, faces the viewer.
+    """Convert normal images [B,3,H,W] in 0..1 to the folder's convention.
+
+    `convention` is one of structure.NORMALS; in the folder red points right and normals have unit
+    length. Gray, which points nowhere, faces the viewer.
     """
     points = (images * 2 - 1).square().sum(1, keepdim=True) >= NOTHING
     return normals_to_image(image_to_normals(images, convention) * points)
 
 
 def next_number(folder: Path) -> int:
-    """Return the number after all that file names in a folder begin with, of complete images or
-    not.
+    """Return the next free number of a folder: higher than any that a file name begins with.
+
+    Files of incomplete images count, too.
     """
     stems = (file.name.split(".")[0] for file in folder.iterdir())
     return max((int(stem) for stem in stems if stem.isdecimal()), default=0) + 1
