@@ -300,7 +300,7 @@ def _fill(labels: Tensor, corners: Tensor, radius: float, part: int) -> None:
 
 
 def _inside(corners: Tensor, width: int, height: int) -> Tensor:
-    """[height, width], 1 inside the polygon, where a ray to the right crosses an odd number of edges."""
+    """[height, width], 1 inside the polygon: a ray to the right crosses an odd number of edges."""
     y, x = torch.arange(height)[:, None, None], torch.arange(width)[:, None]
     start, end = corners, corners.roll(-1, 0)
     crosses = (start[:, 1] > y) != (end[:, 1] > y)  # [h, 1, n]

@@ -40,8 +40,8 @@ EPSILON = 1e-5
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     """Rescale a schedule [T] so that no signal is left at its last step.
 
-    Source: Lin et al. 2023, algorithm 1. The first step is unchanged. The last is 0 exactly: a network that predicts the noise can not be
-    sampled there.
+    The first step is unchanged. The last is 0 exactly: a network that predicts the noise can not be
+    sampled there. Source: Lin et al. 2023, algorithm 1.
     """
     root = alphas_cumprod.sqrt()
     first, last = root[0], root[-1]
