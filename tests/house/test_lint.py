@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 from vitruvian.tools.commands import lint
-from vitruvian.tools.counts import functions, like_lines, sources, vague_names
+from vitruvian.tools.counts import functions, like_functions, like_lines, sources, vague_names
 
 LOOP = """
 def {name}(values, limit):
@@ -54,6 +54,21 @@ def test_other_numbers_methods_or_uses_of_names_are_not_like(source):
         "use": text.replace("total *= x", "total *= limit"),
     }.items():
         assert not like_lines.like_pairs([first, source(f"{name}.py", changed)]), name
+
+
+def test_functions_with_a_few_lines_of_their_own_are_like(source):
+    text = LOOP.format(name="add", item="x", number=10)
+    first = source("first.py", text)
+    changed = text.replace("    if not total", "    total.sort()\n    if not total").replace(
+        "-= 1", "-= 2"
+    )
+    second = source("second.py", changed)
+    assert not like_lines.like_pairs([first, second])
+    (pair,) = like_functions.like_functions([first, second])
+    assert pair == f"{first}:2 add ~ {second}:2 add, 13 lines"
+    assert not like_functions.like_functions(
+        [first, source("third.py", text.replace("total", "a.b"))]
+    )
 
 
 def test_tables_imports_and_heads_of_functions_are_not_repeated_code(source):
