@@ -83,7 +83,7 @@ def train(run: Run) -> None:
 
 
 def train_ablations(run: Run) -> None:
-    """Train it once more, as long, with every part visible from everywhere."""
+    """Train the alignment once more, as long, with every part visible from everywhere."""
     _train_alignment(run, NO_ALIGNMENT, masked=False)
 
 

@@ -73,7 +73,7 @@ def train(run: Run) -> None:
 
 
 def train_ablations(run: Run) -> None:
-    """Train it once more in every way of ABLATIONS, each shorter."""
+    """Train the prior once more in every way of ABLATIONS, each shorter."""
     for name, config in ABLATIONS.items():
         out = run.work / "human-prior-ablations" / name
         file = BASELINES / f"{name}.safetensors"

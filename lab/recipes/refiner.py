@@ -45,7 +45,7 @@ def train(run: Run) -> None:
 
 
 def train_ablations(run: Run) -> None:
-    """Train it once more, as many steps, with no condition ever dropped."""
+    """Train the refiner once more, as many steps, with no condition ever dropped."""
     _train_refiner(run, 0.0, NO_DROPOUT)
 
 

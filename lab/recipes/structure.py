@@ -109,7 +109,7 @@ def train(run: Run) -> None:
 
 
 def train_ablations(run: Run) -> None:
-    """Train it in every way of ABLATIONS, each shorter."""
+    """Train the structure network in every way of ABLATIONS, each shorter."""
     checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
     data = structure_data(checkpoint, run.work)
     for name, config in ABLATIONS.items():

@@ -124,12 +124,12 @@ def text_names(keys: Iterable[str]) -> dict[str, str]:
 
 def unet_to_ldm(unet: nn.Module) -> Tensors:
     """Rename a UNet2DConditionModel's weights, with the prefix they have in a checkpoint."""
-    return named(unet, unet_names, UNET)
+    return rename_tensors(unet, unet_names, UNET)
 
 
 def controlnet_to_ldm(controlnet: nn.Module) -> Tensors:
     """Rename a ControlNetModel's weights, as ControlNet files have them."""
-    return named(controlnet, unet_names, "")
+    return rename_tensors(controlnet, unet_names, "")
 
 
 def vae_to_ldm(vae: nn.Module, latent_scale: float, latent_shift: float) -> Tensors:
@@ -138,7 +138,7 @@ def vae_to_ldm(vae: nn.Module, latent_scale: float, latent_shift: float) -> Tens
     """
     scale = mini.HOST_LATENT_SCALE / latent_scale
     return {
-        **named(vae, vae_names, VAE),
+        **rename_tensors(vae, vae_names, VAE),
         VAE + "vae_scale": torch.tensor(scale),
         VAE + "vae_shift": torch.tensor(-latent_shift / scale),
     }
@@ -147,24 +147,24 @@ def vae_to_ldm(vae: nn.Module, latent_scale: float, latent_shift: float) -> Tens
 def text_to_ldm(text_encoder: nn.Module, token_ids: Sequence[int]) -> Tensors:
     """Rename a CLIPTextModel's weights and the CLIP ids of its rows, with a checkpoint's prefix."""
     return {
-        **named(text_encoder, text_names, TEXT),
+        **rename_tensors(text_encoder, text_names, TEXT),
         TOKEN_IDS: torch.tensor(token_ids, dtype=torch.int32),
     }
 
 
 def unet_from_ldm(unet: Module, tensors: Mapping[str, Tensor]) -> Module:
     """Fill a UNet2DConditionModel from a checkpoint's tensors."""
-    return filled(unet, tensors, unet_names, UNET)
+    return fill_module(unet, tensors, unet_names, UNET)
 
 
 def controlnet_from_ldm(controlnet: Module, tensors: Mapping[str, Tensor]) -> Module:
     """Fill a ControlNetModel from a ControlNet file's tensors."""
-    return filled(controlnet, tensors, unet_names, "")
+    return fill_module(controlnet, tensors, unet_names, "")
 
 
 def text_from_ldm(text_encoder: Module, tensors: Mapping[str, Tensor]) -> Module:
     """Fill a CLIPTextModel from a checkpoint's tensors."""
-    return filled(text_encoder, tensors, text_names, TEXT)
+    return fill_module(text_encoder, tensors, text_names, TEXT)
 
 
 def save_checkpoint(
@@ -216,7 +216,7 @@ def _checkpoint(tensors: Tensors) -> Checkpoint:
     return Checkpoint(
         unet=unet_from_ldm(networks.build_unet(), tensors).eval(),
         text_encoder=text_from_ldm(text_encoder, tensors).eval(),
-        vae=filled(networks.build_vae(), tensors, vae_names, VAE).eval(),
+        vae=fill_module(networks.build_vae(), tensors, vae_names, VAE).eval(),
         token_ids=token_ids,
         latent_scale=mini.HOST_LATENT_SCALE / scale,
         latent_shift=-shift * scale,
@@ -251,13 +251,13 @@ def _rename(key: str, places: Mapping[str, str]) -> str:
     raise KeyError(f"no LDM name is known for '{key}'")
 
 
-def named(module: nn.Module, names: Names, prefix: str) -> Tensors:
-    """Collect a module's tensors, by prefix and the names that `names` gives their keys."""
+def rename_tensors(module: nn.Module, names: Names, prefix: str) -> Tensors:
+    """Rename a module's tensors: a prefix, and the name that `names` gives each key."""
     tensors = module.state_dict()
     return {prefix + name: tensors[key] for key, name in names(tensors).items()}
 
 
-def filled(module: Module, tensors: Mapping[str, Tensor], names: Names, prefix: str) -> Module:
+def fill_module(module: Module, tensors: Mapping[str, Tensor], names: Names, prefix: str) -> Module:
     """Fill `module` from tensors; ValueError unless each of its own comes in its shape."""
     empty = module.state_dict()
     full = {}

@@ -24,7 +24,7 @@ from ...models.pose_features import feature_differences, image_features, resnet5
 from . import preview as sampler
 from .bases import Base, Pieces, Tokenizer, open_base
 from .denoise import DenoisingLoss
-from .human_prior_unet import PriorDenoiser, layers_of, load_prior, save_prior
+from .human_prior_unet import PriorDenoiser, load_prior, prior_layers, save_prior
 from .loop import Schedule, fit, saving
 from .networks import build_scheduler
 from .options import add_tasks, read_schedule, task_folders, training_parser
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str]) -> None:
     preview = _preview_people(people[:PREVIEWS], base)
     data = PersonDataset(people, base)
     save = partial(save_prior, model, options.out, base.name)
-    with saving(layers_of(model).state_dict, save, options.out):
+    with saving(prior_layers(model).state_dict, save, options.out):
         train_prior(model, data, loss, schedule, options.work, preview=preview)
 
 

@@ -127,14 +127,14 @@ def _place(key: str) -> str:
     return f"{STAGES[block]}_{number}_{transformer}"
 
 
-def layers_of(model: PriorDenoiser) -> nn.ModuleDict:
+def prior_layers(model: PriorDenoiser) -> nn.ModuleDict:
     """Collect the layers by place; their tensors' names are the file's, without its prefix."""
     return nn.ModuleDict({place: p.layer for place, p in model.attentions.items()})
 
 
 def save_prior(model: PriorDenoiser, path: Path, base: str) -> None:
     """Write the layers, and what they were trained with."""
-    tensors = {human_prior.PREFIX + name: t for name, t in layers_of(model).state_dict().items()}
+    tensors = {human_prior.PREFIX + name: t for name, t in prior_layers(model).state_dict().items()}
     facts: dict[str, str | int | float] = {
         "method": "human_prior",
         "version": human_prior.VERSION,
@@ -152,7 +152,7 @@ def load_prior(model: PriorDenoiser, path: Path) -> None:
     tensors, facts = weights.load(path, method="human_prior", version=human_prior.VERSION)
     layers = {key.removeprefix(human_prior.PREFIX): t for key, t in tensors.items()}
     try:
-        layers_of(model).load_state_dict(layers)
+        prior_layers(model).load_state_dict(layers)
     except RuntimeError as error:
         raise ValueError(
             f"{path}: a prior for another checkpoint or hidden width: {error}"

@@ -27,7 +27,7 @@ Place = Sequence[str]  # module names of one input or output block, in their ord
 
 
 class JointUNet(nn.Module):
-    """Predicts for all modalities at once. `unets[0]`: the trunk and the image's branch."""
+    """Predict all modalities at once. `unets[0]`: the trunk and the image's branch."""
 
     def __init__(
         self, unet: UNet2DConditionModel, experts: int, fusion: str = structure.MEAN
@@ -97,7 +97,7 @@ class JointUNet(nn.Module):
         """Collect all weights by the file's names."""
         tensors: convert.Tensors = {}
         for branch, unet in zip(BRANCHES, self.unets, strict=True):
-            tensors |= convert.named(unet, self._named, branch)
+            tensors |= convert.rename_tensors(unet, self._file_names, branch)
         mark = convert.UNET + structure.FUSE + self.fusion
         if self.mix is not None:
             tensors[mark + ".weight"] = self.mix.get_parameter("weight")
@@ -108,12 +108,12 @@ class JointUNet(nn.Module):
     def fill(self, tensors: convert.Tensors) -> None:
         """Fill the network with a file's tensors; ValueError, naming it, for what is missing."""
         for branch, unet in zip(BRANCHES, self.unets, strict=True):
-            convert.filled(unet, tensors, self._named, branch)
+            convert.fill_module(unet, tensors, self._file_names, branch)
         if self.mix is not None:
             weight = tensors[f"{convert.UNET}{structure.FUSE}{structure.LEARNED}.weight"]
             self.mix.load_state_dict({"weight": weight})
 
-    def _named(self, keys: Iterable[str]) -> dict[str, str]:
+    def _file_names(self, keys: Iterable[str]) -> dict[str, str]:
         return {key: self.names[key] for key in keys}
 
 

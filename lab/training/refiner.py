@@ -25,7 +25,7 @@ from ...models.refiner import CONDITIONS, SummedEmbedders
 from . import networks
 from . import preview as sampler
 from .bases import Base, open_base
-from .convert import controlnet_from_ldm, controlnet_to_ldm, filled, named, unet_names
+from .convert import controlnet_from_ldm, controlnet_to_ldm, fill_module, rename_tensors, unet_names
 from .denoise import Denoiser, DenoisingLoss
 from .loop import Schedule, fit, saving
 from .options import add_tasks, read_schedule, task_folders, training_parser
@@ -50,7 +50,7 @@ def _refiner(like: ControlNetModel, tensors: dict[str, Tensor]) -> ControlNetMod
     embedder = net.controlnet_cond_embedding
     summed = SummedEmbedders({condition: copy.deepcopy(embedder) for condition in CONDITIONS})
     net.controlnet_cond_embedding = summed
-    return filled(net, tensors, refiner_names, "")
+    return fill_module(net, tensors, refiner_names, "")
 
 
 def refiner_names(keys: Iterable[str]) -> dict[str, str]:
@@ -83,9 +83,9 @@ class RefinerLoss:
 
     def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
         denoising = replace(self.denoising, controlled=1.0, drop=self.drop_text)
-        return denoising(model, self.dropped(batch, g), g)
+        return denoising(model, self.drop_conditions(batch, g), g)
 
-    def dropped(self, batch: Sequence[dict], g: torch.Generator) -> list[dict]:
+    def drop_conditions(self, batch: Sequence[dict], g: torch.Generator) -> list[dict]:
         """Drop conditions at random; returns the items as a ControlNet's loss takes them."""
         trained = torch.tensor([condition in self.keep_only for condition in CONDITIONS])
         conditions = (torch.rand(len(batch), len(CONDITIONS), generator=g) >= self.drop) & trained
@@ -122,7 +122,7 @@ def save_refiner(
 ) -> None:
     """Write a refiner for Load Structure Refiner; atomic."""
     facts = {"method": "refiner", "base": base}
-    tensors = named(controlnet, refiner_names, "")
+    tensors = rename_tensors(controlnet, refiner_names, "")
     weights.save(path, tensors, {**facts, "version": refiner.VERSION}, dtype)
 
 

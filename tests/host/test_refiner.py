@@ -363,7 +363,7 @@ def test_wrong_files_are_named(trained, tmp_path, monkeypatch):
             ours.VitruvianLoadStructureRefiner.execute(name, "normal")
 
     facts = {"method": "refiner", "version": 1, "base": "mini"}
-    tensors = convert.named(trained, training.refiner_names, "")
+    tensors = convert.rename_tensors(trained, training.refiner_names, "")
     refused("missing.safetensors", "found no file")
     weights.save(tmp_path / "prior.safetensors", tensors, {**facts, "method": "human_prior"})
     refused("prior.safetensors", "'refiner', found 'human_prior'")
@@ -394,5 +394,5 @@ def test_wrong_inputs(loaded, net):
         ValueError, match="'end_percent' .0.2. must be greater than 'start_percent' .0.5."
     ):
         apply(loaded, images, refiner=net, start=0.5, end=0.2)
-    with pytest.raises(ValueError, match="9 channels, or one image of 3, but it was images 4"):
+    with pytest.raises(ValueError, match="9 channels, or one image of 3, but it got 4"):
         sample(loaded, stock(loaded, net, torch.ones(1, SIZE, SIZE, 4)))

@@ -187,7 +187,7 @@ def test_which_conditions_to_keep():
 def test_conditions_are_dropped_each_by_itself(tokenizer):
     originals = [{**BATCH[i % 4], "hint": BATCH[i % 4]["hint"][:, :8, :8]} for i in range(4000)]
     g = torch.Generator().manual_seed(5)
-    items = loss_of(tokenizer, drop=0.25).dropped(originals, g)
+    items = loss_of(tokenizer, drop=0.25).drop_conditions(originals, g)
     hints = torch.stack([item["hint"] for item in items])
     visible = hints.unflatten(1, (3, 3)).flatten(2).any(2)
     assert torch.allclose(visible.float().mean(0), torch.tensor(0.75), atol=0.03)
@@ -202,7 +202,7 @@ def test_conditions_are_dropped_each_by_itself(tokenizer):
 
 def test_only_some_conditions_are_kept(tokenizer):
     loss = loss_of(tokenizer, drop=0.0, keep_only=("pose", "normal"))
-    hints = torch.stack([item["hint"] for item in loss.dropped(BATCH, torch.Generator())])
+    hints = torch.stack([item["hint"] for item in loss.drop_conditions(BATCH, torch.Generator())])
     assert not hints[:, 3:6].any() and hints[:, :3].all() and hints[:, 6:].all()
 
 
