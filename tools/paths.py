@@ -12,5 +12,5 @@ EXAMPLE_IMAGES = ROOT / "workflows" / "images"
 
 
 def digest(*texts: str) -> str:
-    """Ten hexadecimal digits that name these texts."""
+    """Hash texts to ten hexadecimal digits, for the name of a folder."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:10]

@@ -1,3 +1,3 @@
-"""Runs a saved ComfyUI workflow over a table. Knows the host by its web interface only."""
+"""Run a saved ComfyUI workflow over a table, through ComfyUI's web interface only."""
 
 __version__ = "0.1.0"

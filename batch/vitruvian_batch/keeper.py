@@ -1,9 +1,9 @@
-"""Runs a command for as long as its parent lives: `python keeper.py COMMAND ...`.
+"""Run a command for as long as its parent lives: `python keeper.py COMMAND ...`.
 
-A runner that is killed can not stop the host it started. The pipe on this process's standard input
-ends with the runner, whatever ended it, and then the host is stopped here. On Linux the kernel
+A runner that is killed cannot stop the host it started. The pipe on this process's standard input
+ends with the runner, however that ended, and then the host is stopped here. On Linux the kernel
 stops the host if this process is killed too, as Ray does with the children of a dead worker.
-Imports nothing of ours.
+It imports no other module of the package.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def main() -> int:
+    """Run the command of the command line; its exit status."""
     child = subprocess.Popen(
         sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=_bind if _on_linux() else None
     )
