@@ -20,7 +20,7 @@ from ..models import weights
 from . import human_prior
 from .sampling import options_of, replace_options, run_as_sampler, unet_of, with_options
 
-NODE = "Train Human Prior"
+NODE, SAVE_NODE = "Train Human Prior", "Save Human Prior"
 SNR_LIMIT = 5.0  # of the loss's weights (Hang et al. 2023)
 LARGEST_NORM = 1.0  # of all gradients together
 BASES = {"SD15": "sd15", "SD20": "sd2", "SDXL": "sdxl"}  # the host's names -> vitruvian.base
@@ -232,5 +232,6 @@ def save(prior: human_prior.Prior, path: Path, base: str) -> None:
 
 
 def base_of(model: Any) -> str:
-    """Name the model's family for `vitruvian.base` in a file."""
+    """Name the MODEL's family for `vitruvian.base` in a file; ValueError if it is no UNet."""
+    unet_of(model, SAVE_NODE)
     return BASES.get(type(model.model.model_config).__name__, "mini")

@@ -1,5 +1,7 @@
 """Composition on the real host: against plain ControlNet, beside other patches, and misuse."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from vitruvian.host import compose as host
@@ -29,7 +31,7 @@ def inference():
         yield
 
 
-def figure(x, tall=0.8, y=0.1):
+def standing_person(x, tall=0.8, y=0.1):
     """A standing person: 18 points on a 128 x 128 canvas, flat."""
     shape = [
         (0, 0.08),
@@ -56,7 +58,13 @@ def figure(x, tall=0.8, y=0.1):
 
 
 def poses(*places):
-    return [{"people": [figure(x) for x in places], "canvas_width": SIZE, "canvas_height": SIZE}]
+    return [
+        {
+            "people": [standing_person(x) for x in places],
+            "canvas_width": SIZE,
+            "canvas_height": SIZE,
+        }
+    ]
 
 
 def text(loaded, words):
@@ -87,10 +95,14 @@ def composed(loaded, instances, keypoints, **changes):
     ).result
 
 
-def sample(model, positive, negative, *, steps=2, cfg=4.0, sampler="euler", batch=1, size=SIZE):
-    latent = {"samples": torch.zeros(batch, 4, size // 8, SIZE // 8)}
+SAMPLING = {"steps": 2, "cfg": 4.0, "sampler": "euler", "batch": 1, "height": SIZE}
+
+
+def sample(model, positive, negative, **settings):
+    run = SimpleNamespace(**{**SAMPLING, **settings})
+    latent = {"samples": torch.zeros(run.batch, 4, run.height // 8, SIZE // 8)}
     return core.common_ksampler(
-        model, 7, steps, cfg, sampler, "normal", positive, negative, latent
+        model, 7, run.steps, run.cfg, run.sampler, "normal", positive, negative, latent
     )[0]["samples"]
 
 
@@ -99,38 +111,38 @@ TWO = ("a man with a red top, in a park", "a woman with a blue top, in a park")
 
 @pytest.mark.parametrize("mode", ["exact", "layers", "couple"])
 def test_one_person_is_plain_controlnet_bit_for_bit(loaded, mode):
-    one = cast(loaded, TWO[0])
+    instances = cast(loaded, TWO[0])
     hint = pose_drawing.draw_people(pose.read_poses(poses(0.5))[0], SIZE, SIZE)[None]
     positive, negative = core.ControlNetApplyAdvanced().apply_controlnet(
-        one[0].conditioning, text(loaded, ""), loaded[3], hint, 1.0, 0.0, 1.0
+        instances[0].conditioning, text(loaded, ""), loaded[3], hint, 1.0, 0.0, 1.0
     )
     plain = sample(loaded[0], positive, negative)
-    assert torch.equal(sample(*composed(loaded, one, poses(0.5), mode=mode)), plain)
+    assert torch.equal(sample(*composed(loaded, instances, poses(0.5), mode=mode)), plain)
 
 
 @pytest.mark.parametrize("mode", ["exact", "layers", "couple"])
 @pytest.mark.parametrize(
-    "how",
-    [{}, {"cfg": 1.0}, {"batch": 2}, {"sampler": "dpmpp_2m_sde"}, {"size": 104}],
+    "settings",
+    [{}, {"cfg": 1.0}, {"batch": 2}, {"sampler": "dpmpp_2m_sde"}, {"height": 104}],
     ids=["plain", "cfg 1", "batch", "sde", "odd size"],
 )
-def test_two_people_sample_and_repeat(loaded, mode, how):
-    made = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7), mode=mode)
-    first = sample(*made, **how)
-    assert first.isfinite().all() and torch.equal(first, sample(*made, **how))
-    other = composed(loaded, cast(loaded, *TWO[::-1]), poses(0.3, 0.7), mode=mode)
-    assert not torch.equal(first, sample(*other, **how))
+def test_two_people_sample_and_repeat(loaded, mode, settings):
+    composition = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7), mode=mode)
+    first = sample(*composition, **settings)
+    assert first.isfinite().all() and torch.equal(first, sample(*composition, **settings))
+    exchanged = composed(loaded, cast(loaded, *TWO[::-1]), poses(0.3, 0.7), mode=mode)
+    assert not torch.equal(first, sample(*exchanged, **settings))
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "uni_pc", "lcm", "dpm_adaptive"])
 def test_any_sampler(loaded, sampler):
-    made = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7))
+    composition = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7))
     plain = sample(loaded[0], text(loaded, TWO[0]), text(loaded, ""), sampler=sampler, steps=4)
-    people = sample(*made, sampler=sampler, steps=4)
+    people = sample(*composition, sampler=sampler, steps=4)
     assert people.isfinite().all() and not torch.allclose(people, plain, atol=0.1)
 
 
-def test_misuse_says_what_to_mend(loaded):
+def test_misuse_says_what_to_change(loaded):
     instances = cast(loaded, *TWO)
     model, positive, negative = composed(loaded, instances, poses(0.3, 0.7))
     plain = text(loaded, "a park")
@@ -153,17 +165,17 @@ def test_another_packs_attention_patch_sees_whole_chunks(loaded, mode):
     model, positive, negative = composed(
         loaded, cast(loaded, *TWO), poses(0.3, 0.7), mode=mode, background_prompt=ours.SCENE
     )
-    seen = set()
+    counts = set()
 
     def patch(n, extra):
-        seen.add((len(n), len(extra["cond_or_uncond"])))
+        counts.add((len(n), len(extra["cond_or_uncond"])))
         return n
 
     model = model.clone()
     model.set_model_attn1_output_patch(patch)
     model.set_model_attn2_output_patch(patch)
     sample(model, positive, negative, batch=2, steps=1)
-    assert seen and all(rows == 2 * chunks for rows, chunks in seen)
+    assert counts and all(rows == 2 * chunks for rows, chunks in counts)
 
 
 @pytest.mark.parametrize("mode", ["exact", "couple"])
@@ -173,15 +185,18 @@ def test_a_second_controlnet_before_or_behind_adds_to_ours(loaded, mode):
     apply = core.ControlNetApplyAdvanced().apply_controlnet
 
     def run(strength, before):
-        given = text(loaded, "a park"), text(loaded, "")
+        prompts = text(loaded, "a park"), text(loaded, "")
         if before:
-            given = apply(*given, loaded[3], hint, strength, 0.0, 1.0)
-        made = composed(
-            loaded, instances, keypoints, mode=mode, positive=given[0], negative=given[1]
+            prompts = apply(*prompts, loaded[3], hint, strength, 0.0, 1.0)
+        composition = composed(
+            loaded, instances, keypoints, mode=mode, positive=prompts[0], negative=prompts[1]
         )
         if not before:
-            made = (made[0], *apply(*made[1:], loaded[3], hint, strength, 0.0, 1.0))
-        return sample(*made)
+            composition = (
+                composition[0],
+                *apply(*composition[1:], loaded[3], hint, strength, 0.0, 1.0),
+            )
+        return sample(*composition)
 
     without, before, behind = run(0.0, True), run(0.7, True), run(0.7, False)
     torch.testing.assert_close(before, behind)
@@ -189,41 +204,52 @@ def test_a_second_controlnet_before_or_behind_adds_to_ours(loaded, mode):
 
 
 def test_an_inpainting_mask_keeps_what_it_covers_not(loaded):
-    made = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7))
+    composition = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7))
     mask = torch.zeros(1, SIZE, SIZE)
     mask[..., : SIZE // 2] = 1
     latent = {"samples": torch.randn(1, 4, SIZE // 8, SIZE // 8), "noise_mask": mask}
-    done = core.common_ksampler(
-        made[0], 7, 2, 4.0, "euler", "normal", made[1], made[2], latent, denoise=1.0
+    sampled = core.common_ksampler(
+        composition[0],
+        7,
+        2,
+        4.0,
+        "euler",
+        "normal",
+        composition[1],
+        composition[2],
+        latent,
+        denoise=1.0,
     )[0]["samples"]
     right = (..., slice(SIZE // 16, None))
-    torch.testing.assert_close(done[right], latent["samples"][right], atol=1e-3, rtol=1e-3)
-    assert not torch.allclose(done, latent["samples"], atol=0.1)
+    torch.testing.assert_close(sampled[right], latent["samples"][right], atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(sampled, latent["samples"], atol=0.1)
 
 
-def test_outside_start_and_end_the_positive_prompt_paints_alone(loaded):
+def test_outside_start_and_end_the_positive_prompt_counts_alone(loaded):
     instances, keypoints = cast(loaded, *TWO), poses(0.3, 0.7)
-    model, positive, negative = composed(loaded, instances, keypoints, start_percent=0.99, end_percent=1.0)
+    model, positive, negative = composed(
+        loaded, instances, keypoints, start_percent=0.99, end_percent=1.0
+    )
     early = sample(model, positive, negative, steps=1)
     plain = sample(loaded[0], text(loaded, "two people, in a park"), text(loaded, ""), steps=1)
     torch.testing.assert_close(early, plain)
 
 
-def test_split_batches_give_the_same_picture(loaded, monkeypatch):
-    made = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7))
-    together = sample(*made)
-    rows, apply_model = [], made[0].model.apply_model
-    monkeypatch.setattr(made[0].model, "memory_required", lambda *_, **__: 1e18)
+def test_split_batches_give_the_same_image(loaded, monkeypatch):
+    composition = composed(loaded, cast(loaded, *TWO), poses(0.3, 0.7))
+    together = sample(*composition)
+    rows, apply_model = [], composition[0].model.apply_model
+    monkeypatch.setattr(composition[0].model, "memory_required", lambda *_, **__: 1e18)
     monkeypatch.setattr(
-        made[0].model,
+        composition[0].model,
         "apply_model",
         lambda x, *a, **k: rows.append(len(x)) or apply_model(x, *a, **k),
     )
-    torch.testing.assert_close(sample(*made), together, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(sample(*composition), together, atol=1e-3, rtol=1e-3)
     assert set(rows) == {1}
 
 
-def test_a_lora_before_or_behind_is_the_same_and_is_felt(loaded):
+def test_a_lora_before_or_behind_is_the_same_and_counts(loaded):
     instances, keypoints = cast(loaded, *TWO), poses(0.3, 0.7)
     key = "diffusion_model.middle_block.1.proj_in.weight"
     shape = loaded[0].model.diffusion_model.middle_block[1].proj_in.weight.shape

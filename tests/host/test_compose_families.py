@@ -2,6 +2,8 @@
 with ours, on networks of the shape of SD1.5, SD2 and SDXL: narrow, with random weights.
 """
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import (
@@ -26,37 +28,50 @@ def inference():
 def keypoints():
     g = torch.Generator().manual_seed(5)
     people = []
-    for centre in (0.3, 0.62):
+    for center in (0.3, 0.62):
         points = torch.rand(18, 2, generator=g) * torch.tensor([0.35, 0.8])
-        points += torch.tensor([centre - 0.17, 0.1])
+        points += torch.tensor([center - 0.17, 0.1])
         flat = [v for x, y in points.tolist() for v in (x * SIZE, y * SIZE, 1.0)]
         people.append({"pose_keypoints_2d": flat})
     return [{"people": people, "canvas_width": SIZE, "canvas_height": SIZE}]
 
 
-def slow(mode, unet, net, x, t, texts, vectors, hints, shares):
-    """What the network predicts for one picture: exact (methods file, 2.4: h-control) or layers
-    (h-all), person after person.
+class Person(NamedTuple):
+    """What one person's stream reads, and where it counts."""
+
+    text: torch.Tensor
+    vector: torch.Tensor | None
+    hint: torch.Tensor
+    share: torch.Tensor
+
+
+def loop_over_people(mode, networks, x, t, people):
+    """Predict the noise of one image, person after person: the mode exact (the paper's h-control)
+    or layers (h-all). people: a Person each.
     """
-    n = len(texts)
+    unet, net = networks
+    n = len(people)
     everyone = range(n)
 
     def mixed(features):
-        weights = [resized(share, features[0].shape[-2:]) for share in shares]
+        weights = [resized(person.share, features[0].shape[-2:]) for person in people]
         return sum(w * f for w, f in zip(weights, features, strict=True))
 
     controls = []
-    for i in everyone:
-        extra = {} if vectors[i] is None else {"y": vectors[i]}
-        controls.append(net(x=x, hint=hints[i][None], timesteps=t, context=texts[i], **extra))
+    for person in people:
+        extra = {} if person.vector is None else {"y": person.vector}
+        hint = person.hint[None]
+        controls.append(net(x=x, hint=hint, timesteps=t, context=person.text, **extra))
     embedded = []
-    for vector in vectors:
+    for person in people:
+        vector = person.vector
         time = unet.time_embed(timestep_embedding(t, unet.model_channels))
         embedded.append(time if vector is None else time + unet.label_emb(vector))
 
     def through(block, h, **size):
         return [
-            forward_timestep_embed(block, h[i], embedded[i], texts[i], **size) for i in everyone
+            forward_timestep_embed(block, h[i], embedded[i], people[i].text, **size)
+            for i in everyone
         ]
 
     h, skips = [x] * n, []
@@ -86,6 +101,18 @@ def resized(share, size):
     return torch.nn.functional.interpolate(share[None, None], size, mode="bilinear")
 
 
+def hints_and_shares(instances):
+    """Each person's hint [3, H, W] and share [h, w]."""
+    people = compose.instance_people(instances, pose.read_poses(keypoints())[0])
+    areas = compose.instance_areas(instances, people, SIZE, SIZE, 0.06)
+    occupied = compose.occupancies(areas, SIZE // 8, SIZE // 8)
+    shares = compose.hard_shares(occupied, [0, 0])[:, 0, 0]
+    hints = [
+        pose_drawing.draw_people(pose.pick(people, [i]), SIZE, SIZE).movedim(-1, 0) for i in (0, 1)
+    ]
+    return hints, shares
+
+
 @pytest.mark.parametrize("mode", ["exact", "layers"])
 def test_equals_a_slow_loop_over_people(family, random_text, mode):
     model, controlnet = family
@@ -107,11 +134,11 @@ def test_equals_a_slow_loop_over_people(family, random_text, mode):
         background_prompt=ours.MEAN,
         shared_negative=False,
     ).result
-    seen = []
+    calls = []
 
     def spy(executor, x, t, *args, **kwargs):
         out = executor(x, t, *args, **kwargs)
-        seen.append((x, t, out, args[3]["cond_or_uncond"]))
+        calls.append((x, t, out, args[3]["cond_or_uncond"]))
         return out
 
     composed = composed.clone()
@@ -122,37 +149,29 @@ def test_equals_a_slow_loop_over_people(family, random_text, mode):
 
     base = model.model
     sampling = base.model_sampling
-    people = compose.instance_people(instances, pose.read_poses(keypoints())[0])
-    areas = compose.instance_areas(instances, people, SIZE, SIZE, 0.06)
-    occupied = compose.occupancies(areas, SIZE // 8, SIZE // 8)
-    shares = compose.hard_shares(occupied, [0, 0])[:, 0, 0]
-    hints = [
-        pose_drawing.draw_people(pose.pick(people, [i]), SIZE, SIZE).movedim(-1, 0) for i in (0, 1)
-    ]
-    given = {
+    hints, shares = hints_and_shares(instances)
+    entries = {
         0: [p[0] for p in prompts],  # cond_or_uncond calls positive 0
         1: [negative[0]] * 2,
     }
     chunks = [
         (*chunk, kind)
-        for x, t, out, kinds in seen
+        for x, t, out, kinds in calls
         for *chunk, kind in zip(x, t, out, kinds, strict=True)
     ]
     assert sorted(kind for *_, kind in chunks) == [0, 1]
     for x, sigma, denoised, kind in chunks:
         x, sigma = x[None], sigma[None]
-        texts = [text for text, _ in given[kind]]
-        vectors = [base.encode_adm(device="cpu", **entry) for _, entry in given[kind]]
-        predicted = slow(
+        people = [
+            Person(text, base.encode_adm(device="cpu", **entry), hint, share)
+            for (text, entry), hint, share in zip(entries[kind], hints, shares, strict=True)
+        ]
+        predicted = loop_over_people(
             mode,
-            base.diffusion_model,
-            controlnet.control_model,
+            (base.diffusion_model, controlnet.control_model),
             sampling.calculate_input(sigma, x),
             sampling.timestep(sigma).float(),
-            texts,
-            vectors,
-            hints,
-            shares,
+            people,
         )
         expected = sampling.calculate_denoised(sigma, predicted, x)
         error = (denoised - expected[0]).norm() / (x - expected).norm()
@@ -165,7 +184,7 @@ def test_couple_feels_every_text_and_pooled_text(family, random_text):
 
     def sample(prompts):
         instances = tuple(compose.Instance(p, k) for k, p in enumerate(prompts, 1))
-        made = ours.VitruvianComposeInstances.execute(
+        composed = ours.VitruvianComposeInstances.execute(
             model,
             random_text(model, 4),
             negative,
@@ -182,25 +201,27 @@ def test_couple_feels_every_text_and_pooled_text(family, random_text):
             shared_negative=True,
         ).result
         latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
-        return core.common_ksampler(made[0], 3, 1, 1.0, "euler", "normal", *made[1:], latent)[0][
-            "samples"
-        ]
+        return core.common_ksampler(
+            composed[0], 3, 1, 1.0, "euler", "normal", *composed[1:], latent
+        )[0]["samples"]
 
-    first, other = sample(prompts), sample([prompts[0], random_text(model, 7)])
+    first, changed = sample(prompts), sample([prompts[0], random_text(model, 7)])
     swapped = sample(prompts[::-1])
     assert first.isfinite().all()
-    assert not torch.allclose(first, other, atol=1e-3)
+    assert not torch.allclose(first, changed, atol=1e-3)
     assert not torch.allclose(first, swapped, atol=1e-3)
 
 
 def test_an_unknown_architecture_is_refused(family, random_text):
     model, controlnet = family
-    other = model.clone()
-    other.add_object_patch("diffusion_model", torch.nn.Linear(1, 1))
+    unknown = model.clone()
+    unknown.add_object_patch("diffusion_model", torch.nn.Linear(1, 1))
     text = random_text(model, 1)
-    with pytest.raises(ValueError, match=r"^Compose Instances knows SD1.5, .* another network \(Linear\)"):
+    with pytest.raises(
+        ValueError, match=r"^Compose Instances knows SD1.5, .* another network \(Linear\)"
+    ):
         ours.VitruvianComposeInstances.execute(
-            other,
+            unknown,
             text,
             text,
             (compose.Instance(text, 1), compose.Instance(text, 2)),

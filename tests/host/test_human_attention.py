@@ -1,4 +1,4 @@
-"""The maps that Show Human Attention shows: against maps made explicitly, beside other patches and
+"""The maps of Show Human Attention: against maps computed explicitly, beside other patches and
 priors, and misuse.
 """
 
@@ -79,33 +79,33 @@ def mark(conditioning):
     return [[text, {**entry, human_prior.HUMAN: human}] for text, entry in conditioning]
 
 
-def picture(*size, seed=2):
+def random_latent(*size, seed=2):
     return torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def look(model, conditioning, samples, moments=MOMENTS, on_step=lambda count: None):
+def read_maps(model, conditioning, samples, moments=MOMENTS, on_step=lambda count: None):
     return host.read_maps(model, conditioning, samples, moments, SEED, COLUMNS, on_step)
 
 
-def explicit(unet, chain, human, seen):
-    """A copy of the UNet whose cross-attentions make every map of the chain of (prior, gamma, mask)
-    and leave the combined one in `seen`.
+def explicit(unet, chain, human, combined_maps):
+    """A copy of the UNet whose cross-attentions compute every map and store the combined one in
+    `combined_maps`. chain: of (prior, gamma, mask).
     """
     unet = copy.deepcopy(unet)
     for place, attention in human_prior.cross_attentions(unet).items():
 
-        def forward(x, context=None, *_, own=attention, place=place, **__):
-            q, k, v = own.to_q(x), own.to_k(context), own.to_v(context)
-            attention = maths.attention_map(q, k, own.heads)
+        def forward(x, context=None, *_, layer=attention, place=place, **__):
+            q, k, v = layer.to_q(x), layer.to_k(context), layer.to_v(context)
+            attention = maths.attention_map(q, k, layer.heads)
             for prior, gamma, mask in chain:
                 key = prior.layers[place](context, k)
                 if mask == maths.KEYS:
                     key = key * human[:, None] + k * ~human[:, None]
-                of_humans = maths.human_map(q, key, human[None], own.heads, mask)
+                human_map = maths.human_map(q, key, human[None], layer.heads, mask)
                 share = (1 - gamma) * STRENGTHS[place[0]]
-                attention = (1 - share) * attention + share * of_humans
-            seen[place] = attention[0]
-            return own.to_out(maths.apply_map(attention, v))
+                attention = (1 - share) * attention + share * human_map
+            combined_maps[place] = attention[0]
+            return layer.to_out(maths.apply_map(attention, v))
 
         attention.forward = forward
     return unet
@@ -113,9 +113,9 @@ def explicit(unet, chain, human, seen):
 
 def expected(model, conditioning, samples, moment, chain=()):
     """Each word's map [words, h * w] at each cross-attention, by the explicit network."""
-    base, seen = model.model, {}
+    base, combined_maps = model.model, {}
     text, entry = conditioning[0]
-    unet = explicit(base.diffusion_model, chain, entry[human_prior.HUMAN], seen)
+    unet = explicit(base.diffusion_model, chain, entry[human_prior.HUMAN], combined_maps)
     sampling = base.model_sampling
     sigma = torch.tensor([sampling.percent_to_sigma(moment)])
     noise = torch.randn(samples[:1].shape, generator=torch.Generator().manual_seed(SEED))
@@ -130,76 +130,78 @@ def expected(model, conditioning, samples, moment, chain=()):
     )
     return {
         place: torch.stack([m.mean(0)[:, list(tokens)].sum(-1) for tokens in COLUMNS])
-        for place, m in seen.items()
+        for place, m in combined_maps.items()
     }
 
 
-def assert_same(found, wanted):
-    assert set(found) == set(wanted)
-    for place, maps in found.items():
-        torch.testing.assert_close(maps.flatten(1), wanted[place], atol=2e-5, rtol=2e-3)
+def assert_same(actual, expected_maps):
+    assert set(actual) == set(expected_maps)
+    for place, maps in actual.items():
+        torch.testing.assert_close(maps.flatten(1), expected_maps[place], atol=2e-5, rtol=2e-3)
 
 
-def assert_equal(looks, others):
+def assert_equal(first_maps, second_maps):
     """Bit for bit, without priors."""
-    for one, other in zip(looks, others, strict=True):
-        assert set(one.ordinary) == set(other.ordinary)
-        assert all(torch.equal(maps, other.ordinary[k]) for k, maps in one.ordinary.items())
+    for first, second in zip(first_maps, second_maps, strict=True):
+        assert set(first.ordinary) == set(second.ordinary)
+        assert all(torch.equal(maps, second.ordinary[k]) for k, maps in first.ordinary.items())
 
 
 @pytest.mark.parametrize("mask", maths.MASKS)
 def test_equals_explicit_maps_for_every_family(family, random_text, mask):
-    model, text, samples = family[0], mark(random_text(family[0], 1)), picture(8, 8)
+    model, text, samples = family[0], mark(random_text(family[0], 1)), random_latent(8, 8)
     prior = random_prior(model)
-    looks = look(apply(model, prior, mask=mask), text, samples)
-    for moment, (without, with_priors) in zip(MOMENTS, looks, strict=True):
+    moments_maps = read_maps(apply(model, prior, mask=mask), text, samples)
+    for moment, (without, with_priors) in zip(MOMENTS, moments_maps, strict=True):
         assert_same(without, expected(model, text, samples, moment))
         assert_same(with_priors, expected(model, text, samples, moment, [(prior, 0.6, mask)]))
 
 
 def test_odd_sizes_keep_their_grids(loaded, prompt):
-    model, prior, samples = loaded[0], random_prior(loaded[0]), picture(7, 11)
-    (seen,) = look(apply(model, prior), mark(prompt), samples, [0.5])
-    wanted = expected(model, mark(prompt), samples, 0.5, [(prior, 0.6, maths.BEFORE)])
-    assert_same(seen.with_priors, wanted)
-    assert {tuple(maps.shape[1:]) for maps in seen.ordinary.values()} == {(4, 6), (2, 3)}
+    model, prior, samples = loaded[0], random_prior(loaded[0]), random_latent(7, 11)
+    (moment,) = read_maps(apply(model, prior), mark(prompt), samples, [0.5])
+    expected_maps = expected(model, mark(prompt), samples, 0.5, [(prior, 0.6, maths.BEFORE)])
+    assert_same(moment.with_priors, expected_maps)
+    assert {tuple(maps.shape[1:]) for maps in moment.ordinary.values()} == {(4, 6), (2, 3)}
 
 
 def test_two_priors_add_their_maps_in_turn(loaded, prompt):
-    model, samples = loaded[0], picture(8, 8)
-    one, other = random_prior(model, 3), random_prior(model, 4)
-    made = apply(apply(model, one), other, gamma=0.3, mask=maths.AFTER)
-    (seen,) = look(made, mark(prompt), samples, [0.5])
-    chain = [(one, 0.6, maths.BEFORE), (other, 0.3, maths.AFTER)]
-    assert_same(seen.ordinary, expected(model, mark(prompt), samples, 0.5))
-    assert_same(seen.with_priors, expected(model, mark(prompt), samples, 0.5, chain))
+    model, samples = loaded[0], random_latent(8, 8)
+    first, second = random_prior(model, 3), random_prior(model, 4)
+    patched = apply(apply(model, first), second, gamma=0.3, mask=maths.AFTER)
+    (moment,) = read_maps(patched, mark(prompt), samples, [0.5])
+    chain = [(first, 0.6, maths.BEFORE), (second, 0.3, maths.AFTER)]
+    assert_same(moment.ordinary, expected(model, mark(prompt), samples, 0.5))
+    assert_same(moment.with_priors, expected(model, mark(prompt), samples, 0.5, chain))
 
 
-def test_a_prior_is_seen_where_and_when_it_works(loaded, prompt):
-    model, prior, samples = loaded[0], random_prior(loaded[0]), picture(8, 8)
+def test_a_prior_counts_where_and_when_it_works(loaded, prompt):
+    model, prior, samples = loaded[0], random_prior(loaded[0]), random_latent(8, 8)
     first = min(prior.layers)
     prior = prior._replace(layers={first: prior.layers[first]})
-    left = torch.zeros(1, 1, 64, 64)
-    left[..., :32] = 1
-    early, late = look(apply(model, prior, end=0.5, area=left), mark(prompt), samples)
+    left_half = torch.zeros(1, 1, 64, 64)
+    left_half[..., :32] = 1
+    early, late = read_maps(apply(model, prior, end=0.5, area=left_half), mark(prompt), samples)
     for place, maps in late.ordinary.items():
         assert torch.equal(late.with_priors[place], maps)
-    whole, _ = look(apply(model, prior, end=0.5), mark(prompt), samples)
-    found, half = early.with_priors[first], early.ordinary[first].shape[-1] // 2
-    assert torch.equal(found[..., half:], early.ordinary[first][..., half:])
-    torch.testing.assert_close(found[..., :half], whole.with_priors[first][..., :half])
-    assert not torch.allclose(found, early.ordinary[first], atol=1e-3)
+    everywhere, _ = read_maps(apply(model, prior, end=0.5), mark(prompt), samples)
+    maps_with_prior, half = early.with_priors[first], early.ordinary[first].shape[-1] // 2
+    assert torch.equal(maps_with_prior[..., half:], early.ordinary[first][..., half:])
+    torch.testing.assert_close(
+        maps_with_prior[..., :half], everywhere.with_priors[first][..., :half]
+    )
+    assert not torch.allclose(maps_with_prior, early.ordinary[first], atol=1e-3)
 
 
 def test_silent_priors_are_no_priors(loaded, prompt):
-    model, samples = loaded[0], picture(8, 8).expand(2, -1, -1, -1)
-    plain = look(model, prompt, samples)
-    assert all(each.with_priors is None for each in plain)
-    assert_equal(plain, look(apply(model, random_prior(model)), prompt, samples))
+    model, samples = loaded[0], random_latent(8, 8).expand(2, -1, -1, -1)
+    plain = read_maps(model, prompt, samples)
+    assert all(moment.with_priors is None for moment in plain)
+    assert_equal(plain, read_maps(apply(model, random_prior(model)), prompt, samples))
 
 
-def test_the_ends_of_the_sampling_and_parts_of_a_picture(loaded, prompt):
-    model, samples, sigmas = loaded[0], picture(8, 8), []
+def test_the_ends_of_the_sampling_and_parts_of_an_image(loaded, prompt):
+    model, samples, sigmas = loaded[0], random_latent(8, 8), []
 
     def listen(executor, x, sigma, *args, **kwargs):
         sigmas.append(float(sigma))
@@ -207,84 +209,86 @@ def test_the_ends_of_the_sampling_and_parts_of_a_picture(loaded, prompt):
 
     listening = model.clone()
     listening.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "listen", listen)
-    look(listening, prompt, samples, [0.0, 1.0])
+    read_maps(listening, prompt, samples, [0.0, 1.0])
     sampling = model.get_model_object("model_sampling")
     assert sigmas == [float(sampling.sigma_max), float(sampling.sigma_min)]
     part = [[t, {**e, "area": (4, 8, 0, 0), "start_percent": 0.9}] for t, e in prompt]
-    assert_equal(look(model, prompt, samples), look(model, part, samples))
+    assert_equal(read_maps(model, prompt, samples), read_maps(model, part, samples))
 
 
 def test_other_packs_count_and_guidance_does_not(loaded, prompt):
-    model, samples = loaded[0], picture(8, 8)
-    plain = look(model, prompt, samples)
+    model, samples = loaded[0], random_latent(8, 8)
+    plain = read_maps(model, prompt, samples)
 
     def foreign(n, context, value, extra):
         return n, context * 1.5, value
 
     patched = model.clone()
     patched.set_model_attn2_patch(foreign)
-    found, place = look(patched, prompt, samples), min(plain[0].ordinary)
-    assert not torch.allclose(found[0].ordinary[place], plain[0].ordinary[place], atol=1e-3)
+    moments_maps, place = read_maps(patched, prompt, samples), min(plain[0].ordinary)
+    assert not torch.allclose(moments_maps[0].ordinary[place], plain[0].ordinary[place], atol=1e-3)
 
-    def again(args):
+    def call_again(args):
         comfy.samplers.calc_cond_batch(
             args["model"], [args["cond"]], args["input"] * 2, args["sigma"], args["model_options"]
         )
         return args["denoised"]
 
     guided = model.clone()
-    guided.set_model_sampler_post_cfg_function(again)
-    assert_equal(plain, look(guided, prompt, samples))
+    guided.set_model_sampler_post_cfg_function(call_again)
+    assert_equal(plain, read_maps(guided, prompt, samples))
 
 
 def test_the_model_is_as_it_was(loaded, prompt):
-    made, negative = apply(loaded[0], random_prior(loaded[0])), mark(prompt)
+    patched, negative = apply(loaded[0], random_prior(loaded[0])), mark(prompt)
 
     def sample():
         latent = {"samples": torch.zeros(1, 4, 8, 8)}
-        (out,) = core.common_ksampler(made, 7, 2, 4.0, "euler", "normal", prompt, negative, latent)
+        (out,) = core.common_ksampler(
+            patched, 7, 2, 4.0, "euler", "normal", prompt, negative, latent
+        )
         return out["samples"]
 
-    before, options = sample(), copy.copy(made.model_options["transformer_options"])
+    before, options = sample(), copy.copy(patched.model_options["transformer_options"])
     random = torch.get_rng_state()
-    look(made, prompt, before)
+    read_maps(patched, prompt, before)
     assert torch.equal(torch.get_rng_state(), random)
-    assert made.model_options["transformer_options"] == options
+    assert patched.model_options["transformer_options"] == options
     assert torch.equal(sample(), before)
 
 
 def test_it_can_be_cancelled_at_every_moment(loaded, prompt):
-    told = []
+    counts = []
 
     def cancel(count):
-        told.append(count)
+        counts.append(count)
         raise comfy.model_management.InterruptProcessingException
 
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        look(loaded[0], prompt, picture(8, 8), on_step=cancel)
-    assert told == [1]
+        read_maps(loaded[0], prompt, random_latent(8, 8), on_step=cancel)
+    assert counts == [1]
 
 
-def test_what_is_recorded_can_be_learnt_from(family, random_text):
-    model, told = family[0], {}
+def test_what_is_recorded_can_be_differentiated(family, random_text):
+    model, records = family[0], {}
     model.model.requires_grad_(False)
     with torch.inference_mode(False), torch.enable_grad():
         prior = random_prior(model)
         for layer in prior.layers.values():
             layer.requires_grad_(True)
-        made = apply(model, prior)
+        patched = apply(model, prior)
 
-        def record(place, chunk, share, of_humans):
-            told[place] = share, of_humans.requires_grad, of_humans.sum(-1)
+        def record(place, chunk, share, human_map):
+            records[place] = share, human_map.requires_grad, human_map.sum(-1)
 
         def once(denoise, x, sigmas, extra_args, **_):
             denoise(x, sigmas[:1].expand(len(x)), **extra_args)
             return x
 
-        made.model_options["transformer_options"][human_prior.RECORD] = record
-        text, samples = mark(random_text(model, 1)), picture(8, 8).repeat(2, 1, 1, 1)
+        patched.model_options["transformer_options"][human_prior.RECORD] = record
+        text, samples = mark(random_text(model, 1)), random_latent(8, 8).repeat(2, 1, 1, 1)
         comfy.sample.sample_custom(
-            made,
+            patched,
             samples,
             1.0,
             comfy.samplers.KSAMPLER(once),
@@ -294,9 +298,9 @@ def test_what_is_recorded_can_be_learnt_from(family, random_text):
             samples,
             disable_pbar=True,
         )
-    assert set(told) == set(prior.layers)
-    assert all(learns for _, learns, _ in told.values())
-    for (stage, *_), (share, _, sums) in told.items():
+    assert set(records) == set(prior.layers)
+    assert all(learns for _, learns, _ in records.values())
+    for (stage, *_), (share, _, sums) in records.items():
         assert share == pytest.approx(0.4 * STRENGTHS[stage])
         assert len(sums) == 2
         torch.testing.assert_close(sums, torch.ones_like(sums))
@@ -304,7 +308,7 @@ def test_what_is_recorded_can_be_learnt_from(family, random_text):
 
 @pytest.mark.parametrize("mode", ["exact", "couple"])
 def test_composed_people_leave_the_scene_its_maps(loaded, mode):
-    """The scene's own stream is the one that is seen; the mode couple has none."""
+    """The scene's own stream is the one that is read; the mode couple has none."""
     model, clip, net = loaded
     scene, long = (
         VitruvianEncodeHumanPrompt.execute(clip, text, "", "").result[0]
@@ -319,12 +323,14 @@ def test_composed_people_leave_the_scene_its_maps(loaded, mode):
     ).result
     if mode == "couple":
         with pytest.raises(ValueError, match="another node .* replaces the prompt"):
-            look(composed, positive, picture(8, 8), [0.5])
+            read_maps(composed, positive, random_latent(8, 8), [0.5])
         return
-    (seen,) = look(composed, positive, picture(8, 8), [0.5])
-    (alone,) = look(model, scene, picture(8, 8), [0.5])
-    first = min(seen.ordinary)  # beyond it the mixed features differ
-    torch.testing.assert_close(seen.ordinary[first], alone.ordinary[first], atol=1e-5, rtol=1e-3)
+    (in_composition,) = read_maps(composed, positive, random_latent(8, 8), [0.5])
+    (alone,) = read_maps(model, scene, random_latent(8, 8), [0.5])
+    first = min(in_composition.ordinary)  # beyond it the mixed features differ
+    torch.testing.assert_close(
+        in_composition.ordinary[first], alone.ordinary[first], atol=1e-5, rtol=1e-3
+    )
 
 
 def node(model, positive, samples, words="", moments="0.2, 0.9", image=None):
@@ -334,30 +340,34 @@ def node(model, positive, samples, words="", moments="0.2, 0.9", image=None):
 
 
 def test_the_node_shows_a_sheet_for_every_word(loaded, prompt):
-    made = apply(loaded[0], random_prior(loaded[0]))
-    sheets, masks = node(made, prompt, picture(8, 12)).result
+    patched = apply(loaded[0], random_prior(loaded[0]))
+    sheets, masks = node(patched, prompt, random_latent(8, 12)).result
     assert sheets.shape[0] == 2 and sheets.shape[-1] == 3  # man, waving
     assert masks.shape == (2, 64, 96) and masks.amax((1, 2)).tolist() == [1.0, 1.0]
-    one, _ = node(loaded[0], prompt, picture(8, 12)).result
-    assert one.shape[1] < sheets.shape[1] and one.shape[2] == sheets.shape[2]
+    plain_sheets, _ = node(loaded[0], prompt, random_latent(8, 12)).result
+    assert plain_sheets.shape[1] < sheets.shape[1] and plain_sheets.shape[2] == sheets.shape[2]
     image = torch.rand(1, 50, 70, 3)
-    chosen = node(made, prompt, picture(8, 12), "Park, a man, wave", image=image)
-    sheets, masks = chosen.result
+    output = node(patched, prompt, random_latent(8, 12), "Park, a man, wave", image=image)
+    sheets, masks = output.result
     assert len(sheets) == 3 and masks.shape == (3, 50, 70)
-    assert len(chosen.ui.as_dict()["images"]) == 3
+    assert len(output.ui.as_dict()["images"]) == 3
     columns = [
         human_attention.phrase_positions(word, prompt[0][1][human_prior.WORDS])
         for word in ("park", "man")
     ]
-    looks = host.read_maps(made, prompt, picture(8, 12), [0.2, 0.9], SEED, columns, lambda count: None)
-    wanted = human_attention.word_masks(
-        [human_attention.average_layers(each.with_priors.values()) for each in looks], 50, 70
+    moments_maps = host.read_maps(
+        patched, prompt, random_latent(8, 12), [0.2, 0.9], SEED, columns, lambda count: None
     )
-    torch.testing.assert_close(masks[0], wanted[0])
+    expected_masks = human_attention.word_masks(
+        [human_attention.average_layers(moment.with_priors.values()) for moment in moments_maps],
+        50,
+        70,
+    )
+    torch.testing.assert_close(masks[0], expected_masks[0])
 
 
 def test_what_does_not_fit_is_said(loaded, prompt):
-    model, samples = loaded[0], picture(8, 8)
+    model, samples = loaded[0], random_latent(8, 8)
     plain = core.CLIPTextEncode().encode(loaded[1], "a man")[0]
     for wrong in (plain, []):
         with pytest.raises(ValueError, match="Show Human Attention: .* Encode Human Prompt"):
@@ -370,9 +380,11 @@ def test_what_does_not_fit_is_said(loaded, prompt):
     for wrong in ("", "half", "0.1, 1.5", "0.1; 0.2", "nan"):
         with pytest.raises(ValueError, match="'percents' must be numbers from 0 to 1"):
             node(model, prompt, samples, moments=wrong)
-    other = SimpleNamespace(get_model_object=lambda name: torch.nn.Linear(1, 1))
-    with pytest.raises(ValueError, match=r"^Show Human Attention knows SD1.5, .* another network \(Linear\)"):
-        node(other, prompt, samples)
+    linear = SimpleNamespace(get_model_object=lambda name: torch.nn.Linear(1, 1))
+    with pytest.raises(
+        ValueError, match=r"^Show Human Attention knows SD1.5, .* another network \(Linear\)"
+    ):
+        node(linear, prompt, samples)
 
     def doubling(*x):
         return tuple(torch.cat((t, t)) for t in x[:3])

@@ -18,7 +18,7 @@ import nodes as core
 
 register()
 CELLS = 8
-WHOLE = {
+INPUTS = {
     "strength": 1.0,
     "gamma": 0.6,
     "mask_tokens": human_prior.BEFORE,
@@ -66,8 +66,8 @@ def mark(conditioning, *positions):
 
 
 def apply(model, prior, **changes):
-    (made,) = ours.VitruvianApplyHumanPrior.execute(model, prior, **{**WHOLE, **changes}).result
-    return made
+    (patched,) = ours.VitruvianApplyHumanPrior.execute(model, prior, **{**INPUTS, **changes}).result
+    return patched
 
 
 def sample(model, positive, negative, *, cfg=4.0, steps=2, batch=1, size=(CELLS, CELLS), **how):
@@ -77,10 +77,10 @@ def sample(model, positive, negative, *, cfg=4.0, steps=2, batch=1, size=(CELLS,
     )[0]["samples"]
 
 
-def spying(model, seen):
+def spying(model, calls):
     def spy(executor, x, t, *args, **kwargs):
         out = executor(x, t, *args, **kwargs)
-        seen.append((x, t, out, args[3]["cond_or_uncond"]))
+        calls.append((x, t, out, args[3]["cond_or_uncond"]))
         return out
 
     model = model.clone()
@@ -88,27 +88,27 @@ def spying(model, seen):
     return model
 
 
-def positives(seen):
-    """What the model made of positive chunks."""
-    return [out for *_, outs, kinds in seen for out, k in zip(outs, kinds, strict=True) if k == 0]
+def positives(calls):
+    """The results of positive chunks."""
+    return [out for *_, outs, kinds in calls for out, k in zip(outs, kinds, strict=True) if k == 0]
 
 
 def explicit(unet, prior, human, gamma, mask):
-    """A copy of the UNet whose cross-attentions make both maps and add them."""
+    """A copy of the UNet whose cross-attentions compute both maps and add them."""
     unet = copy.deepcopy(unet)
     for place, attention in host.cross_attentions(unet).items():
 
-        def forward(x, context=None, *_, own=attention, layer=prior.layers[place], **__):
-            q, k, v = own.to_q(x), own.to_k(context), own.to_v(context)
-            learnt = layer(context, k)
+        def forward(x, context=None, *_, attention=attention, layer=prior.layers[place], **__):
+            q, k, v = attention.to_q(x), attention.to_k(context), attention.to_v(context)
+            human_key = layer(context, k)
             if mask == human_prior.KEYS:
-                learnt = learnt * human[:, None] + k * ~human[:, None]
-            both = human_prior.combined_map(
-                human_prior.attention_map(q, k, own.heads),
-                human_prior.human_map(q, learnt, human[None], own.heads, mask),
+                human_key = human_key * human[:, None] + k * ~human[:, None]
+            combined = human_prior.combined_map(
+                human_prior.attention_map(q, k, attention.heads),
+                human_prior.human_map(q, human_key, human[None], attention.heads, mask),
                 gamma,
             )
-            return own.to_out(human_prior.apply_map(both, v))
+            return attention.to_out(human_prior.apply_map(combined, v))
 
         attention.forward = forward
     return unet
@@ -116,12 +116,12 @@ def explicit(unet, prior, human, gamma, mask):
 
 @pytest.mark.parametrize("mask", human_prior.MASKS)
 def test_equals_explicit_maps_for_every_family(family, random_text, mask):
-    model, seen = family[0], []
+    model, calls = family[0], []
     positive, negative = mark(random_text(model, 1), 2, 5), random_text(model, 2)
     prior, base = random_prior(model), model.model
-    sample(spying(apply(model, prior, mask_tokens=mask), seen), positive, negative, steps=1)
+    sample(spying(apply(model, prior, mask_tokens=mask), calls), positive, negative, steps=1)
     with_maps = explicit(base.diffusion_model, prior, positive[0][1][host.HUMAN], 0.6, mask)
-    rows = [row for *parts, kinds in seen for row in zip(*parts, kinds, strict=True)]
+    rows = [row for *parts, kinds in calls for row in zip(*parts, kinds, strict=True)]
     assert sorted(kind for *_, kind in rows) == [0, 1]
     sampling = base.model_sampling
     for x, sigma, denoised, kind in rows:
@@ -157,7 +157,7 @@ def test_nothing_to_do_is_the_base_bit_for_bit(loaded):
 
 
 @pytest.mark.parametrize(
-    "how",
+    "settings",
     [
         {"cfg": 1.0},
         {"batch": 2},
@@ -165,29 +165,31 @@ def test_nothing_to_do_is_the_base_bit_for_bit(loaded):
         {"sampler": "dpmpp_2m_sde"},
     ],
 )
-def test_sizes_batches_and_samplers_repeat(loaded, how):
-    made = apply(loaded[0], random_prior(loaded[0]))
+def test_sizes_batches_and_samplers_repeat(loaded, settings):
+    patched = apply(loaded[0], random_prior(loaded[0]))
     words = core.CLIPTextEncode().encode(loaded[1], "a man waving")[0]
-    first = sample(made, mark(words, 2), mark(words), **how)
+    first = sample(patched, mark(words, 2), mark(words), **settings)
     assert first.isfinite().all()
-    assert torch.equal(first, sample(made.clone(), mark(words, 2), mark(words), **how))
+    assert torch.equal(first, sample(patched.clone(), mark(words, 2), mark(words), **settings))
 
 
 @pytest.mark.parametrize("mask", human_prior.MASKS)
 def test_two_positives_have_their_own_words_and_long_texts_repeat_nothing(loaded, mask):
-    model, prior, seen = loaded[0], random_prior(loaded[0]), []
+    model, prior, calls = loaded[0], random_prior(loaded[0]), []
     encode = core.CLIPTextEncode().encode
     short, long = encode(loaded[1], "a man")[0], encode(loaded[1], "a woman, " * 40)[0]
-    one, two, negative = mark(short, 2), mark(long, 2, 80), mark(short)
-    made = spying(apply(model, prior, mask_tokens=mask), seen)
-    sample(made, [*one, *two], negative, steps=1)
-    alone: list = []
-    for some in (one, two):
-        sample(spying(apply(model, prior, mask_tokens=mask), alone), some, negative, steps=1)
-    together, apart = positives(seen), positives(alone)
+    first, second, negative = mark(short, 2), mark(long, 2, 80), mark(short)
+    patched = spying(apply(model, prior, mask_tokens=mask), calls)
+    sample(patched, [*first, *second], negative, steps=1)
+    single_calls: list = []
+    for positive in (first, second):
+        sample(
+            spying(apply(model, prior, mask_tokens=mask), single_calls), positive, negative, steps=1
+        )
+    together, apart = positives(calls), positives(single_calls)
     assert len(together) == len(apart) == 2
     for expected in apart:
-        assert min(float((found - expected).abs().max()) for found in together) < 1e-4
+        assert min(float((result - expected).abs().max()) for result in together) < 1e-4
 
 
 def test_a_mask_says_where(loaded):
@@ -196,10 +198,10 @@ def test_a_mask_says_where(loaded):
     words = core.CLIPTextEncode().encode(loaded[1], "a man")[0]
     first = min(prior.layers)
     alone = prior._replace(layers={first: prior.layers[first]})
-    left = torch.zeros(1, 64, 64)
-    left[..., :32] = 1
+    left_half = torch.zeros(1, 64, 64)
+    left_half[..., :32] = 1
 
-    def heard(model):
+    def result_at_first(model):
         outs = []
 
         def listen(n, extra):
@@ -214,12 +216,12 @@ def test_a_mask_says_where(loaded):
         sample(model, mark(words, 2), mark(words), steps=1)
         return outs[0]
 
-    plain, whole = heard(model), heard(apply(model, alone))
-    part = heard(apply(model, alone, mask=left))
+    plain, everywhere = result_at_first(model), result_at_first(apply(model, alone))
+    part = result_at_first(apply(model, alone, mask=left_half))
     half = plain.shape[1] // 2
     assert torch.equal(part[:, half:], plain[:, half:])
-    torch.testing.assert_close(part[:, :half], whole[:, :half])
-    assert not torch.allclose(whole[:, half:], plain[:, half:], atol=1e-3)
+    torch.testing.assert_close(part[:, :half], everywhere[:, :half])
+    assert not torch.allclose(everywhere[:, half:], plain[:, half:], atol=1e-3)
 
 
 def test_chains_with_another_packs_patches(loaded):
@@ -232,10 +234,12 @@ def test_chains_with_another_packs_patches(loaded):
         model.set_model_attn2_patch(lambda n, k, v, extra: (n, k, v * 1.5))
         return model
 
-    before, after = apply(foreign(model), prior), foreign(apply(model, prior))
-    made = [sample(m, positive, negative) for m in (before, after, apply(model, prior))]
-    assert all(x.isfinite().all() for x in made)
-    assert not torch.allclose(made[0], made[2], atol=1e-3)
+    prior_behind, prior_before = apply(foreign(model), prior), foreign(apply(model, prior))
+    samples = [
+        sample(m, positive, negative) for m in (prior_behind, prior_before, apply(model, prior))
+    ]
+    assert all(x.isfinite().all() for x in samples)
+    assert not torch.allclose(samples[0], samples[2], atol=1e-3)
 
     def doubling(model):
         model = model.clone()
@@ -271,16 +275,16 @@ def test_a_lora_before_or_behind_changes_both_maps(loaded):
         assert set(model.add_patches(changes, 1.0)) == set(changes)
         return model
 
-    made = [apply(with_lora(model), prior), with_lora(apply(model, prior))]
-    first, second = (sample(m, positive, negative) for m in made)
+    models = [apply(with_lora(model), prior), with_lora(apply(model, prior))]
+    first, second = (sample(m, positive, negative) for m in models)
     assert torch.equal(first, second)
     assert not torch.allclose(first, sample(apply(model, prior), positive, negative), atol=1e-2)
-    seen: list = []
-    sample(spying(made[0], seen), positive, negative, steps=1)
-    (found,) = positives(seen)
+    calls: list = []
+    sample(spying(models[0], calls), positive, negative, steps=1)
+    (denoised,) = positives(calls)
     ((x, sigma),) = [
         (x[None], t[None])
-        for xs, ts, _, kinds in seen
+        for xs, ts, _, kinds in calls
         for x, t, kind in zip(xs, ts, kinds, strict=True)
         if kind == 0
     ]
@@ -289,7 +293,7 @@ def test_a_lora_before_or_behind_changes_both_maps(loaded):
         sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), positive[0][0]
     )
     expected = sampling.calculate_denoised(sigma, noise, x)
-    assert float((found - expected).norm() / (x - expected).norm()) < 1e-4
+    assert float((denoised - expected).norm() / (x - expected).norm()) < 1e-4
 
 
 def changed(model, changes):
@@ -303,12 +307,12 @@ def changed(model, changes):
 def test_two_priors_chain(loaded):
     model = loaded[0]
     words = core.CLIPTextEncode().encode(loaded[1], "a man")[0]
-    one, other = random_prior(model, 3), random_prior(model, 4)
-    made = [
+    first, second = random_prior(model, 3), random_prior(model, 4)
+    samples = [
         sample(m, mark(words, 2), mark(words))
-        for m in (apply(model, one), apply(model, other), apply(apply(model, one), other))
+        for m in (apply(model, first), apply(model, second), apply(apply(model, first), second))
     ]
-    assert not any(torch.allclose(a, made[2], atol=1e-3) for a in made[:2])
+    assert not any(torch.allclose(a, samples[2], atol=1e-3) for a in samples[:2])
 
 
 @pytest.mark.parametrize("mode", ["exact", "layers"])
@@ -331,28 +335,28 @@ def test_every_composed_person_has_their_own_words(loaded, mode):
         composed, *conds = people.VitruvianComposeInstances.execute(
             start, scene, negative, (compose.Instance(mark(words, 2), 1),), frames, net, *settings
         ).result
-        found = sample(composed if order == 0 else apply(composed, prior), *conds)
+        sampled = sample(composed if order == 0 else apply(composed, prior), *conds)
         expected = sample(apply(model, prior), *plain)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-        assert not torch.allclose(found, sample(model, *plain), atol=1e-2)
+        torch.testing.assert_close(sampled, expected, atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(sampled, sample(model, *plain), atol=1e-2)
 
 
 def test_composed_in_one_pass_nobodys_words_are_taken_for_the_scenes(loaded):
     """The mode couple attends to the mean of all texts, of which no prompt's marks hold."""
     model, clip, _, net = loaded
     encode = core.CLIPTextEncode().encode
-    scene, one = mark(encode(clip, "a park")[0], 2), encode(clip, "a man waving")[0]
+    scene, text = mark(encode(clip, "a park")[0], 2), encode(clip, "a man waving")[0]
     flat = [32.0, 32.0, 1.0] * 18
     frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
     settings = ("couple", 1.0, 0.5, 0.06, 0.0, 1.0, people.MEAN, False)
 
-    def paint(model):
-        made = people.VitruvianComposeInstances.execute(
-            model, scene, mark(one), (compose.Instance(one, 1),), frames, net, *settings
+    def sample_composed(model):
+        composed = people.VitruvianComposeInstances.execute(
+            model, scene, mark(text), (compose.Instance(text, 1),), frames, net, *settings
         ).result
-        return sample(*made)
+        return sample(*composed)
 
-    assert torch.equal(paint(apply(model, random_prior(model))), paint(model))
+    assert torch.equal(sample_composed(apply(model, random_prior(model))), sample_composed(model))
 
 
 def test_the_prompt_node_marks_words_and_encodes_as_the_host(loaded):
@@ -417,46 +421,50 @@ def test_beside_a_controlnet(loaded):
     hint = torch.rand(1, 8 * CELLS, 8 * CELLS, 3, generator=torch.Generator().manual_seed(4))
     apply_net = core.ControlNetApplyAdvanced().apply_controlnet
     positive, negative = apply_net(positive, positive, net, hint, 1.0, 0.0, 1.0, vae=vae)
-    made = sample(apply(model, prior), positive, negative, cfg=1.0)
+    sampled = sample(apply(model, prior), positive, negative, cfg=1.0)
     reference = model.clone()
     unet = explicit(
         model.model.diffusion_model, prior, positive[0][1][host.HUMAN], 0.6, human_prior.BEFORE
     )
     reference.add_object_patch("diffusion_model", unet)
     torch.testing.assert_close(
-        made, sample(reference, positive, negative, cfg=1.0), atol=1e-4, rtol=1e-4
+        sampled, sample(reference, positive, negative, cfg=1.0), atol=1e-4, rtol=1e-4
     )
-    assert not torch.equal(made, sample(model, positive, negative, cfg=1.0))
+    assert not torch.equal(sampled, sample(model, positive, negative, cfg=1.0))
 
 
 @pytest.mark.parametrize("mask", human_prior.MASKS)
 def test_the_same_numbers_in_trainer_and_host(loaded, tmp_path, mask):
-    whole = convert.load_checkpoint(preview.CHECKPOINT)
+    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
     torch.manual_seed(5)
-    own = training.PriorDenoiser(whole.unet, whole.text_encoder, gamma=0.4, mask=mask).eval()
-    for processor in own.attentions.values():
+    denoiser = training.PriorDenoiser(
+        checkpoint.unet, checkpoint.text_encoder, gamma=0.4, mask=mask
+    ).eval()
+    for processor in denoiser.attentions.values():
         for p in processor.layer.parameters():
             p.data = (0.2 * torch.randn(p.shape)).half().float()  # as the file holds them
-    training.save_prior(own, tmp_path / "prior.safetensors", "mini")
-    prior, seen = host.load(tmp_path / "prior.safetensors"), []
-    tokenizer = WordTokenizer.from_file(token_ids=whole.token_ids)
+    training.save_prior(denoiser, tmp_path / "prior.safetensors", "mini")
+    prior, calls = host.load(tmp_path / "prior.safetensors"), []
+    tokenizer = WordTokenizer.from_file(token_ids=checkpoint.token_ids)
     text = "a man with tan skin wearing a red top, waving, in a park"
     conditioning = ours.VitruvianEncodeHumanPrompt.execute(loaded[1], text, "", "").result[0]
-    made = apply(loaded[0], prior, gamma=-1.0, mask_tokens=ours.AS_TRAINED)
-    sample(spying(made, seen), conditioning, mark(conditioning), steps=1, size=(13, 9))
+    patched = apply(loaded[0], prior, gamma=-1.0, mask_tokens=ours.AS_TRAINED)
+    sample(spying(patched, calls), conditioning, mark(conditioning), steps=1, size=(13, 9))
     ids = tokenizer([text])
     human = training.human_tokens(word_pieces(tokenizer.words), ids)
     assert torch.equal(human[0], conditioning[0][1][host.HUMAN])
-    ((x, sigma, found),) = [
+    ((x, sigma, denoised),) = [
         (x[None], sigma[None], out[None])
-        for xs, sigmas, outs, kinds in seen
+        for xs, sigmas, outs, kinds in calls
         for x, sigma, out, kind in zip(xs, sigmas, outs, kinds, strict=True)
         if kind == 0
     ]
     sampling = loaded[0].model.model_sampling
-    noise, _ = own(sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), ids, human)
+    noise, _ = denoiser(
+        sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), ids, human
+    )
     expected = sampling.calculate_denoised(sigma, noise, x)
-    assert float((found - expected).norm() / (x - expected).norm()) < 1e-4
+    assert float((denoised - expected).norm() / (x - expected).norm()) < 1e-4
 
 
 def test_a_file_gives_back_its_layers(loaded, tmp_path):
@@ -474,8 +482,12 @@ def test_a_file_gives_back_its_layers(loaded, tmp_path):
         "mask": human_prior.AFTER,
     }
     weights.save(tmp_path / "p.safetensors", tensors, facts)
-    found = host.load(tmp_path / "p.safetensors")
-    assert (found.gamma, found.mask, found.name) == (0.7, human_prior.AFTER, "p.safetensors")
+    loaded_prior = host.load(tmp_path / "p.safetensors")
+    assert (loaded_prior.gamma, loaded_prior.mask, loaded_prior.name) == (
+        0.7,
+        human_prior.AFTER,
+        "p.safetensors",
+    )
     for place, layer in prior.layers.items():
         for name, tensor in layer.state_dict().items():
-            assert torch.equal(found.layers[place].state_dict()[name], tensor)
+            assert torch.equal(loaded_prior.layers[place].state_dict()[name], tensor)

@@ -190,9 +190,9 @@ def test_a_cancelled_run_keeps_what_was_trained(loaded, folder, monkeypatch):
     ("changes", "message"),
     [
         ({"prompts": ("a red car", "a tree")}, "Train Human Prior: no text names a person"),
-        ({"prompts": ("a man",) * 3}, "2 pictures in 'latents' and 3 texts"),
+        ({"prompts": ("a man",) * 3}, "2 images in 'latents' and 3 texts"),
         ({"images": [*latents(1), *latents(1, (8, 8))]}, r"several sizes \(64 x 48, 64 x 64\)"),
-        ({"poses": [torch.zeros(1, 48, 64, 3)]}, "2 pictures in 'latents' and 1 in 'pose_images'"),
+        ({"poses": [torch.zeros(1, 48, 64, 3)]}, "2 images in 'latents' and 1 in 'pose_images'"),
     ],
 )
 def test_what_does_not_fit_is_said(loaded, changes, message):
