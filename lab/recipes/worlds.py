@@ -84,8 +84,8 @@ def encode(checkpoint: convert.Checkpoint, world: Path, work: Path, **choice: An
 
     `choice` goes to `encode_world`: names, keep, of.
     """
-    normalisation = checkpoint.latent_scale, checkpoint.latent_shift
-    return encode_world(checkpoint.vae, world, work / "latents", *normalisation, **choice).data
+    normalization = checkpoint.latent_scale, checkpoint.latent_shift
+    return encode_world(checkpoint.vae, world, work / "latents", normalization, **choice).data
 
 
 def hands_in_image(caption: dict) -> list[int]:

@@ -45,16 +45,16 @@ def encode_world(
     autoencoder: AutoencoderTiny,
     world: Path,
     out: Path,
-    scale: float | None = None,
-    shift: float = 0.0,
+    normalization: tuple[float, float] | None = None,
     names: tuple[str, ...] = ("hint",),
     keep: Callable[[dict], object] = lambda caption: True,
     of: str = "rgb",
 ) -> Encoded:
-    """Encode every image `of` this kind in `world` once; what the encoder gave is kept in `out`,
-    one file for each autoencoder. Without `scale` and `shift`, those of the VAE's checkpoint, they
-    are this world's own. `names`: what else of the world the data gives. `keep`: which scenes, by
-    caption.
+    """Encode every image `of` this kind in `world` once; the latents are saved in `out`, one file
+    for each autoencoder.
+
+    `normalization`: scale and shift of the VAE's checkpoint; without it they are those of this
+    world. `names`: what else of the world the data gives. `keep`: which scenes, by caption.
     """
     images, named_arrays = WorldDataset(world, names=(of,)), WorldDataset(world, names=names)
     rows = [i for i, caption in enumerate(images.captions) if keep(caption)]
@@ -66,8 +66,7 @@ def encode_world(
         np.save(part, _encode(autoencoder, Subset(images, rows), of).half().numpy())
         part.replace(file)
     latents = torch.from_numpy(np.load(file)).float()
-    if scale is None:
-        shift, scale = float(latents.mean()), 1 / float(latents.std())
+    scale, shift = normalization or (1 / float(latents.std()), float(latents.mean()))
     z = ((latents - shift) * scale).half().numpy()
     return Encoded(LatentDataset(Subset(named_arrays, rows), z), scale, shift)
 
