@@ -331,7 +331,8 @@ def read_squares(boxes: Any, width: int, height: int) -> list[list[Square]]:
         return [[square(box) for box in frame] for frame in frames]
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
-            "the input 'hand_bboxes' can not be read: connect the output 'hand_bboxes' of Cut Hands."
+            "the input 'hand_bboxes' can not be read: connect the output 'hand_bboxes' of "
+            "Cut Hands."
         ) from None
 
 
