@@ -166,7 +166,7 @@ def _patch(
 
     def aligned(plan: Plan, place: int, rows: int, h: Tensor) -> Aligned:
         """Return what the layer at a place needs for so many rows, computed in the first step."""
-        grid = tuple(h.shape[-2:])
+        grid = h.shape[-2], h.shape[-1]
         key = (place, grid, rows, h.device, h.dtype)
         if key not in plan.aligned:
             layers, moved, tokens = on_device(h.device, h.dtype)
@@ -187,7 +187,7 @@ def _patch(
                 layer_inputs = aligned(plan, place, len(rows), h)
                 change = layer(rows, layer_inputs, settings.strength, settings.map_strength)
                 if settings.area is not None:
-                    change = change * area(tuple(h.shape[-2:]), h.device, h.dtype)
+                    change = change * area((h.shape[-2], h.shape[-1]), h.device, h.dtype)
                 rows = rows + change
             outputs.append(rows)
         return torch.cat(outputs), skip
