@@ -13,6 +13,7 @@ import torch
 from comfy_api.latest import io
 from safetensors.torch import save_file
 from vitruvian.host import human_prior, sampling
+from vitruvian.host.registration import register
 from vitruvian.models import compose, human_tokens
 from vitruvian.models.structure import MEAN
 from vitruvian.nodes import (
@@ -28,6 +29,7 @@ from vitruvian.nodes import (
 from vitruvian.nodes import compose as compose_nodes
 from vitruvian.nodes import human_prior as human_prior_nodes
 
+register()
 TRANSFORMER = {
     "input_size": None, "patch_size": 2, "in_channels": 16, "depth": 2, "adm_in_channels": 32,
     "pos_embed_max_size": 16, "num_patches": 256, "pos_embed_scaling_factor": None,
@@ -35,10 +37,16 @@ TRANSFORMER = {
         "target": "torch.nn.Linear", "params": {"in_features": 48, "out_features": 128},
     }, "dtype": torch.float32,
 }  # fmt: skip
-POSE = [{"people": [{"pose_keypoints_2d": [32.0, 32.0, 1.0] * 18}], "canvas_width": 64,
-         "canvas_height": 64}]  # fmt: skip
-HAND_POSE = [{"people": [{"hand_left_keypoints_2d": [32.0, 32.0, 1.0] * 21}], "canvas_width": 64,
-              "canvas_height": 64}]  # fmt: skip
+
+
+def pose_of(name, points):
+    """A pose of one person with these keypoints alone."""
+    person = {name: [32.0, 32.0, 1.0] * points}
+    return [{"people": [person], "canvas_width": 64, "canvas_height": 64}]
+
+
+POSE = pose_of("pose_keypoints_2d", 18)
+HAND_POSE = pose_of("hand_left_keypoints_2d", 21)
 
 
 @pytest.fixture(autouse=True)
@@ -245,14 +253,17 @@ def test_options_are_made_anew():
     assert extra_args["model_options"] == {"transformer_options": snapshot, "other": 2}
 
 
+def passed_extra_args(guider, sigmas, extra_args, *_):
+    """In the executor's place: what the wrapper passes on."""
+    return extra_args
+
+
 def test_a_plan_reaches_the_blocks_inside_its_window_only():
     model_options = {"transformer_options": {"mine": 1}}
     plan = SimpleNamespace(window=sampling.Window(8.0, 5.0))
     make_plan = sampling.plan_wrapper("slot", lambda beginning: plan)
-    extra_args = make_plan(
-        lambda guider, sigmas, extra_args, *_: extra_args,
-        None, None, {"model_options": model_options}, None, torch.zeros(1, 4, 8, 8),
-    )  # fmt: skip
+    passed = {"model_options": model_options}
+    extra_args = make_plan(passed_extra_args, None, None, passed, None, torch.zeros(1, 4, 8, 8))
     options = sampling.options_of(extra_args)
     assert options == {"mine": 1, "slot": plan}
     assert model_options == {"transformer_options": {"mine": 1}}
@@ -286,7 +297,7 @@ def test_a_plan_reaches_the_blocks_inside_its_window_only():
 def test_no_plan_leaves_the_options_alone():
     extra_args = {"model_options": {"transformer_options": {}}}
     wrapper = sampling.plan_wrapper("slot", lambda beginning: None)
-    passed = wrapper(lambda *args: args[2], None, None, extra_args, None, torch.zeros(1, 4, 8, 8))
+    passed = wrapper(passed_extra_args, None, None, extra_args, None, torch.zeros(1, 4, 8, 8))
     assert passed is extra_args
 
 
