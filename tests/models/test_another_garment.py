@@ -69,9 +69,9 @@ def test_it_is_drawn_around_a_pose_by_its_shape(pack, semantic_map):
 
 def test_words_name_it(pack):
     phrases = pack.load("models.phrases")
-    found = phrases.split_phrases("a woman in a red silk kimono and sandals, [24] odd thing")
-    assert [phrase.part for phrase in found] == [KIMONO, shipped.FOOTWEAR, KIMONO]
-    assert found[0].text == "red silk kimono"
+    garments = phrases.split_phrases("a woman in a red silk kimono and sandals, [24] odd thing")
+    assert [phrase.part for phrase in garments] == [KIMONO, shipped.FOOTWEAR, KIMONO]
+    assert garments[0].text == "red silk kimono"
     with pytest.raises(ValueError, match=rf"\[{KIMONO}\] kimono"):
         phrases.split_phrases(f"[{KIMONO + 1}] odd thing")
 
