@@ -30,7 +30,7 @@ class VitruvianLoadAppearance(io.ComfyNode):
             category=CATEGORY,
             description="Loads the layers that give parts their look, from models/vitruvian.",
             inputs=[weight_input("appearance_name", "appearance")],
-            outputs=[Appearance.Output("appearance", tooltip="To Apply Appearance.")],
+            outputs=[Appearance.Output("appearance", "appearance", tooltip="To Apply Appearance.")],
         )
 
     @classmethod

@@ -329,10 +329,13 @@ class VitruvianPreviewInstances(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     "preview",
+                    "preview",
                     tooltip="The area of each person in a color of its own, with number and "
                     "skeleton. Dark: nobody's area.",
                 ),
-                io.Mask.Output("masks", tooltip="One mask per person: the area that is theirs."),
+                io.Mask.Output(
+                    "masks", "masks", tooltip="One mask per person: the area that is theirs."
+                ),
             ],
         )
 

@@ -24,7 +24,9 @@ class VitruvianLoadHandGenerator(io.ComfyNode):
             inputs=[weight_input("hand_generator_name", "hands")],
             outputs=[
                 HandGenerator.Output(
-                    "hand_generator", tooltip="To Apply Hand Generator and Predict Hand Masks."
+                    "hand_generator",
+                    "hand_generator",
+                    tooltip="To Apply Hand Generator and Predict Hand Masks.",
                 )
             ],
         )
@@ -91,7 +93,9 @@ class VitruvianPredictHandMasks(io.ComfyNode):
                 ),
                 io.Latent.Input("latent", tooltip="The finished latents, from the sampler."),
             ],
-            outputs=[io.Mask.Output("masks", tooltip="One mask per hand, for Place Hands.")],
+            outputs=[
+                io.Mask.Output("masks", "masks", tooltip="One mask per hand, for Place Hands.")
+            ],
         )
 
     @classmethod

@@ -102,9 +102,13 @@ class VitruvianDrawHandMasks(io.ComfyNode):
                 _no_hands_input("an empty mask."),
             ],
             outputs=[
-                io.Mask.Output("masks", tooltip="One mask per hand, the larger hand first."),
-                io.Mask.Output("union_mask", tooltip="One mask per frame, with all its hands."),
-                io.Int.Output("hand_count", tooltip="Number of hands."),
+                io.Mask.Output(
+                    "masks", "masks", tooltip="One mask per hand, the larger hand first."
+                ),
+                io.Mask.Output(
+                    "union_mask", "union_mask", tooltip="One mask per frame, with all its hands."
+                ),
+                io.Int.Output("hand_count", "hand_count", tooltip="Number of hands."),
             ],
         )
 
@@ -183,15 +187,22 @@ class VitruvianCutHands(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "hand_images", tooltip="One image per hand, the larger hand first."
+                    "hand_images",
+                    "hand_images",
+                    tooltip="One image per hand, the larger hand first.",
                 ),
                 PoseKeypoint.Output(
-                    "hand_poses", tooltip="The keypoints of every hand, inside its square."
+                    "hand_poses",
+                    "hand_poses",
+                    tooltip="The keypoints of every hand, inside its square.",
                 ),
                 BoundingBox.Output(
-                    "hand_bboxes", tooltip="Where the squares are in the image, for Place Hands."
+                    "hand_bboxes",
+                    "hand_bboxes",
+                    tooltip="Where the squares are in the image, for Place Hands.",
                 ),
                 io.Int.Output(
+                    "hand_count",
                     "hand_count",
                     tooltip="Number of hand images, for the batch size of an empty latent.",
                 ),
@@ -285,10 +296,14 @@ class VitruvianPlaceHands(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("placed_image", tooltip="The image with the hands in it."),
-                io.Mask.Output("hands_mask", tooltip="Where the hands are."),
+                io.Image.Output(
+                    "placed_image", "placed_image", tooltip="The image with the hands in it."
+                ),
+                io.Mask.Output("hands_mask", "hands_mask", tooltip="Where the hands are."),
                 io.Mask.Output(
-                    "inpaint_mask", tooltip="Where to generate, for Set Latent Noise Mask."
+                    "inpaint_mask",
+                    "inpaint_mask",
+                    tooltip="Where to generate, for Set Latent Noise Mask.",
                 ),
             ],
         )

@@ -60,11 +60,13 @@ class VitruvianShowHumanAttention(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     "attention_images",
+                    "attention_images",
                     tooltip="One image per word: a column per moment, and rows for every scale "
                     "without and with the human prior. Maps of one scale share one "
                     "brightness.",
                 ),
                 io.Mask.Output(
+                    "masks",
                     "masks",
                     tooltip="One mask per word: the mean of its maps, at most 1, in the size of "
                     "the image.",

@@ -32,7 +32,9 @@ class VitruvianLoadHumanPrior(io.ComfyNode):
             category=CATEGORY,
             description="Loads a human prior from models/vitruvian.",
             inputs=[weight_input("human_prior_name", "human_prior")],
-            outputs=[HumanPrior.Output("human_prior", tooltip="To Apply Human Prior.")],
+            outputs=[
+                HumanPrior.Output("human_prior", "human_prior", tooltip="To Apply Human Prior.")
+            ],
         )
 
     @classmethod
@@ -70,9 +72,13 @@ class VitruvianEncodeHumanPrompt(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "conditioning", tooltip="To the sampler's positive, or to Add Instance."
+                    "conditioning",
+                    "conditioning",
+                    tooltip="To the sampler's positive, or to Add Instance.",
                 ),
-                io.String.Output("words", tooltip="The marked words, separated by commas."),
+                io.String.Output(
+                    "words", "words", tooltip="The marked words, separated by commas."
+                ),
             ],
         )
 

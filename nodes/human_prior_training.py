@@ -122,10 +122,14 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
             ],
             outputs=[
                 HumanPrior.Output(
-                    "human_prior", tooltip="To Apply Human Prior and Save Human Prior."
+                    "human_prior",
+                    "human_prior",
+                    tooltip="To Apply Human Prior and Save Human Prior.",
                 ),
                 io.Image.Output(
-                    "loss_image", tooltip="The loss of every step and its running mean."
+                    "loss_image",
+                    "loss_image",
+                    tooltip="The loss of every step and its running mean.",
                 ),
             ],
         )
@@ -204,7 +208,11 @@ class VitruvianSaveHumanPrior(io.ComfyNode):
                     tooltip="Name of the file. If it exists already, a number is added.",
                 ),
             ],
-            outputs=[io.String.Output("filename", tooltip="The name that Load Human Prior lists.")],
+            outputs=[
+                io.String.Output(
+                    "filename", "filename", tooltip="The name that Load Human Prior lists."
+                )
+            ],
         )
 
     @classmethod

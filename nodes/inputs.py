@@ -13,8 +13,9 @@ from ..models import pose, weights
 from ..models.pose import People
 from .wires import PoseKeypoint
 
-# The oldest host, v0.3.64, refuses a node whose output has the id of one of its inputs. Such an
-# output has the id `<name>_out`; the screen shows its display name, which is `<name>`.
+# The oldest host, v0.3.64, refuses a node whose output has the id of one of its inputs: such an
+# output has the id `<name>_out`. It shows an output without a display name as its type: so every
+# output has one, which is `<name>`.
 
 P = ParamSpec("P")
 N = TypeVar("N", bound=type[io.ComfyNode])

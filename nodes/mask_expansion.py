@@ -90,6 +90,7 @@ class VitruvianPreviewMaskExpansion(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     "preview",
+                    "preview",
                     tooltip="From the first step to the last: white is generated, orange is the "
                     "border, and the image shows where it is preserved to the end.",
                 ),

@@ -52,7 +52,9 @@ class VitruvianLoadPartEncoder(io.ComfyNode):
             ],
             outputs=[
                 io.ClipVision.Output(
-                    "clip_vision", tooltip="To Build Memory and Appearance from Image."
+                    "clip_vision",
+                    "clip_vision",
+                    tooltip="To Build Memory and Appearance from Image.",
                 )
             ],
         )
@@ -231,7 +233,9 @@ class VitruvianSaveMemory(io.ComfyNode):
                     tooltip="Name of the file. If it exists already, a number is added.",
                 ),
             ],
-            outputs=[io.String.Output("filename", tooltip="The name that Load Memory lists.")],
+            outputs=[
+                io.String.Output("filename", "filename", tooltip="The name that Load Memory lists.")
+            ],
         )
 
     @classmethod
@@ -257,7 +261,7 @@ class VitruvianLoadMemory(io.ComfyNode):
                     "A memory built with the image encoder of the checkpoint's CLIP.",
                 )
             ],
-            outputs=[Memory.Output("memory", tooltip="To Retrieve Appearance.")],
+            outputs=[Memory.Output("memory", "memory", tooltip="To Retrieve Appearance.")],
         )
 
     @classmethod
@@ -283,7 +287,7 @@ class VitruvianMergeMemories(io.ComfyNode):
                     "not matter.",
                 ),
             ],
-            outputs=[Memory.Output("memory", tooltip="To Retrieve Appearance.")],
+            outputs=[Memory.Output("memory", "memory", tooltip="To Retrieve Appearance.")],
         )
 
     @classmethod
@@ -310,6 +314,7 @@ class VitruvianShowMemory(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
+                    "slot_images",
                     "slot_images",
                     tooltip="Every slot, shown by the image nearest to it. Slots that stand for "
                     "the most images come first.",

@@ -68,7 +68,9 @@ class VitruvianMergePeople(io.ComfyNode):
                 pose_input("pose_2", "More people. Their canvas is scaled to that of pose_1."),
             ],
             outputs=[
-                PoseKeypoint.Output("pose", tooltip="The people of pose_1, then those of pose_2.")
+                PoseKeypoint.Output(
+                    "pose", "pose", tooltip="The people of pose_1, then those of pose_2."
+                )
             ],
         )
 

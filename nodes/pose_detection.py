@@ -54,8 +54,12 @@ class VitruvianDetectPose(io.ComfyNode):
                 ),
             ],
             outputs=[
-                PoseKeypoint.Output("pose", tooltip="The people, from left to right."),
-                io.Int.Output("person_count", tooltip="Number of people in all images together."),
+                PoseKeypoint.Output("pose", "pose", tooltip="The people, from left to right."),
+                io.Int.Output(
+                    "person_count",
+                    "person_count",
+                    tooltip="Number of people in all images together.",
+                ),
             ],
         )
 

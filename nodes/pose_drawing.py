@@ -57,7 +57,11 @@ class VitruvianDrawPose(io.ComfyNode):
                 ),
                 min_confidence_input("Points less certain than this are not drawn."),
             ],
-            outputs=[io.Image.Output("pose_image", tooltip="One image per frame, on black.")],
+            outputs=[
+                io.Image.Output(
+                    "pose_image", "pose_image", tooltip="One image per frame, on black."
+                )
+            ],
         )
 
     @classmethod
@@ -118,8 +122,10 @@ class VitruvianDrawPersonMasks(io.ComfyNode):
                 min_confidence_input("Points less certain than this are not used."),
             ],
             outputs=[
-                io.Mask.Output("masks", tooltip="One mask per person, frame after frame."),
-                io.Mask.Output("union_mask", tooltip="One mask per frame, with all its people."),
+                io.Mask.Output("masks", "masks", tooltip="One mask per person, frame after frame."),
+                io.Mask.Output(
+                    "union_mask", "union_mask", tooltip="One mask per frame, with all its people."
+                ),
             ],
         )
 

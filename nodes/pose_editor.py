@@ -49,7 +49,9 @@ class VitruvianPoseEditor(io.ComfyNode):
             ],
             outputs=[
                 PoseKeypoint.Output("pose_out", "pose", tooltip="The people, from left to right."),
-                io.Image.Output("pose_image", tooltip="The skeletons, for a pose ControlNet."),
+                io.Image.Output(
+                    "pose_image", "pose_image", tooltip="The skeletons, for a pose ControlNet."
+                ),
                 io.Mask.Output(
                     "masks",
                     "masks",

@@ -35,7 +35,9 @@ class VitruvianLoadPose(io.ComfyNode):
                     "[output]), or an example of Vitruvian (marked [example]).",
                 ),
             ],
-            outputs=[PoseKeypoint.Output("pose", tooltip="All frames of the file, in pixels.")],
+            outputs=[
+                PoseKeypoint.Output("pose", "pose", tooltip="All frames of the file, in pixels.")
+            ],
         )
 
     @classmethod

@@ -40,7 +40,7 @@ class VitruvianLoadStructureRefiner(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.ControlNet.Output("refiner", tooltip="To Apply Structure Refiner."),
+                io.ControlNet.Output("refiner", "refiner", tooltip="To Apply Structure Refiner."),
             ],
         )
 

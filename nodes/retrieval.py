@@ -101,12 +101,13 @@ class VitruvianRetrieveAppearance(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Parts.Output("parts", tooltip="To Apply Appearance."),
+                Parts.Output("parts", "parts", tooltip="To Apply Appearance."),
                 io.Image.Output(
+                    "slot_images",
                     "slot_images",
                     tooltip="What the memory answered to each phrase, with the shares of the mix.",
                 ),
-                io.String.Output("report", tooltip="Which phrase went to which class."),
+                io.String.Output("report", "report", tooltip="Which phrase went to which class."),
             ],
         )
 
@@ -191,8 +192,10 @@ class VitruvianAppearanceFromImage(io.ComfyNode):
                 shrink_input(),
             ],
             outputs=[
-                Parts.Output("parts", tooltip="To Apply Appearance."),
-                io.Image.Output("slot_images", tooltip="What the memory answered to each part."),
+                Parts.Output("parts", "parts", tooltip="To Apply Appearance."),
+                io.Image.Output(
+                    "slot_images", "slot_images", tooltip="What the memory answered to each part."
+                ),
             ],
         )
 
@@ -253,7 +256,7 @@ class VitruvianMergeAppearance(io.ComfyNode):
                     "parts_2", tooltip="More parts. Where both have a class, this one is used."
                 ),
             ],
-            outputs=[Parts.Output("parts", tooltip="To Apply Appearance.")],
+            outputs=[Parts.Output("parts", "parts", tooltip="To Apply Appearance.")],
         )
 
     @classmethod

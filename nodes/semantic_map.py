@@ -72,7 +72,9 @@ class VitruvianSemanticMapFromColors(io.ComfyNode):
                     "line says otherwise.",
                 ),
             ],
-            outputs=[SemanticMap.Output("semantic_map", tooltip="One map per image.")],
+            outputs=[
+                SemanticMap.Output("semantic_map", "semantic_map", tooltip="One map per image.")
+            ],
         )
 
     @classmethod
@@ -287,9 +289,10 @@ class VitruvianShowSemanticMap(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "preview", tooltip="The map, with the names of its parts beside it."
+                    "preview", "preview", tooltip="The map, with the names of its parts beside it."
                 ),
                 io.Image.Output(
+                    "color_image",
                     "color_image",
                     tooltip="The map alone, pixel by pixel: to save, to edit, and to read again "
                     "with Semantic Map from Colors.",
@@ -346,7 +349,7 @@ class VitruvianMaskFromSemanticMap(io.ComfyNode):
                     tooltip="What to do with a map that has none of the parts.",
                 ),
             ],
-            outputs=[io.Mask.Output("mask", tooltip="One mask per map.")],
+            outputs=[io.Mask.Output("mask", "mask", tooltip="One mask per map.")],
         )
 
     @classmethod

@@ -35,7 +35,9 @@ class VitruvianLoadStructureModel(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(
-                    "model", tooltip="To a sampler, with a latent from Empty Structure Latent."
+                    "model",
+                    "model",
+                    tooltip="To a sampler, with a latent from Empty Structure Latent.",
                 )
             ],
         )
@@ -82,7 +84,9 @@ class VitruvianStructureModelFromCheckpoint(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(
-                    "model", tooltip="To a sampler, with a latent from Empty Structure Latent."
+                    "model",
+                    "model",
+                    tooltip="To a sampler, with a latent from Empty Structure Latent.",
                 )
             ],
         )
@@ -113,7 +117,7 @@ class VitruvianEmptyStructureLatent(io.ComfyNode):
                     "batch_size", default=1, min=1, max=4096, tooltip="How many images at once."
                 ),
             ],
-            outputs=[io.Latent.Output("latent", tooltip="To the sampler.")],
+            outputs=[io.Latent.Output("latent", "latent", tooltip="To the sampler.")],
         )
 
     @classmethod
@@ -214,9 +218,15 @@ class VitruvianSplitStructure(io.ComfyNode):
             description="Splits the latent of a structure model into three ordinary latents.",
             inputs=[io.Latent.Input("latent", tooltip="The latent from the sampler.")],
             outputs=[
-                io.Latent.Output("image_latent", tooltip="The image, to VAE Decode."),
-                io.Latent.Output("depth_latent", tooltip="The depth, to VAE Decode."),
-                io.Latent.Output("normal_latent", tooltip="The normals, to VAE Decode."),
+                io.Latent.Output(
+                    "image_latent", "image_latent", tooltip="The image, to VAE Decode."
+                ),
+                io.Latent.Output(
+                    "depth_latent", "depth_latent", tooltip="The depth, to VAE Decode."
+                ),
+                io.Latent.Output(
+                    "normal_latent", "normal_latent", tooltip="The normals, to VAE Decode."
+                ),
             ],
         )
 
@@ -247,7 +257,7 @@ class VitruvianJoinStructure(io.ComfyNode):
                     "normal_latent", tooltip="The normals of the image, x right, from VAE Encode."
                 ),
             ],
-            outputs=[io.Latent.Output("latent", tooltip="To the sampler.")],
+            outputs=[io.Latent.Output("latent", "latent", tooltip="To the sampler.")],
         )
 
     @classmethod

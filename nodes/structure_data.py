@@ -67,7 +67,9 @@ class VitruvianSaveStructureData(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(
-                    "folder_path", tooltip="The full path of the folder, for the trainer."
+                    "folder_path",
+                    "folder_path",
+                    tooltip="The full path of the folder, for the trainer.",
                 )
             ],
             is_output_node=True,

@@ -35,3 +35,11 @@ def test_outputs_avoid_the_ids_of_inputs(nodes):
     for name, node in nodes.items():
         inputs = {entry["name"] for entry in node["inputs"]}
         assert inputs.isdisjoint(output["id"] for output in node["outputs"]), name
+
+
+def test_outputs_have_display_names():
+    """Without one the oldest host shows the type."""
+    extension = asyncio.run(vitruvian.comfy_entrypoint())
+    for node in asyncio.run(extension.get_node_list()):
+        for output in node.define_schema().outputs:
+            assert output.display_name, (node, output.id)
