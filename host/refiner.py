@@ -89,22 +89,22 @@ def apply_control_nets(
     Each condition's strength is that of the settings times its factor. ValueError if no condition
     has both.
     """
-    conditions = [
-        condition
+    usable = {
+        condition: image
         for condition in CONDITIONS
-        if nets.get(condition) is not None and images.get(condition) is not None
-    ]
-    if not conditions:
+        if nets.get(condition) is not None and (image := images.get(condition)) is not None
+    }
+    if not usable:
         raise ValueError(
             "no ControlNet has its image. Connect 'refiner' and one of 'pose_image', "
             "'depth_image' and 'normal_image', or an image and its ControlNet, such as "
             "'depth_image' and 'depth_control_net'."
         )
-    for condition in conditions:
+    for condition, image in usable.items():
         conditionings = apply_control_net(
             conditionings,
             nets[condition],
-            images[condition],
+            image,
             settings._replace(strength=settings.strength * factors[condition]),
             vae=vae,
         )
