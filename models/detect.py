@@ -6,7 +6,7 @@ Another detector is one new file in detectors/ and one line in DETECTORS. The fi
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -59,7 +59,7 @@ def open_detector(
     name = name or next(iter(DETECTORS))
     if name not in DETECTORS:
         raise ValueError(f"there is no detector '{name}', only {', '.join(DETECTORS)}.")
-    module = import_module(f".detectors.{DETECTORS[name]}", __package__)
+    module = resolve_name(f"{__package__}.detectors.{DETECTORS[name]}")
     return module.open_detector(model_folders, hands=hands)
 
 
