@@ -4,7 +4,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
-    """Return the extension to ComfyUI. The host is imported here only, so the pack imports without."""
+    """Return the extension to ComfyUI. Only here is the host imported: the pack imports without it."""
     from comfy_api.latest import ComfyExtension
 
     from .host.registration import register

@@ -125,7 +125,7 @@ def test_a_background_goes_to_the_widget_alone():
         ({"pose": "text"}, "Pose Editor: the input 'pose' can not be used: a pose is a list"),
         (
             {"people": "", "pose": [{"canvas_width": 9, "canvas_height": 9, "people": []}]},
-            "Pose Editor: nobody is there: add a person in the editor, or connect",
+            "Pose Editor: there are no people: add a person in the editor, or connect",
         ),
     ],
 )
