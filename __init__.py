@@ -4,7 +4,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
-    """Return the extension to ComfyUI. Only here is the host imported: the pack imports without it."""
+    """Return the extension to ComfyUI. The host is imported here only: the pack needs none."""
     from comfy_api.latest import ComfyExtension
 
     from .host.registration import register
