@@ -13,7 +13,7 @@ seed for all:
   <x>_drift    mean difference to the base's image outside the bodies
   cost         sampling time with the prior over that without, taken in turns
 `ceiling`: the evaluators on the true images after a round trip through the VAE.
-Ablations are read on some of the prompts, with the base's and the prior's numbers there:
+Ablations are read on chunk of the prompts, with the base's and the prior's numbers there:
 settings of the same prior, and priors trained otherwise (`train mini human-prior-ablations`).
 """
 
@@ -72,9 +72,9 @@ def run(quick: bool) -> dict[str, float]:
     first = alike[:few]
     rows = sorted(i for group in first for i in group)
     numbers["ablation_prompts"] = len(rows)
-    some = {name: images_by_way[name][rows] for name in ("base", "human_prior")}
-    some |= _in_turns(_ablations(loaded), prompts, first)[0]
-    for name, images in some.items():
+    ablation_images = {name: images_by_way[name][rows] for name in ("base", "human_prior")}
+    ablation_images |= _in_turns(_ablations(loaded), prompts, first)[0]
+    for name, images in ablation_images.items():
         numbers |= judge.of(f"ablation_{name}", images, rows)
     _show(loaded, images_by_way, prompts)
     return numbers
@@ -199,10 +199,10 @@ def _in_turns(
     for generate in generators.values():
         generate(prompts[:1], 0)  # the first run loads and warms up
     for rows in tqdm(groups, desc="generate"):
-        some = [prompts[i] for i in rows]
+        group = [prompts[i] for i in rows]
         for name, generate in generators.items():
             start = time.perf_counter()
-            images = generate(some, rows[0])
+            images = generate(group, rows[0])
             seconds[name] += time.perf_counter() - start
             images_by_way[name] |= dict(zip(rows, images, strict=True))
     ordered = {name: [images[i] for i in sorted(images)] for name, images in images_by_way.items()}
@@ -215,8 +215,8 @@ def _round_trip(images: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.cat(
             [
-                preview.decode(checkpoint, preview.encode(checkpoint, some))
-                for some in images.split(32)
+                preview.decode(checkpoint, preview.encode(checkpoint, chunk))
+                for chunk in images.split(32)
             ]
         )
 

@@ -52,7 +52,7 @@ class Read(NamedTuple):
     """Hold what the pose network reads in B images."""
 
     joints: Tensor  # [B,18,2] pixels
-    sure: Tensor  # [B,13] how high the heat maps of LIMBS are
+    certainty: Tensor  # [B,13] how high the heat maps of LIMBS are
     double: Tensor  # [B,13] how high they are once more, elsewhere, as a share of that
     bones: Tensor  # [B,10] lengths over their sum
     features: Tensor  # [B,F] means of the last level
@@ -69,18 +69,18 @@ class Bodies(NamedTuple):
 @torch.no_grad()
 def read(net: PoseNet, images: Tensor, batch: int = 50) -> Read:
     """Read the bodies in images [B,3,H,W] in 0..1 of one person each."""
-    parts = [_read(net, some) for some in images.split(batch)]
+    parts = [_read(net, chunk) for chunk in images.split(batch)]
     return Read(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
 def _read(net: PoseNet, images: Tensor) -> Read:
     joints = find_joints(net, images)
     heat = net(images).sigmoid()[:, list(LIMBS)]
-    sure = heat.amax((2, 3))
+    certainty = heat.amax((2, 3))
     lengths = _lengths(joints)
     features = net.features(images * 2 - 1)[-1].mean((2, 3))
-    double = _elsewhere(heat, joints[:, list(LIMBS)]) / sure
-    return Read(joints, sure, double, lengths / lengths.sum(1, keepdim=True), features)
+    double = _elsewhere(heat, joints[:, list(LIMBS)]) / certainty
+    return Read(joints, certainty, double, lengths / lengths.sum(1, keepdim=True), features)
 
 
 def _elsewhere(heat: Tensor, joints: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def are_complete(generated: Read, true: Bodies) -> Tensor:
     Each limb must be as certain, as single and as long as in all but TOLERATED of the true bodies.
     """
     true_reading = true.read
-    present = generated.sure >= true_reading.sure.quantile(TOLERATED, dim=0)
+    present = generated.certainty >= true_reading.certainty.quantile(TOLERATED, dim=0)
     once = generated.double <= true_reading.double.quantile(1 - TOLERATED, dim=0)
     low, high = true_reading.bones.quantile(torch.tensor([TOLERATED, 1 - TOLERATED]), dim=0)
     human = (generated.bones >= low) & (generated.bones <= high)
@@ -136,12 +136,14 @@ def frechet(features: Tensor, true: Tensor) -> float:
 
 def surroundings(joints: Tensor, size: int) -> Tensor:
     """Mark the pixels where no body is, bool [B,size,size], for joints [B,18,2]."""
-    sure = torch.cat((joints, torch.ones_like(joints[..., :1])), -1)
-    empty_parts = (torch.zeros(len(sure), n, 3) for _, n in list(pose.POINT_GROUPS.values())[1:])
-    people = pose.people_from_points((sure, *empty_parts), size, size)
+    with_confidence = torch.cat((joints, torch.ones_like(joints[..., :1])), -1)
+    empty_parts = (
+        torch.zeros(len(with_confidence), n, 3) for _, n in list(pose.POINT_GROUPS.values())[1:]
+    )
+    people = pose.people_from_points((with_confidence, *empty_parts), size, size)
     masks = [
         body_masks.person_masks(pose.pick(people, [k]), size, size, dilation=AROUND, feather=0.0)[0]
-        for k in range(len(sure))
+        for k in range(len(with_confidence))
     ]
     return torch.stack(masks) == 0
 

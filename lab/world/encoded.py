@@ -92,9 +92,9 @@ def _encode(
     count = len(images)  # type: ignore[arg-type]
     for start in tqdm(range(0, count, batch), desc="encode", mininterval=5):
         rows = range(start, min(start + batch, count))
-        some = torch.stack([images[i][of] for i in rows])
-        some = some if some.dim() == 4 else some[:, None].expand(-1, 3, -1, -1)
-        x = some.to(device).float() / 127.5 - 1
+        stacked = torch.stack([images[i][of] for i in rows])
+        stacked = stacked if stacked.dim() == 4 else stacked[:, None].expand(-1, 3, -1, -1)
+        x = stacked.to(device).float() / 127.5 - 1
         x = x.contiguous(memory_format=torch.channels_last)
         with _fastest(device):
             chunks.append(autoencoder.encode(x).latents.float().cpu())

@@ -86,9 +86,9 @@ def render(scenes: Scenes, size: int = 192, *, chunk: int = 16) -> Render:
     """Render scenes at `size` x `size`; `chunk` scenes at a time bounds the memory."""
     groups, first = [], 0
     for rows in torch.arange(len(scenes), device=scenes.background.device).split(chunk):
-        some = scenes.take(rows)
-        groups.append((_render(some, size), first))
-        first += len(some.people)
+        chunk_scenes = scenes.take(rows)
+        groups.append((_render(chunk_scenes, size), first))
+        first += len(chunk_scenes.people)
     parts = {
         name: torch.cat([getattr(g, name) for g, _ in groups])
         for name in Render.__annotations__

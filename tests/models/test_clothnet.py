@@ -8,13 +8,13 @@ from vitruvian.lab.benchmarks import appearance as bench
 from vitruvian.lab.evaluators import clothnet, measurements
 from vitruvian.lab.recipes import dressed
 from vitruvian.lab.training import convert, preview
+from vitruvian.lab.world.body import TOP
 from vitruvian.lab.world.captions import person_caption
-from vitruvian.lab.world.figure import TOP
 from vitruvian.lab.world.renderer import render
-from vitruvian.lab.world.scenes import COLOURS, FULL, PATTERNS, sample_scenes
+from vitruvian.lab.world.scenes import COLORS, FULL, PATTERNS, sample_scenes
 from vitruvian.models import semantic_map
 
-RED, BLUE, GREEN = ([*COLOURS].index(name) for name in ("red", "blue", "green"))
+RED, BLUE, GREEN = ([*COLORS].index(name) for name in ("red", "blue", "green"))
 TRUE = clothnet.Reading(0, "top", RED, 1, RED, 1, (BLUE, GREEN))
 
 
@@ -34,43 +34,43 @@ def net(mini_weights):
 
 
 @pytest.fixture(scope="module")
-def found(net, scenes, truth):
-    """What is read in the true pictures after the autoencoder."""
-    whole = convert.load_checkpoint(preview.CHECKPOINT)
-    pictures = preview.decode(whole, preview.encode(whole, truth.rgb))
-    return clothnet.read_clothes(net, pictures, scenes, truth)
+def readings(net, scenes, truth):
+    """What is read in the true images after the autoencoder."""
+    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
+    images = preview.decode(checkpoint, preview.encode(checkpoint, truth.rgb))
+    return clothnet.read_clothes(net, images, scenes, truth)
 
 
 def share(hits):
     return sum(hits) / len(hits)
 
 
-def test_colours_and_patterns_of_true_pictures_are_read(found):
-    assert share([r.colour == r.named_colour for r in found]) > 0.9
-    woven = [r for r in found if r.garment in clothnet.PATTERNED]
+def test_colors_and_patterns_of_true_images_are_read(readings):
+    assert share([r.color == r.named_color for r in readings]) > 0.9
+    woven = [r for r in readings if r.garment in clothnet.PATTERNED]
     assert share([r.pattern == r.named_pattern for r in woven]) > 0.7
-    assert share([bench.right(r) for r in found]) > 0.75
+    assert share([bench.right(r) for r in readings]) > 0.75
 
 
-def test_readings_carry_what_is_named(found, scenes):
+def test_readings_carry_what_is_named(readings, scenes):
     people = scenes.people
-    (top,) = (r for r in found if (r.person, r.garment) == (0, "top"))
-    assert (top.named_colour, top.named_pattern) == (int(people.top[0]), int(people.top_pattern[0]))
+    (top,) = (r for r in readings if (r.person, r.garment) == (0, "top"))
+    assert (top.named_color, top.named_pattern) == (int(people.top[0]), int(people.top_pattern[0]))
     worn = [int(people.bottom[0]), int(people.shoes[0]), int(people.hat[0])]
-    assert top.others == tuple(colour for colour in worn if colour >= 0)
-    assert {r.person for r in found if r.garment == "hat"} <= set(
+    assert top.others == tuple(color for color in worn if color >= 0)
+    assert {r.person for r in readings if r.garment == "hat"} <= set(
         (people.hat >= 0).nonzero()[:, 0].tolist()
     )
 
 
-def test_a_garment_of_another_colour_is_read_as_wrong(net, scenes, truth):
+def test_a_garment_of_another_color_is_read_as_wrong(net, scenes, truth):
     people = scenes.people
-    colours = torch.where(people.bottom == people.top, people.shoes, people.bottom)
-    swapped = render(replace(scenes, people=replace(people, top=colours))).rgb
+    colors = torch.where(people.bottom == people.top, people.shoes, people.bottom)
+    swapped = render(replace(scenes, people=replace(people, top=colors))).rgb
     tops = [
         r
         for r in clothnet.read_clothes(net, swapped, scenes, truth)
-        if r.garment == "top" and colours[r.person] != people.top[r.person]
+        if r.garment == "top" and colors[r.person] != people.top[r.person]
     ]
     assert share([not bench.right(r) for r in tops]) > 0.9
     assert share([bench.leaks(r) for r in tops]) > 0.9
@@ -82,35 +82,35 @@ def test_a_garment_of_another_pattern_is_read_as_wrong(net, scenes, truth):
     woven = render(replace(scenes, people=replace(people, top_pattern=patterns))).rgb
     tops = [r for r in clothnet.read_clothes(net, woven, scenes, truth) if r.garment == "top"]
     assert share([not bench.right(r) for r in tops]) > 0.9
-    assert not any(bench.leaks(r) for r in tops if r.colour == r.named_colour)
+    assert not any(bench.leaks(r) for r in tops if r.color == r.named_color)
 
 
 def test_people_together_are_read_apart(net):
     scenes = sample_scenes(8, 3_000_001, framing=FULL, people=2)
     truth = render(scenes)
-    found = clothnet.read_clothes(net, truth.rgb, scenes, truth)
-    assert {r.person for r in found} == set(range(16))
-    assert share([r.colour == r.named_colour for r in found]) > 0.9
+    readings = clothnet.read_clothes(net, truth.rgb, scenes, truth)
+    assert {r.person for r in readings} == set(range(16))
+    assert share([r.color == r.named_color for r in readings]) > 0.9
 
 
 def test_hardly_visible_garments_are_left_out(net, scenes, truth):
-    gone = torch.where(truth.parsing == TOP, 0, truth.parsing)
-    assert (gone == measurements.GARMENTS["shoes"]).sum() > 0
-    found = clothnet.read_clothes(net, truth.rgb, scenes, replace(truth, parsing=gone))
-    assert {r.garment for r in found} == {"bottom", "shoes", "hat"}
-    nothing = replace(truth, parsing=torch.zeros_like(gone))
+    without_tops = torch.where(truth.parsing == TOP, 0, truth.parsing)
+    assert (without_tops == measurements.GARMENTS["shoes"]).sum() > 0
+    readings = clothnet.read_clothes(net, truth.rgb, scenes, replace(truth, parsing=without_tops))
+    assert {r.garment for r in readings} == {"bottom", "shoes", "hat"}
+    nothing = replace(truth, parsing=torch.zeros_like(without_tops))
     assert clothnet.read_clothes(net, truth.rgb, scenes, nothing) == []
 
 
 def test_garments_are_cut_out_whole_and_never_enlarged():
-    picture, mask = torch.rand(3, 192, 192), torch.zeros(192, 192, dtype=torch.bool)
+    image, mask = torch.rand(3, 192, 192), torch.zeros(192, 192, dtype=torch.bool)
     mask[0:30, 170:192] = True  # in the corner: half the square lies outside
-    small = clothnet.cut(picture, mask)
+    small = clothnet.cut(image, mask)
     assert small.shape == (4, clothnet.SIDE, clothnet.SIDE)
-    there = small[3] == 1
-    assert there.sum() == mask.sum() and torch.equal(small[:3, there], picture[:, mask])
+    inside = small[3] == 1
+    assert inside.sum() == mask.sum() and torch.equal(small[:3, inside], image[:, mask])
     mask[:, 0:192] = True
-    large = clothnet.cut(picture, mask)
+    large = clothnet.cut(image, mask)
     assert large.shape == small.shape
     assert float(large[3].sum()) / clothnet.SIDE**2 == pytest.approx((192 / 196) ** 2, abs=0.01)
 
@@ -119,8 +119,8 @@ def test_what_is_right_and_what_leaks():
     assert bench.right(TRUE) and not bench.leaks(TRUE)
     assert not bench.right(TRUE._replace(pattern=2))
     assert bench.right(TRUE._replace(garment="shoes", pattern=2))
-    assert bench.leaks(TRUE._replace(colour=BLUE))
-    assert not bench.leaks(TRUE._replace(colour=[*COLOURS].index("pink")))
+    assert bench.leaks(TRUE._replace(color=BLUE))
+    assert not bench.leaks(TRUE._replace(color=[*COLORS].index("pink")))
     assert not bench.leaks(TRUE._replace(others=(RED,)))
 
 
@@ -135,7 +135,7 @@ def test_scenes_of_the_benchmark_are_held_out(people):
 
 
 @pytest.mark.parametrize("number", range(30))
-def test_new_tops_are_held_out_and_of_another_colour(number):
-    colour, pattern = bench.new_top(BLUE, number)
-    assert colour != BLUE
-    assert ([*COLOURS][colour], PATTERNS[pattern], "top") in dressed.HELD_OUT
+def test_new_tops_are_held_out_and_of_another_color(number):
+    color, pattern = bench.new_top(BLUE, number)
+    assert color != BLUE
+    assert ([*COLORS][color], PATTERNS[pattern], "top") in dressed.HELD_OUT

@@ -17,13 +17,17 @@ def truth():
 
 def test_depth_and_normals_of_one_body_agree(truth):
     depth, normal = structure_images(truth)
-    there = surfacenet.coarse((depth > 0).float())[:, 0] > 0.5
-    own = bench.agreement(depth, normal, there)
-    others = bench.agreement(depth, normal.roll(1, 0), there)
+    is_body = surfacenet.coarse((depth > 0).float())[:, 0] > 0.5
+    same_body = bench.agreement(depth, normal, is_body)
+    next_body = bench.agreement(depth, normal.roll(1, 0), is_body)
     turned = structure.normals_to_image(
         structure.image_to_normals(normal) * torch.tensor([-1, -1, 1]).view(3, 1, 1)
     )
-    assert own > 0.6 and own > others + 0.3 and bench.agreement(depth, turned, there) < -0.5
+    assert (
+        same_body > 0.6
+        and same_body > next_body + 0.3
+        and bench.agreement(depth, turned, is_body) < -0.5
+    )
 
 
 def test_overlap_of_silhouettes():
@@ -34,14 +38,16 @@ def test_overlap_of_silhouettes():
     assert bench.overlap(one, other) == pytest.approx(1 / 3)
 
 
-def test_the_instrument_reads_true_pictures(truth, mini_weights):
+def test_the_evaluator_reads_true_images(truth, mini_weights):
     net = surfacenet.load_surfacenet()
     depth, normal = structure_images(truth)
     true = surfacenet.coarse((depth[:, :1] > 0).float())[:, 0] > 0.5
     for images in (truth.rgb, depth, normal):
-        assert bench.overlap(surfacenet.read(net, images).there > 0.5, true) > 0.8
-    seen = surfacenet.read(net, truth.rgb)
+        assert bench.overlap(surfacenet.read(net, images).presence > 0.5, true) > 0.8
+    surfaces = surfacenet.read(net, truth.rgb)
     near = surfacenet.coarse(depth).mean(1)
-    assert float((seen.depth - near).abs()[true].mean()) < 0.15
-    cosine = torch.cosine_similarity(seen.normal, structure.image_to_normals(surfacenet.coarse(normal)))
+    assert float((surfaces.depth - near).abs()[true].mean()) < 0.15
+    cosine = torch.cosine_similarity(
+        surfaces.normal, structure.image_to_normals(surfacenet.coarse(normal))
+    )
     assert float(cosine[true].mean()) > 0.85

@@ -9,7 +9,7 @@ from vitruvian.lab.world import scenes as world
 
 
 @pytest.fixture(scope="module")
-def shown():
+def rendered():
     scenes = world.sample_scenes(24, 11)
     return scenes, renderer.render(scenes)
 
@@ -20,7 +20,7 @@ def test_cone_depth_is_the_highest_swept_sphere():
     axis, dz = torch.randn(n, 2, generator=g) * 8, torch.randn(n, generator=g) * 6
     ra, rb = 2 + 4 * torch.rand(2, n, generator=g)
     q, z = torch.randn(n, 2, generator=g) * 7, torch.randn(n, generator=g)
-    found, t, s = renderer.cone_depth(q, axis, z, dz, ra, rb - ra)
+    depth, t, s = renderer.cone_depth(q, axis, z, dz, ra, rb - ra)
     steps = torch.linspace(0, 1, 4001)[:, None]
     radius = ra + steps * (rb - ra)
     inside = radius**2 - (q - steps[..., None] * axis).square().sum(-1)
@@ -28,21 +28,21 @@ def test_cone_depth_is_the_highest_swept_sphere():
     covered = (inside >= 0).any(0)
     clear = inside.amax(0).abs() > 0.05  # at the very rim 4001 steps decide nothing
     assert torch.equal((s >= 0)[clear], covered[clear])
-    both = covered & (s >= 0) & clear
-    assert both.sum() > 100 and (~covered).sum() > 50
-    assert (found - surface.amax(0))[both].abs().max() < 5e-3
+    hit = covered & (s >= 0) & clear
+    assert hit.sum() > 100 and (~covered).sum() > 50
+    assert (depth - surface.amax(0))[hit].abs().max() < 5e-3
     assert ((t >= 0) & (t <= 1)).all()
 
 
-def test_scenes_are_reproducible_and_new_seeds_are_new_scenes(shown):
-    scenes, truth = shown
+def test_scenes_are_reproducible_and_new_seeds_are_new_scenes(rendered):
+    scenes, truth = rendered
     again = renderer.render(world.sample_scenes(24, 11), chunk=5)
     assert torch.equal(again.rgb, truth.rgb) and torch.equal(again.instance, truth.instance)
     assert not torch.equal(renderer.render(world.sample_scenes(24, 12)).rgb, truth.rgb)
 
 
-def test_pictures_and_truth_agree_in_shape_and_range(shown):
-    scenes, truth = shown
+def test_images_and_truth_agree_in_shape_and_range(rendered):
+    scenes, truth = rendered
     assert truth.rgb.shape == truth.normal.shape == (24, 3, 192, 192)
     assert truth.rgb.min() >= 0 and truth.rgb.max() <= 1
     somebody = truth.instance >= 0
@@ -54,8 +54,8 @@ def test_pictures_and_truth_agree_in_shape_and_range(shown):
     assert torch.equal(owner[somebody], torch.arange(24)[:, None, None].expand_as(owner)[somebody])
 
 
-def test_normals_are_the_slope_of_the_depth(shown):
-    scenes, truth = shown
+def test_normals_are_the_slope_of_the_depth(rendered):
+    scenes, truth = rendered
     metre = scenes.scale * 192
     z = truth.depth * metre[:, None, None]  # pixels
     dx = (z[:, 1:-1, 2:] - z[:, 1:-1, :-2]) / 2
@@ -68,13 +68,13 @@ def test_normals_are_the_slope_of_the_depth(shown):
     assert facing[smooth].quantile(0.1) > 0.97
 
 
-def test_visible_joints_lie_on_their_person(shown):
-    scenes, truth = shown
+def test_visible_joints_lie_on_their_person(rendered):
+    scenes, truth = rendered
     for i in range(len(scenes.people)):
-        seen = truth.body[i][truth.body_visible[i]].long()
-        there = truth.instance[scenes.people.scene[i], seen[:, 1], seen[:, 0]]
+        joints = truth.body[i][truth.body_visible[i]].long()
+        owners = truth.instance[scenes.people.scene[i], joints[:, 1], joints[:, 0]]
         # A joint is inside its limb; only one at the limb's rim may be drawn beside it.
-        assert (there == i).float().mean() > 0.8 if len(seen) else True
+        assert (owners == i).float().mean() > 0.8 if len(joints) else True
         assert (truth.body[i][truth.body_visible[i]][:, 2] == 1).all()
 
 
@@ -110,7 +110,7 @@ def test_captions_fit_the_text_encoder_and_use_known_words(framing):
             assert UNKNOWN not in ids and ids[-1] == 1, captions.scene_caption(scenes, i)
 
 
-def test_named_colors_are_read_back_from_true_pictures_and_not_from_others():
+def test_named_colors_are_read_back_from_true_images_and_not_from_others():
     scenes = world.sample_scenes(30, 21, framing=world.FULL, people=1)
     truth = renderer.render(scenes)
     assert measurements.color_accuracy(truth.rgb, scenes, truth) > 0.98
@@ -139,29 +139,29 @@ def test_a_seam_is_seen_only_where_regions_meet_and_nobody_is():
 def test_people_are_looked_at_one_by_one():
     scenes = world.sample_scenes(2, 5, framing=0, people=2)
     truth = renderer.render(scenes)
-    seen = []
+    batches = []
 
     class Spy(torch.nn.Module):
         def forward(self, images):
-            seen.append(images)
+            batches.append(images)
             return torch.zeros(len(images), 18, 48, 48)
 
     measurements.pck_each(Spy(), truth.rgb, scenes, truth)
-    images = torch.cat(seen)
+    images = torch.cat(batches)
     assert len(images) == 4
-    for i, picture in enumerate(images):
+    for i, image in enumerate(images):
         scene = int(scenes.people.scene[i])
-        own = truth.instance[scene] == i
-        other = (truth.instance[scene] >= 0) & ~own
-        assert torch.equal(picture[:, own], truth.rgb[scene][:, own])
-        assert (picture[:, other] != truth.rgb[scene][:, other]).float().mean() > 0.5
+        person = truth.instance[scene] == i
+        neighbor = (truth.instance[scene] >= 0) & ~person
+        assert torch.equal(image[:, person], truth.rgb[scene][:, person])
+        assert (image[:, neighbor] != truth.rgb[scene][:, neighbor]).float().mean() > 0.5
 
 
-def test_taken_scenes_look_the_same():
+def test_selected_scenes_look_the_same():
     rows = torch.tensor([1, 4])
     scenes = world.sample_scenes(6, 11)
-    whole, some = renderer.render(scenes), renderer.render(scenes.take(rows))
-    assert torch.equal(some.rgb, whole.rgb[rows])
-    assert torch.equal(some.hands, whole.hands[torch.isin(scenes.people.scene, rows)])
-    taken = [captions.scene_caption(scenes.take(rows), k) for k in (0, 1)]
-    assert taken == [captions.scene_caption(scenes, k) for k in rows.tolist()]
+    rendered, selected = renderer.render(scenes), renderer.render(scenes.take(rows))
+    assert torch.equal(selected.rgb, rendered.rgb[rows])
+    assert torch.equal(selected.hands, rendered.hands[torch.isin(scenes.people.scene, rows)])
+    selected_captions = [captions.scene_caption(scenes.take(rows), k) for k in (0, 1)]
+    assert selected_captions == [captions.scene_caption(scenes, k) for k in rows.tolist()]
