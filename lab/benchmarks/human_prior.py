@@ -13,7 +13,7 @@ seed for all:
   <x>_drift    mean difference to the base's image outside the bodies
   cost         sampling time with the prior over that without, taken in turns
 `ceiling`: the evaluators on the true images after a round trip through the VAE.
-Ablations are read on chunk of the prompts, with the base's and the prior's numbers there:
+Ablations are read on some of the prompts, with the base's and the prior's numbers there:
 settings of the same prior, and priors trained otherwise (`train mini human-prior-ablations`).
 """
 
