@@ -240,7 +240,7 @@ def _add_human_centric(prior: Prior, settings: Settings, slot: str) -> Callable:
         active: ActivePlan | None = extra.get(slot)
         inputs = extra.pop(f"{slot}.inputs", None)
         share: Any = shares[extra["block"][0]] if inputs else 0
-        if share == 0:
+        if active is None or share == 0:
             return n
         _check_rows(len(inputs[0]), len(n))
         place = _place(extra)
