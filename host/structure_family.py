@@ -154,22 +154,6 @@ def load(path: Path) -> Any:
     return _model(tensors, path)
 
 
-def from_checkpoint(path: Path, fusion: str, epsilon: bool) -> Any:
-    """Build a MODEL whose branches are copies of a checkpoint's own layers.
-
-    `epsilon`: it predicts the noise on the base's schedule, otherwise the velocity.
-    """
-    checkpoint = comfy.utils.load_torch_file(str(path))
-    base = {key.removeprefix(PREFIX): t for key, t in checkpoint.items() if key.startswith(PREFIX)}
-    try:
-        joint = structure.add_experts(base, fusion=fusion)
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}.") from None
-    if epsilon:
-        joint[structure.EPSILON_MARK] = torch.zeros(0)
-    return _model({PREFIX + key: tensor for key, tensor in joint.items()}, path)
-
-
 def _model(tensors: dict[str, Tensor], path: Path) -> Any:
     model = comfy.sd.load_diffusion_model_state_dict(tensors)
     if model is None or not isinstance(model.model, StructureModel):

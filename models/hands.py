@@ -390,15 +390,6 @@ def insert_hands(
     return canvas, hand_area, ring * (1 - hand_area)
 
 
-def body_control_image(image: Tensor, mask: Tensor) -> Tensor:
-    """Build the channels [B, 4, H, W] that a body outpainter reads in addition to the skeleton.
-
-    They are the image [B, H, W, 3] within the mask of the hands [B, H, W], and the mask itself.
-    """
-    channel = mask[:, None]
-    return torch.cat((image.movedim(-1, 1) * channel, channel), 1)
-
-
 def paste_over(base: Tensor, top: Tensor, mask: Tensor, *, feather: float, color: float) -> Tensor:
     """Paste `top` over `base` [H, W, C] where the mask [H, W] is 1.
 

@@ -1,15 +1,12 @@
 """Generate an image, its depth and its normals together (HyperHuman)."""
 
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..host import structure_family, structure_latent
-from ..models import structure
 from .inputs import named_errors, weight_input, weight_path
 
 CATEGORY = "Vitruvian/structure"
@@ -46,58 +43,6 @@ class VitruvianLoadStructureModel(io.ComfyNode):
     @named_errors
     def execute(cls, structure_model_name: str) -> io.NodeOutput:
         return io.NodeOutput(structure_family.load(weight_path(structure_model_name)))
-
-
-class VitruvianStructureModelFromCheckpoint(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="VitruvianStructureModelFromCheckpoint",
-            display_name="Structure Model from Checkpoint",
-            category=CATEGORY,
-            description="Makes an untrained structure model from an SD1.5 or SD2 "
-            "checkpoint, with three copies of its outer layers. Until it is "
-            "trained it generates three similar images instead of an image, its "
-            "depth and its normals.",
-            inputs=[
-                io.Combo.Input(
-                    "ckpt_name",
-                    options=folder_paths.get_filename_list("checkpoints"),
-                    tooltip="An SD1.5 or SD2 checkpoint, but not an inpainting model.",
-                ),
-                io.Combo.Input(
-                    "fusion",
-                    options=[*structure.FUSIONS],
-                    default=structure.MEAN,
-                    tooltip="How the three meet in the shared layers: as their mean or sum, "
-                    "after depth and normals are brought to the statistics of the "
-                    "image. learned: a layer that starts as the mean. pair: the mean "
-                    "without the normals. off: the image alone.",
-                ),
-                io.Combo.Input(
-                    "prediction",
-                    options=[NOISE, VELOCITY],
-                    default=NOISE,
-                    tooltip="What the checkpoint predicts: noise for SD1.5 and most of SD2, "
-                    "velocity for SD2 at 768 pixels.",
-                ),
-            ],
-            outputs=[
-                io.Model.Output(
-                    "model",
-                    "model",
-                    tooltip="To a sampler, with a latent from Empty Structure Latent.",
-                )
-            ],
-        )
-
-    @classmethod
-    @named_errors
-    def execute(cls, ckpt_name: str, fusion: str, prediction: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
-        return io.NodeOutput(
-            structure_family.from_checkpoint(Path(path), fusion, prediction == NOISE)
-        )
 
 
 class VitruvianEmptyStructureLatent(io.ComfyNode):
@@ -277,7 +222,6 @@ class VitruvianJoinStructure(io.ComfyNode):
 
 NODES: list[type[io.ComfyNode]] = [
     VitruvianLoadStructureModel,
-    VitruvianStructureModelFromCheckpoint,
     VitruvianEmptyStructureLatent,
     VitruvianApplyStructurePose,
     VitruvianSplitStructure,

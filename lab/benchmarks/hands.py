@@ -8,7 +8,6 @@ On unseen upper bodies of the mini world, through the host's own nodes and ours:
   round_trip   the evaluators on the true images after the autoencoder: what one_stage can reach
 and, to see what each part is worth, two_stage with one part changed:
   pose_hands   the hands by the pose ControlNet, their masks from keypoints
-  outpainter   the body by the body outpainter, if `train mini outpainter` has made one
   naive        the plain noise mask, no Mask Expansion
   differential the host's Differential Diffusion on a mask softened over the same width
 hand_error_X is the mean distance of a hand's visible joints from where they belong over the hand's
@@ -37,7 +36,6 @@ from ...models import hands, pose, pose_drawing
 from ...models.mini import IMAGE_SIZE, LATENT_STRIDE
 from ..evaluators import measurements, posenet
 from ..recipes.hand_generator import HAND_GENERATOR
-from ..recipes.outpainter import OUTPAINTER
 from ..training import convert, preview
 from ..world.body import LEFT_HAND, RIGHT_HAND, SKIN
 from ..world.captions import hand_caption, scene_caption
@@ -57,16 +55,13 @@ AWAY = 2  # pixels from an outline that count for no seam
 SHOWN = 6
 STEPS_SHOWN = 3
 VARIANTS = ("two_stage", "pose_hands", "naive", "differential")
-TRAINED = ("outpainter",) if OUTPAINTER.is_file() else ()
 SEAMS = {"ours": "two_stage", "naive": "naive", "differential": "differential"}
-SEAMS |= {way: way for way in TRAINED}
 
 
 class Nets(NamedTuple):
     """Hold the networks that generate."""
 
     loaded: host.Loaded
-    outpainter: Any
     generator: Any
 
 
@@ -98,10 +93,9 @@ def run(quick: bool) -> dict[str, float]:
     from ...host import hand_generator
 
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
-    outpainter = host.load(preview.CHECKPOINT.name, OUTPAINTER.name).controlnet if TRAINED else None
-    nets = Nets(loaded, outpainter, hand_generator.load(HAND_GENERATOR))
+    nets = Nets(loaded, hand_generator.load(HAND_GENERATOR))
     scenes, truth, judged = _scenes(4 if quick else 28)
-    generated, seconds = _generate(nets, scenes, truth, ("one_stage", *VARIANTS, *TRAINED))
+    generated, seconds = _generate(nets, scenes, truth, ("one_stage", *VARIANTS))
     checkpoint, handnet = (
         convert.load_checkpoint(preview.CHECKPOINT),
         posenet.load_posenet(posenet.HANDNET),
@@ -117,9 +111,7 @@ def run(quick: bool) -> dict[str, float]:
     numbers |= _seams(generated, truth)
     numbers |= _masks(nets, scenes, truth, judged)
     numbers |= _bodies(nets, len(scenes))
-    numbers |= {
-        f"cost_{name}": seconds[name] / seconds["one_stage"] for name in (*VARIANTS, *TRAINED)
-    }
+    numbers |= {f"cost_{name}": seconds[name] / seconds["one_stage"] for name in VARIANTS}
     numbers["cost"] = numbers["cost_two_stage"]
     _show(generated, scenes, truth)
     return numbers
@@ -187,9 +179,8 @@ def _generate_scene(
     generated = {"one_stage": once}
     for way in ways[1:]:
         first_stage, before = first[_first_stage(way)]
-        net = nets.outpainter if way == "outpainter" else None
         border = way if way in ("naive", "differential") else "two_stage"
-        body = partial(_body, loaded, net, first_stage, skeleton, conds, posed, border, seed)
+        body = partial(_body, loaded, first_stage, posed, border, seed)
         image, after = _timed(body)
         generated[way] = image, before + after
     return generated
@@ -212,7 +203,7 @@ def _bodies(nets: Nets, count: int) -> dict[str, float]:
     """Whole people, whom the pose network knows: do the body's joints stay where they belong?"""
     scenes = sample_scenes(count, UNSEEN + 201, framing=FULL, people=1)
     truth = render(scenes)
-    generated, _ = _generate(nets, scenes, truth, ("one_stage", "two_stage", *TRAINED))
+    generated, _ = _generate(nets, scenes, truth, ("one_stage", "two_stage"))
     net = posenet.load_posenet()
     images_by_way = {
         way: _images(scenes_generated) for way, scenes_generated in generated.items()
@@ -267,10 +258,7 @@ def _keypoint_masks(poses: Any) -> Tensor:
 
 def _body(
     loaded: host.Loaded,
-    outpainter: Any,
     first_stage: Hands,
-    skeleton: Tensor,
-    conds: Any,
     posed: Any,
     border: str,
     seed: int,
@@ -279,14 +267,9 @@ def _body(
     import nodes
 
     from ...nodes.hands import VitruvianPasteHands, VitruvianPlaceHands
-    from ...nodes.outpaint import VitruvianOutpaintBody
 
     size = IMAGE_SIZE, IMAGE_SIZE
     placed, where, inpaint_mask = VitruvianPlaceHands.execute(*first_stage, *size, 0.0).result
-    if outpainter is not None:
-        posed = VitruvianOutpaintBody.execute(
-            conds[0], conds[1], outpainter, skeleton, placed, where, 1.0, 0.0, 1.0
-        ).result
     latent = nodes.VAEEncode().encode(loaded.vae, placed)[0]
     mask = _soft(inpaint_mask) if border == "differential" else inpaint_mask
     latent = nodes.SetLatentNoiseMask().set_mask(latent, mask)[0]

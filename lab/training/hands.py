@@ -1,11 +1,10 @@
-"""Trainers of "Giving a Hand" on a frozen base: the hand generator, which learns denoising and the
-hand's mask together, and the body outpainter, a pose ControlNet that sees the hands too.
+"""Trainer of the hand generator of "Giving a Hand" on a frozen base: it learns denoising and the
+hand's mask together.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -172,20 +170,6 @@ def load_hand_generator(model: HandDenoiser, path: Path) -> None:
         set_low_rank(model.unet, tensors)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: a generator for another checkpoint or rank: {error}") from error
-
-
-def body_outpainter(controlnet: ControlNetModel) -> ControlNetModel:
-    """Copy a pose ControlNet with room in its hint for `models.hands.body_control_image`, before
-    training with no effect: train it with `controlnet.train_controlnet` on hints of 7 channels.
-    """
-    widened = copy.deepcopy(controlnet)
-    layer = widened.controlnet_cond_embedding.conv_in
-    weight = layer.weight.detach()
-    zeros = weight.new_zeros(len(weight), 4, *weight.shape[2:])
-    layer.weight = nn.Parameter(torch.cat((weight, zeros), 1))
-    layer.in_channels += 4
-    widened.register_to_config(conditioning_channels=layer.in_channels)
-    return widened
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,15 +7,12 @@ from types import SimpleNamespace
 import comfy.model_patcher
 import comfy.ops
 import comfy.supported_models
-import folder_paths
 import pytest
 import torch
 from comfy_api.latest import io
-from safetensors.torch import save_file
 from vitruvian.host import human_prior, sampling
 from vitruvian.host.registration import register
 from vitruvian.models import compose, human_tokens
-from vitruvian.models.structure import MEAN
 from vitruvian.nodes import (
     MODULES,
     appearance,
@@ -24,7 +21,6 @@ from vitruvian.nodes import (
     human_prior_training,
     mask_expansion,
     refiner,
-    structure,
 )
 from vitruvian.nodes import compose as compose_nodes
 from vitruvian.nodes import human_prior as human_prior_nodes
@@ -187,14 +183,7 @@ def test_hand_masks_and_mask_expansion_on_another_family(transformer):
     assert expanding is not transformer
 
 
-def test_files_and_control_nets_of_another_family(transformer, tmp_path, monkeypatch):
-    weights = transformer.model.diffusion_model.state_dict()
-    file = tmp_path / "transformer.safetensors"
-    save_file({f"model.diffusion_model.{name}": tensor for name, tensor in weights.items()}, file)
-    folders = folder_paths.folder_names_and_paths
-    monkeypatch.setitem(folders, "checkpoints", ([str(tmp_path)], {".safetensors"}))
-    with pytest.raises(ValueError, match="^Structure Model from Checkpoint: transformer.safete"):
-        structure.VitruvianStructureModelFromCheckpoint.execute(file.name, MEAN, structure.NOISE)
+def test_control_nets_of_another_family(transformer):
     other = SimpleNamespace(control_model=transformer.model.diffusion_model)
     with pytest.raises(ValueError, match="^Apply Structure Refiner: the input 'refiner' is"):
         refiner.VitruvianApplyStructureRefiner.execute(

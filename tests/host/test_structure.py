@@ -127,9 +127,24 @@ def test_without_fusion_the_image_is_the_base_whatever_the_others_are(mini, load
     assert not torch.allclose(predicted[:, 4:8], base, atol=1e-2)
 
 
-def test_from_a_checkpoint_every_image_is_the_bases(loaded):
-    path = preview.CHECKPOINT
-    joint, base = structure_family.from_checkpoint(path, structure.MEAN, True), loaded[0]
+def untrained(checkpoint, folder):
+    """A joint network's file whose branches are copies of a checkpoint's own layers."""
+    import comfy.utils
+    from vitruvian.models import weights
+
+    prefix, tensors = structure_family.PREFIX, comfy.utils.load_torch_file(str(checkpoint))
+    unet = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+    joint = structure.add_experts(unet, fusion=structure.MEAN)
+    joint[structure.EPSILON_MARK] = torch.zeros(0)
+    path = folder / "untrained.safetensors"
+    metadata = {"method": "structure", "version": structure.VERSION, "base": "mini"}
+    weights.save(path, {prefix + key: tensor for key, tensor in joint.items()}, metadata)
+    return path
+
+
+def test_from_a_checkpoint_every_image_is_the_bases(loaded, tmp_path):
+    joint = structure_family.load(untrained(preview.CHECKPOINT, tmp_path))
+    base = loaded[0]
     words = text()
     empty = {"samples": torch.zeros(1, 4, CELLS, CELLS)}
     noise = torch.randn(1, 4, CELLS, CELLS, generator=torch.Generator().manual_seed(1))
@@ -326,13 +341,9 @@ def test_a_wrong_file_is_reported(tmp_path):
         structure_family.load(path)
 
 
-def test_an_inpainting_checkpoint_is_refused(tmp_path):
-    from safetensors.torch import save_file
-
-    path = tmp_path / "inpaint.safetensors"
-    save_file({f"{structure_family.PREFIX}input_blocks.0.0.weight": torch.zeros(64, 9, 3, 3)}, path)
-    with pytest.raises(ValueError, match=r"inpaint\.safetensors: .*4 channels"):
-        structure_family.from_checkpoint(path, structure.MEAN, True)
+def test_an_inpainting_checkpoint_is_refused():
+    with pytest.raises(ValueError, match=r"4 channels"):
+        structure.add_experts({"input_blocks.0.0.weight": torch.zeros(64, 9, 3, 3)})
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 13)])

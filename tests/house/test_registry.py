@@ -60,7 +60,7 @@ ACCELERATORS = {
 }
 
 # Nodes that no example workflow shows. The list may only become shorter.
-WITHOUT_EXAMPLE = {"VitruvianOutpaintBody", "VitruvianStructureModelFromCheckpoint"}
+WITHOUT_EXAMPLE: set[str] = set()
 
 
 try:

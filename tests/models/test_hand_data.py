@@ -5,7 +5,6 @@ import torch
 from vitruvian.lab.evaluators import measurements
 from vitruvian.lab.recipes.hand_generator import HandDataset
 from vitruvian.lab.recipes.handnet import in_sight
-from vitruvian.lab.recipes.outpainter import BodyDataset
 from vitruvian.lab.recipes.worlds import hands_in_image
 from vitruvian.lab.world import renderer
 from vitruvian.lab.world import scenes as world
@@ -46,16 +45,6 @@ def test_a_window_shows_the_same_hand(close_ups):
         pixels = slice(8 * top, 8 * top + 128), slice(8 * start, 8 * start + 128)
         assert torch.equal(part["mask"], full["mask"][pixels])
         assert part["mask"].sum() > 0.95 * full["mask"].sum() > 100
-
-
-def test_the_outpainter_sees_only_the_hands(close_ups):
-    truth = close_ups[1]
-    control_image = BodyDataset([item(truth, 0)])[0]["hint"]
-    hand = (truth.parsing[0] == RIGHT_HAND) | (truth.parsing[0] == LEFT_HAND)
-    assert control_image.shape == (7, 192, 192) and control_image.dtype == torch.uint8
-    assert torch.equal(control_image[6], hand.byte() * 255)
-    assert torch.equal(control_image[3:6, hand], (truth.rgb[0] * 255).byte()[:, hand])
-    assert not control_image[3:6, ~hand].any()
 
 
 @pytest.mark.parametrize("shake", [None, (0.9, 0.1, 0.8, 0.2)])
