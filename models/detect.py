@@ -1,22 +1,20 @@
 """Find the people in images: what a detector does, and the table of the detectors.
 
-Another detector is one new file in detectors/ and one line in DETECTORS. The file has a function
-`open_detector(model_folders, *, hands)`, a context manager that gives a Detector.
+Another detector is one new file in detectors/ and one line in detectors/__init__.py. The file has a
+function `open_detector(model_folders, *, hands)`, a context manager that gives a Detector, under
+`@register_detector(NAME)`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pkgutil import resolve_name
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from .pose import People
 
-# name -> module in detectors/; the first one is what Detect Pose uses
-DETECTORS = {
-    "MediaPipe": "mediapipe_landmarks",
-}
+OpenDetector = Callable[..., AbstractContextManager["Detector"]]
+DETECTORS: dict[str, OpenDetector] = {}  # by name; the first one is what Detect Pose uses
 MAX_PEOPLE = 32  # people searched for in one image, so that a search always ends
 
 
@@ -48,6 +46,16 @@ class Detector(Protocol):
         """
 
 
+def register_detector(name: str) -> Callable[[OpenDetector], OpenDetector]:
+    """Enter the function below into DETECTORS under this name."""
+
+    def register(function: OpenDetector) -> OpenDetector:
+        DETECTORS[name] = function
+        return function
+
+    return register
+
+
 def open_detector(
     model_folders: Sequence[str], *, hands: bool = True, name: str | None = None
 ) -> AbstractContextManager[Detector]:
@@ -56,11 +64,12 @@ def open_detector(
     model_folders: where files of weights may lie. hands: whether it also finds the points of hands.
     Raises ValueError for an unknown name, or naming the package or the file that is missing.
     """
+    from . import detectors  # noqa: F401  here, because its files import this one
+
     name = name or next(iter(DETECTORS))
     if name not in DETECTORS:
         raise ValueError(f"there is no detector '{name}', only {', '.join(DETECTORS)}.")
-    module = resolve_name(f"{__package__}.detectors.{DETECTORS[name]}")
-    return module.open_detector(model_folders, hands=hands)
+    return DETECTORS[name](model_folders, hands=hands)
 
 
 def read_boxes(value: Any, number: int) -> list[Box]:

@@ -1,1 +1,3 @@
-"""The detectors of people, one file each; models/detect.py lists them."""
+"""The detectors of people, one file and one line each. The first one is what Detect Pose uses."""
+
+from . import mediapipe_landmarks as mediapipe_landmarks

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import body_masks, pose
-from ..detect import MAX_PEOPLE, Box
+from ..detect import MAX_PEOPLE, Box, register_detector
 from ..pose import People
 
 # OpenPose body and foot point -> MediaPipe landmark; the neck is made from the shoulders, and
@@ -92,6 +92,7 @@ class LandmarkDetector:
         return pose.scale_to_canvas(people, image.shape[1], image.shape[0])
 
 
+@register_detector("MediaPipe")
 @contextmanager
 def open_detector(
     model_folders: Sequence[str], *, hands: bool = True

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import sys
-import types
 from contextlib import contextmanager
 
 import folder_paths
@@ -113,10 +111,7 @@ def test_detect_pose_uses_the_first_detector_of_the_table(monkeypatch):
         assert model_folders == folder_paths.get_folder_paths("vitruvian") and not hands
         yield FakeDetector()
 
-    module = types.ModuleType("fake_detector")
-    module.open_detector = open_detector
-    monkeypatch.setitem(sys.modules, "vitruvian.models.detectors.fake_detector", module)
-    monkeypatch.setattr(detect, "DETECTORS", {"Fake": "fake_detector", **detect.DETECTORS})
+    monkeypatch.setattr(detect, "DETECTORS", {"Fake": open_detector, **detect.DETECTORS})
     settings = {"max_people": 2, "min_confidence": 0.5, "include_hands": False, "if_nobody": STOP}
     poses, count = run(VitruvianDetectPose, image=torch.zeros(1, 512, 512, 3), **settings).args
     assert count == 2 and poses == [pose.write_frame(pose.read_frame(frame(90, 0)))]
