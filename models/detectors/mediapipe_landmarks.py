@@ -180,7 +180,8 @@ def _search(landmarker: Landmarker, array: Any) -> list[Tensor]:
     Looks at the full image, then at overlapping squares of its short side (small people in wide
     images), and covers each person it finds. When there are several, each is looked at again alone,
     the others covered, with less and more around: a body that is seen only once, such as one in a
-    crumpled flag, is dropped. A single person in the full image needs no second look.
+    crumpled flag, is dropped, and so is one that stands on its head and is not seen every time.
+    A single person in the full image needs no second look.
     """
     canvas = array.copy()
     cover = array.mean((0, 1)).astype(array.dtype)
@@ -207,9 +208,16 @@ def _search(landmarker: Landmarker, array: Any) -> list[Tensor]:
                 canvas[silhouette & ~silhouettes[number]] = cover
         views = [_body_in(landmarker, canvas, _around(body, margin)) for margin in (0.5, 0.35, 0.7)]
         same = [view for view in views if view is not None and _apart(view, body) < 0.5]
-        if len(same) >= 2 and all(_apart(same[0], accepted) > 0.5 for accepted in bodies):
+        needed = len(views) if _is_upside_down(body) else 2
+        if len(same) >= needed and all(_apart(same[0], accepted) > 0.5 for accepted in bodies):
             bodies.append(same[0])
     return bodies or most_prominent
+
+
+def _is_upside_down(body: Tensor) -> bool:
+    """Say whether the nose lies below both shoulders."""
+    nose, *shoulders = body[NOSE_AND_SHOULDERS, 1].tolist()
+    return nose > max(shoulders)
 
 
 def _windows(height: int, width: int) -> Iterator[Box]:
