@@ -1,4 +1,4 @@
-"""Clothes in words on a semantic map: does each garment get its own look, and its neighbours' not?
+"""Clothes in words on a semantic map: does each garment get its own look, and its neighbors' not?
 
 On unseen scenes of the mini world, whose tops and bottoms are of combinations of color, pattern
 and garment that neither encoder nor memory nor alignment was trained on (the base was). Of two

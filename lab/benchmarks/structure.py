@@ -163,7 +163,7 @@ def overlap(one: Tensor, other: Tensor) -> float:
 
 def agreement(depth: Tensor, normal: Tensor, is_body: Tensor) -> float:
     """Average the correlation of the tilt (x and y) in normal images with that of the slope of
-    depth images [B,3,H,W], over cells `there` [B,h,w] whose neighbours are there too; a depth
+    depth images [B,3,H,W], over cells `there` [B,h,w] whose neighbors are there too; a depth
     image's unit is unknown, so the one that fits best counts.
     """
     near, facing = (

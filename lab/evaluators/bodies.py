@@ -42,7 +42,7 @@ BONES = (
     (pose.NECK, pose.L_HIP),
 )
 MIDDLE = (pose.NECK, pose.R_HIP, pose.L_HIP)
-NEIGHBOURS = 7  # whose most frequent action names a body's
+NEIGHBORS = 7  # whose most frequent action names a body's
 TOLERATED = 0.002  # share of true bodies beyond each single limit of what is human
 ELSEWHERE = 5  # cells between a joint and another like it
 AROUND = 0.06  # of the person's height: what still counts for the body, not for its surroundings
@@ -99,9 +99,9 @@ def _lengths(joints: Tensor) -> Tensor:
 
 
 def shape_of(joints: Tensor) -> Tensor:
-    """Normalise joints [B,18,2] for place and size, [B,36]."""
-    centred = joints - joints[:, list(MIDDLE)].mean(1, keepdim=True)
-    return (centred / centred.norm(dim=-1).amax(1)[:, None, None]).flatten(1)
+    """Normalize joints [B,18,2] for place and size, [B,36]."""
+    centered = joints - joints[:, list(MIDDLE)].mean(1, keepdim=True)
+    return (centered / centered.norm(dim=-1).amax(1)[:, None, None]).flatten(1)
 
 
 def are_complete(generated: Read, true: Bodies) -> Tensor:
@@ -120,7 +120,7 @@ def are_complete(generated: Read, true: Bodies) -> Tensor:
 def name_actions(joints: Tensor, true: Bodies) -> Tensor:
     """Name the action [B] that most of the nearest true bodies do."""
     off = torch.cdist(shape_of(joints), true.shapes)
-    return true.actions[off.topk(NEIGHBOURS, largest=False).indices].mode(1).values
+    return true.actions[off.topk(NEIGHBORS, largest=False).indices].mode(1).values
 
 
 def frechet(features: Tensor, true: Tensor) -> float:

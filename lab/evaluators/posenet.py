@@ -80,8 +80,8 @@ def heat_maps(joints: Tensor, height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def find_joints(net: PoseNet, images: Tensor) -> Tensor:
-    """Read joints [B,J,2] in pixels from the heat maps' peaks, refined by the centre of mass of
-    their 3 x 3 neighbourhood.
+    """Read joints [B,J,2] in pixels from the heat maps' peaks, refined by the center of mass of
+    their 3 x 3 neighborhood.
     """
     heat = net(images).sigmoid()
     b, j, h, w = heat.shape

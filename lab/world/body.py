@@ -1,7 +1,7 @@
 """People as joints and solid parts: forward kinematics from limb directions, and the round cones of
 a clothed body.
 
-Camera space: x to the right of the image, y up, z towards the viewer, metres; the person's left
+Camera space: x to the right of the image, y up, z towards the viewer, meters; the person's left
 is +x when facing us.
 A part is a sphere swept from `a` to `b` while its radius goes from `r[0]` to `r[1]` (a round cone).
 """
@@ -221,7 +221,7 @@ class _Parts:
         limb: int = -1,
         here: Tensor | None = None,
     ) -> None:
-        """Add one part from `a` to `b` [P, 3]; radii are metres at average stature, numbers or [P];
+        """Add one part from `a` to `b` [P, 3]; radii are meters at average stature, numbers or [P];
         `here` [P] bool.
         """
         n, dev = self.count, self.device
@@ -441,7 +441,7 @@ def _dress(p: People, j: dict[str, Tensor], parts: _Parts) -> None:
 
 
 def _tilt(f: Bodies, rise: Tensor) -> Bodies:
-    """Raise every person by `rise` [P] metres and look down on it by PITCH."""
+    """Raise every person by `rise` [P] meters and look down on it by PITCH."""
     look = _rotation(0, torch.full_like(rise, PITCH))
 
     def move(points: Tensor) -> Tensor:

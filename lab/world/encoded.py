@@ -19,7 +19,7 @@ from .dataset import WorldDataset
 
 
 class LatentDataset(Dataset):
-    """Serve an encoded world: {"latent" [4,h,w] normalised, "hint", "captions"}."""
+    """Serve an encoded world: {"latent" [4,h,w] normalized, "hint", "captions"}."""
 
     def __init__(self, world: Dataset, latents: np.ndarray) -> None:
         self.world, self.latents = world, latents

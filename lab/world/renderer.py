@@ -22,7 +22,7 @@ from .scenes import FULL, HAND, UPPER, Scenes
 
 TILE = 16
 SUPERSAMPLE = 2
-WEAVE = 0.11  # period of the cloths' patterns, metres
+WEAVE = 0.11  # period of the cloths' patterns, meters
 MARGIN = 0.93  # share of the image that a single full person may fill
 
 
@@ -31,7 +31,7 @@ class Render:
     """Hold B images of H x W and their ground truth; keypoints are in pixels of the image."""
 
     rgb: Tensor  # [B, 3, H, W] 0..1
-    depth: Tensor  # [B, H, W] metres towards the viewer; -inf where nobody is
+    depth: Tensor  # [B, H, W] meters towards the viewer; -inf where nobody is
     normal: Tensor  # [B, 3, H, W] unit, x right, y up, z to the viewer; 0 where nobody is
     parsing: Tensor  # [B, H, W] index into LABELS
     instance: Tensor  # [B, H, W] row in scenes.people, -1 where nobody is
@@ -47,7 +47,7 @@ def cone_depth(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the front surface of round cones seen along -z: the largest z over the swept spheres.
 
-    With the sphere at t in [0, 1] centred at (t axis, z + t dz) and of radius ra + t dr, the
+    With the sphere at t in [0, 1] centered at (t axis, z + t dz) and of radius ra + t dr, the
     surface above the point q is z + t dz + sqrt(S(t)), S(t) = (ra + t dr)^2 - |q - t axis|^2 = C +
     2 B t - A t^2, largest at t = B/A + dz sqrt(D / (A (A + dz^2))) with D = C + B^2/A.
     `q`, `axis` [..., 2], the others [...]. Returns z, t and S; where S < 0 the cone does not cover
@@ -63,7 +63,7 @@ def cone_depth(
 
 
 def weave(pattern: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Choose which of a cloth's two tones (0 or 1) lies at (u, v) metres, by index into
+    """Choose which of a cloth's two tones (0 or 1) lies at (u, v) meters, by index into
     PATTERNS.
     """
     x, y = u / WEAVE, v / WEAVE
@@ -117,7 +117,7 @@ def _render(scenes: Scenes, size: int) -> Render:
     behind = behind.repeat_interleave(SUPERSAMPLE, -1).repeat_interleave(SUPERSAMPLE, -2)
     rgb, normal, parsing, instance = _shade(scenes, bodies, a, b, r, owner, scale, behind)
     body, hands = project(bodies.body), project(bodies.hands)
-    per_metre = scenes.scale[:, None, None] * full
+    per_meter = scenes.scale[:, None, None] * full
     body_seen, body_conf = _visibility(p, body, scale * 0.11, z, instance, own_face=True)
     hands_seen, hands_conf = _visibility(p, hands.flatten(1, 2), scale * 0.03, z, instance)
     is_solid = (bodies.r.amax(-1) > 0) & (bodies.limb >= 0)
@@ -129,7 +129,7 @@ def _render(scenes: Scenes, size: int) -> Render:
     step = slice(SUPERSAMPLE // 2, None, SUPERSAMPLE)
     return Render(
         rgb=avg_pool2d(rgb, SUPERSAMPLE),
-        depth=(z / per_metre)[:, step, step],
+        depth=(z / per_meter)[:, step, step],
         normal=normal[:, :, step, step],
         parsing=parsing[:, step, step],
         instance=instance[:, step, step],
@@ -142,7 +142,7 @@ def _render(scenes: Scenes, size: int) -> Render:
 
 
 def _camera(scenes: Scenes, f: Bodies, full: int) -> tuple[Tensor, Tensor]:
-    """Pixels per metre [P] and the pixel position (x, y, z) [P, 3] of each person's own origin."""
+    """Pixels per meter [P] and the pixel position (x, y, z) [P, 3] of each person's own origin."""
     p = scenes.people
     framing, alone = (
         scenes.framing[p.scene],
@@ -174,11 +174,11 @@ def _camera(scenes: Scenes, f: Bodies, full: int) -> tuple[Tensor, Tensor]:
         framing == UPPER, 0.24 + 0.06 * p.place[:, 2] + f.body[:, 0, 1] * scale, p.place[:, 1]
     )
     hand = f.hands[torch.arange(len(p)), scenes.hand[p.scene]].mean(1)
-    centre = 0.5 + (p.place[:, :2] - torch.tensor([0.5, 0.94], device=x.device)) * torch.tensor(
+    center = 0.5 + (p.place[:, :2] - torch.tensor([0.5, 0.94], device=x.device)) * torch.tensor(
         [0.5, 1.0], device=x.device
     )
-    x = torch.where(framing == HAND, centre[:, 0] - hand[:, 0] * scale, x)
-    y = torch.where(framing == HAND, centre[:, 1] + hand[:, 1] * scale, y)
+    x = torch.where(framing == HAND, center[:, 0] - hand[:, 0] * scale, x)
+    y = torch.where(framing == HAND, center[:, 1] + hand[:, 1] * scale, y)
     return scale * full, torch.stack((x, y, p.place[:, 2] * 2.5 * scale), -1) * full
 
 
@@ -252,18 +252,18 @@ def _shade(
     a, b, r = a.flatten(0, 1)[part], b.flatten(0, 1)[part], r.flatten(0, 1)[part]
     q, axis, dr = torch.stack((x, y), -1) + 0.5 - a[:, :2], b - a, r[:, 1] - r[:, 0]
     z, t, _ = cone_depth(q, axis[:, :2], a[:, 2], axis[:, 2], r[:, 0], dr)
-    centre = t[:, None] * axis
+    center = t[:, None] * axis
     surface = torch.cat((q, (z - a[:, 2])[:, None]), -1)
-    normal = torch.nn.functional.normalize(surface - centre, dim=-1) * torch.tensor(
+    normal = torch.nn.functional.normalize(surface - center, dim=-1) * torch.tensor(
         [1.0, -1.0, 1.0], device=a.device
     )
 
-    metres = surface / scale[person][:, None] * torch.tensor([1.0, -1.0, 1.0], device=a.device)
+    meters = surface / scale[person][:, None] * torch.tensor([1.0, -1.0, 1.0], device=a.device)
     along = torch.nn.functional.normalize(
         axis * torch.tensor([1.0, -1.0, 1.0], device=a.device), dim=-1
     )
     side = f.side.flatten(0, 1)[part]
-    tone = weave(f.pattern.flatten(0, 1)[part], (metres * side).sum(-1), (metres * along).sum(-1))[
+    tone = weave(f.pattern.flatten(0, 1)[part], (meters * side).sum(-1), (meters * along).sum(-1))[
         :, None
     ]
     first, second = f.albedo.flatten(0, 1)[part].unbind(1)

@@ -216,7 +216,7 @@ class People:
     head: Tensor  # [P, 2] turn and nod, radians
     palm: Tensor  # [P, 2] roll of right and left palm about the forearm, radians
     build: Tensor  # [P] girth, 1 = average
-    stature: Tensor  # [P] metres
+    stature: Tensor  # [P] meters
     place: Tensor  # [P, 3] x (px at size 1), y of the ground, distance rank z
 
     def __len__(self) -> int:
@@ -236,7 +236,7 @@ class Scenes:
 
     background: Tensor  # [B]
     framing: Tensor  # [B]
-    scale: Tensor  # [B] images' heights per metre
+    scale: Tensor  # [B] images' heights per meter
     light: Tensor  # [B, 3] unit vector towards the light
     decor: Tensor  # [B, 16] uniform numbers that place what stands in the background
     hand: Tensor  # [B] which hand a hand close-up shows: 0 right, 1 left

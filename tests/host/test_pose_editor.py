@@ -50,8 +50,8 @@ def test_the_saved_state_is_enough():
     assert pose.left_to_right(people) == [0, 1]
     assert image.shape == (1, 160, 160, 3) and 0 < image.mean() < 1
     assert masks.shape == (2, 160, 160)
-    centres = [mask.sum(0).argmax().item() for mask in masks]
-    assert centres[0] < 80 < centres[1]
+    centers = [mask.sum(0).argmax().item() for mask in masks]
+    assert centers[0] < 80 < centers[1]
 
 
 def test_masks_are_those_of_person_masks():

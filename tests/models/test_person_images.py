@@ -50,7 +50,7 @@ def test_a_pose_image_beside_the_image_is_taken_and_nobody_is_looked_for(folder,
     assert person.rgb.shape == person.hint.shape == (3, SIZE, SIZE)
     assert person.rgb.dtype == person.hint.dtype == torch.uint8
     assert person.caption == "a man doing yoga" and person.bodies == []
-    expected = ramp(96, 128)[:, :, 16:112]  # the centred square
+    expected = ramp(96, 128)[:, :, 16:112]  # the centered square
     close = torch.nn.functional.interpolate(expected[None], (SIZE, SIZE), mode="bilinear")[0]
     assert (person.rgb / 255 - close).abs().max() < 0.01
     assert (person.hint / 255 - close.flip(0)).abs().max() < 0.02

@@ -56,8 +56,8 @@ def test_images_and_truth_agree_in_shape_and_range(rendered):
 
 def test_normals_are_the_slope_of_the_depth(rendered):
     scenes, truth = rendered
-    metre = scenes.scale * 192
-    z = truth.depth * metre[:, None, None]  # pixels
+    meter = scenes.scale * 192
+    z = truth.depth * meter[:, None, None]  # pixels
     dx = (z[:, 1:-1, 2:] - z[:, 1:-1, :-2]) / 2
     dy = (z[:, 2:, 1:-1] - z[:, :-2, 1:-1]) / 2
     slope = torch.stack((-dx, dy, torch.ones_like(dx)), 1)

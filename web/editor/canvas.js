@@ -158,11 +158,11 @@ export class Canvas {
             const length = ([x, y]) => Math.hypot(x - still[0], y - still[1])
             return geometry.scaled(person, still, Math.max(0.05, length(to) / length(from)), target)
         }
-        const centre = [(corners[0][0] + corners[2][0]) / 2, (corners[0][1] + corners[2][1]) / 2]
-        const angle = ([x, y]) => Math.atan2(y - centre[1], x - centre[0])
+        const center = [(corners[0][0] + corners[2][0]) / 2, (corners[0][1] + corners[2][1]) / 2]
+        const angle = ([x, y]) => Math.atan2(y - center[1], x - center[0])
         const turn = angle(to) - angle(from)
         const steps = inSteps ? Math.round(turn / SNAP) * SNAP : turn
-        return geometry.rotated(person, centre, steps, target)
+        return geometry.rotated(person, center, steps, target)
     }
 
     pinch(before, at, other) {

@@ -10,7 +10,7 @@ import {
 const HEAD = [NOSE, R_EYE, L_EYE, R_EAR, L_EAR]
 const limbColor = (limb) => `hsl(${20 * limb} 100% 30%)`
 
-/** Half a limb's width in the picture: as auto_line_width of models/pose_drawing.py. */
+/** Half a limb's width in the image: as auto_line_width of models/pose_drawing.py. */
 const lineWidth = ({ width, height }) => Math.max(1.5, (4 * Math.min(width, height)) / 512)
 
 /**
@@ -37,7 +37,7 @@ export function draw(konva, layer, look) {
     layer.batchDraw()
 }
 
-/** The photograph as large as it covers the canvas, centred, as the host scales a hint. */
+/** The photograph as large as it covers the canvas, centered, as the host scales a hint. */
 function photograph(konva, { photo, opacity, state }) {
     const scale = Math.max(state.width / photo.width, state.height / photo.height)
     const [width, height] = [state.width / scale, state.height / scale]

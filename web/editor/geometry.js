@@ -124,7 +124,7 @@ export function completed(person, model) {
     return { ...person, points }
 }
 
-// parts that are added: drawn around the origin, x to the right of the picture
+// parts that are added: drawn around the origin, x to the right of the image
 
 const SPREAD = [-0.75, -0.3, 0, 0.25, 0.5] // angle of each finger to the hand's axis
 const KNUCKLES = [0.2, 0.5, 0.5, 0.47, 0.44] // from the wrist, in lengths of the hand
@@ -190,10 +190,10 @@ const MAKERS = {
     face: (points, tall) => {
         const [right, left, nose] = [points[R_EYE], points[L_EYE], points[NOSE]]
         const eyes = isPlaced(right) && isPlaced(left)
-        const centre = eyes ? [(right[0] + left[0]) / 2, (right[1] + left[1]) / 2] : nose
+        const center = eyes ? [(right[0] + left[0]) / 2, (right[1] + left[1]) / 2] : nose
         // somebody seen from behind has the left eye on the left: a face would stand on its head
         const tilt = eyes && left[0] > right[0] ? direction(right, left) : 0
-        return placed(faceShape(), centre, tilt, HEAD_WIDTH * tall)
+        return placed(faceShape(), center, tilt, HEAD_WIDTH * tall)
     },
     feet: (points, tall) => [[L_KNEE, L_ANKLE, 1], [R_KNEE, R_ANKLE, -1]].flatMap(
         ([knee, ankle, out]) => {

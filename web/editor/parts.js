@@ -18,11 +18,11 @@ export function el(tag, properties = {}, ...children) {
  * A tool: an icon with an <input> over it. Inputs and not <button>s, because ComfyUI leaves the
  * keyboard to a focused input: Ctrl+Z on a button would also undo in the graph.
  */
-export function tool(picture, title, type, onUse, caption = "") {
+export function tool(image, title, type, onUse, caption = "") {
     const input = el("input", { type, title, "aria-label": title.replace(/ \(.*\)$/, "") })
     input.addEventListener(type === "checkbox" ? "change" : "click", () => onUse(input.checked))
     const label = el("span", { className: "tool" })
-    label.innerHTML = picture
+    label.innerHTML = image
     label.append(caption, input)
     return { label, input }
 }
@@ -43,7 +43,7 @@ export function toolbar(rows) {
     return { bar, inputs }
 }
 
-/** A person as a small picture. */
+/** A person as a small image. */
 function thumbnail({ people: [person], width, height }) {
     const { left, right, top, bottom } = bounds(person)
     const side = Math.max(right - left, bottom - top, 1) * 1.1

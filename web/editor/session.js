@@ -106,7 +106,7 @@ export class Session {
         this.history = history
         this.draft = null
         const { state } = history
-        this.text = state.untouched ? "" : states.serialise(state)
+        this.text = state.untouched ? "" : states.serialize(state)
         this.problem = null
         if (!state.people[this.selected]) this.select(state.people.length ? 0 : null)
         this.render()

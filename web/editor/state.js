@@ -53,7 +53,7 @@ function readPerson(person) {
 }
 
 /** The text of a state. Hidden points keep their place, parts without a shown one are left out. */
-export function serialise(state) {
+export function serialize(state) {
     const round = ([x, y, c]) => [Math.round(x * 10) / 10, Math.round(y * 10) / 10, c]
     const people = state.people.map((person) => {
         const parts = Object.entries(PARTS)
@@ -67,7 +67,7 @@ export function serialise(state) {
 
 // the canvas
 
-/** The state on another canvas: as large as all of its own fits on it, and centred. */
+/** The state on another canvas: as large as all of its own fits on it, and centered. */
 export function fitted(state, width, height) {
     if (state.width === width && state.height === height) return state
     const scale = Math.min(width / state.width, height / state.height)
