@@ -309,7 +309,7 @@ def test_zoom_and_canvas_size(editor, page, tmp_path):
     editor.press("Tab")
     editor.use("mirror")
     page.evaluate("""() => {
-        const width = app.graph.nodes[0].widgets.find(w => w.name === 'width')
+        const width = app.graph.nodes[0].widgets.find(w => w.name === 'canvas_width')
         width.value = 1024
         width.callback(1024)
     }""")
@@ -391,7 +391,7 @@ def test_a_connected_pose_and_photograph_arrive(editor, page, server, tmp_path):
         photo.widgets[0].value = 'astronaut.png'
         const shown = add('PreviewImage', [1000, 60])
         given.connect(0, editor, editor.inputs.findIndex(i => i.name === 'pose'))
-        photo.connect(0, editor, editor.inputs.findIndex(i => i.name === 'background'))
+        photo.connect(0, editor, editor.inputs.findIndex(i => i.name === 'background_image'))
         editor.connect(1, shown, 0)
     }""")
     run(page, server)
