@@ -25,7 +25,7 @@ def apply_control_net(
     """Add a ControlNet behind those of the conditionings (positive, negative).
 
     `hint` is an IMAGE of any number of channels; `options` are those of the host's
-    ControlNetApplyAdvanced: `vae`, `extra_concat`.
+    ControlNetApplyAdvanced, such as `vae`.
     """
     return ControlNetApplyAdvanced().apply_controlnet(
         *conditionings, control_net, hint, *settings, **options
