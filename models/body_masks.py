@@ -31,8 +31,8 @@ from .pose import (
     R_WRIST,
     People,
     count,
+    cover_canvas,
     pick,
-    scale_to_canvas,
 )
 
 # Length of a limb as a share of the standing height (Drillis and Contini 1966; head after OpenPose)
@@ -96,9 +96,10 @@ def person_masks(
 
     dilation: how far the mask reaches beyond the body; feather: standard deviation of the Gaussian
     that softens its edge. Both are shares of that person's standing height (standing_heights), so a
-    person far away gets a narrow margin. Masks of people who overlap overlap.
+    person far away gets a narrow margin. Masks of people who overlap overlap. The people's canvas
+    covers the image (cover_canvas).
     """
-    people = scale_to_canvas(people, width, height)
+    people = cover_canvas(people, width, height)
     heights = standing_heights(people).tolist()
     masks = torch.zeros(count(people), height, width)
     for number, height_px in enumerate(heights):

@@ -310,20 +310,20 @@ def write_box(hand: Hand, square: Square, canvas: tuple[int, int]) -> dict[str, 
 
 
 def read_squares(boxes: Any, width: int, height: int) -> list[list[Square]]:
-    """Read the squares of every frame from a BOUNDING_BOX value, scaled to an image of this size.
+    """Read the squares of every frame from a BOUNDING_BOX value, placed in an image of this size.
 
-    Raises ValueError for anything that is no list of boxes.
+    The canvas of a box covers the image, as that of a pose does (pose.cover_canvas). Raises ValueError for anything that is no list of boxes.
     """
     frames = boxes if isinstance(boxes, list) else [boxes]
     frames = [frame if isinstance(frame, list) else [frame] for frame in frames]
 
     def square(box: dict[str, Any]) -> Square:
-        wide = width / box.get("canvas_width", width)
-        tall = height / box.get("canvas_height", height)
+        canvas = box.get("canvas_width", width), box.get("canvas_height", height)
+        scale, right, down = pose.cover(canvas, (width, height))
         return Square(
-            wide * (box["x"] + box["width"] / 2),
-            tall * (box["y"] + box["height"] / 2),
-            max(wide * box["width"], tall * box["height"]),
+            scale * (box["x"] + box["width"] / 2) + right,
+            scale * (box["y"] + box["height"] / 2) + down,
+            scale * max(box["width"], box["height"]),
             box.get("angle", 0.0),
         )
 
@@ -394,13 +394,30 @@ def paste_over(base: Tensor, top: Tensor, mask: Tensor, *, feather: float, color
     """Paste `top` over `base` [H, W, C] where the mask [H, W] is 1.
 
     feather: the edge is softened inwards by so many pixels. color: how far, from 0 to 1, top's mean
-    color along the edge is moved to base's.
+    color along the edge is moved to base's, for each hand by itself: each part of the mask that is
+    not connected with the others.
     """
     soft_mask = mask
     if feather > 0:
         depth = distance_map(mask < 0.5, math.ceil(feather) + 1)  # how deep inside the mask
         soft_mask = mask * (depth / (feather + 1)).clamp(0, 1)
-    edge = (distance_map(mask > 0.5, 3) <= 3) & (distance_map(mask <= 0.5, 3) <= 3)
-    if color > 0 and edge.any():
-        top = (top + color * (base[edge].mean(0) - top[edge].mean(0))).clamp(0, 1)
+    if color > 0 and (mask > 0.5).any():
+        top = (top + color * _edge_difference(base, top, mask > 0.5)).clamp(0, 1)
     return base + soft_mask[..., None] * (top - base)
+
+
+def _edge_difference(base: Tensor, top: Tensor, inside: Tensor) -> Tensor:
+    """The mean of base - top [H, W, C] along the edge of the nearest connected part of `inside`."""
+    import cv2
+
+    edge = (distance_map(inside, 3) <= 3) & (distance_map(~inside, 3) <= 3)
+    outside: Any = (~inside).byte().numpy()
+    _, nearest = cv2.distanceTransformWithLabels(
+        outside, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_CCOMP
+    )
+    labels = torch.from_numpy(nearest).long()  # from 1
+    differences = torch.zeros(int(labels.max()) + 1, base.shape[-1])
+    counts = torch.zeros(len(differences), 1)
+    differences.index_add_(0, labels[edge], (base - top)[edge])
+    counts.index_add_(0, labels[edge], torch.ones(int(edge.sum()), 1))
+    return (differences / counts.clamp(min=1))[labels]

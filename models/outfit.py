@@ -101,12 +101,12 @@ Points = dict[int, Tensor]  # visible points by their number, in standing height
 def map_from_pose(people: People, outfit: Outfit, width: int, height: int) -> Tensor:
     """Draw a coarse semantic map [1, height, width] of people who all wear this outfit.
 
-    The people are scaled from their canvas to width x height pixels. Parts whose joints are missing
+    The people's canvas covers width x height pixels (cover_canvas). Parts whose joints are missing
     are left out; hips out of sight are guessed. Smaller people are in front of larger ones, as when
     instances are composed.
     """
     labels = torch.zeros(height, width, dtype=torch.uint8)
-    people = pose.scale_to_canvas(people, width, height)
+    people = pose.cover_canvas(people, width, height)
     heights = body_masks.standing_heights(people)
     for number in heights.argsort(descending=True, stable=True).tolist():
         tall = min(heights[number].item(), 2.0 * max(width, height))  # a stray point makes no giant

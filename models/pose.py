@@ -115,16 +115,24 @@ def scale_to_canvas(people: People, width: int, height: int) -> People:
     return people_from_points((points * scale for points in people[:5]), width, height)
 
 
+def cover(canvas: tuple[float, float], target: tuple[float, float]) -> tuple[float, float, float]:
+    """Return the scale, and the shift to the right and down in pixels, with which a canvas of this
+    width and height covers the target, centered on it.
+    """
+    scale = max(new / old for old, new in zip(canvas, target, strict=True))
+    right, down = ((new - scale * old) / 2 for old, new in zip(canvas, target, strict=True))
+    return scale, right, down
+
+
 def cover_canvas(people: People, width: int, height: int) -> People:
     """Scale the people by one factor so that their canvas covers another one, centered on it.
 
-    The host does the same with a control image whose proportions are not the generated image's.
+    This is how a pose is placed on every image of other proportions: drawn, as masks, merged and
+    composed. The host does the same with a control image.
     """
-    scale = max(width / people.width, height / people.height)
-    middle = torch.tensor([people.width, people.height, 0.0]) / 2
-    shift = torch.tensor([width, height, 0.0]) / 2
-    grow = torch.tensor([scale, scale, 1.0])
-    parts = ((points - middle) * grow + shift for points in people[:5])
+    scale, right, down = cover((people.width, people.height), (width, height))
+    grow, shift = torch.tensor([scale, scale, 1.0]), torch.tensor([right, down, 0.0])
+    parts = (points * grow + shift for points in people[:5])
     parts = (points * (old[..., 2:] > 0) for points, old in zip(parts, people[:5], strict=True))
     return people_from_points(parts, width, height)
 
@@ -136,8 +144,8 @@ def pick(people: People, numbers: Sequence[int]) -> People:
 
 
 def merge(first: People, second: People) -> People:
-    """Put two groups of people onto the first one's canvas; the second group is scaled to it."""
-    second = scale_to_canvas(second, first.width, first.height)
+    """Put two groups of people onto the first one's canvas, which the second one's covers."""
+    second = cover_canvas(second, first.width, first.height)
     parts = (torch.cat(pair) for pair in zip(first[:5], second[:5], strict=True))
     return people_from_points(parts, first.width, first.height)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .pose import BONES, LIMBS, People, scale_to_canvas
+from .pose import BONES, LIMBS, People, cover_canvas
 
 
 def hues(n: int) -> list[tuple[int, ...]]:
@@ -46,7 +46,7 @@ def draw_people(
     Limbs are ellipses in the joints' colors times 0.6, joints full-color discs over them, hands
     hue-ramped bones with blue dots, faces white dots (Cao et al. 2019, as drawn for ControlNet).
     line_width: half the width of a limb in pixels of this image; None: auto_line_width.
-    Points are scaled from the people's canvas to width x height.
+    The people's canvas covers the image (cover_canvas).
     """
     import cv2
     import numpy as np
@@ -74,7 +74,7 @@ def draw_people(
 
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False, dtype=np.float32)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
-    parts = [points.cpu().numpy() for points in scale_to_canvas(people, width, height)[:5]]
+    parts = [points.cpu().numpy() for points in cover_canvas(people, width, height)[:5]]
     for body, left_hand, right_hand, face_points, _ in zip(*parts, strict=True):
         ellipses(body[:, :2], body[:, 2] > 0)
         for point, color in zip(body, JOINT_COLORS, strict=True):

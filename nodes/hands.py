@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..models import hands
 from ..models.hands import GRAY, Hand, Square, read_squares
-from ..models.pose import LARGEST_CANVAS, no_people, scale_to_canvas
+from ..models.pose import LARGEST_CANVAS, cover_canvas, no_people
 from .inputs import (
     check_one_size,
     mask_frames,
@@ -50,7 +50,7 @@ def _hands_by_frame(
     keypoints: Any, hand_side: str, if_no_hands: str, size: tuple[int, int]
 ) -> list[list[Hand]]:
     """Find the hands of every frame, in pixels of an image of this width and height."""
-    frames = [scale_to_canvas(people, *size) for people in read_pose(keypoints)]
+    frames = [cover_canvas(people, *size) for people in read_pose(keypoints)]
     side = None if hand_side == BOTH else hand_side
     frame_hands = [hands.find_hands(people, side) for people in frames]
     for number, hands_of_frame in enumerate(frame_hands, 1):

@@ -65,7 +65,7 @@ class VitruvianMergePeople(io.ComfyNode):
             description="Puts the people of two poses into one pose.",
             inputs=[
                 pose_input("pose_1", "People, and the canvas of the result."),
-                pose_input("pose_2", "More people. Their canvas is scaled to that of pose_1."),
+                pose_input("pose_2", "More people. Their canvas is scaled until it covers that of pose_1."),
             ],
             outputs=[
                 PoseKeypoint.Output(

@@ -203,3 +203,30 @@ def test_pasting_keeps_the_core_and_matches_colors():
     torch.testing.assert_close(hands.paste_over(base, top, mask, feather=0, color=1.0), base)
     empty = hands.paste_over(base, top, torch.zeros(40, 40), feather=4, color=1.0)
     assert torch.equal(empty, base)
+
+
+def test_every_hand_gets_its_own_color():
+    """Two hands, one too red and one too dark: each alone is pasted as both together."""
+    torch.manual_seed(0)
+    base, top, mask = torch.rand(64, 96, 3) * 0.2 + 0.4, torch.rand(64, 96, 3) * 0.2 + 0.4, []
+    for columns, shift in ((slice(10, 30), (0.2, 0.0, 0.0)), (slice(55, 85), (-0.3, -0.3, -0.3))):
+        hand_mask = torch.zeros(64, 96)
+        hand_mask[20:44, columns] = 1
+        hand_mask[18:20, columns] = 0.3  # a soft border
+        top[:, columns] += torch.tensor(shift)
+        mask.append(hand_mask)
+    for feather in (0, 5):
+        style = {"feather": feather, "color": 0.8}
+        both = hands.paste_over(base, top, mask[0] + mask[1], **style)
+        apart = hands.paste_over(base, top, mask[0], **style)
+        apart = hands.paste_over(apart, top, mask[1], **style)
+        torch.testing.assert_close(both, apart)
+
+
+def test_boxes_keep_their_proportions_on_an_image_of_another_shape():
+    """A square's canvas covers the image, as a pose's does."""
+    box = {"x": 40, "y": 20, "width": 20, "height": 20, "canvas_width": 100, "canvas_height": 100}
+    ((square,),) = hands.read_squares([[box]], 200, 300)
+    assert square == (3 * 50 - 50, 3 * 30, 60, 0.0)
+    people = pose.no_people(100, 100)._replace(body=torch.tensor([[[50.0, 30, 1]] * 18]))
+    assert pose.cover_canvas(people, 200, 300).body[0, 0].tolist() == [square.x, square.y, 1]

@@ -195,10 +195,22 @@ def test_left_to_right_and_pick():
 
 
 def test_merge_scales_the_second_canvas():
-    small = pose.scale_to_canvas(read_frame(frame()), 256, 128)
+    small = pose.scale_to_canvas(read_frame(frame()), 256, 256)
     merged = pose.merge(read_frame(frame()), small)
     assert pose.count(merged) == 2 and merged.width == merged.height == 512
     torch.testing.assert_close(merged.body[1], merged.body[0])
+    wide = people_of([(100.0, 60.0), (156.0, 60.0)], 256, 128)
+    merged = pose.merge(read_frame(frame()), wide)  # 512 x 512 covers it at the factor 4
+    expected = torch.tensor([[400.0 - 256, 240.0], [624.0 - 256, 240.0]])
+    torch.testing.assert_close(merged.body[1, :2, :2], expected)
+
+
+def people_of(points, width, height):
+    """One person with these first points of the body."""
+    people = read_frame({**frame(), "canvas_width": width, "canvas_height": height})
+    body = torch.zeros(1, 18, 3)
+    body[0, : len(points)] = torch.tensor([(x, y, 1.0) for x, y in points])
+    return people._replace(body=body)
 
 
 @pytest.mark.parametrize(
@@ -242,13 +254,18 @@ def test_joints_and_limbs_have_their_colors(size):
     people = read_frame(frame())
     image = pose_drawing.draw_people(people, width, height).mul(255).round().int()
     assert image.shape == (height, width, 3)
-    points = (pose.scale_to_canvas(people, width, height).body[0, :, :2]).int().tolist()
-    for joint in range(2, 14):  # the head's discs lie close together
-        x, y = points[joint]
-        assert tuple(image[y, x].tolist()) == pose_drawing.JOINT_COLORS[joint]
-    for limb, (a, b) in enumerate(pose.LIMBS[:12]):
-        x, y = ((points[a][i] + points[b][i]) // 2 for i in range(2))
-        assert tuple(image[y, x].tolist()) == pose_drawing.LIMB_COLORS[limb]
+    scale = max(size) / 512  # the square canvas covers the image, its middle in the image's
+    middle = torch.tensor([width / 2, height / 2])
+    points = (scale * (people.body[0, :, :2] - 256) + middle).int().tolist()
+    limbs = [(points[a], points[b]) for a, b in pose.LIMBS[:12]]
+    middles = [[(p + q) // 2 for p, q in zip(*ends, strict=True)] for ends in limbs]
+    # the head's discs lie close together
+    expected = [*zip(points[2:14], pose_drawing.JOINT_COLORS[2:14], strict=True)]
+    expected += zip(middles, pose_drawing.LIMB_COLORS[:12], strict=True)
+    inside = [((x, y), color) for (x, y), color in expected if y < height]
+    assert len(inside) >= 18
+    for (x, y), color in inside:
+        assert tuple(image[y, x].tolist()) == color
 
 
 def test_limbs_are_eight_pixels_wide_at_512_and_grow():
