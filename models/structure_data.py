@@ -5,7 +5,6 @@ Beside an image `name.png` are `name.depth.png`, near is white, `name.normal.png
 and green up, `name.pose.png` in OpenPose's colors, and `name.txt`, the caption.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from .atomic_file import write_atomically
 from .structure import DEPTH, NORMAL, RIGHT_UP, image_to_normals, normals_to_image
 
 POSE = "pose"
@@ -91,11 +91,7 @@ def _write_image(file: Path, pixels: Tensor) -> None:
 
 def _write_at_once(file: Path, write_to: Callable[[Path], object]) -> None:
     """Let the file appear complete or not at all."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        write_to(part)
-        os.replace(part, file)
+        write_atomically(file, write_to)
     except OSError as failure:
         raise OSError(f"{file} could not be written: {failure}") from failure
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,15 +1,29 @@
 """Load and save our weight files: safetensors that say in their metadata what they are for."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from .atomic_file import write_atomically
+
 PREFIX = "vitruvian."  # of our keys in the metadata
+MISFITS = (  # what builders of networks raise for tensors and metadata of another kind
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+LISTED = 3  # names in an error
+LONGEST_VERSION = 9  # digits
 SCALE_SUFFIX = ".scale"  # marks the tensor that the rows of an 8 bit tensor are multiplied with
 
 
@@ -23,18 +37,98 @@ def load(
     newer format than `version`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: expected weights of '{method}' here, found no file.")
+    kind = f"weights of '{method}'"
+    with opened(path, kind) as file:
+        metadata = _ours(file.metadata() or {})
+        _check(path, metadata, method, version, base)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    try:
+        tensors = _widened(tensors)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: expected {kind}, found a scale that belongs to no tensor: {error}."
+        ) from error
+    check_finite(path, tensors)
+    return tensors, metadata
+
+
+@contextmanager
+def opened(path: Path, kind: str) -> Iterator[Any]:
+    """Open a .safetensors file for reading, tensor by tensor.
+
+    `kind` says what is expected in it. ValueError, naming the file, if it can not be read.
+    """
+    found = _what_is_no_file(path)
+    if found:
+        raise ValueError(f"{path}: expected {kind} here, found {found}.")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = _ours(file.metadata() or {})
-            _check(path, metadata, method, version, base)
-            return _widened({key: file.get_tensor(key) for key in file.keys()}), metadata
+            yield file
+    except OSError as failure:
+        raise ValueError(f"{path}: expected {kind}, and it can not be read: {failure}.") from None
     except SafetensorError as broken:
         raise ValueError(
             f"{path}: expected a complete .safetensors file, found one that can not be read "
             f"({broken}). It may have been cut short: copy it again."
         ) from broken
+
+
+def load_any(path: str | Path, kind: str) -> dict[str, Tensor]:
+    """Load the tensors of a .safetensors file, whoever wrote it.
+
+    `kind` says what is expected in it. ValueError, naming the file, if it can not be read or holds
+    numbers that are not finite.
+    """
+    path = Path(path)
+    with opened(path, kind) as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    check_finite(path, tensors)
+    return tensors
+
+
+def check_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, naming the file, for tensors that hold NaN or infinity."""
+    broken = [key for key, tensor in tensors.items() if not is_finite(tensor)]
+    if broken:
+        raise ValueError(
+            f"{path}: expected finite numbers, found NaN or infinity in {listed(broken)}. The "
+            "training that made it failed, or the file is damaged: take another."
+        )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether a tensor holds neither NaN nor infinity."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.element_size() == 1:  # 8 bits know no reductions
+        tensor = tensor.half()
+    # NaN spreads to both ends and infinity is one: no second tensor of this size is needed
+    return all(end.isfinite() for end in torch.aminmax(tensor))
+
+
+def check_names(path: str | Path, expected: Iterable[str], present: Iterable[str]) -> None:
+    """Raise ValueError, naming the file, unless the tensors present are those expected."""
+    expected, present = set(expected), set(present)
+    if missing := expected - present:
+        raise ValueError(f"{path}: expected the tensor {listed(missing)}, found no such.")
+    if unknown := present - expected:
+        raise ValueError(f"{path}: found the tensor {listed(unknown)}, which is not expected.")
+
+
+def listed(names: Iterable[str]) -> str:
+    """List some names in quotation marks, and count the others."""
+    names = sorted(names)
+    shown = ", ".join(f"'{name}'" for name in names[:LISTED])
+    return shown if len(names) <= LISTED else f"{shown} and {len(names) - LISTED} more"
+
+
+def _what_is_no_file(path: Path) -> str:
+    """Say what is at a path that is no file, "" for a file."""
+    if path.is_file():
+        return ""
+    if path.is_dir():
+        return "a folder"
+    return "a link to a missing file" if path.is_symlink() else "no file"
 
 
 def read_method(path: str | Path) -> str | None:
@@ -67,18 +161,14 @@ def save(
     if dtype == torch.int8:
         stored = _narrowed(stored)
     facts = {PREFIX + key: str(value) for key, value in metadata.items()}
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # not save_file, which makes files that other users can not read
-        partial_path.write_bytes(serialize(stored, facts))
-        os.replace(partial_path, path)
+        write_atomically(path, lambda part: part.write_bytes(serialize(stored, facts)))
     except (OSError, SafetensorError) as failure:
         raise OSError(
             f"{path} could not be written and is as it was before: {failure}"
         ) from failure
-    finally:
-        partial_path.unlink(missing_ok=True)
 
 
 def _ours(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -91,10 +181,16 @@ def _check(
     file_method = metadata.get("method", "a file that is not Vitruvian's")
     if file_method != method:
         raise ValueError(f"{path}: expected weights of '{method}', found '{file_method}'.")
-    if not metadata.get("version", "").isdecimal() or int(metadata["version"]) > version:
+    number = metadata.get("version", "")
+    if not number.isdecimal() or len(number) > LONGEST_VERSION:
+        raise ValueError(
+            f"{path}: expected a number as version in its metadata, found '{number[:40]}'. The "
+            "file is damaged: copy it again."
+        )
+    if int(number) > version:
         raise ValueError(
             f"{path}: expected '{method}' weights of version {version} or older, found version "
-            f"'{metadata.get('version')}'. Update Vitruvian."
+            f"'{number}'. Update Vitruvian."
         )
     if base is not None and metadata.get("base") != base:
         raise ValueError(
@@ -107,7 +203,7 @@ def _stored(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point():
         tensor = tensor if dtype is None or tensor.dim() == 0 else tensor.to(dtype)
-        if not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             raise ValueError(f"'{key}' holds numbers that are not finite in {tensor.dtype}.")
     return tensor.contiguous()
 

@@ -1,5 +1,7 @@
 """Test weight files: what is saved is loaded, and bad files give an error that says why."""
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -89,11 +91,86 @@ def test_a_failed_save_keeps_the_old_file(path, monkeypatch):
             file.write(content[:4])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(type(path), "write_bytes", fail)
-    with pytest.raises(OSError, match="as it was before: No space left"):
-        weights.save(path, tensors(2.0), FACTS)
-    assert path.read_bytes() == old_content
-    assert list(path.parent.iterdir()) == [path]
+    def fail_to_flush(descriptor):
+        raise OSError("No space left on device")  # some file systems say it no earlier
+
+    for holder, name, failure in ((type(path), "write_bytes", fail), (os, "fsync", fail_to_flush)):
+        with monkeypatch.context() as patch:
+            patch.setattr(holder, name, failure)
+            with pytest.raises(OSError, match="as it was before: No space left"):
+                weights.save(path, tensors(2.0), FACTS)
+        assert path.read_bytes() == old_content
+        assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(path, monkeypatch):
+    """Else a crash of the machine may leave an empty file under the old one's name."""
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (events.append("flush"), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda *names: (events.append("name"), replace(*names)))
+    weights.save(path, tensors(), FACTS)
+    assert events == ["flush", "name", "flush"]
+
+
+def write_text(path):
+    path.write_text("no weights, but words\n" * 20)
+
+
+def write_numbers(value):
+    def write(path):
+        facts = {f"{weights.PREFIX}{key}": str(fact) for key, fact in FACTS.items()}
+        save_file({"a.weight": torch.tensor([1.0, value])}, path, facts)
+
+    return write
+
+
+def write_lone_scale(path):
+    weights.save(path, {"a.scale": torch.ones(2)}, FACTS)
+
+
+def write_version(version):
+    return lambda path: weights.save(path, tensors(), {**FACTS, "version": version})
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.mkdir(), "found a folder"),
+        (lambda path: path.symlink_to("nowhere"), "found a link to a missing file"),
+        (write_text, "can not be read"),
+        (write_numbers(float("nan")), "NaN or infinity in 'a.weight'"),
+        (write_numbers(float("inf")), "NaN or infinity in 'a.weight'"),
+        (write_numbers(-float("inf")), "NaN or infinity in 'a.weight'"),
+        (write_lone_scale, "a scale that belongs to no tensor"),
+        (write_version("new"), "expected a number as version in its metadata, found 'new'"),
+        (write_version("9" * 5000), "expected a number as version"),
+        (write_version("-1"), "expected a number as version"),
+        (write_version(2), "version 1 or older, found version '2'. Update"),
+    ],
+)
+def test_what_is_no_weights_is_said_in_one_line(path, write, message):
+    path.parent.mkdir()
+    write(path)
+    with pytest.raises(ValueError) as error:
+        weights.load(path, method="human_prior")
+    text = str(error.value)
+    assert text.startswith(str(path)) and message in text and "\n" not in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.float64, torch.int8])
+def test_every_type_of_number_is_looked_through(dtype):
+    assert weights.is_finite(torch.tensor([1.0, 2.0]).to(dtype))
+    assert weights.is_finite(torch.zeros(0, dtype=dtype))
+    if dtype.is_floating_point:
+        assert not weights.is_finite(torch.tensor([1.0, float("nan")]).to(dtype))
+
+
+def test_names_that_are_missing_and_too_many_are_listed(path):
+    weights.check_names(path, ["a", "b"], ["b", "a"])
+    with pytest.raises(ValueError, match=r"expected the tensor 'b', found no such"):
+        weights.check_names(path, ["a", "b"], ["a", "c"])
+    with pytest.raises(ValueError, match=r"found the tensor 'b', 'c', 'd' and 1 more, which"):
+        weights.check_names(path, ["a"], ["a", "b", "c", "d", "e"])
 
 
 @pytest.mark.parametrize("value, dtype", [(float("nan"), None), (1e6, torch.float16)])
