@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from ..models import semantic_map, weights
 from ..models.appearance import VERSION, Aligned, Alignment, PartFeatures, build_alignment
+from ..models.batches import check_batch
 from ..models.memory import Part
 from .sampling import Call, Sampling, Window, add_plan, chunks, unet_of
 
@@ -40,7 +41,7 @@ class Settings:
     map_strength: float
     start_percent: float
     end_percent: float
-    area: Tensor | None = None  # [1, 1, H, W] in 0..1: where in the image
+    area: Tensor | None = None  # [1 or B, 1, H, W] in 0..1: where in the image
 
 
 class Plan(NamedTuple):
@@ -124,11 +125,10 @@ def collect_features(parts: Sequence[Part], labels: Tensor, width: int) -> PartF
 
 def _make_plan(settings: Settings, labels: Tensor) -> Callable[[Sampling], Plan]:
     def make_plan(sampling: Sampling) -> Plan:
-        if len(labels) not in (1, len(sampling.noise)):
-            raise ValueError(
-                f"{NODE}: the map has {len(labels)} images, the latent {len(sampling.noise)}. "
-                "Give one map, or one for each image of the batch."
-            )
+        counts = {"semantic_map": len(labels)}
+        if settings.area is not None:
+            counts["mask"] = len(settings.area)
+        check_batch(NODE, counts, len(sampling.noise))
         window = sampling.window(settings.start_percent, settings.end_percent)
         return Plan(window, sampling.size, {})
 

@@ -13,6 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..models import weights
+from ..models.batches import check_batch, one_each
 from ..models.hand_generator import (
     STRIDE,
     VERSION,
@@ -21,7 +22,7 @@ from ..models.hand_generator import (
     LoadedHandGenerator,
     heat_maps,
 )
-from ..models.pose import People
+from ..models.pose import People, count, cover_canvas
 from .sampling import chunks, run_as_sampler, unet_of
 
 KEY = "vitruvian_hand_generator"
@@ -53,8 +54,10 @@ def apply(
 ) -> Any:
     """Clone MODEL so that it generates the hands of `frames`, one frame per image of the batch.
 
-    ValueError for models that are no UNet or have another number of channels.
+    ValueError for models that are no UNet or have another number of channels, and for frames of
+    several people or without a single hand.
     """
+    _check_frames(frames)
     unet = unet_of(model, NODE)
     channels = unet.input_blocks[0][0].out_channels
     if channels != loaded.network.channels:
@@ -72,6 +75,20 @@ def apply(
     return model
 
 
+def _check_frames(frames: Sequence[People]) -> None:
+    for number, people in enumerate(frames, 1):
+        if count(people) > 1:
+            raise ValueError(
+                f"frame {number} of 'hand_poses' has {count(people)} people, but an image gets the "
+                "hands of one: connect 'hand_poses' of Cut Hands, or choose with Pick People."
+            )
+    if not any(people.left_hand.any() or people.right_hand.any() for people in frames):
+        raise ValueError(
+            "'hand_poses' has no points of hands: connect 'hand_poses' of Cut Hands, or turn on "
+            "'include_hands' in Detect Pose."
+        )
+
+
 def _keypoint_features(network: HandGenerator, frames: Sequence[People]) -> Features:
     """Compute, on the CPU, what the network makes of the frames for a batch of latents. It is the
     same in every step.
@@ -79,16 +96,19 @@ def _keypoint_features(network: HandGenerator, frames: Sequence[People]) -> Feat
 
     @lru_cache(maxsize=2)
     def features(batch: int, height: int, width: int) -> KeypointFeatures:
-        people_of_image = [frames[min(k, len(frames) - 1)] for k in range(batch)]
-        return network(torch.stack([_heat(people, height, width) for people in people_of_image]))
+        check_batch(NODE, {"hand_poses": len(frames)}, batch)
+        heats = [_heat(people, height, width) for people in one_each(frames, batch)]
+        return network(torch.stack(heats))
 
     return features
 
 
 def _heat(people: People, height: int, width: int) -> Tensor:
-    """Draw heat maps of the first person's hands; the pose's canvas covers the image."""
-    cell = min(people.width / width, people.height / height)
-    return heat_maps(people.left_hand[0], people.right_hand[0], cell, height, width)
+    """Draw heat maps of one person's hands, or of none; the pose's canvas covers the image."""
+    people = cover_canvas(people, STRIDE * width, STRIDE * height)
+    no_hand = torch.zeros(1, 21, 3)
+    left, right = (torch.cat((hand, no_hand))[0] for hand in (people.left_hand, people.right_hand))
+    return heat_maps(left, right, STRIDE, height, width)
 
 
 def _add_features(features: Features, strength: float) -> Callable:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from ..models import human_prior, human_tokens, weights
+from ..models.batches import check_batch
 from ..models.human_prior import PriorLayer
 from .sampling import Call, Chunk, Sampling, Window, add_plan, chunks, token_grid, unet_of
 
@@ -34,7 +35,7 @@ STAGES = (human_prior.DOWN, human_prior.MID, human_prior.UP)
 
 Place = tuple[str, int, int]  # stage, block, transformer, as the host counts them
 
-# place, number of the chunk, (1 - gamma) strength as a number or per token [1, N, 1],
+# place, number of the chunk, (1 - gamma) strength as a number or per token [1 or batch, N, 1],
 # M_h [batch, heads, N, T]
 Record = Callable[[Place, int, Any, Tensor], None]
 
@@ -57,7 +58,7 @@ class Settings:
     strengths: Mapping[str, float]  # of each stage
     start_percent: float
     end_percent: float
-    area: Tensor | None = None  # [1, 1, H, W] in 0..1: where in the image
+    area: Tensor | None = None  # [1 or B, 1, H, W] in 0..1: where in the image
 
 
 class HumanTokens(NamedTuple):
@@ -193,6 +194,8 @@ def key_shape(attention: Any) -> tuple[int, int]:
 def _make_plan(settings: Settings) -> Callable[[Sampling], Plan | None]:
     def make_plan(sampling: Sampling) -> Plan | None:
         device = sampling.noise.device
+        if settings.area is not None:
+            check_batch(NODE, {"mask": len(settings.area)}, len(sampling.noise))
         marked = [entry for entry in sampling.entries if HUMAN in entry]
         if not marked:
             raise ValueError(
@@ -279,7 +282,7 @@ def _areas_on_grids(
 ) -> Callable[[tuple[int, int], torch.device, torch.dtype], Tensor]:
     @lru_cache(maxsize=16)
     def area_on(grid: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The artist's mask on a block's tokens [1, h * w, 1]."""
+        """The artist's mask on a block's tokens [1 or B, h * w, 1]."""
         assert settings.area is not None
         return interpolate(settings.area, grid, mode="area").flatten(2).mT.to(device, dtype)
 

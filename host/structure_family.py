@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..models import structure, weights
+from ..models.batches import check_batch, one_each
 from ..models.mini import LATENT_CHANNELS
 from ..models.structure import EXPERT, FUSE, LEARNED, MEAN, MODALITIES
 from .structure_latent import POSE_LATENT
@@ -79,9 +80,10 @@ class StructureModel(comfy.model_base.BaseModel):
         height, width = noise.shape[-2:]
         if pose is None:
             return noise.new_zeros(len(noise), LATENT_CHANNELS, height, width)
+        check_batch("Apply Structure Pose", {"pose_image": len(pose)}, len(noise))
         pose = self.process_latent_in(pose.to(noise.device))
-        pose = comfy.utils.common_upscale(pose, width, height, "bilinear", "disabled")
-        return comfy.utils.repeat_to_batch_size(pose, len(noise))
+        pose = comfy.utils.common_upscale(pose, width, height, "bilinear", "center")
+        return torch.stack(one_each(pose, len(noise)))
 
     def encode_adm(self, **kwargs: Any) -> Tensor:
         height, width = (kwargs.get(side, 0) for side in ("height", "width"))

@@ -1,9 +1,11 @@
 """Depth and normal IMAGEs in other conventions, and relighting by normals."""
 
 import comfy.utils
+import torch
 from torch import Tensor
 
 from ..models import structure
+from ..models.batches import one_each, paired_count
 
 
 def convert_depth(
@@ -26,15 +28,17 @@ def convert_normals(images: Tensor, from_convention: str, to_convention: str) ->
 def relight(
     images: Tensor, normal_images: Tensor, convention: str, light: Tensor, ambient: float
 ) -> Tensor:
-    """Relight IMAGEs [B, H, W, C] by a lamp in the direction `light` [3]; a single normal image
-    serves for all.
+    """Relight IMAGEs [B, H, W, C] by a lamp in the direction `light` [3]. A single image or normal
+    image serves for all; ValueError for other counts.
     """
+    count = paired_count({"image": len(images), "normal_image": len(normal_images)})
     rgb, normal = channels_first(images), channels_first(normal_images)
     normal = comfy.utils.common_upscale(
         normal, rgb.shape[-1], rgb.shape[-2], "bilinear", "disabled"
     )
-    normal = comfy.utils.repeat_to_batch_size(
-        structure.image_to_normals(normal, convention), len(rgb)
+    rgb, normal = (
+        torch.stack(one_each(batch, count))
+        for batch in (rgb, structure.image_to_normals(normal, convention))
     )
     return _channels_last(structure.relight(rgb, normal, light, ambient))
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.batches import one_each, paired_count
 from ..models.mini import LATENT_CHANNELS
 from .structure_unet import CHANNELS, split_modalities
 
@@ -29,18 +30,21 @@ def split(latent: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def join(latents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Join three LATENTs, by the names of their inputs; a mask is taken from the first."""
-    first = next(iter(latents.values()))
+    """Join three LATENTs, by the names of their inputs. A single image serves all of the others;
+    a mask is taken from the first.
+    """
+    first, batches = next(iter(latents.values())), []
+    count = paired_count({name: len(latent["samples"]) for name, latent in latents.items()})
     for name, latent in latents.items():
         shape, expected = latent["samples"].shape, first["samples"].shape
-        if shape != expected or shape[1] != LATENT_CHANNELS:
+        if shape[1:] != (LATENT_CHANNELS, *expected[2:]):
             raise ValueError(
                 f"the input '{name}' has the shape {list(shape)}, expected "
-                f"{[expected[0], LATENT_CHANNELS, *expected[2:]]}: encode images of one size with "
-                "one VAE, as many in each batch."
+                f"{[shape[0], LATENT_CHANNELS, *expected[2:]]}: encode images of one size with one "
+                "VAE."
             )
-    samples = torch.cat([latent["samples"] for latent in latents.values()], 1)
-    return {**first, "samples": samples}
+        batches.append(torch.stack(one_each(latent["samples"], count)))
+    return {**first, "samples": torch.cat(batches, 1)}
 
 
 def encode_pose(vae: Any, pose_images: Tensor) -> Tensor:

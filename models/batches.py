@@ -29,3 +29,17 @@ def one_each(items: Sequence[T] | Any, count: int) -> list[T]:
     has checked.
     """
     return [items[number if len(items) > 1 else 0] for number in range(count)]
+
+
+def check_batch(node: str, counts: Mapping[str, int], batch: int) -> None:
+    """Raise ValueError unless each input has one item for every latent of a batch, or a single one.
+
+    For inputs that meet the latents only when they are sampled, where the host does not say which
+    node speaks. node: its display name; counts: as for paired_count.
+    """
+    for name, count in counts.items():
+        if count not in (1, batch):
+            raise ValueError(
+                f"{node}: '{name}' has {count} items, but {batch} latents are sampled at once: "
+                "give one for every latent, or a single one, which serves all."
+            )

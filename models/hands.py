@@ -312,10 +312,12 @@ def write_box(hand: Hand, square: Square, canvas: tuple[int, int]) -> dict[str, 
 def read_squares(boxes: Any, width: int, height: int) -> list[list[Square]]:
     """Read the squares of every frame from a BOUNDING_BOX value, placed in an image of this size.
 
-    The canvas of a box covers the image, as that of a pose does (pose.cover_canvas). Raises ValueError for anything that is no list of boxes.
+    The canvas of a box covers the image, as that of a pose does (pose.cover_canvas). A list of
+    boxes that are in no list of their own is one frame. Raises ValueError for anything else.
     """
     frames = boxes if isinstance(boxes, list) else [boxes]
-    frames = [frame if isinstance(frame, list) else [frame] for frame in frames]
+    if not any(isinstance(frame, list) for frame in frames):
+        frames = [frames]  # the boxes of a single image
 
     def square(box: dict[str, Any]) -> Square:
         canvas = box.get("canvas_width", width), box.get("canvas_height", height)

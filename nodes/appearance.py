@@ -9,9 +9,9 @@ from ..host import appearance as host
 from ..host.part_instances import instances_from_parts
 from .inputs import (
     check_order,
-    first_area,
     named_errors,
     percent_inputs,
+    read_area,
     strength_input,
     weight_input,
     weight_path,
@@ -97,7 +97,7 @@ class VitruvianApplyAppearance(io.ComfyNode):
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         check_order(start_percent, end_percent)
-        area = first_area(mask)
+        area = read_area(mask)
         settings = host.Settings(strength, map_strength, start_percent, end_percent, area)
         return io.NodeOutput(host.apply(model, appearance, parts, semantic_map, settings))
 

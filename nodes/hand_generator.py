@@ -7,7 +7,15 @@ from comfy_api.latest import io, ui
 
 from ..host import hand_generator as generator
 from ..models import hands, pose
-from .inputs import named_errors, pose_input, read_pose, strength_input, weight_input, weight_path
+from .inputs import (
+    named_errors,
+    pose_input,
+    read_latents,
+    read_pose,
+    strength_input,
+    weight_input,
+    weight_path,
+)
 from .wires import HandGenerator
 
 CATEGORY = "Vitruvian/hands"
@@ -103,7 +111,7 @@ class VitruvianPredictHandMasks(io.ComfyNode):
     def execute(
         cls, model: Any, hand_generator: Any, positive: Any, latent: dict[str, Any]
     ) -> io.NodeOutput:
-        masks = _predict(model, hand_generator, positive, latent["samples"])
+        masks = _predict(model, hand_generator, positive, read_latents(latent))
         return io.NodeOutput(masks, ui=ui.PreviewMask(masks, cls=cls))
 
 

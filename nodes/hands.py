@@ -1,21 +1,23 @@
 """Mark hands, cut them out, and put generated hands back (Giving a Hand)."""
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
 from ..models import hands
+from ..models.batches import one_each, paired_count
 from ..models.hands import GRAY, Hand, Square, read_squares
-from ..models.pose import LARGEST_CANVAS, cover_canvas, no_people
+from ..models.pose import LARGEST_CANVAS, People, count, cover_canvas, no_people
 from .inputs import (
     check_one_size,
-    mask_frames,
     named_errors,
     output_size,
     pose_input,
+    read_images,
+    read_masks,
     read_pose,
     size_inputs,
     write_poses,
@@ -46,15 +48,14 @@ def _no_hands_input(without_hands: str) -> io.Input:
     )
 
 
-def _hands_by_frame(
-    keypoints: Any, hand_side: str, if_no_hands: str, size: tuple[int, int]
-) -> list[list[Hand]]:
-    """Find the hands of every frame, in pixels of an image of this width and height."""
-    frames = [cover_canvas(people, *size) for people in read_pose(keypoints)]
+def _hands_by_frame(frames: list[People], hand_side: str, if_no_hands: str) -> list[list[Hand]]:
+    """Find the hands of every frame. A frame without people has none; one with people and no hand
+    is what `if_no_hands` is about.
+    """
     side = None if hand_side == BOTH else hand_side
     frame_hands = [hands.find_hands(people, side) for people in frames]
-    for number, hands_of_frame in enumerate(frame_hands, 1):
-        if hands_of_frame:
+    for number, (people, hands_of_frame) in enumerate(zip(frames, frame_hands, strict=True), 1):
+        if hands_of_frame or not count(people):
             continue
         problem = (
             f"frame {number} of the pose has no {f'{side} ' if side else ''}hand that is "
@@ -124,8 +125,10 @@ class VitruvianDrawHandMasks(io.ComfyNode):
         wrist_length: float,
         if_no_hands: str,
     ) -> io.NodeOutput:
-        size = output_size(read_pose(pose), output_width, output_height)
-        frame_hands = _hands_by_frame(pose, hand_side, if_no_hands, size)
+        frames = read_pose(pose)
+        size = output_size(frames, output_width, output_height)
+        frames = [cover_canvas(people, *size) for people in frames]
+        frame_hands = _hands_by_frame(frames, hand_side, if_no_hands)
         frame_masks = [
             [_mask(hand, size, thickness, wrist_length) for hand in hands_of_frame]
             for hands_of_frame in frame_hands
@@ -221,19 +224,18 @@ class VitruvianCutHands(io.ComfyNode):
         if_no_hands: str,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        canvas = output_size(read_pose(pose), 0, 0)
-        if image is not None:
-            canvas = image.shape[2], image.shape[1]
-        frame_hands = _hands_by_frame(pose, hand_side, if_no_hands, canvas)
+        frames, photographs = _frames_with_images(read_pose(pose), image)
+        frame_hands = _hands_by_frame(frames, hand_side, if_no_hands)
         cuts = [
-            hands.cut_hands(
-                hands_of_frame, _frame(image, number), crop_size, margin, upright=upright
-            )
-            for number, hands_of_frame in enumerate(frame_hands)
+            hands.cut_hands(hands_of_frame, photograph, crop_size, margin, upright=upright)
+            for hands_of_frame, photograph in zip(frame_hands, photographs, strict=True)
         ]
         boxes = [
-            [hands.write_box(hand, cut.square, canvas) for hand, cut in zip(*pair, strict=True)]
-            for pair in zip(frame_hands, cuts, strict=True)
+            [
+                hands.write_box(hand, cut.square, (people.width, people.height))
+                for hand, cut in zip(hands_of_frame, cuts_of_frame, strict=True)
+            ]
+            for people, hands_of_frame, cuts_of_frame in zip(frames, frame_hands, cuts, strict=True)
         ]
         images = [cut.image for cuts_of_frame in cuts for cut in cuts_of_frame]
         people = [cut.people for cuts_of_frame in cuts for cut in cuts_of_frame]
@@ -250,9 +252,17 @@ class VitruvianCutHands(io.ComfyNode):
         )
 
 
-def _frame(image: torch.Tensor | None, number: int) -> torch.Tensor | None:
-    """Take one image of a batch; the last one serves all later frames."""
-    return None if image is None else image[min(number, len(image) - 1)]
+def _frames_with_images(
+    frames: list[People], image: torch.Tensor | None
+) -> tuple[list[People], list[torch.Tensor | None]]:
+    """Pair the frames with the images that they belong to, on whose pixels they are placed."""
+    if image is None:
+        return frames, [None] * len(frames)
+    images = read_images(image)
+    pairs = paired_count({"pose": len(frames), "image": len(images)})
+    height, width = images.shape[1:3]
+    frames = [cover_canvas(people, width, height) for people in one_each(frames, pairs)]
+    return frames, [*one_each(images, pairs)]
 
 
 class VitruvianPlaceHands(io.ComfyNode):
@@ -320,18 +330,16 @@ class VitruvianPlaceHands(io.ComfyNode):
         ring_width: float,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
+        size = canvas_width, canvas_height
         if image is not None:
-            canvas_width, canvas_height = image.shape[2], image.shape[1]
-        frames = read_squares(hand_bboxes, canvas_width, canvas_height)
-        count = sum(map(len, frames))
-        if count > min(len(hand_images), len(masks)):
-            raise ValueError(
-                f"'hand_bboxes' has {count} boxes, but there are {len(hand_images)} 'hand_images' "
-                f"and {len(masks)} 'masks': connect those of the same Cut Hands."
-            )
-        placed, hands_mask, inpaint_mask = _place(
-            frames, hand_images, masks, image, (canvas_width, canvas_height), ring_width
+            image = read_images(image)
+            size = image.shape[2], image.shape[1]
+        frames = _hands_with_squares(
+            read_squares(hand_bboxes, *size),
+            read_images(hand_images, "hand_images"),
+            read_masks(masks, "masks"),
         )
+        placed, hands_mask, inpaint_mask = _place(frames, image, size, ring_width)
         return io.NodeOutput(placed, hands_mask, inpaint_mask, ui=ui.PreviewImage(placed, cls=cls))
 
 
@@ -351,28 +359,47 @@ def _canvas_inputs() -> list[io.Input]:
     ]
 
 
+class PlacedHands(NamedTuple):
+    """The hands of one image."""
+
+    squares: list[Square]
+    images: torch.Tensor  # [N, h, w, 3]
+    masks: torch.Tensor  # [N, h, w]
+
+
+def _hands_with_squares(
+    frames: list[list[Square]], hand_images: torch.Tensor, masks: torch.Tensor
+) -> list[PlacedHands]:
+    """Give the squares of every frame their images and masks, which come frame after frame."""
+    box_count = sum(map(len, frames))
+    if box_count and {len(hand_images), len(masks)} != {box_count}:
+        raise ValueError(
+            f"'hand_bboxes' has {box_count} boxes, but there are {len(hand_images)} 'hand_images' "
+            f"and {len(masks)} 'masks': connect those of the same Cut Hands, one for each box."
+        )
+    placed_hands, first = [], 0
+    for squares in frames:
+        rows = slice(first, first + len(squares))
+        placed_hands.append(PlacedHands(squares, hand_images[rows], masks[rows]))
+        first += len(squares)
+    return placed_hands
+
+
 def _place(
-    frames: list[list[Square]],
-    hand_images: torch.Tensor,
-    masks: torch.Tensor,
+    frames: list[PlacedHands],
     image: torch.Tensor | None,
     size: tuple[int, int],
     ring_width: float,
 ) -> list[torch.Tensor]:
-    masks = mask_frames(masks).float().cpu()
-    hand_images = hand_images[..., :3].float().cpu()
-    progress = comfy.utils.ProgressBar(len(frames))
-    placed, first = [], 0
-    for number, squares in enumerate(frames):
-        rows = slice(first, first + len(squares))
-        if image is None:
-            canvas = hands.hand_surroundings(squares, hand_images[rows], *size)
-        else:
-            canvas = image[min(number, len(image) - 1), ..., :3].float().cpu()
-        placed.append(
-            hands.insert_hands(canvas, squares, hand_images[rows], masks[rows], ring_width)
-        )
-        first += len(squares)
+    counts = {"hand_bboxes": len(frames)} | ({} if image is None else {"image": len(image)})
+    pairs = paired_count(counts)
+    canvases = [None] * pairs if image is None else one_each(image, pairs)
+    progress = comfy.utils.ProgressBar(pairs)
+    placed = []
+    for canvas, frame in zip(canvases, one_each(frames, pairs), strict=True):
+        if canvas is None:
+            canvas = hands.hand_surroundings(frame.squares, frame.images, *size)
+        placed.append(hands.insert_hands(canvas, *frame, ring_width))
         progress.update(1)
     return [torch.stack(part) for part in zip(*placed, strict=True)]
 
@@ -426,33 +453,18 @@ class VitruvianPasteHands(io.ComfyNode):
         feather: int,
         color_match: float,
     ) -> io.NodeOutput:
-        mask = mask_frames(mask)
-        check_one_size({"image": image, "placed_image": placed_image, "mask": mask})
-        return io.NodeOutput(_paste(image, placed_image, mask, feather, color_match))
-
-
-def _paste(
-    image: torch.Tensor,
-    placed_image: torch.Tensor,
-    mask: torch.Tensor,
-    feather: int,
-    color_match: float,
-) -> torch.Tensor:
-    def frame(batch: torch.Tensor, number: int) -> torch.Tensor:
-        return batch[min(number, len(batch) - 1)].float().cpu()
-
-    return torch.stack(
-        [
-            hands.paste_over(
-                frame(image, number)[..., :3],
-                frame(placed_image, number)[..., :3],
-                frame(mask, number),
-                feather=feather,
-                color=color_match,
-            )
-            for number in range(len(image))
+        pixels = {
+            "image": read_images(image),
+            "placed_image": read_images(placed_image, "placed_image"),
+            "mask": read_masks(mask),
+        }
+        check_one_size(pixels)
+        pairs = paired_count({name: len(batch) for name, batch in pixels.items()})
+        triples = zip(*(one_each(batch, pairs) for batch in pixels.values()), strict=True)
+        pasted = [
+            hands.paste_over(*triple, feather=feather, color=color_match) for triple in triples
         ]
-    )
+        return io.NodeOutput(torch.stack(pasted))
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -9,9 +9,9 @@ from ..host import human_prior as host
 from ..models import human_prior as core
 from .inputs import (
     check_order,
-    first_area,
     named_errors,
     percent_inputs,
+    read_area,
     read_phrases,
     strength_input,
     weight_input,
@@ -179,7 +179,7 @@ class VitruvianApplyHumanPrior(io.ComfyNode):
             },
             start_percent,
             end_percent,
-            first_area(mask),
+            read_area(mask),
         )
         return io.NodeOutput(host.apply(model, human_prior, settings))
 

@@ -9,7 +9,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..models import pose, weights
+from ..models import pixels, pose, weights
 from ..models.pose import People
 from .wires import PoseKeypoint
 
@@ -168,13 +168,41 @@ def read_phrases(text: str) -> list[str]:
 
 
 def mask_frames(mask: torch.Tensor) -> torch.Tensor:
-    """Bring a MASK of any number of leading dimensions to [frames, height, width]."""
-    return mask.reshape(-1, *mask.shape[-2:])
+    """Read a MASK input named 'mask' as read_masks does."""
+    return read_masks(mask)
 
 
-def first_area(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Take the first frame of an optional MASK as an area [1, 1, height, width] on the CPU."""
-    return None if mask is None else mask_frames(mask)[:1, None].float().cpu()
+def read_images(images: Any, name: str = "image") -> torch.Tensor:
+    """Read an IMAGE input of any usual form as [B, H, W, 3] in 0..1, float32 on the CPU."""
+    try:
+        return pixels.read_images(images)
+    except ValueError as error:
+        raise ValueError(f"the input '{name}' can not be used: {error}") from None
+
+
+def read_masks(masks: Any, name: str = "mask") -> torch.Tensor:
+    """Read a MASK input of any usual form as [B, H, W] in 0..1, float32 on the CPU."""
+    try:
+        return pixels.read_masks(masks)
+    except ValueError as error:
+        raise ValueError(f"the input '{name}' can not be used: {error}") from None
+
+
+def read_latents(latent: Any, name: str = "latent") -> torch.Tensor:
+    """Read the samples [B, C, h, w] of a LATENT input of images."""
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    shape = list(getattr(samples, "shape", []))
+    if not isinstance(samples, torch.Tensor) or len(shape) != 4 or 0 in shape:
+        raise ValueError(
+            f"the input '{name}' can not be used: it has the shape {shape}, expected [images, "
+            "channels, height, width]: latents of images, not of video or sound."
+        )
+    return samples
+
+
+def read_area(mask: Any) -> torch.Tensor | None:
+    """Read an optional MASK input as areas [B, 1, height, width] on the CPU."""
+    return None if mask is None else read_masks(mask)[:, None]
 
 
 def check_one_size(pixels: dict[str, torch.Tensor]) -> None:

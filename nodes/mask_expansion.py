@@ -7,7 +7,15 @@ from comfy_api.latest import io, ui
 
 from ..host import mask_expansion
 from ..models import hands
-from .inputs import check_order, mask_frames, named_errors, percent_input
+from ..models.batches import one_each, paired_count
+from .inputs import (
+    check_one_size,
+    check_order,
+    named_errors,
+    percent_input,
+    read_images,
+    read_masks,
+)
 
 CATEGORY = "Vitruvian/hands"
 
@@ -92,7 +100,8 @@ class VitruvianPreviewMaskExpansion(io.ComfyNode):
                     "preview",
                     "preview",
                     tooltip="From the first step to the last: white is generated, orange is the "
-                    "border, and the image shows where it is preserved to the end.",
+                    "border, and the image shows where it is preserved to the end. One row per "
+                    "mask.",
                 ),
             ],
         )
@@ -109,12 +118,20 @@ class VitruvianPreviewMaskExpansion(io.ComfyNode):
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         check_order(shrink_start_percent, shrink_end_percent, "shrink_")
-        first_mask = mask_frames(mask)[0].float().cpu()
-        background = None if image is None else image[0, ..., :3].float().cpu()
-        strip = hands.expansion_strip(
-            first_mask, background, expansion, shrink_start_percent, shrink_end_percent, image_count
-        )
-        return io.NodeOutput(strip[None], ui=ui.PreviewImage(strip[None], cls=cls))
+        masks = read_masks(mask)
+        pixels, count = {"mask": masks}, len(masks)
+        if image is not None:
+            pixels["image"] = read_images(image)
+            check_one_size(pixels)
+            count = paired_count({name: len(batch) for name, batch in pixels.items()})
+        grounds = one_each(pixels.get("image", [None]), count)
+        window = shrink_start_percent, shrink_end_percent
+        strips = [
+            hands.expansion_strip(frame, ground, expansion, *window, image_count)
+            for frame, ground in zip(one_each(masks, count), grounds, strict=True)
+        ]
+        preview = torch.stack(strips)
+        return io.NodeOutput(preview, ui=ui.PreviewImage(preview, cls=cls))
 
 
 NODES: list[type[io.ComfyNode]] = [

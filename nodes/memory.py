@@ -15,8 +15,9 @@ from ..host import memory as host
 from ..host import part_encoder
 from ..models import memory as core
 from ..models import memory_drawing, memory_file, part_crops
+from ..models.batches import one_each
 from ..models.semantic_map import CLASSES, WHOLE_PERSON
-from .inputs import named_errors, weight_input, weight_path
+from .inputs import named_errors, read_images, weight_input, weight_path
 from .saving import free_path
 from .wires import Memory, SemanticMap
 
@@ -150,7 +151,8 @@ class VitruvianBuildMemory(io.ComfyNode):
         previous = memory[0] if memory else None
         if previous is not None:
             host.check_encoder(previous, clip_vision[0])
-        pairs = pair_with_maps(images, semantic_map)
+        batches = [read_images(batch, "images") for batch in images]
+        pairs = pair_with_maps(batches, semantic_map, "images")
         progress = comfy.utils.ProgressBar(2 * len(pairs))
         crops = part_encoder.encode_parts(
             clip_vision[0], pairs, min_pixels[0], shrink[0], _image_progress(progress)
@@ -169,25 +171,28 @@ class VitruvianBuildMemory(io.ComfyNode):
         return io.NodeOutput(extended)
 
 
-def pair_with_maps(images: Sequence[Tensor], maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Pair each image [H, W, 3] with its semantic map [H, W]. A single map serves all images."""
-    single_images = [image[..., :3] for batch in images for image in batch]
+def pair_with_maps(
+    images: Sequence[Tensor], maps: Sequence[Tensor], name: str
+) -> list[tuple[Tensor, Tensor]]:
+    """Pair each image [H, W, 3] of the input of this name with its semantic map [H, W]. A single
+    map serves all images.
+    """
+    single_images = [image for batch in images for image in batch]
     single_maps = [labels for batch in maps for labels in batch]
-    if len(single_maps) == 1:
-        single_maps *= len(single_images)
-    if len(single_images) != len(single_maps):
+    if len(single_maps) not in (1, len(single_images)):
         raise ValueError(
-            f"there are {len(single_images)} images and {len(single_maps)} maps in "
+            f"there are {len(single_images)} images in '{name}' and {len(single_maps)} maps in "
             "'semantic_map': connect the map of every image, in the same order."
         )
-    for image, labels in zip(single_images, single_maps, strict=True):
+    pairs = [*zip(single_images, one_each(single_maps, len(single_images)), strict=True)]
+    for image, labels in pairs:
         if image.shape[:2] != labels.shape:
             (image_height, image_width), (map_height, map_width) = image.shape[:2], labels.shape
             raise ValueError(
                 f"an image of {image_width} x {image_height} pixels has a map of {map_width} x "
                 f"{map_height}: bring both to one size."
             )
-    return [*zip(single_images, single_maps, strict=True)]
+    return pairs
 
 
 def _without(crops: part_encoder.Crops, parts: Sequence[int]) -> part_encoder.Crops:

@@ -12,7 +12,7 @@ from ..models import memory as core
 from ..models import memory_drawing, part_crops
 from ..models.phrases import split_phrases
 from ..models.semantic_map import CLASSES, part_named
-from .inputs import named_errors, read_phrases, seed_input, strength_input
+from .inputs import named_errors, read_images, read_phrases, seed_input, strength_input
 from .memory import clip_vision_input, pair_with_maps, shrink_input
 from .wires import Memory, Parts, SemanticMap
 
@@ -217,9 +217,8 @@ class VitruvianAppearanceFromImage(io.ComfyNode):
         if memory is not None:
             host.check_encoder(memory, clip_vision)
         selected_parts = [part_named(name) for name in read_phrases(part_names)]
-        crops = part_encoder.encode_parts(
-            clip_vision, pair_with_maps([image], [semantic_map]), shrink=shrink
-        )
+        pairs = pair_with_maps([read_images(image)], [semantic_map], "image")
+        crops = part_encoder.encode_parts(clip_vision, pairs, shrink=shrink)
         _check_selection(selected_parts, crops)
         retrieval = host.Retrieval(top_k=top_k, temperature=temperature, blend=blend)
         image_parts = host.parts_from_images(

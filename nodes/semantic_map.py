@@ -9,9 +9,18 @@ from comfy_api.latest import io, ui
 
 from ..models import pose
 from ..models import semantic_map as core
+from ..models.batches import paired_count
 from ..models.outfit import HAIRS, LOWERS, OPEN, SHORT, UPPERS, Outfit, map_from_pose
 from ..models.semantic_map import CLASSES, CLOTHING, WHOLE_PERSON
-from .inputs import mask_frames, named_errors, output_size, pose_input, read_pose, size_inputs
+from .inputs import (
+    named_errors,
+    output_size,
+    pose_input,
+    read_images,
+    read_masks,
+    read_pose,
+    size_inputs,
+)
 from .wires import SemanticMap
 
 CATEGORY = "Vitruvian/appearance"
@@ -92,7 +101,8 @@ class VitruvianSemanticMapFromColors(io.ComfyNode):
         else:
             colors = core.PALETTE if palette == OURS else core.GRAY_LEVELS
             parts = list(range(len(CLASSES)))
-        return io.NodeOutput(_read_colors(image, colors, tolerance, parts, if_unknown_color))
+        images = read_images(image)
+        return io.NodeOutput(_read_colors(images, colors, tolerance, parts, if_unknown_color))
 
 
 def _custom_palette(custom_colors: str) -> tuple[torch.Tensor, list[int]]:
@@ -150,8 +160,9 @@ class VitruvianAddPartToSemanticMap(io.ComfyNode):
     def execute(
         cls, mask: torch.Tensor, part: str, semantic_map: torch.Tensor | None = None
     ) -> io.NodeOutput:
-        mask = mask_frames(mask)
+        mask = read_masks(mask)
         base_map = core.empty_map(mask) if semantic_map is None else semantic_map
+        paired_count({"semantic_map": len(base_map), "mask": len(mask)})
         try:
             return io.NodeOutput(core.add_part(base_map, mask, core.part_named(part)))
         except ValueError as error:
@@ -246,6 +257,7 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
         size = output_size(frames, output_width, output_height)
         labels = _draw_maps(frames, outfit, size, min_confidence)
         if semantic_map is not None:
+            paired_count({"semantic_map": len(semantic_map), "pose": len(labels)})
             try:
                 labels = core.overlay(semantic_map, torch.where(labels > 0, labels.int(), -1))
             except ValueError as error:

@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io
 
 from ..host import structure_family, structure_latent
-from .inputs import named_errors, weight_input, weight_path
+from .inputs import named_errors, read_images, read_latents, weight_input, weight_path
 
 CATEGORY = "Vitruvian/structure"
 NOISE, VELOCITY = "noise", "velocity"
@@ -142,7 +142,9 @@ class VitruvianApplyStructurePose(io.ComfyNode):
             raise ValueError("the checkpoint holds no VAE. Connect 'vae' from Load VAE.")
         sizes = {"width": original_width, "height": original_height}
         added = {
-            structure_latent.POSE_LATENT: structure_latent.encode_pose(vae, pose_image),
+            structure_latent.POSE_LATENT: structure_latent.encode_pose(
+                vae, read_images(pose_image, "pose_image")
+            ),
             "crop_w": crop_left,
             "crop_h": crop_top,
             **{name: size for name, size in sizes.items() if size},
@@ -178,6 +180,7 @@ class VitruvianSplitStructure(io.ComfyNode):
     @classmethod
     @named_errors
     def execute(cls, latent: dict[str, Any]) -> io.NodeOutput:
+        read_latents(latent)
         return io.NodeOutput(*structure_latent.split(latent))
 
 
@@ -213,11 +216,14 @@ class VitruvianJoinStructure(io.ComfyNode):
         depth_latent: dict[str, Any],
         normal_latent: dict[str, Any],
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            structure_latent.join(
-                {"rgb": image_latent, "depth": depth_latent, "normal": normal_latent}
-            )
-        )
+        latents = {
+            "image_latent": image_latent,
+            "depth_latent": depth_latent,
+            "normal_latent": normal_latent,
+        }
+        for name, latent in latents.items():
+            read_latents(latent, name)
+        return io.NodeOutput(structure_latent.join(latents))
 
 
 NODES: list[type[io.ComfyNode]] = [

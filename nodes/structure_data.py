@@ -7,7 +7,7 @@ from ..host import structure_data as host
 from ..models import structure
 from ..models.structure import DEPTH, NORMAL
 from ..models.structure_data import POSE
-from .inputs import named_errors
+from .inputs import named_errors, read_images
 from .structure import CATEGORY
 
 
@@ -88,7 +88,12 @@ class VitruvianSaveStructureData(io.ComfyNode):
         depth_convention: str,
         normal_convention: str,
     ) -> io.NodeOutput:
-        maps = {DEPTH: depth_images, NORMAL: normal_images, POSE: pose_images}
+        images = read_images(images, "images")
+        maps = {
+            DEPTH: read_images(depth_images, "depth_images"),
+            NORMAL: read_images(normal_images, "normal_images"),
+            POSE: read_images(pose_images, "pose_images"),
+        }
         host.check_lengths(images, {f"{name}_images": batch for name, batch in maps.items()})
         path = host.output_folder(folder)
         files = host.save(path, images, maps, caption, depth_convention, normal_convention)

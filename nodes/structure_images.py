@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..host import structure_images
 from ..models import structure
-from .inputs import named_errors
+from .inputs import named_errors, read_images
 
 CATEGORY = "Vitruvian/structure"
 
@@ -85,10 +85,15 @@ class VitruvianConvertStructureImages(io.ComfyNode):
     ) -> io.NodeOutput:
         return io.NodeOutput(
             structure_images.convert_depth(
-                depth_image, from_depth_convention, to_depth_convention, stretch
+                read_images(depth_image, "depth_image"),
+                from_depth_convention,
+                to_depth_convention,
+                stretch,
             ),
             structure_images.convert_normals(
-                normal_image, from_normal_convention, to_normal_convention
+                read_images(normal_image, "normal_image"),
+                from_normal_convention,
+                to_normal_convention,
             ),
         )
 
@@ -164,8 +169,9 @@ class VitruvianRelightImage(io.ComfyNode):
                 "another value than 0."
             )
         light = torch.tensor([light_right, light_up, light_front])
+        images, normals = read_images(image), read_images(normal_image, "normal_image")
         return io.NodeOutput(
-            structure_images.relight(image, normal_image, normal_convention, light, ambient)
+            structure_images.relight(images, normals, normal_convention, light, ambient)
         )
 
 

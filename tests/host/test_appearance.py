@@ -378,7 +378,7 @@ def test_misuse_says_what_to_do(loaded):
     with pytest.raises(ValueError, match="'end_percent' .* must be greater"):
         apply(model, appearance, start_percent=0.5, end_percent=0.5)
     patched = apply(model, appearance, labels=random_map(3))
-    with pytest.raises(ValueError, match="the map has 3 images, the latent 2"):
+    with pytest.raises(ValueError, match="'semantic_map' has 3 items, but 2 latents"):
         sample(patched, positive, negative, batch=2)
     area = core.ConditioningSetArea().append(positive, 32, 32, 0, 0, 1.0)[0]
     with pytest.raises(ValueError, match="Apply Appearance: .* area"):

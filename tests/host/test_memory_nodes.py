@@ -301,7 +301,7 @@ def test_one_map_serves_all_images(vision):
 def test_what_does_not_fit_is_said_when_building(vision, tmp_path):
     images, maps = dressed(1)
     for pairs, message in (
-        ((images, maps[:2]), "4 images and 2 maps in 'semantic_map'"),
+        ((images, maps[:2]), "4 images in 'images' and 2 maps in 'semantic_map'"),
         ((images, maps[:, ::2, ::2]), "48 x 48 pixels has a map of 24 x 24"),
         ((images, torch.zeros_like(maps)), "no part in 'semantic_map' has 24 pixels"),
     ):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vitruvian.models.batches import one_each, paired_count
+from vitruvian.models.batches import check_batch, one_each, paired_count
 
 
 @pytest.mark.parametrize("counts, count", [((3, 3), 3), ((1, 4), 4), ((4, 1), 4), ((1, 1), 1)])
@@ -28,3 +28,12 @@ def test_item_k_goes_with_place_k():
     images = torch.arange(3.0).view(3, 1, 1).expand(3, 2, 2)
     assert [image[0, 0].item() for image in one_each(images, 3)] == [0, 1, 2]
     assert all(torch.equal(image, images[1]) for image in one_each(images[1:2], 4))
+
+
+def test_what_meets_the_latents_later_has_as_many_or_one():
+    check_batch("Node", {"mask": 1, "pose": 3}, 3)
+    for count, batch in ((2, 3), (3, 1), (3, 2), (0, 1)):
+        with pytest.raises(
+            ValueError, match=f"Node: 'pose' has {count} items, but {batch} latents"
+        ):
+            check_batch("Node", {"mask": 1, "pose": count}, batch)
