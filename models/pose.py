@@ -5,7 +5,6 @@ points are in OpenPose's order: COCO-18 for the body, 21 per hand, 70 of the fac
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,12 @@ from uuid import uuid4
 
 import torch
 from torch import Tensor
+
+from . import pose_formats
+from .pose_formats import LARGEST_CANVAS as LARGEST_CANVAS
+from .pose_formats import POINT_GROUPS
+from .pose_formats import POINTS_OUTSIDE as POINTS_OUTSIDE
+from .pose_points import MIN_CONFIDENCE, look_swapped
 
 # body points
 (
@@ -60,19 +65,7 @@ LIMBS = (
 BONES = tuple((0 if i % 4 == 1 else i - 1, i) for i in range(1, 21))  # five fingers from the wrist
 
 
-# field of People -> key in the JSON, number of points
-POINT_GROUPS = {
-    "body": ("pose_keypoints_2d", 18),
-    "left_hand": ("hand_left_keypoints_2d", 21),
-    "right_hand": ("hand_right_keypoints_2d", 21),
-    "face": ("face_keypoints_2d", 70),
-    "foot": ("foot_keypoints_2d", 6),
-}
-BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)  # without its mid-hip
-BODY_25_FEET = slice(19, 25)  # the order of foot_keypoints_2d already
-
-LARGEST_CANVAS = 16384  # the host's own limit
-NORMALIZED_REACH = 4.0
+LARGEST_FILE = 256_000_000  # bytes; an hour of video at 24 images a second
 
 
 class People(NamedTuple):
@@ -150,18 +143,27 @@ def merge(first: People, second: People) -> People:
     return people_from_points(parts, first.width, first.height)
 
 
-def keep_confident(people: People, minimum: float) -> People:
-    """Drop every point below this confidence: it becomes zeros, which means missing."""
+def keep_confident(people: People, minimum: float = MIN_CONFIDENCE) -> People:
+    """Drop every point below this confidence: it becomes zeros, which means missing.
+
+    People without a remaining point are left out.
+    """
     parts = (points * (points[..., 2:] >= minimum) for points in people[:5])
-    return people_from_points(parts, people.width, people.height)
+    confident = people_from_points(parts, people.width, people.height)
+    remaining = torch.cat(confident[:5], dim=1)[..., 2].any(1)
+    return pick(confident, remaining.nonzero().flatten().tolist())
 
 
-def left_to_right(people: People) -> list[int]:
-    """Order the people's numbers (from 0) by the middle of their visible points, leftmost first."""
+def left_to_right(people: People, minimum: float = 0.0) -> list[int]:
+    """Order the people's numbers (from 0) by the middle of their points, leftmost first.
+
+    Points below the minimum confidence do not count; people without another point are left out.
+    """
     points = torch.cat(people[:5], dim=1)
-    visible = points[..., 2] > 0
-    middle = (points[..., 0] * visible).sum(1) / visible.sum(1).clamp(min=1)
-    return middle.argsort(stable=True).tolist()
+    seen = (points[..., 2] > 0) & (points[..., 2] >= minimum)
+    middle = (points[..., 0] * seen).sum(1) / seen.sum(1).clamp(min=1)
+    order = middle.argsort(stable=True).tolist()
+    return [number for number in order if seen[number].any()]
 
 
 def parse_numbers(text: str, people: int) -> list[int]:
@@ -187,52 +189,25 @@ def parse_numbers(text: str, people: int) -> list[int]:
 
 
 def read_poses(poses: Any) -> list[People]:
-    """Read all frames of a POSE_KEYPOINT value: a list of frames, or a single frame.
+    """Read all frames of a POSE_KEYPOINT value, or of a file's content, into tensors in pixels.
+
+    pose_formats.py lists the formats, pose_points.py the ways to write points. People without one
+    known point are left out; points of low confidence are kept (keep_confident drops them).
 
     Raises ValueError that says which frame is wrong, what was found and what is expected.
     """
-    frames = [poses] if isinstance(poses, dict) else poses
-    if not isinstance(frames, list | tuple):
-        raise ValueError(f"a pose is a list of OpenPose frames, but this is {_kind(poses)}.")
-    if not frames:
-        raise ValueError("the pose is an empty list: it needs one OpenPose frame per image.")
-    people = []
-    for number, frame in enumerate(frames, 1):
-        try:
-            people.append(read_frame(frame))
-        except ValueError as error:
-            raise ValueError(f"frame {number} of {len(frames)}: {error}") from None
-    return people
+    return [_stack(people, *size) for people, size in pose_formats.read_frames(poses)]
 
 
 def read_frame(frame: Any) -> People:
-    """Read one OpenPose frame into tensors in pixels.
+    """Read one OpenPose frame, as read_poses does."""
+    return read_poses([frame])[0]
 
-    Accepts what the host's SDPose nodes, controlnet_aux and OpenPose write: flat or nested point
-    lists, parts that are missing, None, empty or [-1], faces of 68 or 70 points, BODY_25 bodies.
-    A point is missing when its confidence is 0 or it lies at (-1, -1). People without one known
-    point are left out.
 
-    Coordinates count as 0..1 when none in the frame is farther than 4 from zero: points
-    outside the canvas stay possible in both conventions, and no pixel pose is that small.
-
-    Raises ValueError that says what was found and what is expected.
-    """
-    if not isinstance(frame, dict):
-        raise ValueError(f"a frame is an object with 'people', but this is {_kind(frame)}.")
-    people = frame.get("people")
-    if people is None and frame.get("animals") is not None:
-        raise ValueError("this is a pose of animals; only people (OpenPose) can be used.")
-    if not isinstance(people, list | tuple):
-        raise ValueError(f"'people' must be a list of persons, but it is {_kind(people)}.")
-    width, height = (_read_size(frame, key) for key in ("canvas_width", "canvas_height"))
-    persons = [_read_person(person, number) for number, person in enumerate(people, 1)]
-    persons = [person for person in persons if any((part[:, 2] > 0).any() for part in person)]
-    if not persons:
+def _stack(people: list[list[Tensor]], width: int, height: int) -> People:
+    if not people:
         return no_people(width, height)
-    parts = [torch.stack(part) for part in zip(*persons, strict=True)]
-    if max(part[..., :2].abs().max().item() for part in parts) <= NORMALIZED_REACH:
-        parts = [part * torch.tensor([width, height, 1.0]) for part in parts]
+    parts = (torch.stack(part) for part in zip(*people, strict=True))
     return people_from_points(parts, width, height)
 
 
@@ -251,19 +226,36 @@ def write_frame(people: People) -> dict[str, Any]:
         if not people.foot[number, :, 2].any():
             del person["foot_keypoints_2d"]
         persons.append(person)
-    return {"people": persons, "canvas_width": people.width, "canvas_height": people.height}
+    frame = {"people": persons, "canvas_width": people.width, "canvas_height": people.height}
+    # points far outside are meant here, and must not be taken for a mistake in the canvas
+    swapped = look_swapped(people.body.flatten(0, 1), (people.width, people.height))
+    return frame | ({POINTS_OUTSIDE: True} if swapped else {})
 
 
 def load_poses(path: Path) -> list[People]:
     """Load all frames of a JSON file. Raises ValueError that says what is wrong with it."""
     try:
-        poses = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not a JSON file ({error}).") from None
-    try:
-        return read_poses(poses)
+        return read_poses(_read_json(path))
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
+
+
+def _read_json(path: Path) -> Any:
+    """Read a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark."""
+    if path.stat().st_size > LARGEST_FILE:
+        size = f"{path.stat().st_size / 1e6:.0f} MB"
+        raise ValueError(f"the file has {size}; a pose has at most {LARGEST_FILE / 1e6:.0f} MB.")
+    content = path.read_bytes()
+    try:
+        return json.loads(content)
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"this is not a JSON file in UTF-8: it begins with {content[:8]!r}."
+        ) from None
+    except RecursionError:
+        raise ValueError("this is not a pose: its lists are nested too deep.") from None
+    except ValueError as error:
+        raise ValueError(f"this is not a JSON file ({error}).") from None
 
 
 def save_poses(poses: Sequence[People], folder: Path, name: str, counter: int) -> Path:
@@ -290,61 +282,3 @@ def save_poses(poses: Sequence[People], folder: Path, name: str, counter: int) -
     finally:
         partial_path.unlink(missing_ok=True)
     return path
-
-
-def _kind(value: Any) -> str:
-    names = {type(None): "nothing", dict: "an object", list: "a list", str: "text"}
-    return names.get(type(value), f"of the type {type(value).__name__}")
-
-
-def _read_size(frame: dict[str, Any], key: str) -> int:
-    size = frame.get(key)
-    if isinstance(size, bool) or not isinstance(size, int | float) or not math.isfinite(size):
-        raise ValueError(f"'{key}' must be the image's size in pixels, but it is {_kind(size)}.")
-    if not 1 <= size <= LARGEST_CANVAS:
-        raise ValueError(f"'{key}' is {size}: it must be from 1 to {LARGEST_CANVAS} pixels.")
-    return round(size)
-
-
-def _read_person(person: Any, number: int) -> list[Tensor]:
-    """[body, left_hand, right_hand, face, foot] of one person, each [n, 3], still unscaled."""
-    if not isinstance(person, dict):
-        raise ValueError(f"person {number} must be an object, but it is {_kind(person)}.")
-    groups = {
-        field: _read_points(person.get(key), f"'{key}' of person {number}")
-        for field, (key, _) in POINT_GROUPS.items()
-    }
-    if len(groups["body"]) == 25:
-        if not len(groups["foot"]):
-            groups["foot"] = groups["body"][BODY_25_FEET]
-        groups["body"] = groups["body"][list(BODY_25)]
-    if len(groups["face"]) == 68:  # without the two pupils
-        groups["face"] = torch.cat([groups["face"], torch.zeros(2, 3)])
-    for field, (key, n) in POINT_GROUPS.items():
-        if not len(groups[field]):
-            groups[field] = torch.zeros(n, 3)
-        elif len(groups[field]) != n:
-            raise ValueError(
-                f"'{key}' of person {number} has {len(groups[field])} points, but OpenPose has {n}."
-            )
-    return [groups[field] for field in POINT_GROUPS]
-
-
-def _read_points(values: Any, name: str) -> Tensor:
-    """[n, 3] of a flat or nested list; [0, 3] of nothing. Missing points become zeros."""
-    if values is None:
-        return torch.zeros(0, 3)
-    try:
-        points = torch.as_tensor(values, dtype=torch.float32)
-    except (ValueError, TypeError, RuntimeError):
-        raise ValueError(f"{name} must be a list of numbers x, y, confidence.") from None
-    if points.numel() == 0 or (points.numel() == 1 and points.item() == -1):
-        return torch.zeros(0, 3)
-    if points.numel() % 3:
-        raise ValueError(f"{name} has {points.numel()} numbers, which is not three per point.")
-    points = points.reshape(-1, 3)
-    if not points.isfinite().all():
-        raise ValueError(f"{name} holds a number that is infinite or not a number.")
-    visible = (points[:, 2] > 0) & ~(points[:, :2] == -1).all(1)
-    points = torch.where(visible[:, None], points, 0.0)
-    return torch.cat([points[:, :2], points[:, 2:].clamp(max=1)], dim=1)

@@ -63,9 +63,11 @@ def read_state(text: str) -> Scene | None:
         return None
     try:
         frame = json.loads(text)
-        people = pose.read_frame(frame)
-        persons = [person for person in frame["people"] if _is_visible(person, frame)]
-        prompts = tuple(_read_prompt(person.get("prompt")) for person in persons)
+        if isinstance(frame, dict):  # the editor lets people reach far beyond the canvas
+            frame = {"people": None, **frame, pose.POINTS_OUTSIDE: True}
+        people = pose.keep_confident(pose.read_frame(frame))
+        persons = [person for person in frame["people"] or () if _is_visible(person, frame)]
+        prompts = tuple(_read_prompt(person) for person in persons)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"the input 'people' is not JSON ({error}): {REPAIR}.") from None
     except ValueError as error:
@@ -75,11 +77,13 @@ def read_state(text: str) -> Scene | None:
 
 
 def _is_visible(person: dict[str, Any], frame: dict[str, Any]) -> bool:
-    """Whether read_frame keeps this person: it leaves out those without a visible point."""
-    return pose.count(pose.read_frame({**frame, "people": [person]})) > 0
+    """Whether this person has a point that counts: people without one are left out."""
+    alone = pose.read_frame({**frame, "people": [person]})
+    return pose.count(pose.keep_confident(alone)) > 0
 
 
-def _read_prompt(prompt: Any) -> str:
+def _read_prompt(person: Any) -> str:
+    prompt = person.get("prompt") if isinstance(person, dict) else None
     if not isinstance(prompt, str | None):
         raise ValueError(f"a 'prompt' must be text, but it is {prompt!r}.")
     return " ".join((prompt or "").split()) or DEFAULT_PROMPT  # one line, whatever was pasted

@@ -72,8 +72,33 @@ def pose_input(name: str = "pose", tooltip: str = "") -> io.Input:
     )
 
 
-def read_pose(keypoints: Any, name: str = "pose") -> list[People]:
-    """Read the frames of a pose input. Raises ValueError when nobody is in any of them."""
+def read_pose(
+    keypoints: Any, name: str = "pose", min_confidence: float | None = None
+) -> list[People]:
+    """Read the frames of a pose input, without points below a confidence.
+
+    min_confidence: the node's input of this name; None for a node without it, which uses the
+    threshold of all nodes. Raises ValueError when nobody is in any of the frames.
+    """
+    frames = read_all_points(keypoints, name)
+    minimum = pose.MIN_CONFIDENCE if min_confidence is None else min_confidence
+    confident = [pose.keep_confident(people, minimum) for people in frames]
+    if not any(pose.count(people) for people in confident):
+        fix = "lower 'min_confidence'."
+        if min_confidence is None:
+            fix = "connect a pose that is certain, for example of a larger image of the person."
+        raise ValueError(
+            f"no point of the input '{name}' has a confidence of {minimum:g} or more, and less "
+            f"certain points are not used: {fix}"
+        )
+    return confident
+
+
+def read_all_points(keypoints: Any, name: str = "pose") -> list[People]:
+    """Read the frames of a pose input with points of any confidence, to pass them on.
+
+    Raises ValueError when nobody is in any of the frames.
+    """
     try:
         frames = pose.read_poses(keypoints)
     except ValueError as error:
@@ -99,7 +124,7 @@ def write_poses(frames: list[People]) -> list[dict[str, Any]]:
 def min_confidence_input(tooltip: str) -> io.Input:
     """Make the input for the smallest confidence of a keypoint that counts."""
     return io.Float.Input(
-        "min_confidence", default=0.3, min=0.0, max=1.0, step=0.01, tooltip=tooltip
+        "min_confidence", default=pose.MIN_CONFIDENCE, min=0.0, max=1.0, step=0.01, tooltip=tooltip
     )
 
 

@@ -5,8 +5,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..models import pose
+from ..models.batches import one_each, paired_count
 from ..models.pose import People
-from .inputs import named_errors, pose_input, read_pose, write_poses
+from .inputs import named_errors, pose_input, read_all_points, write_poses
 from .wires import PoseKeypoint
 
 CATEGORY = "Vitruvian/pose"
@@ -40,14 +41,14 @@ class VitruvianPickPeople(io.ComfyNode):
     @named_errors
     def execute(cls, pose: Any, person_numbers: str) -> io.NodeOutput:
         return io.NodeOutput(
-            write_poses([_pick(people, person_numbers) for people in read_pose(pose)])
+            write_poses([_pick(people, person_numbers) for people in read_all_points(pose)])
         )
 
 
 def _pick(people: People, person_numbers: str) -> People:
-    order = pose.left_to_right(people)
+    order = pose.left_to_right(people, pose.MIN_CONFIDENCE)  # as all nodes number people
     if not order:
-        return people  # an empty frame among others
+        return pose.no_people(people.width, people.height)  # an empty frame among others
     try:
         numbers = pose.parse_numbers(person_numbers, len(order))
     except ValueError as error:
@@ -65,7 +66,9 @@ class VitruvianMergePeople(io.ComfyNode):
             description="Puts the people of two poses into one pose.",
             inputs=[
                 pose_input("pose_1", "People, and the canvas of the result."),
-                pose_input("pose_2", "More people. Their canvas is scaled until it covers that of pose_1."),
+                pose_input(
+                    "pose_2", "More people. Their canvas is scaled until it covers that of pose_1."
+                ),
             ],
             outputs=[
                 PoseKeypoint.Output(
@@ -77,14 +80,9 @@ class VitruvianMergePeople(io.ComfyNode):
     @classmethod
     @named_errors
     def execute(cls, pose_1: Any, pose_2: Any) -> io.NodeOutput:
-        poses = read_pose(pose_1, "pose_1"), read_pose(pose_2, "pose_2")
-        counts = [len(frames) for frames in poses]
-        if counts[0] != counts[1] and 1 not in counts:
-            raise ValueError(
-                f"'pose_1' has {counts[0]} frames and 'pose_2' {counts[1]}: they need equally "
-                "many, or one of them a single frame."
-            )
-        pairs = zip(*(frames * (max(counts) // len(frames)) for frames in poses), strict=True)
+        frames_1, frames_2 = read_all_points(pose_1, "pose_1"), read_all_points(pose_2, "pose_2")
+        count = paired_count({"pose_1": len(frames_1), "pose_2": len(frames_2)})
+        pairs = zip(one_each(frames_1, count), one_each(frames_2, count), strict=True)
         return io.NodeOutput(write_poses([pose.merge(*pair) for pair in pairs]))
 
 

@@ -6,7 +6,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..models import body_masks, pose, pose_drawing
+from ..models import body_masks, pose_drawing
 from ..models.pose import People
 from .inputs import (
     min_confidence_input,
@@ -18,15 +18,6 @@ from .inputs import (
 )
 
 CATEGORY = "Vitruvian/pose"
-
-
-def _confident(frames: list[People], min_confidence: float) -> list[People]:
-    frames = [pose.keep_confident(people, min_confidence) for people in frames]
-    if not any(part[..., 2].any() for people in frames for part in people[:5]):
-        raise ValueError(
-            f"no point of the pose has a confidence of {min_confidence:g}: lower 'min_confidence'."
-        )
-    return frames
 
 
 class VitruvianDrawPose(io.ComfyNode):
@@ -76,7 +67,7 @@ class VitruvianDrawPose(io.ComfyNode):
         line_width: float,
         min_confidence: float,
     ) -> io.NodeOutput:
-        frames = _confident(read_pose(pose), min_confidence)
+        frames = read_pose(pose, min_confidence=min_confidence)
         size = output_size(frames, output_width, output_height)
         pose_images = _draw_frames(
             frames, *size, hands=include_hands, face=include_face, line_width=line_width or None
@@ -140,7 +131,7 @@ class VitruvianDrawPersonMasks(io.ComfyNode):
         mask_feather: float,
         min_confidence: float,
     ) -> io.NodeOutput:
-        frames = _confident(read_pose(pose), min_confidence)
+        frames = read_pose(pose, min_confidence=min_confidence)
         size = output_size(frames, output_width, output_height)
         masks, unions = _frame_masks(frames, *size, dilation=mask_dilation, feather=mask_feather)
         return io.NodeOutput(masks, unions, ui=ui.PreviewMask(masks, cls=cls))

@@ -77,7 +77,7 @@ class VitruvianPoseEditor(io.ComfyNode):
         pose: Any = None,
         background_image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        connected = _first_frame(pose)
+        connected = _connected_frame(pose)
         scene = pose_editor.editor_scene(people, connected, canvas_width, canvas_height)
         return _outputs(
             scene, {**_pose_for_widget(connected), **_photograph_for_widget(background_image, cls)}
@@ -95,14 +95,20 @@ def _people_input() -> io.Input:
     return people
 
 
-def _first_frame(keypoints: Any) -> People | None:
-    """Read the frame that a connected pose offers to the editor. It may be empty."""
+def _connected_frame(keypoints: Any) -> People | None:
+    """Read the one frame that a connected pose offers to the editor. It may be empty."""
     if keypoints is None:
         return None
     try:
-        return pose.read_poses(keypoints)[0]
+        frames = pose.read_poses(keypoints)
     except ValueError as error:
         raise ValueError(f"the input 'pose' can not be used: {error}") from None
+    if len(frames) > 1:
+        raise ValueError(
+            f"the input 'pose' has {len(frames)} frames, but the editor edits one: connect a pose "
+            "of one image."
+        )
+    return pose.keep_confident(frames[0])
 
 
 def _outputs(scene: pose_editor.Scene, widget_data: dict[str, list]) -> io.NodeOutput:

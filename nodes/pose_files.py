@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..models import pose
 from ..models.pose import People
-from .inputs import named_errors, pose_input, read_pose, require_people, write_poses
+from .inputs import named_errors, pose_input, read_all_points, require_people, write_poses
 from .wires import PoseKeypoint
 
 CATEGORY = "Vitruvian/pose"
@@ -116,7 +116,7 @@ class VitruvianSavePose(io.ComfyNode):
     @classmethod
     @named_errors
     def execute(cls, pose: Any, filename_prefix: str) -> io.NodeOutput:
-        path, subfolder = _save(read_pose(pose), filename_prefix)
+        path, subfolder = _save(read_all_points(pose), filename_prefix)
         saved = ui.SavedResult(path.name, subfolder, io.FolderType.output)
         return io.NodeOutput(ui={"poses": [saved], "text": (path.name,)})
 

@@ -243,13 +243,13 @@ def test_merge():
     assert noses(merged) == [256, 306, 356]
     merged_frames = run(VitruvianMergePeople, pose_1=[frame(0)] * 3, pose_2=[frame(50)]).args[0]
     assert len(merged_frames) == 3 and all(len(f["people"]) == 2 for f in merged_frames)
-    with pytest.raises(ValueError, match="Merge People: 'pose_1' has 2 frames and 'pose_2' 3"):
+    with pytest.raises(ValueError, match="Merge People: .*'pose_1' has 2 and 'pose_2' has 3"):
         run(VitruvianMergePeople, pose_1=[frame(0)] * 2, pose_2=[frame(0)] * 3)
     with pytest.raises(ValueError, match="Merge People: the input 'pose_2' has no people"):
         run(VitruvianMergePeople, pose_1=[frame(0)], pose_2=NOBODY)
 
 
-@pytest.mark.parametrize("bad", [None, [], "pose", [None], NOBODY, [{"people": [person()]}]])
+@pytest.mark.parametrize("bad", [None, [], "pose", [None], NOBODY, [{"people": [{"age": 3}]}]])
 def test_every_node_refuses_a_bad_pose(bad):
     for node, inputs in (
         (VitruvianDrawPose, DRAW),

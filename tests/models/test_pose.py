@@ -128,8 +128,8 @@ BAD = {
     "nan size": ({"people": [], "canvas_width": float("nan"), "canvas_height": 9}, "pixels"),
     "yes": ({"people": [], "canvas_width": True, "canvas_height": 9}, "'canvas_width'"),
     "person is text": (frame() | {"people": ["me"]}, "person 1"),
-    "17 points": (frame(pose_keypoints_2d=[1.0] * 51), "17 points, but OpenPose has 18"),
-    "not three": (frame(hand_right_keypoints_2d=[1.0] * 64), "three per point"),
+    "16 points": (frame(pose_keypoints_2d=[1.0] * 48), "48 numbers, but 17, 18, 25, 26 or 133 po"),
+    "not three": (frame(hand_right_keypoints_2d=[1.0] * 64), "64 numbers, but 21 points"),
     "words": (frame(pose_keypoints_2d=["a"] * 54), "list of numbers"),
     "ragged": (frame(pose_keypoints_2d=[[1, 2, 3], [1]]), "list of numbers"),
     "object": (frame(pose_keypoints_2d={"x": 1}), "list of numbers"),
@@ -147,7 +147,7 @@ def test_several_frames_and_a_single_one():
     assert [pose.count(p) for p in pose.read_poses([frame(1), frame(2), frame(0)])] == [1, 2, 0]
     assert len(pose.read_poses(frame())) == 1
     with pytest.raises(ValueError, match="frame 2 of 2: 'canvas_width'"):
-        pose.read_poses([frame(), {"people": []}])
+        pose.read_poses([frame(), {"people": [], "canvas_width": 0, "canvas_height": 9}])
     for empty in (None, [], "pose"):
         with pytest.raises(ValueError, match="list"):
             pose.read_poses(empty)
@@ -302,9 +302,10 @@ def test_hands_and_face_can_be_left_out():
 
 def test_nobody_and_people_far_outside_give_black():
     assert not pose_drawing.draw_people(pose.no_people(64, 48), 64, 48).any()
+    people = read_frame(frame())
     for far in (1e4, 1e30):
-        away = frame(pose_keypoints_2d=flat([(x + far, y) for x, y in STANDING]))
-        assert not pose_drawing.draw_people(read_frame(away), 64, 64).any()
+        away = people._replace(body=people.body + torch.tensor([far, 0.0, 0.0]))
+        assert not pose_drawing.draw_people(away, 64, 64).any()
 
 
 def test_drawing_over_an_image_does_not_change_it():

@@ -88,10 +88,10 @@ def test_no_people_is_an_error_that_says_what_to_do():
         ("{", "the input 'people' is not JSON"),
         ("[" * 100_000, "the input 'people' is not JSON"),
         ("3", "'people' can not be used: a frame is an object .*undo the change, or clear"),
-        ("{}", "'people' must be a list of persons"),
-        (json.dumps({"people": []}), "'canvas_width' must be the image's size"),
+        ("{}", "there is no 'canvas_width'"),
+        (json.dumps({"people": []}), "there is no 'canvas_width'"),
         (state(7), "person 1 must be an object"),
-        (state({"pose_keypoints_2d": [1, 2]}), "which is not three per point"),
+        (state({"pose_keypoints_2d": [1, 2]}), "has 2 numbers, but 17, 18, 25, 26 or 133 points"),
         (state(person(100, prompt=7)), "a 'prompt' must be text, but it is 7"),
     ],
 )
