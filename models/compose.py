@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from . import body_masks, pose, pose_drawing
+from .batches import one_each, paired_count
 
 TEMPERATURE = 0.001  # of the soft shares
 MERGED = -1  # instead of a person's number: all people together
@@ -25,9 +26,29 @@ class Instance(NamedTuple):
 
     conditioning: Any  # this person's prompt, as the host encoded it
     person: int  # number in the pose, 1 is the leftmost; 0: no skeleton, only the mask
-    mask: Tensor | None = None  # [H, W] in 0..1; None: the body around the skeleton
+    mask: Tensor | None = None  # [frames, H, W] in 0..1; None: the body around the skeleton
     order: int = 0  # higher is nearer to the viewer
     weight: float = 1.0  # of this person's occupancy where people overlap
+
+
+class Frames(NamedTuple):
+    """The instances of a composition and their people in every frame, in the same order."""
+
+    instances: tuple[Instance, ...]
+    people: Sequence[pose.People]
+
+    def areas(self, width: int, height: int, *, dilation: float) -> Tensor:
+        """Draw `instance_areas` of every frame, [frames, N, height, width]."""
+        return torch.stack(
+            [
+                instance_areas(self.instances, people, width, height, dilation, number)
+                for number, people in enumerate(self.people)
+            ]
+        )
+
+    def skeletons(self, person: int, width: int, height: int) -> Tensor:
+        """Draw `draw_skeleton` of every frame, [frames, height, width, 3]."""
+        return torch.stack([draw_skeleton(people, person, width, height) for people in self.people])
 
 
 def instance_people(instances: Sequence[Instance], people: pose.People) -> pose.People:
@@ -42,12 +63,13 @@ def instance_people(instances: Sequence[Instance], people: pose.People) -> pose.
         if instance.person > available:
             raise ValueError(
                 f"instance {number} is for person {instance.person}, but the pose has {available} "
-                "people. Correct its 'person', or connect a pose with more people."
+                "people. Give it the number of somebody who is there, or connect a pose with more "
+                "people."
             )
         if instance.person == 0 and instance.mask is None:
             raise ValueError(
-                f"instance {number} has neither a person nor a mask: set its 'person' to a number "
-                "from 1, or connect a mask."
+                f"instance {number} has neither a person nor a mask. In its Add Instance, choose a "
+                "person from 1, or connect a mask."
             )
     repeated = {n for n in numbers if n and numbers.count(n) > 1}
     if repeated:
@@ -60,32 +82,70 @@ def instance_people(instances: Sequence[Instance], people: pose.People) -> pose.
             "for every person, or take people out of the pose with Pick People."
         )
     order = pose.left_to_right(people)
-    no_points = tuple(torch.zeros_like(part[:1]) for part in people[:5])
-    rows = [
-        tuple(part[order[n - 1] :][:1] for part in people[:5]) if n else no_points for n in numbers
+    return _rows_of(people, [order[n - 1] if n else None for n in numbers])
+
+
+def _rows_of(people: pose.People, rows: Sequence[int | None]) -> pose.People:
+    """Take these rows of the people; None is somebody all of whose points are missing."""
+    parts = [
+        torch.stack([part.new_zeros(part.shape[1:]) if n is None else part[n] for n in rows])
+        for part in people[:5]
     ]
-    return pose.people_from_points(
-        (torch.cat(part) for part in zip(*rows, strict=True)), people.width, people.height
-    )
+    return pose.people_from_points(parts, people.width, people.height)
+
+
+def instance_frames(instances: Sequence[Instance], frames: Sequence[pose.People]) -> Frames:
+    """Pick the person of each instance in every frame of a pose: frame k is for image k.
+
+    Masks with several frames go with them one by one, and a single frame serves all. In a frame
+    without people, among others that have some, nobody has a skeleton. Raises ValueError, naming
+    the frame, when the numbers do not fit it.
+    """
+    masks = {
+        f"mask of instance {number}": len(instance.mask)
+        for number, instance in enumerate(instances, 1)
+        if instance.mask is not None
+    }
+    count = paired_count({"pose": len(frames), **masks})
+    picked = []
+    for number, people in enumerate(frames, 1):
+        if len(frames) > 1 and not pose.count(people):
+            picked.append(_rows_of(people, [None] * len(instances)))
+            continue
+        try:
+            picked.append(instance_people(instances, people))
+        except ValueError as error:
+            place = f"frame {number} of the pose: " if len(frames) > 1 else ""
+            raise ValueError(f"{place}{error}") from None
+    return Frames(tuple(instances), one_each(picked, count))
 
 
 def instance_areas(
-    instances: Sequence[Instance], people: pose.People, width: int, height: int, dilation: float
+    instances: Sequence[Instance],
+    people: pose.People,
+    width: int,
+    height: int,
+    dilation: float,
+    frame: int = 0,
 ) -> Tensor:
     """Draw how much each instance occupies of the pixels, [N, height, width].
 
     That is the instance's mask or, without one, the body around its skeleton, times its weight.
     people: as instance_people returns them. dilation: how far a body is widened, as a share of the
-    standing height. The pose's canvas is scaled so that it covers the image.
+    standing height. frame: whose masks count. The pose's canvas is scaled so that it covers the
+    image.
     """
     covering = pose.cover_canvas(people, width, height)
     bodies = body_masks.person_masks(covering, width, height, dilation=dilation, feather=0.0)
+
+    def area(instance: Instance, body: Tensor) -> Tensor:
+        if instance.mask is None:
+            return body
+        mask = instance.mask[frame if len(instance.mask) > 1 else 0]
+        return _resize_mask(mask, body.shape)
+
     return torch.stack(
-        [
-            instance.weight
-            * (body if instance.mask is None else _resize_mask(instance.mask, body.shape))
-            for instance, body in zip(instances, bodies, strict=True)
-        ]
+        [i.weight * area(i, body) for i, body in zip(instances, bodies, strict=True)]
     )
 
 

@@ -101,24 +101,48 @@ class VitruvianAddInstance(io.ComfyNode):
         mask: torch.Tensor | None = None,
         instances: tuple[Instance, ...] = (),
     ) -> io.NodeOutput:
-        _check_conditioning(conditioning)
-        area = None if mask is None else mask_frames(mask)[0]
+        _check_prompt(conditioning, "conditioning")
+        area = None if mask is None else mask_frames(mask)
         instance = Instance(conditioning, person, area, order, weight)
         return io.NodeOutput((*instances, instance))
 
 
-def _check_conditioning(conditioning: Any) -> None:
+def _check_prompt(conditioning: Any, name: str) -> None:
+    """Refuse what a person's prompt can not carry; `name` is the input that it comes from."""
     if len(conditioning) != 1:
         raise ValueError(
-            f"the input 'conditioning' has {len(conditioning)} parts, but a person has one prompt: "
-            "connect a CLIP Text Encode node without Conditioning Combine behind it."
+            f"the input '{name}' gives {len(conditioning)} parts, but a person has one prompt. "
+            "Take away Conditioning Combine, or a schedule of hooks on the CLIP."
         )
-    extras = set(conditioning[0][1]) & {"control", "area", "mask", "hooks", "gligen"}
-    if extras:
-        raise ValueError(
-            f"the input 'conditioning' carries '{min(extras)}', which a person's prompt can not. "
-            "Connect the plain prompt; ControlNets and masks go to Compose Instances."
-        )
+    entry = conditioning[0][1]
+    for key, (title, fix) in REFUSED.items():
+        value = entry.get(key)
+        if value is not None and (key not in NEUTRAL or value != NEUTRAL[key]):
+            raise ValueError(
+                f"the input '{name}' carries {title}, which a person's prompt can not: {fix}."
+            )
+
+
+_PROMPTS = "connect it to the positive and negative prompt of Compose Instances"
+_AREA = "connect a mask to Add Instance; it says where the person is"
+_TIME = "start_percent and end_percent of Compose Instances hold for all people"
+REFUSED = {  # in a conditioning entry: what it is, and what to do instead
+    "control": ("a ControlNet", _PROMPTS),
+    "area": ("an area", _AREA),
+    "mask": ("a mask", _AREA),
+    "strength": ("an area strength", "use the weight of Add Instance"),
+    "default": ("the mark of a default conditioning", "take away that node"),
+    "start_percent": ("a timestep range", _TIME),
+    "end_percent": ("a timestep range", _TIME),
+    "hooks": ("hooks, such as a LoRA", "load the LoRA for the model, or hook it to the positive"),
+    "gligen": ("GLIGEN boxes", _AREA),
+    "concat_latent_image": ("an image to inpaint", _PROMPTS),
+    "concat_mask": ("a mask to inpaint", _PROMPTS),
+    "reference_latents": ("reference latents", "take away that node"),
+    "unclip_conditioning": ("an unCLIP image", _PROMPTS),
+    "additional_models": ("models of its own", "take away the node that adds them"),
+}
+NEUTRAL = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "default": False}
 
 
 class VitruvianInstancesFromText(io.ComfyNode):
@@ -168,10 +192,11 @@ class VitruvianInstancesFromText(io.ComfyNode):
         if not lines:
             raise ValueError("the input 'prompts' is empty. Write one line per person.")
         first = max((instance.person for instance in instances), default=0) + 1
-        line_instances = [
-            Instance(clip.encode_from_tokens_scheduled(clip.tokenize(text)), first + number)
-            for number, text in enumerate(_prompt(line, setting, quality) for line in lines)
-        ]
+        texts = [_prompt(line, setting, quality) for line in lines]
+        encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
+        for conditioning in encoded:
+            _check_prompt(conditioning, "clip")
+        line_instances = map(Instance, encoded, range(first, first + len(lines)))
         return io.NodeOutput((*instances, *line_instances))
 
 
@@ -283,11 +308,12 @@ class VitruvianComposeInstances(io.ComfyNode):
         shared_negative: bool,
     ) -> io.NodeOutput:
         check_order(start_percent, end_percent)
-        people = compose.instance_people(instances, read_pose(pose)[0])
+        frames = compose.instance_frames(instances, read_pose(pose))
         composition = host.Composition(
             people=tuple(instance.conditioning[0] for instance in instances),
-            masks=partial(compose.instance_areas, instances, people, dilation=dilation),
-            hint=partial(compose.draw_skeleton, people),
+            masks=partial(frames.areas, dilation=dilation),
+            hint=frames.skeletons,
+            canvas=(frames.people[0].width, frames.people[0].height),
             order=tuple(instance.order for instance in instances),
             mode=mode,
             harmony=harmony,
@@ -334,7 +360,10 @@ class VitruvianPreviewInstances(io.ComfyNode):
                     "skeleton. Dark: nobody's area.",
                 ),
                 io.Mask.Output(
-                    "masks", "masks", tooltip="One mask per person: the area that is theirs."
+                    "masks",
+                    "masks",
+                    tooltip="One mask per person: the area that is theirs. Of a pose with "
+                    "several frames, all people of the first frame come first.",
                 ),
             ],
         )
@@ -349,14 +378,16 @@ class VitruvianPreviewInstances(io.ComfyNode):
         output_height: int,
         dilation: float,
     ) -> io.NodeOutput:
-        frames = read_pose(pose)
-        people = compose.instance_people(instances, frames[0])
-        size = output_size(frames, output_width, output_height)
-        occupied = compose.instance_areas(instances, people, *size, dilation=dilation)
+        frames = compose.instance_frames(instances, read_pose(pose))
+        size = output_size(list(frames.people), output_width, output_height)
         order = [instance.order for instance in instances]
-        areas = compose.hard_shares(occupied, order)[:, 0, 0] * (occupied.amax(0) > 0)
-        preview = compose.draw_shares(areas, compose.draw_skeleton(people, compose.MERGED, *size))
-        return io.NodeOutput(preview[None], areas, ui=ui.PreviewImage(preview[None], cls=cls))
+        areas = [
+            compose.hard_shares(occupied, order)[:, 0, 0] * (occupied.amax(0) > 0)
+            for occupied in frames.areas(*size, dilation=dilation)
+        ]
+        skeletons = frames.skeletons(compose.MERGED, *size)
+        preview = torch.stack(list(map(compose.draw_shares, areas, skeletons)))
+        return io.NodeOutput(preview, torch.cat(areas), ui=ui.PreviewImage(preview, cls=cls))
 
 
 NODES: list[type[io.ComfyNode]] = [

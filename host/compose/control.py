@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ...models import compose
 from ..sampling import latent_stride
+from .drawings import Drawings
 from .streams import KEY, NEGATIVE, NODE, PEOPLE, Composition, Layout
 
 Residuals = dict[str, list]  # lists of tensors or None, under the host's names of places
 PLACES = ("input", "middle", "output")
+TEXT = "vitruvian_compose_text"  # in a conditioning entry: the text that was composed
 
 
 class Rows(NamedTuple):
@@ -40,15 +42,38 @@ class Rows(NamedTuple):
 class ComposedControl(comfy.controlnet.ControlBase):
     """A control of the host that adds nothing itself. The wrapper around the network asks it for
     the residuals of the streams, whose number the host does not know.
+
+    Its `cond_hint_original` holds all drawings of the composition: packs that sample an image tile
+    by tile crop it, and the crop is then what is composed.
     """
 
-    def __init__(self, controlnet: Any, composition: Composition, strength: float):
+    def __init__(
+        self,
+        controlnet: Any,
+        composition: Composition,
+        strength: float,
+        drawings: Drawings | None = None,
+    ):
+        self.drawings = drawings or Drawings(composition)
         super().__init__()
         self.controlnet, self.composition = controlnet, composition
         self.strength = strength
         self.timestep_percent_range = (composition.start_percent, composition.end_percent)
         self._pre_run_args: tuple | None = None  # model, percent to timestep
         self._controls: dict[tuple, Any] = {}
+
+    @property
+    def cond_hint_original(self) -> Tensor:
+        """All drawings as the channels of one image [frames, C, H, W]."""
+        return self.drawings.image
+
+    @cond_hint_original.setter
+    def cond_hint_original(self, image: Tensor | None) -> None:
+        self.drawings = self.drawings.replaced(image)
+
+    def __deepcopy__(self, memo: dict) -> "ComposedControl":
+        """Return the control itself: a copy would load the ControlNet a second time."""
+        return self
 
     def pre_run(self, model: Any, percent_to_timestep_function: Callable) -> None:
         super().pre_run(model, percent_to_timestep_function)
@@ -78,12 +103,17 @@ class ComposedControl(comfy.controlnet.ControlBase):
                 raise RuntimeError("the ControlNet was asked before sampling began")
             stride = latent_stride(self._pre_run_args[0].latent_format)
             height, width = (stride * side for side in x.shape[-2:])
-            images = {k: self.composition.hint(k, width, height) for k in set(hints)}
-            # a single image serves all rows
-            rows = hints[:1] if len(images) == 1 else [k for k in hints for _ in range(batch)]
+            images = {k: self.drawings.hint(k, width, height) for k in set(hints)}
+            one_serves_all = len(images) == 1 and len(images[hints[0]]) == 1
+            rows = hints[:1] if one_serves_all else hints
             control = self.controlnet.copy()
             control.set_cond_hint(
-                torch.stack([images[k] for k in rows]).movedim(-1, 1),
+                torch.cat(
+                    [
+                        images[k] if one_serves_all else images[k].expand(batch, -1, -1, -1)
+                        for k in rows
+                    ]
+                ).movedim(-1, 1),
                 self.strength,
                 self.timestep_percent_range,
             )
@@ -106,7 +136,7 @@ class ComposedControl(comfy.controlnet.ControlBase):
         self._controls, self._pre_run_args = {}, None
 
     def copy(self) -> "ComposedControl":
-        duplicate = ComposedControl(self.controlnet, self.composition, self.strength)
+        duplicate = ComposedControl(self.controlnet, self.composition, self.strength, self.drawings)
         self.copy_to(duplicate)
         duplicate.timestep_percent_range = self.timestep_percent_range
         return duplicate
@@ -160,7 +190,7 @@ def attach(control: ComposedControl, positive: Any, negative: Any) -> tuple[list
     def marked(conditioning: Any, role: str) -> list:
         marks = {"control_apply_to_uncond": False, KEY: role}
         return [
-            [text, {**entry, **marks, "control": behind(entry.get("control"))}]
+            [text, {**entry, **marks, TEXT: text, "control": behind(entry.get("control"))}]
             for text, entry in conditioning
         ]
 
@@ -169,20 +199,40 @@ def attach(control: ComposedControl, positive: Any, negative: Any) -> tuple[list
 
 def roles_of(conds: Mapping[str, list], composition: Composition) -> dict[Any, str]:
     """Return PEOPLE or NEGATIVE for each conditioning entry that carries this composition, by uuid.
-    ValueError for an entry with an area.
+    ValueError for an entry that can not be composed.
     """
-    composed = [
-        entry
+    return {
+        entry["uuid"]: _role_of(entry)
         for entries in conds.values()
         for entry in entries
         if control_of(entry, composition) is not None
-    ]
-    if any("area" in entry for entry in composed):
+    }
+
+
+def _role_of(entry: Mapping[str, Any]) -> str:
+    """The role of a composed entry, after what other nodes did to it."""
+    if "area" in entry:
         raise ValueError(
             f"{NODE}: a conditioning with an area (Conditioning Set Area) can not be composed. "
             "Remove the area; an instance's own mask says where a person is."
         )
-    return {entry["uuid"]: entry[KEY] for entry in composed}
+    if "gligen" in entry:
+        raise ValueError(
+            f"{NODE}: a conditioning with GLIGEN boxes can not be composed. Remove the GLIGEN "
+            "node; an instance's own mask says where a person is."
+        )
+    text, composed_text = entry.get("cross_attn"), entry.get(TEXT)
+    if KEY not in entry or text is composed_text or entry[KEY] == NEGATIVE:
+        return entry.get(KEY, NEGATIVE)
+    if text is None or not text.any():  # Conditioning Zero Out: nobody's prompt, all skeletons
+        return NEGATIVE
+    if composed_text is not None and torch.equal(text, composed_text):
+        return PEOPLE
+    raise ValueError(
+        f"{NODE}: another node (Conditioning Average, Conditioning Concat or the like) changes the "
+        "output 'positive', but the prompts of the people are on the model. Connect that node "
+        f"before {NODE}, or to the conditioning of an Add Instance."
+    )
 
 
 def control_of(entry: Mapping[str, Any], composition: Composition) -> ComposedControl | None:
@@ -220,15 +270,16 @@ def stream_residuals(
 
 
 def share_deep_residuals(layout: Layout, residuals: list, shares: Tensor) -> list:
-    """Apply `compose.share_residuals` to the streams of each chunk."""
-    counts = layout.counts()
-    sizes = [count * layout.batch for count in counts]
-    by_residual = [[None] * len(sizes) if r is None else r.split(sizes) for r in residuals]
-    by_chunk = []
-    for k, count in enumerate(counts):
-        part = [chunks[k] for chunks in by_residual]
-        by_chunk.append(part if count == 1 else compose.share_residuals(part, shares))
-    return [None if parts[0] is None else torch.cat(parts) for parts in zip(*by_chunk, strict=True)]
+    """Apply `compose.share_residuals` to the groups of a layout."""
+    if not layout.groups:
+        return residuals
+    singles = [None if r is None else layout.split(r)[0] for r in residuals]
+    groups = [None if r is None else layout.split(r)[1] for r in residuals]
+    shared = compose.share_residuals(groups, layout.group_shares(shares))
+    return [
+        None if single is None or group is None else torch.cat((single, group))
+        for single, group in zip(singles, shared, strict=True)
+    ]
 
 
 def add_residuals(residuals: Residuals, others: Mapping[str, Sequence]) -> Residuals:

@@ -10,7 +10,21 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..sampling import UNET, Family, known_family, with_patch
-from .streams import COUPLE, LAYERS, NODE, Layout, Stream, StreamCall, stream_texts
+from .neighbors import has_comparing_patches, run_per_group
+from .streams import (
+    COUPLE,
+    LAYERS,
+    NODE,
+    ChunkText,
+    Stream,
+    StreamCall,
+    group_labels,
+    lay_groups,
+    stream_texts,
+    stream_uuids,
+)
+
+CROSS_ATTENTION = ("attn2_patch", "attn2_output_patch")
 
 
 class ComposeFamily(NamedTuple):
@@ -83,42 +97,54 @@ def _mix_every_block(call: StreamCall, options: Mapping[str, Any]) -> dict[str, 
 
 def _couple(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
     """Attend to every person's text, each only inside their share of the image: the rows of the
-    people's chunks are multiplied before cross-attention and mixed after it.
+    people's chunks are multiplied before cross-attention and mixed after it. Other packs' patches
+    of cross-attention run in between, per person.
     """
     people: list[int | None] = [*range(len(call.people.contexts))] + [None] * call.scene
-    inner = Layout(
-        tuple(
-            Stream(chunk, text, None)
+    inner = lay_groups(
+        [
+            [Stream(chunk, text, None) for text in (people if is_people else [None])]
             for chunk, is_people in enumerate(call.is_people)
-            for text in (people if is_people else [None])
-        ),
+        ],
         call.layout.batch,
+        has_comparing_patches(options, CROSS_ATTENTION),
     )
     rows = inner.chunk_rows().to(call.shares.device)
     outer_kinds = options["cond_or_uncond"]
+    outer = {"cond_or_uncond": outer_kinds, "uuids": call.uuids}
+    multiplied = {
+        "cond_or_uncond": [outer_kinds[stream.chunk] for stream in inner.streams],
+        "uuids": stream_uuids(inner, call.people, call.uuids),
+    }
 
-    @lru_cache(maxsize=2)  # every block gets the same tensor, unless an earlier patch changes it
+    @lru_cache(maxsize=2)  # every block gets the same tensor, unless another patch changes it
     def texts_of_streams(context: Tensor) -> Tensor:
-        chunks = context.split(inner.batch)
+        changes = (context - call.context.to(context)).chunk(len(call.texts))
         texts = [
-            text.to(chunk) if is_people else chunk
-            for text, chunk, is_people in zip(call.chunk_texts, chunks, call.is_people, strict=True)
+            ChunkText(text, None if chunk.change is None else chunk.change.to(text) + change)
+            for text, chunk, change in zip(
+                context.chunk(len(call.texts)), call.texts, changes, strict=True
+            )
         ]
         return stream_texts(inner, call.people.contexts, texts)
 
     # `extra` is the block's own copy of the options: writing there tells the patches in between
     # how many chunks they see.
     def multiply(n, keys, values, extra):
-        kinds = extra["cond_or_uncond"]
-        extra["cond_or_uncond"] = [kinds[stream.chunk] for stream in inner.streams]
+        shape = extra["activations_shape"]
+        extra.update(multiplied, activations_shape=[len(rows), *shape[1:]])
         return n[rows], texts_of_streams(keys), texts_of_streams(values)
 
     def mix(n, extra):
-        extra["cond_or_uncond"] = outer_kinds
-        return inner.mix_tokens(n, call.shares, *extra["activations_shape"][-2:])
+        shape = extra["activations_shape"]
+        extra.update(outer, activations_shape=[call.layout.batch * len(outer_kinds), *shape[1:]])
+        return inner.mix_tokens(n, call.shares, *shape[-2:])
 
-    options = with_patch(options, "attn2_patch", multiply)
-    return with_patch(options, "attn2_output_patch", mix, first=True)
+    if inner.grouped:
+        labels = group_labels(inner, call.people, call.uuids, outer_kinds)
+        options = run_per_group(options, labels, CROSS_ATTENTION)
+    options = with_patch(options, "attn2_patch", multiply, first=True)
+    return with_patch(options, "attn2_output_patch", mix)
 
 
 FAMILIES = (ComposeFamily(UNET, _unet_mixing, _unet_patches),)

@@ -1,13 +1,16 @@
 """The streams of one call of the network: how many, with whose text and whose skeleton.
 
 The host batches chunks, one per conditioning entry, of `batch` rows each. Every chunk becomes one
-or more streams, each again of `batch` rows; the streams of one chunk lie together. At the network's
-head they are mixed by shares, and a chunk has its `batch` rows again.
+or more streams, each again of `batch` rows. First come the chunks that stay one stream, then a
+group for each person: one stream of every other chunk, in the host's order. So a group lies in the
+batch as one ordinary call of the network would. At the network's head the groups are mixed by
+shares, and a chunk has its `batch` rows again.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -27,15 +30,20 @@ class Composition:
     """The inputs of Compose Instances, as plain values: shared between clones, never changed."""
 
     people: tuple[Any, ...]  # CONDITIONING entries [tensor, dict], one per person
-    masks: Callable[[int, int], Tensor]  # width, height -> [N, height, width] in 0..1
-    hint: Callable[[int, int, int], Tensor]  # person or MERGED, width, height -> [H, W, 3]
+    masks: Callable[[int, int], Tensor]  # width, height -> [frames, N, height, width] in 0..1
+    hint: Callable[[int, int, int], Tensor]  # person or MERGED, width, height -> [frames, H, W, 3]
+    canvas: tuple[int, int]  # width and height of the pose
     order: tuple[int, ...]  # of each person; the higher number is in front
     mode: str
-    harmony: float  # share of the steps, the last ones, with soft shares
+    harmony: float  # share of the sampling, its last part, with soft shares
     scene: bool  # the positive prompt owns the background
     shared_negative: bool  # the negative is one stream with everybody's skeleton
     start_percent: float
     end_percent: float
+
+    def __deepcopy__(self, memo: dict) -> "Composition":
+        """Return the composition itself: it never changes, and its identity says whose it is."""
+        return self
 
 
 class PeopleTexts(NamedTuple):
@@ -49,7 +57,7 @@ class PeopleTexts(NamedTuple):
 class Shares(NamedTuple):
     """How much each stream counts in each latent cell, over one sampling."""
 
-    hard: Tensor  # [S, 1, 1, h, w]
+    hard: Tensor  # [S, frames, 1, h, w]; a single frame serves all images
     soft: Tensor
     soft_from: float  # the soft shares hold at and below this sigma
 
@@ -67,14 +75,21 @@ class Stream(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The rows of one call: `batch` rows per stream, the streams of one chunk together."""
+    """The rows of one call, `batch` per stream."""
 
-    streams: tuple[Stream, ...]
+    singles: tuple[Stream, ...]  # of chunks that stay one stream
+    groups: tuple[tuple[Stream, ...], ...]  # of each person: one stream of every other chunk
     batch: int
 
-    def counts(self) -> list[int]:
-        """Return the number of streams of each chunk."""
-        return [sum(s.chunk == k for s in self.streams) for k in range(self.streams[-1].chunk + 1)]
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """All streams in the order of their rows."""
+        return (*self.singles, *chain(*self.groups))
+
+    @property
+    def grouped(self) -> bool:
+        """Say whether the rows are groups and nothing else, each like an ordinary batch."""
+        return len(self.groups) > 1 and not self.singles
 
     def chunk_rows(self) -> Tensor:
         """Return for each row the row of the chunks' batch that it is a copy of."""
@@ -82,23 +97,50 @@ class Layout(NamedTuple):
 
     def first_streams(self, rows: Tensor) -> Tensor:
         """Take the rows of each chunk's first stream: rows of streams -> rows of chunks."""
-        counts = self.counts()
-        starts = [self.batch * sum(counts[:k]) for k in range(len(counts))]
-        return torch.cat([rows[start : start + self.batch] for start in starts])
+        return self._in_chunk_order(rows)
 
     def mix(self, rows: Tensor, shares: Tensor) -> Tensor:
         """Mix the streams of every chunk by the shares: rows of streams -> rows of chunks."""
-        return self._each_chunk(rows, lambda part: compose.compose_features(part, shares))
+        return self._mix_groups(rows, compose.compose_features, shares)
 
     def mix_tokens(self, rows: Tensor, shares: Tensor, height: int, width: int) -> Tensor:
         """Do the same with rows of tokens [rows, height * width, C]."""
-        return self._each_chunk(
-            rows, lambda part: compose.compose_tokens(part, shares, height, width)
-        )
+        return self._mix_groups(rows, compose.compose_tokens, shares, height, width)
 
-    def _each_chunk(self, rows: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
-        parts = rows.split([n * self.batch for n in self.counts()])
-        return torch.cat([p if len(p) == self.batch else mix(p) for p in parts])
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Split rows of streams into those of the singles and those of the groups."""
+        count = len(self.singles) * self.batch
+        return rows[:count], rows[count:]
+
+    def group_shares(self, shares: Tensor) -> Tensor:
+        """Bring shares [S, frames, 1, h, w] to the images of a group, chunk after chunk."""
+        if shares.shape[1] == 1 or not self.groups:
+            return shares
+        return shares.repeat(1, len(self.groups[0]), 1, 1, 1)
+
+    def _mix_groups(
+        self, rows: Tensor, mix: Callable[..., Tensor], shares: Tensor, *size: int
+    ) -> Tensor:
+        single, grouped = self.split(rows)
+        if not self.groups:
+            return self._in_chunk_order(rows)
+        mixed = mix(grouped, self.group_shares(shares), *size)
+        return self._in_chunk_order(torch.cat((single, mixed)) if self.singles else mixed)
+
+    def _in_chunk_order(self, rows: Tensor) -> Tensor:
+        """Bring rows of the singles and of one group into the order of the chunks."""
+        order = [stream.chunk for stream in (*self.singles, *(self.groups or [()])[0])]
+        if order == list(range(len(order))):
+            return rows[: len(order) * self.batch]
+        starts = (order.index(chunk) * self.batch for chunk in range(len(order)))
+        return torch.cat([rows[start : start + self.batch] for start in starts])
+
+
+class ChunkText(NamedTuple):
+    """The text of one chunk, as it reaches the network."""
+
+    text: Tensor  # [1 or batch, tokens, C]
+    change: Tensor | None = None  # what other packs added to it while sampling
 
 
 class StreamCall(NamedTuple):
@@ -106,68 +148,118 @@ class StreamCall(NamedTuple):
 
     mode: str
     layout: Layout
-    shares: Tensor  # [S, 1, 1, h, w]
+    shares: Tensor  # [S, frames, 1, h, w]
     people: PeopleTexts
-    chunk_texts: Sequence[Tensor]  # the text of each chunk [batch, tokens, C]
+    context: Tensor  # the streams' texts [rows, tokens, C]
+    texts: Sequence[ChunkText]  # of each chunk
+    uuids: Sequence[Any]  # of each chunk's conditioning entry
     is_people: Sequence[bool]  # of each chunk: it is the people's, not the negative or another
     scene: bool
 
 
 def lay_out(
-    composition: Composition, roles: Mapping[Any, str], uuids: Sequence[Any], batch: int
+    composition: Composition,
+    roles: Mapping[Any, str],
+    uuids: Sequence[Any],
+    batch: int,
+    equal_counts: bool,
 ) -> Layout:
     """Say which streams the chunks of these conditioning entries become.
 
     `roles`: PEOPLE or NEGATIVE of the entries that are composed, by uuid; others stay one stream
-    without control.
+    without control. `equal_counts`: every chunk has as many streams as those of the people, the
+    same one several times if need be, because patches of other packs compare the chunks of a call.
     """
-    streams: list[Stream] = []
     one_pass = composition.mode == COUPLE
-    people = range(len(composition.people))
-    for chunk, uuid in enumerate(uuids):
-        role = roles.get(uuid)
+
+    def streams_of(chunk: int, role: str | None) -> list[Stream]:
         if role is None:
-            streams.append(Stream(chunk, None, None))
-        elif one_pass and role == PEOPLE:
-            streams.append(Stream(chunk, MERGED, MERGED))
-        elif one_pass or composition.shared_negative and role == NEGATIVE:
-            streams.append(Stream(chunk, None, MERGED))
-        else:
-            streams += [Stream(chunk, i if role == PEOPLE else None, i) for i in people]
-            if composition.scene:
-                streams.append(Stream(chunk, None, MERGED))
-    return Layout(tuple(streams), batch)
+            return [Stream(chunk, None, None)]
+        if one_pass:
+            return [Stream(chunk, MERGED if role == PEOPLE else None, MERGED)]
+        if composition.shared_negative and role == NEGATIVE:
+            return [Stream(chunk, None, MERGED)]
+        text = role == PEOPLE
+        people = [Stream(chunk, i if text else None, i) for i in range(len(composition.people))]
+        return [*people, Stream(chunk, None, MERGED)] if composition.scene else people
+
+    by_chunk = [streams_of(chunk, roles.get(uuid)) for chunk, uuid in enumerate(uuids)]
+    return lay_groups(by_chunk, batch, equal_counts)
+
+
+def lay_groups(by_chunk: Sequence[list[Stream]], batch: int, equal_counts: bool) -> Layout:
+    """Order the streams of each chunk, one or as many as there are people, into a layout."""
+    count = max(map(len, by_chunk))
+    if count == 1:
+        return Layout(tuple(chain(*by_chunk)), (), batch)
+    if equal_counts:
+        by_chunk = [streams * (count // len(streams)) for streams in by_chunk]
+    singles = [streams[0] for streams in by_chunk if len(streams) == 1]
+    several = [streams for streams in by_chunk if len(streams) > 1]
+    return Layout(tuple(singles), tuple(zip(*several, strict=True)), batch)
 
 
 def stream_uuids(
     layout: Layout, people: PeopleTexts, chunk_uuids: Sequence[Any]
 ) -> list[Any | None]:
     """Return the uuid of the conditioning entry whose text each stream has; None for the mean."""
+    return [_uuid_of(stream, people, chunk_uuids) for stream in layout.streams]
 
-    def uuid_of(stream: Stream) -> Any | None:
-        if stream.text is None:
-            return chunk_uuids[stream.chunk]
-        return None if stream.text == MERGED else people.uuids[stream.text]
 
-    return [uuid_of(stream) for stream in layout.streams]
+def _uuid_of(stream: Stream, people: PeopleTexts, chunk_uuids: Sequence[Any]) -> Any | None:
+    if stream.text is None:
+        return chunk_uuids[stream.chunk]
+    return None if stream.text == MERGED else people.uuids[stream.text]
+
+
+def group_labels(
+    layout: Layout, people: PeopleTexts, chunk_uuids: Sequence[Any], kinds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return what the options of each group say of its chunks. kinds: the call's cond_or_uncond."""
+    return [
+        {
+            "cond_or_uncond": [kinds[stream.chunk] for stream in group],
+            "uuids": [_uuid_of(stream, people, chunk_uuids) for stream in group],
+        }
+        for group in layout.groups
+    ]
 
 
 def stream_texts(
-    layout: Layout, contexts: Sequence[Tensor], chunk_texts: Sequence[Tensor]
+    layout: Layout, contexts: Sequence[Tensor], chunk_texts: Sequence[ChunkText]
 ) -> Tensor:
     """Return the streams' texts [rows, tokens, C].
 
-    contexts: the people's, one row each; chunk_texts: those of the chunks, one or `batch` rows.
+    contexts: the people's, one row each. What other packs added to a chunk's text while sampling,
+    noise for example, is added to the people's in its place.
     """
 
     def text_of(stream: Stream) -> Tensor:
-        chunk_text = chunk_texts[stream.chunk]
+        chunk = chunk_texts[stream.chunk]
         if stream.text is None:
-            return chunk_text
-        return (_mean(contexts) if stream.text == MERGED else contexts[stream.text]).to(chunk_text)
+            return chunk.text
+        context = _mean(contexts) if stream.text == MERGED else contexts[stream.text]
+        context = context.to(chunk.text)
+        if chunk.change is None:
+            return context
+        text, change = _equally_long((context, chunk.change))
+        return text + change
 
     texts = _equally_long([text_of(stream) for stream in layout.streams])
     return torch.cat([text.expand(layout.batch, -1, -1) for text in texts])
+
+
+def text_change(text: Tensor, encoded: Tensor) -> Tensor:
+    """Return what a chunk's text [batch, tokens, C] has gained since the host encoded it as
+    [1, tokens, C]: zeros as a rule. ValueError where it has other tokens.
+    """
+    if text.shape[1] % encoded.shape[1]:
+        raise ValueError(
+            f"{NODE}: another node changes the length of the positive prompt while sampling, from "
+            f"{encoded.shape[1]} to {text.shape[1]} tokens. Remove that node, or connect it "
+            "without Compose Instances."
+        )
+    return text - encoded.to(text).repeat(1, text.shape[1] // encoded.shape[1], 1)
 
 
 def _equally_long(texts: Sequence[Tensor]) -> list[Tensor]:

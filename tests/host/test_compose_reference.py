@@ -75,8 +75,9 @@ def epsilon(networks, mode, x, people, *, strength=1.5, sigma=SIGMA, negative=No
     count = len(contexts)
     composition = host.Composition(
         people=tuple([c[None], {}] for c in contexts),
-        masks=lambda width, height: torch.ones(count, height, width),
-        hint=lambda person, width, height: hints[person],
+        masks=lambda width, height: torch.ones(1, count, height, width),
+        hint=lambda person, width, height: hints[person, None],
+        canvas=(1, 1),
         order=(0,) * count,
         mode=mode,
         harmony=0.0,
@@ -93,9 +94,11 @@ def epsilon(networks, mode, x, people, *, strength=1.5, sigma=SIGMA, negative=No
         composition,
         compose_family(model),
         texts,
-        control,
+        {"uuid": control},
         {"uuid": host.PEOPLE if negative is None else host.NEGATIVE},
+        {"uuid": contexts[:1]} if negative is None else {},
         host.Shares(shares, shares, -1.0),
+        tuple(x.shape[-2:]),
     )
     wrappers = host.compose_model(model, composition).get_all_wrappers(WrappersMP.APPLY_MODEL)
     options = {

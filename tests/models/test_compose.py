@@ -102,8 +102,8 @@ def test_wrong_numbers_say_how_to_correct_them(numbers, message):
 
 def test_the_mask_of_an_instance_times_its_weight_is_the_area():
     person = people(1)
-    half = torch.zeros(10, 10)
-    half[:, :5] = 1
+    half = torch.zeros(1, 10, 10)
+    half[..., :5] = 1
     instance = compose.Instance(None, 1, half, weight=0.5)
     area = compose.instance_areas([instance], person, 64, 64, 0.05)
     assert area.shape == (1, 64, 64)
