@@ -1,5 +1,8 @@
 """Preserve a border around what a noise mask preserves, and let it shrink during the sampling
-(Giving a Hand: sequential mask expansion). A patch of the host's denoise-mask slot.
+(Giving a Hand: sequential mask expansion).
+
+The host has one slot for a function that changes the noise mask. It is filled when the sampling
+begins, with whatever another node put there inside: so the order of the nodes does not matter.
 """
 
 from bisect import bisect_left
@@ -14,6 +17,7 @@ from ..models import hands
 from .sampling import latent_stride
 
 KEY = "vitruvian_mask_expansion"
+NODE = "Apply Mask Expansion"
 SLOT = "denoise_mask_function"
 RESOLUTION = 1000  # steps in which the progress of a sampling is counted
 
@@ -28,23 +32,31 @@ def apply(model: Any, expansion: float, shrink_start: float, shrink_end: float) 
     if expansion == 0:
         return model
     cells = expansion / latent_stride(model.get_model_object("latent_format"))
-    earlier_function = model.model_options.get(SLOT)
+
+    def width_at(share: float) -> float:
+        return hands.border_width(share, cells, shrink_start, shrink_end)
+
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _preserve(width_at))
+    return model
+
+
+def expand_mask(width_at: Callable[[float], float], earlier: Callable | None) -> Callable:
+    """Make the function for the host's slot. `width_at`: share of the sampling that is over ->
+    width of the border in latent cells; `earlier`: the function of another node, or None.
+    """
 
     def expand(sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
         sampling = extra_options["model"].inner_model.model_sampling
-        share = progress(sampling, float(sigma.max()))
-        width = hands.border_width(share, cells, shrink_start, shrink_end)
+        width = width_at(progress(sampling, float(sigma.max())))
         mask = denoise_mask
-        if earlier_function is not None:
-            mask = earlier_function(sigma, denoise_mask, extra_options=extra_options)
-            # whatever another pack makes of the mask, what it preserves fully stays preserved
+        if earlier is not None:
+            mask = earlier(sigma, denoise_mask, extra_options=extra_options)
+            # whatever another node makes of the mask, what it preserves fully stays preserved
             mask = torch.where(denoise_mask == 0, 0.0, mask)
         border = hands.expand_mask(denoise_mask, width) < denoise_mask
         return torch.where(border, 0.0, mask)
 
-    model.set_model_denoise_mask_function(expand)
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _preserve(expand))
-    return model
+    return expand
 
 
 def progress(model_sampling: Any, sigma: float) -> float:
@@ -56,9 +68,9 @@ def progress(model_sampling: Any, sigma: float) -> float:
     return bisect_left(range(RESOLUTION + 1), -sigma, key=falling_sigma) / RESOLUTION
 
 
-def _preserve(expand: Callable) -> Callable:
-    """Make the wrapper that checks that `expand` is at work, and restores exactly what was
-    preserved: some samplers end with a trace of noise.
+def _preserve(width_at: Callable[[float], float]) -> Callable:
+    """Make the wrapper that expands the mask, and restores exactly what was preserved: some
+    samplers end with a trace of noise.
     """
 
     def wrapper(
@@ -72,20 +84,32 @@ def _preserve(expand: Callable) -> Callable:
         denoise_mask=None,
         disable_pbar=False,
     ):
-        if denoise_mask is None:
-            raise ValueError(
-                "Apply Mask Expansion: the latent has no noise mask, so there is nothing to "
-                "preserve. Put Set Latent Noise Mask before the sampler."
-            )
-        if extra_args["model_options"].get(SLOT) is not expand:
-            raise ValueError(
-                "Apply Mask Expansion: a node behind it (Differential Diffusion, or another Mask "
-                "Expansion) takes its place. Connect that node before Apply Mask Expansion."
-            )
+        _check_mask(denoise_mask)
+        _check_noise(noise)
         ends_clean = float(sigmas[-1]) == 0  # read now: a sampler may write into the schedule
+        options = extra_args["model_options"]
+        expand = expand_mask(width_at, options.get(SLOT))
+        extra_args = {**extra_args, "model_options": {**options, SLOT: expand}}
         samples = executor(
             guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
         return torch.where(denoise_mask == 0, latent_image, samples) if ends_clean else samples
 
     return wrapper
+
+
+def _check_mask(denoise_mask: Tensor | None) -> None:
+    if denoise_mask is None:
+        raise ValueError(
+            f"{NODE}: the latent has no noise mask, so there is nothing to preserve. Put Set "
+            "Latent Noise Mask before the sampler."
+        )
+
+
+def _check_noise(noise: Tensor) -> None:
+    if not noise.any():
+        raise ValueError(
+            f"{NODE}: the sampler adds no noise (as the second part of a sampling), and ComfyUI "
+            "would preserve the noise that the latent comes with. Sample a latent with a noise "
+            "mask in one part, with noise added."
+        )

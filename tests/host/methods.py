@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import comfy.utils
 import folder_paths
 import torch
-from vitruvian.host import appearance, hand_generator, human_prior, refiner, structure_family
+from vitruvian.host import appearance, human_prior, refiner, structure_family
 from vitruvian.models import hand_generator as hand_network
 from vitruvian.models import human_prior as prior_maths
 from vitruvian.models import refiner as refiner_maths

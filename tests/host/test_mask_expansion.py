@@ -1,8 +1,13 @@
 """Mask expansion on the real host: samplers, other patches, misuse."""
 
+from types import SimpleNamespace
+
+import comfy.sample
+import comfy.samplers
 import comfy_extras.nodes_differential_diffusion as differential
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from vitruvian.host import mask_expansion as host
 from vitruvian.host.registration import register
 from vitruvian.nodes.mask_expansion import VitruvianApplyMaskExpansion
@@ -74,18 +79,30 @@ def test_no_expansion_is_the_plain_noise_mask_bit_for_bit(loaded, sampler):
     )
 
 
-def denoise_masks(loaded, model, latent, **more):
-    """The denoise mask of every call of the network."""
-    inner, masks = model.model_options[host.SLOT], []
+def listening(model, masks):
+    """A clone of the model that puts every denoise mask of its samplings into `masks`."""
 
-    def spy(sigma, mask, extra_options):
-        masks.append(inner(sigma, mask, extra_options))
-        return masks[-1]
+    def spy(executor, guider, sigmas, extra_args, *args, **kwargs):
+        """Behind the node's own wrapper, so that its function is in the slot."""
+        options = extra_args["model_options"]
+        inner = options[host.SLOT]
+
+        def listen(sigma, mask, extra_options):
+            masks.append(inner(sigma, mask, extra_options=extra_options))
+            return masks[-1]
+
+        options = {**options, host.SLOT: listen}
+        return executor(guider, sigmas, {**extra_args, "model_options": options}, *args, **kwargs)
 
     model = model.clone()
-    model.model_options[host.SLOT] = spy
-    model.wrappers = {}  # among them the check that the slot is ours
-    sample(loaded, model, latent, **more)
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "spy", spy)
+    return model
+
+
+def denoise_masks(loaded, model, latent, **more):
+    """The denoise mask of every call of the network."""
+    masks: list = []
+    sample(loaded, listening(model, masks), latent, **more)
     return masks
 
 
@@ -110,24 +127,102 @@ def test_sampling_in_two_parts_sees_the_same_masks(loaded):
     assert all(torch.equal(a, b) for a, b in zip(all_steps, halves, strict=True))
 
 
-def test_differential_diffusion_before_it_leaves_the_core_alone(loaded):
+def test_differential_diffusion_before_or_behind_it(loaded):
+    """Both act, whatever the order of the nodes: a soft mask is thresholded and has its border."""
     latent, is_preserved = preserved()
-    (other,) = differential.DifferentialDiffusion.execute(loaded[0], 1.0).result
-    samples = sample(loaded, host.apply(other, EXPANSION, 0.2, 0.8), latent)
+    latent["noise_mask"] = latent["noise_mask"] * 0.7
+
+    def differentiate(model):
+        return differential.DifferentialDiffusion.execute(model, 1.0).result[0]
+
+    def expand(model):
+        return host.apply(model, EXPANSION, 0.2, 0.8)
+
+    before, behind = expand(differentiate(loaded[0])), differentiate(expand(loaded[0]))
+    masks = [denoise_masks(loaded, model, latent, steps=8) for model in (before, behind)]
+    slow = differentiate(loaded[0]).model_options[host.SLOT]
+    soft = torch.nn.functional.interpolate(latent["noise_mask"], (16, 16), mode="bilinear")
+    kept = (soft[0, 0] < 0.5).nonzero().float()
+    cells = torch.cartesian_prod(torch.arange(16.0), torch.arange(16.0))
+    away = torch.cdist(cells, kept).amin(1).view(16, 16)
+    sampling = loaded[0].model.model_sampling
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", 8)
+    model = SimpleNamespace(inner_model=loaded[0].model)
+    for sigma, one, other in zip(sigmas, *masks, strict=False):
+        thresholded = slow(
+            sigma[None], soft.expand(1, 4, -1, -1), extra_options={"model": model, "sigmas": sigmas}
+        )
+        share = next(k for k in range(1001) if sampling.percent_to_sigma(k / 1000) <= sigma) / 1000
+        width = 3 * (1 - min(1, max(0, (share - 0.2) / 0.6)))
+        expected = thresholded * (soft > 0) * ~((away > 0) & (away <= width))
+        assert torch.equal(one, expected) and torch.equal(other, expected)
+    assert len(masks[0]) == 8 and len({float(mask.sum()) for mask in masks[0]}) > 3
+    samples = sample(loaded, behind, latent)
     torch.testing.assert_close(
         samples[is_preserved], latent["samples"][is_preserved], atol=1e-6, rtol=0
     )
 
 
+def test_two_of_them_preserve_the_wider_border(loaded):
+    latent, _ = preserved()
+    wide, narrow = (
+        lambda model: host.apply(model, EXPANSION, 0.0, 1.0),
+        lambda model: host.apply(model, 8, 0.9, 1.0),
+    )
+    one, other = (
+        denoise_masks(loaded, m, latent, steps=8) for m in (wide(loaded[0]), narrow(loaded[0]))
+    )
+    for both in (wide(narrow(loaded[0])), narrow(wide(loaded[0]))):
+        for a, b, c in zip(one, other, denoise_masks(loaded, both, latent, steps=8), strict=True):
+            assert torch.equal(torch.minimum(a, b), c)
+
+
+def test_the_mask_depends_on_the_noise_level_alone(loaded):
+    """Not on the sampler, the number of steps, the schedule, the order of the calls."""
+    latent, _ = preserved()
+    model, by_sigma = host.apply(loaded[0], EXPANSION, 0.2, 0.8), {}
+    sigmas = torch.tensor([9.0, 6.0, 3.0, 1.5, 0.7, 0.3])
+    schedules = [sigmas, sigmas[::2], sigmas.flip(0), torch.tensor([3.0, 0.7, 3.0, 0.7])]
+    for schedule in schedules:
+        masks: list = []
+
+        def visit(denoise, x, sigmas, extra_args, callback=None, disable=None, schedule=schedule):
+            for sigma in schedule:
+                denoise(x, sigma[None], **extra_args)
+            return x
+
+        comfy.sample.sample_custom(
+            listening(model, masks),
+            torch.randn(latent["samples"].shape),
+            1.0,
+            comfy.samplers.KSAMPLER(visit),
+            torch.tensor([9.0, 0.3]),
+            text(loaded, ""),
+            text(loaded, ""),
+            latent["samples"],
+            noise_mask=latent["noise_mask"],
+            disable_pbar=True,
+        )
+        for sigma, mask in zip(schedule.tolist(), masks, strict=True):
+            assert torch.equal(by_sigma.setdefault(sigma, mask), mask)
+    assert len({float(mask.sum()) for mask in by_sigma.values()}) > 3
+
+
 def test_misuse_says_what_to_do(loaded):
     latent, _ = preserved()
     model = host.apply(loaded[0], EXPANSION, 0.2, 0.8)
-    with pytest.raises(ValueError, match="the latent has no noise mask"):
+    with pytest.raises(ValueError, match="Apply Mask Expansion: the latent has no noise mask"):
         sample(loaded, model, {"samples": latent["samples"]})
-    (behind,) = differential.DifferentialDiffusion.execute(model, 1.0).result
-    with pytest.raises(ValueError, match="Connect that node before Apply Mask Expansion"):
-        sample(loaded, behind, latent)
     with pytest.raises(
         ValueError, match="'shrink_end_percent' .* must be greater than 'shrink_start_percent'"
     ):
         VitruvianApplyMaskExpansion.execute(loaded[0], 40, 0.8, 0.2)
+
+
+def test_a_second_part_that_would_preserve_noise_is_refused(loaded):
+    latent, _ = preserved()
+    model = host.apply(loaded[0], EXPANSION, 0.2, 0.8)
+    noisy = sample(loaded, model, latent, last_step=2, force_full_denoise=False)
+    second = {**latent, "samples": noisy}
+    with pytest.raises(ValueError, match="Apply Mask Expansion: the sampler adds no noise"):
+        sample(loaded, model, second, start_step=2, disable_noise=True)
