@@ -3,27 +3,34 @@
 import argparse
 import contextlib
 import functools
+import itertools
+import math
 import shlex
 import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
 
-from . import __version__, table, workflow
+from . import __version__, needs, table, workflow
+from .connection import read_access, split_url
 from .host import Host
-from .jobs import Job, plan
+from .jobs import Plan, plan
 from .manifest import Manifest
 from .run import Patience, Run, Worker
 from .started_host import Installation, StartedHost
-from .table import Row
+from .table import Row, Table
 from .trouble import BadInput, DiskFull, HostGone, RowFailed
+from .values import shorten
+from .workflow import Workflow
 
 HERE = "http://127.0.0.1:8188"
 LISTED = 20  # rows of --dry-run
@@ -94,6 +101,13 @@ def parser() -> argparse.ArgumentParser:
         default=300,
         help="seconds to wait for a host that is away or starting (%(default)s)",
     )
+    add(
+        "--row-timeout",
+        metavar="S",
+        type=float,
+        default=math.inf,
+        help="seconds that a row may run before it is stopped and fails (no limit)",
+    )
     add("--version", action="version", version=__version__)
     hosts = command_line.add_argument_group("hosts")
     add = hosts.add_argument
@@ -103,6 +117,19 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help=f"a running ComfyUI; give it again for more ({HERE})",
+    )
+    add(
+        "--header",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="for hosts behind a proxy: 'NAME: VALUE', or @FILE with such lines; again for more",
+    )
+    add(
+        "--certificate",
+        metavar="FILE",
+        type=Path,
+        help="the authority (PEM) that signs the certificate of a host with https",
     )
     add("--comfyui", metavar="FOLDER", type=Path, help="start the ComfyUI in this folder instead")
     add("--hosts", metavar="N", type=int, help="how many of them, one for each graphics card")
@@ -139,19 +166,35 @@ def main(arguments: list[str] | None = None) -> int:
         return SOME_FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"{place}{error.strerror or error}.\n")
+        return SOME_FAILED
+    except Exception as error:
+        sys.stderr.write(f"{_fault(error)}\n")
+        return SOME_FAILED
+
+
+def _fault(error: Exception) -> str:
+    """Say in one line where this program failed."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"vitruvian-batch cannot go on, by a fault of its own: {type(error).__name__}: "
+        f"{shorten(error, 300)} ({Path(place.filename).name}, line {place.lineno})."
+    )
 
 
 def _main(options: argparse.Namespace) -> int:
     files = _files(options.workflows)
     contents = [(file, workflow.read(file)) for file in files]
-    rows = table.read(options.table) if options.table else None
+    rows = table.Table(options.table) if options.table else None
     _check_numbers(options)
     source = options.table or options.workflows[0]
     out = options.out or Path(f"{source.stem}-images")
     workers = _workers(options, out)
     try:
-        info = _start(workers, options, any(workflow.is_ui(content) for _, content in contents))
-        jobs = _plan(options, contents, rows, info)
+        infos = _start(workers, options, any(workflow.is_ui(content) for _, content in contents))
+        jobs = _plan(options, contents, rows, infos)
         if options.dry_run:
             return _show(jobs)
         manifest = Manifest(options.manifest or out / "manifest.jsonl", out, options.resume)
@@ -178,21 +221,69 @@ def _check_numbers(options: argparse.Namespace) -> None:
         raise BadInput("Give --host for a ComfyUI that runs, or --comfyui to start one: not both.")
     if options.hosts is not None and (options.hosts < 1 or not options.comfyui):
         raise BadInput("--hosts is the number of ComfyUIs to start: it needs --comfyui FOLDER.")
-    if options.retries < 0 or options.timeout <= 0:
+    if options.retries < 0 or not options.timeout > 0:
         raise BadInput("--retries must be 0 or more, and --timeout more than 0 seconds.")
+    if not options.row_timeout > 0:
+        raise BadInput("--row-timeout must be more than 0 seconds.")
 
 
 def _plan(
     options: argparse.Namespace,
     contents: list[tuple[Path, dict[str, Any]]],
-    rows: list[Row] | None,
-    info: dict[str, Any],
-) -> list[Job]:
-    flows = [workflow.build(file, content, info) for file, content in contents]
-    folder = options.table.parent if options.table else Path()
-    if rows is None:
-        rows = [Row(1, "the workflow as it is", {})]
-    return plan(flows, rows, folder, options.seed)
+    rows: Table | None,
+    infos: list[tuple[Any, dict[str, Any]]],
+) -> Plan:
+    """Plan all jobs. BadInput lists all nodes that a host lacks, then what is wrong in the table.
+
+    infos: every host with the nodes that it knows. A dry run also lists the files that a host
+    lacks; otherwise they are told, and their rows fail with the host's own message.
+    """
+    lacks = [
+        f"{file}: {worker.name} has no node {', '.join(missing)}. Install the pack that brings it."
+        for file, content in contents
+        for worker, info in infos
+        if (missing := needs.missing_nodes(content, info))
+    ]
+    first = infos[0][1] if infos else {}
+    absent = {kind: needs.ABSENT for _, content in contents for kind in _missing(content, first)}
+    flows, jobs = [], None
+    mistakes = [*lacks]
+    try:
+        flows = [workflow.build(file, content, {**first, **absent}) for file, content in contents]
+        if infos:
+            for flow in flows:
+                needs.check_saves(flow)
+        folder = options.table.parent if options.table else Path()
+        alone = [Row(1, "the workflow as it is", {})]
+        jobs = plan(flows, alone if rows is None else rows, folder, options.seed)
+    except BadInput as error:
+        mistakes += str(error).splitlines()
+    for line in _missing_files(flows, jobs, infos):
+        if options.dry_run or jobs is None:
+            mistakes.append(line)
+        elif not mistakes:
+            tqdm.write(f"{line}. Its rows will fail.")
+    if mistakes or jobs is None:
+        raise BadInput("\n".join(mistakes))
+    return jobs
+
+
+def _missing(content: dict[str, Any], info: dict[str, Any]) -> list[str]:
+    return needs.missing_nodes(content, info) if info else []
+
+
+def _missing_files(
+    flows: list[Workflow], jobs: Plan | None, infos: list[tuple[Any, dict[str, Any]]]
+) -> list[str]:
+    """List what every host does not offer of the values in the workflows: `host: node: value`."""
+    return [
+        f"{flow.name}: {worker.name} lacks for {line}"
+        for index, flow in enumerate(flows)
+        for worker, info in infos
+        for line in needs.missing_files(
+            replace(flow, kinds=info), jobs.filled(index) if jobs else set(), worker.has_input
+        )
+    ]
 
 
 # Hosts
@@ -212,7 +303,11 @@ def _workers(options: argparse.Namespace, out: Path) -> list[Any]:
         ]
     else:
         cards = 0
-        starters = [functools.partial(Host, url) for url in dict.fromkeys(options.host or [HERE])]
+        access = read_access(options.header, options.certificate)
+        urls = {split_url(url)[0]: url for url in options.host or [HERE]}
+        starters = [
+            functools.partial(Host, url, access, options.row_timeout) for url in urls.values()
+        ]
     if not options.ray:
         return [starter() for starter in starters]
     card = min(cards, 1)
@@ -241,27 +336,33 @@ def _starter(
         line += ["--temp-directory", str((work / f"host-{number}").resolve())]
     installation = Installation(options.comfyui, options.python, tuple(line))
     return functools.partial(
-        StartedHost, installation, work / f"host-{number}.log", options.timeout
+        StartedHost,
+        installation,
+        work / f"host-{number}.log",
+        options.timeout,
+        row_limit=options.row_timeout,
     )
 
 
 def _name_on_ray(starter: Any, number: int) -> str:
-    return starter.args[0] if starter.func is Host else f"ray-{number}"
+    return split_url(starter.args[0])[0] if starter.func is Host else f"ray-{number}"
 
 
-def _start(workers: list[Any], options: argparse.Namespace, needed: bool) -> dict[str, Any]:
-    """Start or greet every host; the nodes that they know. A dry run may do without."""
+def _start(
+    workers: list[Any], options: argparse.Namespace, needed: bool
+) -> list[tuple[Any, dict[str, Any]]]:
+    """Start or greet every host; each with the nodes that it knows. A dry run may do without."""
     pool = ThreadPoolExecutor(len(workers))
     try:
         list(pool.map(lambda worker: worker.start(), workers))
-        return workers[0].info()
+        return [(worker, worker.info()) for worker in workers]
     except (HostGone, RowFailed) as error:
         raise BadInput(f"The host's list of nodes cannot be read: {error}") from None
     except BadInput as error:
         if not options.dry_run or needed:
             raise
         tqdm.write(f"{error}\nWithout a host, only the names and kinds of values are checked.")
-        return {}
+        return []
     finally:
         pool.shutdown(wait=False)  # Ctrl-C does not wait for hosts that come up
 
@@ -280,18 +381,23 @@ def _close(workers: list[Any], options: argparse.Namespace) -> None:
 
 def _run(
     options: argparse.Namespace,
-    jobs: list[Job],
+    jobs: Plan,
     workers: list[Worker],
     manifest: Manifest,
 ) -> int:
     remaining = manifest.remaining(jobs)
     done = len(jobs) - len(remaining)
     tqdm.write(f"{len(jobs)} rows, {done} done before; images go to {manifest.out}")
-    digits = max(3, len(str(len(jobs))))
+    if corrected := manifest.corrected(jobs):
+        numbers = shorten(", ".join(map(str, corrected)), 60)
+        tqdm.write(
+            f"{len(corrected)} rows have other values than before: {numbers}. When such a "
+            "row is done, its images replace those of its earlier values."
+        )
     with tqdm(total=len(jobs), initial=done, unit="row", dynamic_ncols=True) as bar:
         report = functools.partial(_report, bar)
         patience = Patience(options.retries, options.timeout)
-        run = Run(remaining, workers, manifest, digits, patience, report)
+        run = Run(jobs, remaining, workers, manifest, patience, report)
         with _Stopping(run):
             for thread in run.start():
                 while thread.is_alive():
@@ -339,10 +445,10 @@ def _show_news(bar: Any, news: dict[str, Any] | str) -> None:
         bar.update()
 
 
-def _sum_up(run: Run, manifest: Manifest, jobs: list[Job]) -> int:
+def _sum_up(run: Run, manifest: Manifest, jobs: Plan) -> int:
     if run.fault:
         raise run.fault
-    done = sum(job.key in manifest.done for job in jobs)
+    done = sum(key in manifest.done for key in jobs.keys)
     missing = len(jobs) - done - run.failures
     summary = f"{done} done, {run.failures} failed"
     if missing:
@@ -355,18 +461,13 @@ def _sum_up(run: Run, manifest: Manifest, jobs: list[Job]) -> int:
     return SOME_FAILED if run.failures or missing else DONE
 
 
-def _show(jobs: list[Job]) -> int:
+def _show(jobs: Plan) -> int:
     """Print what would run."""
-    for job in jobs[:LISTED]:
-        cells = ", ".join(f"{name}={_short(value)}" for name, value in job.cells.items())
+    for job in itertools.islice(jobs, LISTED):
+        cells = ", ".join(f"{name}={shorten(value)}" for name, value in job.cells.items())
         seeds = ", ".join(map(str, job.seeds())) or "none"
         tqdm.write(f"{job.number:4}  {job.flow.name}  {job.where}: {cells or '-'}  seeds: {seeds}")
     if len(jobs) > LISTED:
         tqdm.write(f"      ... and {len(jobs) - LISTED} more")
     tqdm.write(f"{len(jobs)} rows would run.")
     return DONE
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,6 +1,5 @@
 """One running ComfyUI, through its web interface."""
 
-import contextlib
 import math
 import re
 import time
@@ -11,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import requests
-
+from .connection import Access, Connection, refusal
 from .jobs import Job
+from .needs import output_nodes, reports_files
 from .trouble import BadInput, DiskFull, HostGone, RowFailed, Trouble, TryAgain
+from .values import shorten
 
-CONNECT, ANSWER = 5, 120  # seconds; ComfyUI answers late while it loads a model
 QUEUE_EVERY = 2.0  # seconds between looks at the queue, which may be long
+STOPPED_WITHIN = 20.0  # seconds in which a host obeys an interrupt
 CHUNK = 1 << 20
-OVERLOADED = (502, 503, 504)  # what a proxy answers for a host that is gone
+MESSAGE = 2000  # characters of a node's message; some carry a tensor
 Chunks = Iterator[bytes] | list[bytes]
 
 
@@ -32,15 +32,20 @@ class Saved:
 
 
 class Host:
-    """A ComfyUI at a URL."""
+    """A ComfyUI at a URL. row_limit: seconds that a row may run."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/") if "://" in url else f"http://{url.rstrip('/')}"
-        self.name = self.url
-        self.session = requests.Session()
-        self.session.trust_env = False  # a proxy for the internet knows no ComfyUI
+    def __init__(
+        self,
+        url: str,
+        access: Access = Access(),  # noqa: B008 (frozen)
+        row_limit: float = math.inf,
+    ) -> None:
+        self.connection = Connection(url, access)
+        self.url = self.name = self.connection.url
+        self.row_limit = row_limit
         self.sent: dict[Path, str] = {}  # what the host calls the files that were sent to it
         self.contents: dict[Path, bytes] = {}  # files that do not lie on this machine
+        self.cancelled: set[str] = set()  # runs that may still hold up the host
 
     # The worker's side: what run.py asks of a host, be it here or on Ray
 
@@ -49,18 +54,16 @@ class Host:
         try:
             self.check()
         except HostGone as error:
-            raise BadInput(
-                f"{error} Start ComfyUI there, or name another with --host, or let "
+            advice = (
+                " Start ComfyUI there, or name another with --host, or let "
                 "this command start one with --comfyui FOLDER."
-            ) from None
+            )
+            raise BadInput(f"{error}{advice if 'does not answer' in str(error) else ''}") from None
 
     def check(self) -> None:
         """Raise HostGone if the host does not answer, BadInput if another server does."""
-        try:
-            system = self.get("/system_stats").get("system")
-        except (RowFailed, AttributeError):
-            system = None
-        if not system:
+        stats = self.connection.get_once("/system_stats")
+        if not isinstance(stats, dict) or not stats.get("system"):
             raise BadInput(
                 f"{self.url} answers, but it is no ComfyUI. Correct the address in --host."
             )
@@ -68,9 +71,14 @@ class Host:
     def perform(self, job: Job, prompt: str) -> list[Saved]:
         """Run a job, or take over the run of this id that the host has already; what it saved."""
         if not self.has(prompt):
-            nodes = job.nodes({target: self._send(path) for target, path in job.files.items()})
-            self.queue(nodes, prompt, job.ui())
-        places = output_files(self.wait(prompt))
+            self._hand_in(job, prompt)
+        past = self._ended(prompt, self.row_limit)
+        left_out = sorted(output_nodes(job.flow) - _accepted(past, output_nodes(job.flow)))
+        if left_out:  # by a runner that was killed before it could say so
+            raise RowFailed(f"the host refused a part of the workflow: node {', '.join(left_out)}")
+        places = output_files(past["outputs"])
+        if not places and reports_files(job.flow):
+            raise TryAgain("the run saved no file: it has previews only, or all of it was cached")
         return [Saved(name, partial(self._view, name, subfolder)) for name, subfolder in places]
 
     def has(self, prompt: str) -> bool:
@@ -78,17 +86,18 @@ class Host:
 
         The queue is asked first: a run that ends in between is then in the history.
         """
-        return self._is_queued(prompt) or self.past(prompt) is not None
+        return bool(self._place(prompt)) or self.past(prompt) is not None
 
     def forget(self, prompt: str) -> None:
-        """Cancel a run that another host has taken over."""
-        self.post("/queue", {"delete": [prompt]})
-        if self._is_queued(prompt):
-            self.post("/interrupt", {"prompt_id": prompt})
+        """Cancel a run."""
+        self.connection.post("/queue", {"delete": [prompt]})
+        if self._place(prompt):
+            self.connection.post("/interrupt", {"prompt_id": prompt})
+            self.cancelled.add(prompt)
 
     def empty(self) -> None:
         """Let the host put its models and its cache out of memory."""
-        self.post("/free", {"unload_models": True, "free_memory": True})
+        self.connection.post("/free", {"unload_models": True, "free_memory": True})
 
     def wait_back(self, seconds: float, stopped: Callable[[], bool]) -> bool:
         """Wait for a host that went away; False after so many seconds or if all is stopped."""
@@ -104,11 +113,25 @@ class Host:
 
     def close(self) -> None:
         """Let go of the connection."""
-        self.session.close()
+        self.connection.close()
 
     def info(self) -> dict[str, Any]:
         """Ask for /object_info: every node of the host with its inputs."""
-        return self.get("/object_info")
+        info = self.connection.get("/object_info")
+        if not isinstance(info, dict):
+            raise HostGone(f"{self.url} has no list of nodes.")
+        return info
+
+    def has_input(self, name: str) -> bool:
+        """Tell if a file lies in the host's folders, as "name.png", "sub/name.png [output]"."""
+        path, _, folder = name.partition(" [")
+        subfolder, _, filename = path.replace("\\", "/").rpartition("/")
+        where = {"filename": filename, "subfolder": subfolder, "type": folder[:-1] or "input"}
+        try:
+            self.connection.ask("GET", "/view", params=where, stream=True).close()
+        except RowFailed:
+            return False
+        return True
 
     # One run
 
@@ -122,86 +145,115 @@ class Host:
         """Hand in a workflow in the API format; its id. RowFailed with the host's messages.
 
         prompt: the id of the run, or a new one. ui: the workflow as the front end opens it, to be
-        saved in the images. client: who gets the messages of its progress.
+        saved in the images. client: who gets the messages of its progress. A workflow of which the
+        host would run a part only is taken back.
         """
         prompt = prompt or str(uuid.uuid4())
         extra = {"extra_pnginfo": {"workflow": ui}} if ui else {}
         content = {"prompt": nodes, "prompt_id": prompt, "client_id": client, "extra_data": extra}
-        self.post("/prompt", content)
+        reply = self.connection.post("/prompt", content, lambda: self.has(prompt))
+        if isinstance(reply, dict) and reply.get("node_errors"):
+            self.forget(prompt)
+            raise RowFailed(f"the host refused a part of the workflow: {refusal(reply)}")
         return prompt
 
     def wait(self, prompt: str, seconds: float = math.inf) -> dict[str, Any]:
         """Wait until a run has ended; its outputs by node id. RowFailed with the node's message."""
+        return self._ended(prompt, seconds)["outputs"]
+
+    def _ended(self, prompt: str, seconds: float) -> dict[str, Any]:
+        """Wait for the host's record of a run that has ended well.
+
+        Only seconds in which the host is busy with it count, or with a run that was cancelled.
+        """
         start = queue_checked = time.monotonic()
-        while time.monotonic() - start < seconds:
+        others = 0.0
+        while time.monotonic() - start - others < seconds:
             past = self.past(prompt)
-            if past is None and time.monotonic() - queue_checked > QUEUE_EVERY:
-                if not self.has(prompt):
+            now = time.monotonic()
+            if past is not None:
+                status = past.get("status") or {}
+                if status.get("status_str", "success") == "success":
+                    return past
+                raise failure(status.get("messages") or [])
+            if now - queue_checked > min(QUEUE_EVERY, seconds):
+                place = self._place(prompt)
+                if not place and self.past(prompt) is None:
                     raise HostGone(f"{self.url} was started anew and has forgotten the row.")
-                queue_checked = time.monotonic()
-            elif past is not None:
-                if past["status"]["status_str"] == "success":
-                    return past["outputs"]
-                raise failure(past["status"]["messages"])
-            time.sleep(min(0.5, max(0.05, (time.monotonic() - start) / 40)))
-        raise RowFailed(f"the workflow was not done after {seconds:g} seconds")
+                others += now - queue_checked if place == "behind others" else 0.0
+                queue_checked = now
+            time.sleep(min(0.5, max(0.05, (now - start) / 40)))
+        self._stop(prompt)
+        raise RowFailed(f"it was not done after {seconds:g} seconds (--row-timeout) and is stopped")
+
+    def _stop(self, prompt: str) -> None:
+        """Cancel a run that takes too long, and see that it ends."""
+        self.forget(prompt)
+        deadline = time.monotonic() + STOPPED_WITHIN
+        while self._place(prompt):
+            if time.monotonic() > deadline:
+                return self.stuck()
+            time.sleep(0.2)
+
+    def stuck(self) -> None:
+        """Do what can be done for a host that does not obey: here nothing."""
 
     def past(self, prompt: str) -> dict[str, Any] | None:
         """Ask the host's history for a run; None if it has not ended."""
-        return self.get(f"/history/{prompt}").get(prompt)
+        history = self.connection.get(f"/history/{prompt}")
+        return history.get(prompt) if isinstance(history, dict) else None
+
+    def _hand_in(self, job: Job, prompt: str) -> None:
+        """Send the files of a job, then the job. A file that the host lost is sent once more."""
+        try:
+            self.queue(self._filled(job), prompt, job.ui())
+        except RowFailed:
+            names = [self.sent[path] for path in job.files.values()]
+            if all(self.has_input(name) for name in names):
+                raise
+            self.sent.clear()
+            self.queue(self._filled(job), prompt, job.ui())
+
+    def _filled(self, job: Job) -> dict[str, Any]:
+        return job.nodes({target: self._send(path) for target, path in job.files.items()})
 
     def _send(self, path: Path) -> str:
         """Put a file into the host's input folder; what the host calls it."""
         if path not in self.sent:
             content = self.contents[path] if path in self.contents else read_file(path)
-            reply = self._ask("POST", "/upload/image", files={"image": (path.name, content)})
-            self.sent[path] = _json(reply)["name"]
+            reply = self.connection.ask(
+                "POST", "/upload/image", files={"image": (path.name, content)}
+            )
+            answer = reply.json()
+            subfolder = answer.get("subfolder") or ""
+            self.sent[path] = f"{subfolder}/{answer['name']}".lstrip("/")
         return self.sent[path]
 
-    def _is_queued(self, prompt: str) -> bool:
-        queue = self.get("/queue")
-        return any(item[1] == prompt for part in queue.values() for item in part)
+    def _place(self, prompt: str) -> str:
+        """Tell where a run is: "running", "behind others", "next", or "" if not in the queue."""
+        queue = self.connection.get("/queue")
+        running = [item[1] for item in queue.get("queue_running") or ()]
+        if prompt in running:
+            return "running"
+        if prompt not in [item[1] for item in queue.get("queue_pending") or ()]:
+            return ""
+        return "next" if self.cancelled.intersection(running) or not running else "behind others"
 
     def _view(self, name: str, subfolder: str) -> Iterator[bytes]:
         """The bytes of a saved file as they are."""
         where = {"filename": name, "subfolder": subfolder, "type": "output"}
-        reply = self._ask("GET", "/view", params=where, stream=True)
-        with _connection(self.url), reply:
-            yield from reply.iter_content(CHUNK)
+        reply = self.connection.ask("GET", "/view", params=where, stream=True)
+        yield from self.connection.read(reply, name, CHUNK)
 
-    # Requests
+    # For tools
 
     def get(self, path: str) -> Any:
         """Return the JSON that the host answers to GET `path`."""
-        return _json(self._ask("GET", path))
+        return self.connection.get(path)
 
-    def post(self, path: str, content: dict[str, Any]) -> None:
+    def post(self, path: str, content: dict[str, Any]) -> Any:
         """POST JSON to `path`. RowFailed with the host's message if it refuses."""
-        self._ask("POST", path, json=content)
-
-    def _ask(self, method: str, path: str, **options: Any) -> requests.Response:
-        with _connection(self.url):
-            reply = self.session.request(
-                method, self.url + path, timeout=(CONNECT, ANSWER), **options
-            )
-        if reply.status_code in OVERLOADED:
-            raise HostGone(f"{self.url} answered {reply.status_code}: its host is away.")
-        if path == "/view" and reply.status_code == 404:
-            raise TryAgain("the host no longer has the file that it saved for this row before")
-        if not reply.ok:
-            raise RowFailed(_refusal_of(reply))
-        return reply
-
-
-@contextlib.contextmanager
-def _connection(url: str) -> Iterator[None]:
-    """Turn every way in which a connection ends into HostGone."""
-    try:
-        yield
-    except (requests.exceptions.MissingSchema, requests.exceptions.InvalidURL):
-        raise BadInput(f"{url} is no address. Write it as http://name:8188.") from None
-    except requests.exceptions.RequestException:
-        raise HostGone(f"{url} does not answer.") from None
+        return self.connection.post(path, content)
 
 
 def read_file(path: Path) -> bytes:
@@ -218,44 +270,29 @@ def output_files(outputs: dict[str, Any]) -> list[tuple[str, str]]:
     outputs: what `Host.wait` returns. The files come in the order of their nodes.
     """
     places = {
-        (file["filename"], file.get("subfolder", "")): None
+        (file["filename"], file.get("subfolder") or ""): None
         for _, output in sorted(outputs.items(), key=lambda item: _order(item[0]))
+        if isinstance(output, dict)
         for files in output.values()
         if isinstance(files, list)
         for file in files
-        if isinstance(file, dict) and file.get("type") == "output"
+        if isinstance(file, dict) and file.get("type") == "output" and file.get("filename")
     }
     return list(places)
 
 
-def _json(reply: requests.Response) -> Any:
-    try:
-        return reply.json()
-    except ValueError:
-        raise RowFailed(f"{reply.url} answered with something that is not JSON") from None
+def _accepted(past: dict[str, Any], all_outputs: set[str]) -> set[str]:
+    """Return the output nodes that a run was accepted with; all if the record does not tell."""
+    item = past.get("prompt")
+    if not isinstance(item, list) or len(item) < 5 or not isinstance(item[4], list):
+        return all_outputs
+    return set(map(str, item[4]))
 
 
 def _order(node: str) -> tuple[int, str]:
     """Node ids by number; those in subgraphs are 12:5."""
     number = node.split(":")[0]
-    return (int(number) if number.isdigit() else 0, node)
-
-
-def _refusal_of(reply: requests.Response) -> str:
-    try:
-        return refusal(reply.json())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"the host answered {reply.status_code}: {reply.text[:200].strip()}"
-
-
-def refusal(reply: dict[str, Any]) -> str:
-    """Say node by node why the host refused a workflow. reply: its answer to POST /prompt."""
-    lines = [
-        f"{node['class_type']} (node {name}): {error['message']}: {error['details']}"
-        for name, node in (reply.get("node_errors") or {}).items()
-        for error in node["errors"]
-    ]
-    return "; ".join(lines) or f"{reply['error']['message']}: {reply['error']['details']}"
+    return (int(number) if number.isdecimal() else 0, node)
 
 
 def failure(messages: list[Any]) -> Trouble:
@@ -263,7 +300,7 @@ def failure(messages: list[Any]) -> Trouble:
     for event, data in messages:
         if event != "execution_error":
             continue
-        message = str(data["exception_message"]).strip()
+        message = shorten(data["exception_message"], MESSAGE)
         text = f"{data['node_type']} (node {data['node_id']}): {message}"
         kind = str(data.get("exception_type"))
         if "No space left on device" in message:

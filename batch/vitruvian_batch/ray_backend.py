@@ -56,6 +56,10 @@ class RayWorker:
         """Ask for the nodes that the host knows."""
         return self._get(self.actor.ask.remote("info"))
 
+    def has_input(self, name: str) -> bool:
+        """Ask whether a file lies in the host's folders."""
+        return self._get(self.actor.ask.remote("has_input", name))
+
     def perform(self, job: Job, prompt: str) -> list[Saved]:
         files = {path: read_file(path) for path in job.files.values()}
         saved = self._get(self.actor.perform.remote(job, prompt, files))

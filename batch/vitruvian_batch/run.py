@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from .collect import collect
 from .host import Saved
-from .jobs import Job
+from .jobs import Job, Plan
 from .manifest import Manifest
 from .trouble import BadInput, DiskFull, HostGone, RowFailed, TryAgain
 
@@ -51,40 +51,43 @@ class Patience:
 class Run:
     """Do the jobs of a batch on its workers. The counts may be read while it runs.
 
-    jobs: what is to be done. digits: of the numbers in the images' names. report: gets every
-    finished job's line of the manifest, or a text for the reader.
+    plan: all jobs. numbers: those to be done. report: gets every finished job's line of the
+    manifest, or a text for the reader.
     """
 
     def __init__(
         self,
-        jobs: list[Job],
+        plan: Plan,
+        numbers: list[int],
         workers: list[Worker],
         manifest: Manifest,
-        digits: int,
         patience: Patience,
         report: Callable[[dict[str, Any] | str], None],
     ) -> None:
-        self.workers, self.manifest, self.digits = workers, manifest, digits
+        self.plan, self.workers, self.manifest = plan, workers, manifest
+        self.digits = max(3, len(str(len(plan))))  # of the numbers in the images' names
         self.patience, self.report = patience, report
-        self.waiting = deque(jobs)
-        self.running: dict[str, Job] = {}  # worker's name -> its row
+        self.waiting = deque(numbers)
+        self.running: dict[str, int] = {}  # worker's name -> its row's number
         self.departures: dict[str, int] = {}  # key -> how often its host went away
         self.disk_full: DiskFull | None = None
         self.fault: BaseException | None = None
         self.failures = 0
         self._stopping = False
         self._changed = threading.Condition()
-        self._prefer = self._hosts_of(jobs)
+        self._prefer = self._hosts_of(numbers)
 
-    def _hosts_of(self, jobs: list[Job]) -> dict[str, str]:
-        """key -> the host on which an earlier start ran the row, if it still has it."""
+    def _hosts_of(self, numbers: list[int]) -> dict[int, str]:
+        """Number -> the host on which an earlier start ran the row, if it still has it."""
         prefer = {}
-        for job in jobs:
-            for worker in self.workers:
-                if worker.name == self.manifest.hosts.get(job.key):
-                    with contextlib.suppress(HostGone, RowFailed):
-                        if worker.has(self.manifest.prompt_id(job)):
-                            prefer[job.key] = worker.name
+        workers = {worker.name: worker for worker in self.workers}
+        for number in numbers:
+            key = self.plan.keys[number - 1]
+            worker = workers.get(self.manifest.hosts.get(key, ""))
+            if worker:
+                with contextlib.suppress(HostGone, RowFailed):
+                    if worker.has(self.manifest.prompt_id(key)):
+                        prefer[number] = worker.name
         return prefer
 
     def start(self) -> list[threading.Thread]:
@@ -134,29 +137,33 @@ class Run:
         """The next row. While others run, one may come back: so an idle host waits for that."""
         with self._changed:
             while not self._stopping:
-                job = self._next(worker)
-                if job:
-                    self.running[worker.name] = job
-                    return job
+                number = self._next(worker)
+                if number:
+                    self.running[worker.name] = number
+                    return self.plan.job(number)
                 if self._over():
                     break
                 self._changed.wait(1)
         return None
 
-    def _next(self, worker: Worker) -> Job | None:
-        job = next((job for job in self.waiting if self._prefer.get(job.key) == worker.name), None)
-        job = job or next((job for job in self.waiting if job.key not in self._prefer), None)
-        if job:
-            self.waiting.remove(job)
-        return job
+    def _next(self, worker: Worker) -> int | None:
+        """Take the number of a row that this host has already, else of one that none has."""
+        mine = [number for number, name in self._prefer.items() if name == worker.name]
+        number = next((number for number in mine if number in self.waiting), None)
+        number = number or next((n for n in self.waiting if n not in self._prefer), None)
+        if number:
+            self.waiting.remove(number)
+            self._prefer.pop(number, None)
+        return number
 
     def _do(self, worker: Worker, job: Job, may_repeat: bool = True) -> bool:
         """Run one row to its line in the manifest; False if the host is lost for good."""
-        start, prompt = time.time(), self.manifest.prompt_id(job)
+        start, prompt = time.time(), self.manifest.prompt_id(job.key)
         about = _about(job, worker, prompt, start)
         self.manifest.write({"event": "queued", **about})
         try:
-            files = collect(worker.perform(job, prompt), job, self.manifest.out, self.digits)
+            saved = worker.perform(job, prompt)
+            files, notes = collect(saved, job, self.manifest, self.digits)
         except HostGone as error:
             return self._host_gone(worker, job, about, str(error))
         except RowFailed as failure:
@@ -167,20 +174,28 @@ class Run:
             with contextlib.suppress(HostGone, RowFailed):  # the next try says what is wrong
                 worker.empty()
             return self._do(worker, job, may_repeat=False)
+        if not files:
+            notes.append("its host reported no file that it saved.")
         self._finish("done", job, about, files=files)
+        for note in notes:
+            self.report(f"{job.where}: {note}")
         return True
 
     def _finish(self, event: str, job: Job, about: dict[str, Any], **result: Any) -> None:
         seconds, tries = time.time() - about["start"], self.departures.get(job.key, 0) + 1
         line = {"event": event, **about, "cells": job.cells, "seeds": job.seeds()}
         line |= {"seconds": round(seconds, 3), "tries": tries, **result}
-        self.manifest.write(line)
+        replaced = self.manifest.replaced_by(job) if event == "done" else []
+        self.manifest.finish(line, replaced)
         with self._changed:
             if event != "again":
                 self.running.pop(about["host"], None)
                 self.failures += event == "failed"
             self._changed.notify_all()
         self.report(line)
+        if replaced:
+            names = ", ".join(file.file for file in replaced)
+            self.report(f"{job.where}: its images replace those of its earlier values: {names}")
 
     def _host_gone(self, worker: Worker, job: Job, about: dict[str, Any], reason: str) -> bool:
         """Give the row back for the others, and wait for the host."""
@@ -189,15 +204,15 @@ class Run:
             error = f"{reason} It went away {tries} times while this row ran"
             self._finish("failed", job, about, error=error)
         with self._changed:
-            self._prefer = {key: name for key, name in self._prefer.items() if name != worker.name}
+            self._prefer = {n: name for n, name in self._prefer.items() if name != worker.name}
             self.running.pop(worker.name, None)
             if tries <= self.patience.retries:
-                self.waiting.appendleft(job)
+                self.waiting.appendleft(job.number)
             self._changed.notify_all()
         self.report(f"{reason} Waiting for it, up to {self.patience.timeout:g} seconds.")
         try:
             if worker.wait_back(self.patience.timeout, self._over):
-                if job not in self.waiting:  # another host has it now, or it has failed
+                if job.number not in self.waiting:  # another host has it now, or it has failed
                     worker.forget(about["prompt_id"])
                 return True
             if not self._over():

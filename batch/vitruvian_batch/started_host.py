@@ -54,7 +54,12 @@ class StartedHost(Host):
     """
 
     def __init__(
-        self, installation: Installation, log: Path, seconds: float, port: int = 0
+        self,
+        installation: Installation,
+        log: Path,
+        seconds: float,
+        port: int = 0,
+        row_limit: float = math.inf,
     ) -> None:
         folder = installation.folder
         if not (folder / "main.py").is_file():
@@ -62,7 +67,7 @@ class StartedHost(Host):
                 f"There is no main.py in {folder}. Give --comfyui the folder of ComfyUI."
             )
         port = port or _free_port()
-        super().__init__(f"http://127.0.0.1:{port}")
+        super().__init__(f"http://127.0.0.1:{port}", row_limit=row_limit)
         self.seconds, self.log = seconds, log
         self.process: subprocess.Popen[bytes] | None = None
         self.command = [sys.executable, str(KEEPER), *installation.command(port)]
@@ -88,10 +93,10 @@ class StartedHost(Host):
         lines = self.log.read_text(errors="replace").splitlines()[-15:]
         raise BadInput("\n".join([f"ComfyUI did not start. From {self.log}:", *lines]))
 
-    def wait(self, prompt: str, seconds: float = math.inf) -> dict[str, Any]:
+    def _ended(self, prompt: str, seconds: float) -> dict[str, Any]:
         """Wait as for any host, and name the log if it goes away."""
         try:
-            return super().wait(prompt, seconds)
+            return super()._ended(prompt, seconds)
         except HostGone as error:
             raise HostGone(f"{error} Its log is {self.log}.") from None
 
@@ -104,6 +109,10 @@ class StartedHost(Host):
             if super().wait_back(1, stopped):  # it may be about to end: its keeper is a bit slower
                 return True
         return False
+
+    def stuck(self) -> None:
+        """Stop a ComfyUI that does not obey; `wait_back` starts it again."""
+        self.close()
 
     def close(self) -> None:
         """Stop ComfyUI."""

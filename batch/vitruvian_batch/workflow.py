@@ -1,8 +1,6 @@
 """A saved workflow: read it, convert it to the API format, find its inputs by title, fill them."""
 
 import copy
-import difflib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,9 @@ from autograph.convert import (
     workflow_to_api_format_with_errors,
 )
 
+from .reading import read_json
 from .trouble import BadInput
+from .values import nearest
 
 Nodes = dict[str, dict[str, Any]]
 SEEDS = ("seed", "noise_seed")
@@ -49,14 +49,14 @@ class Target:
 
 def read(path: Path) -> dict[str, Any]:
     """Read a workflow file of either format."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"The workflow {path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise BadInput(f"{path} is not JSON: {error}.") from None
-    if not is_ui(content) and not _is_api(content):
+    content = read_json(path)
+    if is_ui(content):
+        return content
+    if not _is_api(content):
         raise BadInput(f"{path} is not a workflow of ComfyUI. {SAVE_AGAIN}")
+    for name, node in content.items():
+        if not isinstance(node.get("inputs"), dict):
+            raise BadInput(f"{path}: node {name} has no 'inputs'. {SAVE_AGAIN}")
     return content
 
 
@@ -69,7 +69,10 @@ def _is_api(content: Any) -> bool:
     return (
         isinstance(content, dict)
         and bool(content)
-        and all(isinstance(node, dict) and "class_type" in node for node in content.values())
+        and all(
+            isinstance(node, dict) and isinstance(node.get("class_type"), str)
+            for node in content.values()
+        )
     )
 
 
@@ -220,16 +223,6 @@ def fill(nodes: Nodes, values: dict[Target, Any]) -> Nodes:
     return copied
 
 
-def seeds(nodes: Nodes) -> list[Target]:
-    """List every seed that is a value and not a wire."""
-    return [
-        Target(name, key)
-        for name, node in nodes.items()
-        for key in SEEDS
-        if isinstance(node["inputs"].get(key), (int, float))
-    ]
-
-
 def find(flow: Workflow, column: str) -> Target:
     """Find the input that a column `title.input` or `#id.input` names, or raise BadInput."""
     parts = column.split(".")
@@ -252,7 +245,7 @@ def find(flow: Workflow, column: str) -> Target:
     titles = sorted({title_of(node) for node in flow.nodes.values()})
     raise BadInput(
         f"Column '{column}': no node of {flow.name} is called '{splits[-1][0]}'."
-        f"{_nearest(splits[-1][0], titles)} Its nodes: {', '.join(titles)}."
+        f"{nearest(splits[-1][0], titles)} Its nodes: {', '.join(titles)}."
     )
 
 
@@ -269,7 +262,7 @@ def _input(flow: Workflow, column: str, name: str, key: str) -> Target:
     if key not in inputs:
         raise BadInput(
             f"Column '{column}': the node '{title_of(flow.nodes[name])}' has no input '{key}'."
-            f"{_nearest(key, values)} Its values: {', '.join(values) or 'none'}."
+            f"{nearest(key, values)} Its values: {', '.join(values) or 'none'}."
         )
     if is_link(inputs[key]):
         source = flow.nodes.get(inputs[key][0])
@@ -287,11 +280,6 @@ def _example(flow: Workflow) -> str:
             if not is_link(value):
                 return f"'{title_of(node)}.{key}'"
     return "'KSampler.steps'"
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, 1)
-    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 # Values
@@ -317,58 +305,3 @@ def takes_files(flow: Workflow, target: Target) -> bool:
     value = str(flow.nodes[target.node]["inputs"][target.input]).split(" [")[0]
     is_file = Path(value).suffix != "" and Path(value).suffix not in WEIGHTS
     return loads and is_file and (isinstance(kind, list) or not flow.kinds)
-
-
-def fit(value: Any, kind: Any, options: dict[str, Any]) -> Any:
-    """Convert a value to what this input takes. ValueError says why it does not fit."""
-    if isinstance(kind, list):
-        return _choice(value, kind)
-    if kind == "BOOLEAN":
-        return _truth(value)
-    if kind in ("INT", "FLOAT"):
-        return _number(value, kind, options)
-    if kind == "STRING" and not isinstance(value, str):
-        return str(value)
-    return value
-
-
-def _choice(value: Any, choices: list[Any]) -> Any:
-    for choice in choices:
-        if value == choice or str(value) == str(choice):
-            return choice
-    if str(value).endswith("]"):  # name.png [output]: a file of another folder, which is not listed
-        return value
-    listed = ", ".join(map(str, choices[:12])) + (", ..." if len(choices) > 12 else "")
-    near = _nearest(str(value), [str(choice) for choice in choices])
-    raise ValueError(f"the host does not offer '{value}'.{near} It offers: {listed or 'nothing'}")
-
-
-def _truth(value: Any) -> bool:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if str(value).strip().lower() not in words:
-        raise ValueError(f"'{value}' is neither true nor false")
-    return words[str(value).strip().lower()]
-
-
-def _number(value: Any, kind: str, options: dict[str, Any]) -> int | float:
-    word = "a whole number" if kind == "INT" else "a number (write 0.5, with a point)"
-    if isinstance(value, bool):
-        raise ValueError(f"'{value}' is not {word}")
-    try:
-        number: int | float = int(str(value)) if kind == "INT" else float(value)
-    except (TypeError, ValueError):
-        try:
-            number = float(value)  # a spreadsheet's 20.0
-        except (TypeError, ValueError):
-            number = 0.5
-        if kind == "FLOAT" or not float(number).is_integer():
-            raise ValueError(f"'{value}' is not {word}") from None
-        number = int(number)
-    if number != number or number in (float("inf"), float("-inf")):
-        raise ValueError(f"'{value}' is not {word}")
-    minimum, maximum = options.get("min"), options.get("max")
-    if minimum is not None and number < minimum:
-        raise ValueError(f"{value} is below {minimum}, the least that this input takes")
-    if maximum is not None and number > maximum:
-        raise ValueError(f"{value} is above {maximum}, the most that this input takes")
-    return number

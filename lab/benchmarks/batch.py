@@ -116,15 +116,16 @@ def work(flow: Workflow, hosts: list[Host], rows: int, seed: int, out: Path) -> 
     planned = jobs.plan([flow], table, out, seed)
     manifest = Manifest(out / "manifest.jsonl", out, False)
     begun = time.perf_counter()
-    batch = Run(planned, list(hosts), manifest, 3, Patience(0, 60), lambda news: None)
+    numbers = manifest.remaining(planned)
+    batch = Run(planned, numbers, list(hosts), manifest, Patience(0, 60), lambda news: None)
     for thread in batch.start():
         thread.join()
     seconds = time.perf_counter() - begun
     manifest.close()
     if len(manifest.done) != rows:
         raise RuntimeError(f"{len(manifest.done)} of {rows} rows were done")
-    lines = manifest.done.values()
-    computed = sum(execution(host, line["prompt_id"]) for host in hosts for line in lines)
+    prompts = [manifest.prompt_id(key) for key in planned.keys]
+    computed = sum(execution(host, prompt) for host in hosts for prompt in prompts)
     return Turn(seconds, computed / seconds / len(hosts))
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from vitruvian.batch.vitruvian_batch import cli, collect, jobs, run, table, workflow
+from vitruvian.batch.vitruvian_batch import cli, collect, jobs, run, table, values, workflow
 from vitruvian.batch.vitruvian_batch.host import Saved
 from vitruvian.batch.vitruvian_batch.manifest import Manifest
 from vitruvian.batch.vitruvian_batch.trouble import (
@@ -45,14 +45,14 @@ def csv(folder, text, name="t.csv"):
 
 
 def plan(flow, path, seed=None):
-    return jobs.plan([flow], table.read(path), path.parent, seed)
+    return jobs.plan([flow], table.Table(path), path.parent, seed)
 
 
 # Tables
 
 
 def test_csv_with_quotes_semicolons_and_a_byte_order_mark(tmp_path):
-    rows = table.read(csv(tmp_path, '\ufeffA.text;B.steps\n"one; ""two""";3\n\n;4\n'))
+    rows = list(table.Table(csv(tmp_path, '\ufeffA.text;B.steps\n"one; ""two""";3\n\n;4\n')))
     assert [row.cells for row in rows] == [
         {"A.text": 'one; "two"', "B.steps": "3"},
         {"B.steps": "4"},
@@ -61,16 +61,13 @@ def test_csv_with_quotes_semicolons_and_a_byte_order_mark(tmp_path):
 
 
 def test_json_lines_keep_their_kinds(tmp_path):
-    rows = table.read(csv(tmp_path, '{"A.x": 1, "B.y": null}\n\n{"A.x": ""}\n', "t.jsonl"))
+    rows = table.Table(csv(tmp_path, '{"A.x": 1, "B.y": null}\n\n{"A.x": ""}\n', "t.jsonl"))
     assert [row.cells for row in rows] == [{"A.x": 1}, {"A.x": ""}]
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.csv", "A.text\n", "has no rows"),
-        ("t.csv", "", "has no rows"),
-        ("t.jsonl", "\n", "has no rows"),
         ("t.csv", "A.text,A.text\n1,2\n", "'A.text' is empty or occurs twice"),
         ("t.csv", "A.text\na woman, waving\n", r"row 1 \(line 2\): 2 cells for 1 columns.*quotes"),
         ("t.jsonl", '{"A.x": 1}\n{"A', r"row 2 \(line 2\): this is not JSON"),
@@ -79,12 +76,21 @@ def test_json_lines_keep_their_kinds(tmp_path):
 )
 def test_a_bad_table(tmp_path, name, text, message):
     with pytest.raises(BadInput, match=message):
-        table.read(csv(tmp_path, text, name))
+        list(table.Table(csv(tmp_path, text, name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("t.csv", "A.text\n"), ("t.csv", ""), ("t.jsonl", "\n")]
+)
+def test_a_table_without_rows(tmp_path, name, text):
+    flow = Workflow("flow", {"1": {"class_type": "A", "inputs": {"text": ""}}})
+    with pytest.raises(BadInput, match="has no rows"):
+        plan(flow, csv(tmp_path, text, name))
 
 
 def test_a_missing_table():
     with pytest.raises(BadInput, match="nowhere.csv cannot be read: No such file"):
-        table.read(Path("nowhere.csv"))
+        table.Table(Path("nowhere.csv"))
 
 
 # Titles and values
@@ -144,17 +150,17 @@ def test_ten_mistakes_are_listed_at_once(tmp_path, flow):
 
 
 def test_the_host_knows_choices_and_limits():
-    assert workflow.fit("euler", ["euler", "heun"], {}) == "euler"
-    assert workflow.fit("1", [1, 2], {}) == 1
-    assert workflow.fit("mine.json [output]", ["a"], {}) == "mine.json [output]"
-    assert workflow.fit("no", "BOOLEAN", {}) is False
-    assert workflow.fit(7, "STRING", {}) == "7"
+    assert values.fit("euler", ["euler", "heun"], {}) == "euler"
+    assert values.fit("1", [1, 2], {}) == 1
+    assert values.fit("mine.json [output]", ["a"], {}) == "mine.json [output]"
+    assert values.fit("no", "BOOLEAN", {}) is False
+    assert values.fit(7, "STRING", {}) == "7"
     with pytest.raises(ValueError, match=r"Did you mean 'euler'\? It offers: euler, heun"):
-        workflow.fit("eulr", ["euler", "heun"], {})
+        values.fit("eulr", ["euler", "heun"], {})
     with pytest.raises(ValueError, match="0 is below 1"):
-        workflow.fit("0", "INT", {"min": 1, "max": 9})
+        values.fit("0", "INT", {"min": 1, "max": 9})
     with pytest.raises(ValueError, match="neither true nor false"):
-        workflow.fit("perhaps", "BOOLEAN", {})
+        values.fit("perhaps", "BOOLEAN", {})
 
 
 def test_seeds(tmp_path, flow):
@@ -210,7 +216,7 @@ def test_a_missing_file(photos, pair, cell):
     pair.kinds.update(info)
     with pytest.raises(BadInput, match=r"t.csv, row 1 \(line 2\), column 'Photo.image': .*9"):
         plan(pair, csv(photos, f"Photo.image\n{cell}\n"))
-    assert plan(pair, csv(photos, "Photo.image\na.png\n"))[0].files == {}
+    assert next(iter(plan(pair, csv(photos, "Photo.image\na.png\n")))).files == {}
 
 
 def test_the_hosts_word_for_a_folder_is_no_wildcard(photos, pair):
@@ -305,28 +311,28 @@ def done(job, *files):
 
 def test_what_is_done_and_still_there_is_left_out(tmp_path, three):
     first = diary(tmp_path / "out")
-    for job in three[:2]:
+    for job in list(three)[:2]:
         (first.out / f"{job.number}.png").write_bytes(b"123")
         first.write(done(job, (f"{job.number}.png", 3)))
-    ids = [first.prompt_id(job) for job in three]
+    ids = [first.prompt_id(key) for key in three.keys]
     first.close()
     (first.out / "2.png").write_bytes(b"12")  # cut short
     second = diary(first.out)
-    assert [job.number for job in second.remaining(three)] == [2, 3]
-    assert [second.prompt_id(job) for job in three] == ids
+    assert second.remaining(three) == [2, 3]
+    assert [second.prompt_id(key) for key in three.keys] == ids
 
 
 def test_a_half_written_line_is_cut_off(tmp_path, three):
     first = diary(tmp_path / "out")
-    first.write(done(three[0]))
+    first.write(done(three.job(1)))
     first.close()
     with first.path.open("a") as file:
         file.write('{"event": "done", "key": "')
     second = diary(first.out)
-    assert second.remaining(three) == three[1:]
-    second.write(done(three[1]))
+    assert second.remaining(three) == [2, 3]
+    second.write(done(three.job(2)))
     second.close()
-    assert diary(first.out).remaining(three) == three[2:]
+    assert diary(first.out).remaining(three) == [3]
 
 
 def test_a_damaged_line_is_named(tmp_path):
@@ -342,7 +348,7 @@ def test_a_batch_is_not_begun_twice_by_mistake(tmp_path, three):
     first = diary(tmp_path / "out")
     with pytest.raises(BadInput, match="Another vitruvian-batch works"):
         diary(first.out)
-    first.write(done(three[0]))
+    first.write(done(three.job(1)))
     first.close()
     with pytest.raises(BadInput, match="1 rows are done. Add --resume"):
         diary(first.out, resume=False)
@@ -359,15 +365,16 @@ def test_a_new_row_in_the_middle_does_not_overwrite_anothers_image(tmp_path, flo
     with pytest.raises(BadInput, match="row 2 .*is new, but its number 2 belongs to images"):
         book.remaining(inserted)
     corrected = plan(flow, csv(tmp_path, f"{PROMPT}\na\nnew\nc\nd\n"))
-    assert [job.number for job in book.remaining(corrected)] == [2, 4]
+    assert book.remaining(corrected) == [2, 4]
 
 
 def test_a_job_that_failed_gets_another_id(tmp_path, three):
     book = diary(tmp_path / "out")
-    before = book.prompt_id(three[0])
-    book.write({"event": "failed", "key": three[0].key, "error": "no"})
-    assert book.prompt_id(three[0]) != before
-    assert book.remaining(three) == three
+    key = three.keys[0]
+    before = book.prompt_id(key)
+    book.write({"event": "failed", "key": key, "error": "no"})
+    assert book.prompt_id(key) != before
+    assert book.remaining(three) == [1, 2, 3]
 
 
 # The queue
@@ -399,7 +406,8 @@ class FakeHost:
 
 def work(jobs, workers, out, report=lambda news: None, retries=3):
     book = diary(out)
-    batch = run.Run(book.remaining(jobs), workers, book, 3, run.Patience(retries, 1), report)
+    patience = run.Patience(retries, 1)
+    batch = run.Run(jobs, book.remaining(jobs), workers, book, patience, report)
     for thread in batch.start():
         thread.join(20)
         assert not thread.is_alive()
@@ -480,7 +488,7 @@ def test_a_full_disk_stops_the_batch_and_resume_ends_it(tmp_path, three, monkeyp
     out, sync = tmp_path / "out", os.fsync
 
     def full(handle):
-        if (out / ".002_person.png.part").exists():
+        if list(out.glob(".2-1.*.part")):
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
@@ -499,17 +507,17 @@ def test_a_full_disk_stops_the_batch_and_resume_ends_it(tmp_path, three, monkeyp
 
 def test_a_disk_that_fills_within_a_line_of_the_manifest(tmp_path, three, monkeypatch):
     book = diary(tmp_path / "out")
-    book.write(done(three[0]))
+    book.write(done(three.job(1)))
 
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(DiskFull, match="--resume"):
         patch.setattr(os, "fsync", full)
-        book.write(done(three[1]))
-    book.write(done(three[2]))
+        book.write(done(three.job(2)))
+    book.write(done(three.job(3)))
     book.close()
-    assert diary(tmp_path / "out").remaining(three) == [three[1]]
+    assert diary(tmp_path / "out").remaining(three) == [2]
 
 
 def test_names_show_the_job_and_not_the_hosts_counter(tmp_path, three):
@@ -517,7 +525,7 @@ def test_names_show_the_job_and_not_the_hosts_counter(tmp_path, three):
         Saved(name, lambda: [b"x"])
         for name in ("a/person_r0001_00007_.png", "person_r0001_00008_.png", "pose_00001.json")
     ]
-    files = collect.collect(saved, three[0], tmp_path, 3)
+    files, _ = collect.collect(saved, three.job(1), diary(tmp_path / "out"), 3)
     assert [f["file"] for f in files] == ["001_person.png", "001_person_2.png", "001_pose.json"]
 
 

@@ -1,0 +1,102 @@
+"""What a workflow needs of a host: its nodes, the files it names, and a node that saves."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .trouble import BadInput
+from .workflow import NOTES, Target, Workflow, is_link, is_ui, spec_of
+
+SHOWS_ONLY = re.compile(r"preview|show|display|compare|websocket", re.IGNORECASE)
+UNREPORTED = re.compile(r"save", re.IGNORECASE)  # the host's own that save without a prefix
+HOSTS_MODULES = ("nodes", "comfy_extras.")
+ABSENT = {"input": {}, "output": [], "output_node": True}  # a class that the host lacks
+
+
+def missing_nodes(content: dict[str, Any], info: dict[str, Any]) -> list[str]:
+    """List the classes of a workflow that a host lacks. info: its /object_info."""
+    kinds = set(_kinds(content)) if is_ui(content) else {n["class_type"] for n in content.values()}
+    return sorted(kinds - info.keys())
+
+
+def _kinds(ui: dict[str, Any]) -> Iterator[str]:
+    """The classes of the nodes that run, also within subgraphs."""
+    definitions = ui.get("definitions")
+    subgraphs = definitions.get("subgraphs") if isinstance(definitions, dict) else None
+    graphs = [graph for graph in subgraphs or () if isinstance(graph, dict)]
+    names = {graph.get("id") for graph in graphs}
+    for graph in [ui, *graphs]:
+        nodes = graph.get("nodes")
+        for node in nodes if isinstance(nodes, list) else ():
+            if not isinstance(node, dict) or node.get("mode", 0) in (2, 4):
+                continue
+            kind = node.get("type")
+            if not isinstance(kind, str) or kind.startswith(("workflow>", "workflow/")):
+                continue  # the second is a group node
+            if kind not in NOTES and kind not in names:
+                yield kind
+
+
+def missing_files(
+    flow: Workflow, filled: set[Target], has_input: Callable[[str], bool]
+) -> list[str]:
+    """List what a workflow names and the host does not offer: models, images, choices.
+
+    filled: inputs that every row fills with values of its own. has_input: asks the host whether a
+    file lies in its folders; only there are files that its lists leave out.
+    """
+    missing = []
+    for name, node in flow.nodes.items():
+        for key, value in node["inputs"].items():
+            target = Target(name, key)
+            if target in filled or is_link(value) or isinstance(value, (list, dict)):
+                continue
+            choices, options = spec_of(flow, target)
+            if not isinstance(choices, list) or value in choices:
+                continue
+            is_sent = any(option.endswith("_upload") and on for option, on in options.items())
+            if not (is_sent and isinstance(value, str) and has_input(value)):
+                missing.append(f"{node['class_type']} (node {name}): no '{value}' for {key}")
+    return missing
+
+
+def output_nodes(flow: Workflow) -> set[str]:
+    """Return the ids of the nodes for whose sake the host runs a workflow."""
+    return {
+        name
+        for name, node in flow.nodes.items()
+        if flow.kinds.get(node["class_type"], {}).get("output_node")
+    }
+
+
+def check_saves(flow: Workflow) -> None:
+    """Raise BadInput if no node of a workflow saves a file, as far as the host knows its nodes."""
+    known = all(node["class_type"] in flow.kinds for node in flow.nodes.values())
+    if known and not any(_may_save(flow, name) for name in output_nodes(flow)):
+        raise BadInput(
+            f"{flow.name} saves nothing: it has no node like Save Image, only others or previews. "
+            "Add one, or a batch would leave nothing."
+        )
+
+
+def reports_files(flow: Workflow) -> bool:
+    """Tell if a run of the workflow that reports no file cannot have saved any."""
+    return all(
+        _has_prefix(flow, name) or not _may_save(flow, name) for name in output_nodes(flow)
+    ) and bool(output_nodes(flow))
+
+
+def _may_save(flow: Workflow, name: str) -> bool:
+    """Tell if an output node may save: it names its files, or is a pack's that nobody knows."""
+    kind = flow.nodes[name]["class_type"]
+    module = str(flow.kinds[kind].get("python_module", ""))
+    if SHOWS_ONLY.search(kind):
+        return False
+    if _has_prefix(flow, name):
+        return True
+    is_hosts = module == HOSTS_MODULES[0] or module.startswith(HOSTS_MODULES[1])
+    return not is_hosts or bool(UNREPORTED.search(kind))
+
+
+def _has_prefix(flow: Workflow, name: str) -> bool:
+    return "filename_prefix" in flow.nodes[name]["inputs"]
