@@ -7,12 +7,13 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..models import pose
 from ..models import semantic_map as core
 from ..models.batches import paired_count
 from ..models.outfit import HAIRS, LOWERS, OPEN, SHORT, UPPERS, Outfit, map_from_pose
+from ..models.pose import People
 from ..models.semantic_map import CLASSES, CLOTHING, WHOLE_PERSON
 from .inputs import (
+    min_confidence_input,
     named_errors,
     output_size,
     pose_input,
@@ -215,14 +216,9 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
                 io.Boolean.Input(
                     "glasses", default=False, tooltip="On: glasses, where an eye is visible."
                 ),
-                io.Float.Input(
-                    "min_confidence",
-                    default=0.3,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Points less certain than this are not used, and the parts around "
-                    "them are left out.",
+                min_confidence_input(
+                    "Points less certain than this are not used, and the parts around them are "
+                    "left out."
                 ),
                 SemanticMap.Input(
                     "semantic_map",
@@ -253,9 +249,9 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
         semantic_map: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         outfit = Outfit(upper, lower, hair, long_sleeves, long_legs, shoes, hat, glasses)
-        frames = read_pose(pose)
+        frames = read_pose(pose, min_confidence=min_confidence)
         size = output_size(frames, output_width, output_height)
-        labels = _draw_maps(frames, outfit, size, min_confidence)
+        labels = _draw_maps(frames, outfit, size)
         if semantic_map is not None:
             paired_count({"semantic_map": len(semantic_map), "pose": len(labels)})
             try:
@@ -267,14 +263,11 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
         return io.NodeOutput(labels)
 
 
-def _draw_maps(
-    frames: list[pose.People], outfit: Outfit, size: tuple[int, int], min_confidence: float
-) -> torch.Tensor:
+def _draw_maps(frames: list[People], outfit: Outfit, size: tuple[int, int]) -> torch.Tensor:
     progress = comfy.utils.ProgressBar(len(frames))
     maps = []
     for people in frames:
-        confident = pose.keep_confident(people, min_confidence)
-        maps.append(map_from_pose(confident, outfit, *size))
+        maps.append(map_from_pose(people, outfit, *size))
         progress.update(1)
     labels = torch.cat(maps)
     if not labels.any():
