@@ -1,10 +1,14 @@
 """Apply a ControlNet to both conditionings as the host's own node does."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from nodes import ControlNetApplyAdvanced
+
+from ..models.batches import check_batch
 
 
 class ControlSettings(NamedTuple):
@@ -30,6 +34,32 @@ def apply_control_net(
     return ControlNetApplyAdvanced().apply_controlnet(
         *conditionings, control_net, hint, *settings, **options
     )
+
+
+def pair_with_latents(
+    conditionings: tuple[Any, Any], node: str, counts: Mapping[str, int]
+) -> tuple[Any, Any]:
+    """Refuse, when the ControlNets that were just added are asked, a batch of latents that the
+    images of their hint do not fit. The host would cut or repeat the hint without a word.
+
+    node: display name for the error; counts: of images, by the names of their inputs.
+    """
+    entries = [entry for conditioning in conditionings for _, entry in conditioning]
+    for control in {id(entry["control"]): entry["control"] for entry in entries}.values():
+        # a copied conditioning copies a partial with its control
+        control.get_control = partial(_get_checked_control, control, node, counts)
+    return conditionings
+
+
+def _get_checked_control(
+    control: Any, node: str, counts: Mapping[str, int], x: Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    """Ask a ControlNet as the host does: for the noisy latents, t, the texts and the number of
+    conditionings in the batch.
+    """
+    chunk_count = args[2] if len(args) > 2 else kwargs["batched_number"]
+    check_batch(node, counts, len(x) // chunk_count)
+    return type(control).get_control(control, x, *args, **kwargs)
 
 
 def hint_block(control_net: Any) -> Any:

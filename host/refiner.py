@@ -12,9 +12,11 @@ from comfy.controlnet import ControlNet, load_controlnet_state_dict
 from torch import Tensor
 
 from ..models import refiner, weights
+from ..models.batches import paired_count
 from ..models.refiner import CONDITIONS, NORMAL, RGB, SummedEmbedders
-from .control_net import ControlSettings, apply_control_net, hint_block
+from .control_net import ControlSettings, apply_control_net, hint_block, pair_with_latents
 
+NODE = "Apply Structure Refiner"
 Images = Mapping[str, Tensor | None]  # by condition, [B, H, W, C]
 
 
@@ -64,16 +66,42 @@ def apply(
 ) -> tuple[Any, Any]:
     """Add the refiner behind the ControlNets of the conditionings (positive, negative).
 
-    Images are brought to the size of the largest and the length of the longest batch. ValueError
-    for other ControlNets and if there is no image.
+    Images are brought to the size of the largest; a single image serves all of the others.
+    ValueError for other ControlNets, if there is no image, and if the images' counts differ.
     """
     if not isinstance(hint_block(control_net), SummedEmbedders):
         raise ValueError(
             "the input 'refiner' is another ControlNet. Connect Load Structure Refiner, or this "
             "one to 'pose_control_net', 'depth_control_net' or 'normal_control_net'."
         )
-    hint = refiner.stack_hint(_of_one_size(images)).movedim(1, -1)
-    return apply_control_net(conditionings, control_net, hint, settings, vae=vae)
+    count = _count(images)
+    hint = refiner.stack_hint(_of_one_size(images, count)).movedim(1, -1)
+    return _apply(conditionings, control_net, hint, settings, vae, images)
+
+
+def _apply(
+    conditionings: tuple[Any, Any],
+    control_net: Any,
+    hint: Tensor,
+    settings: ControlSettings,
+    vae: Any,
+    images: Images,
+) -> tuple[Any, Any]:
+    """Add a ControlNet whose hint shows these images, one for each latent or one for all."""
+    if settings.strength == 0:
+        return conditionings
+    conditionings = apply_control_net(conditionings, control_net, hint, settings, vae=vae)
+    return pair_with_latents(conditionings, NODE, _counts(images))
+
+
+def _counts(images: Images) -> dict[str, int]:
+    """The number of images by the name of their input."""
+    return {f"{name}_image": len(image) for name, image in images.items() if image is not None}
+
+
+def _count(images: Images) -> int:
+    counts = _counts(images)
+    return paired_count(counts) if counts else 0
 
 
 def apply_control_nets(
@@ -100,19 +128,21 @@ def apply_control_nets(
             "'depth_image' and 'normal_image', or an image and its ControlNet, such as "
             "'depth_image' and 'depth_control_net'."
         )
+    _count(usable)
     for condition, image in usable.items():
-        conditionings = apply_control_net(
+        conditionings = _apply(
             conditionings,
             nets[condition],
             image,
             settings._replace(strength=settings.strength * factors[condition]),
-            vae=vae,
+            vae,
+            {condition: image},
         )
     return conditionings
 
 
-def _of_one_size(images: Images) -> dict[str, Tensor]:
-    """Bring the images that exist to one size and length [B, 3, H, W]. Those with other
+def _of_one_size(images: Images, count: int) -> dict[str, Tensor]:
+    """Bring the images that exist to one size and count [B, 3, H, W]. Those with other
     proportions than the largest are cropped as the host crops a hint.
     """
     channels_first = {
@@ -122,7 +152,6 @@ def _of_one_size(images: Images) -> dict[str, Tensor]:
     }
     if not channels_first:
         return {}
-    length = max(len(image) for image in channels_first.values())
     height, width = max(
         (image.shape[2:] for image in channels_first.values()), key=lambda size: size.numel()
     )
@@ -130,6 +159,6 @@ def _of_one_size(images: Images) -> dict[str, Tensor]:
     def like_largest(image: Tensor) -> Tensor:
         if image.shape[2:] != (height, width):
             image = comfy.utils.common_upscale(image, width, height, "bilinear", "center")
-        return comfy.utils.repeat_to_batch_size(image, length)
+        return image.expand(count, *image.shape[1:])
 
     return {condition: like_largest(image) for condition, image in channels_first.items()}

@@ -59,7 +59,8 @@ def stack_hint(images: Mapping[str, Tensor | None]) -> Tensor:
     """
     like = next((image for image in images.values() if image is not None), None)
     if like is None:
-        raise ValueError(f"there is no image: connect one of {', '.join(CONDITIONS)}, or more.")
+        names = ", ".join(f"'{condition}_image'" for condition in CONDITIONS)
+        raise ValueError(f"there is no image: connect one of {names}, or more.")
     present = (images.get(condition) for condition in CONDITIONS)
     return torch.cat([torch.zeros_like(like) if image is None else image for image in present], 1)
 

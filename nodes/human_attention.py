@@ -10,9 +10,10 @@ from comfy_api.latest import io, ui
 from ..host import human_attention as host
 from ..host import human_prior
 from ..models import human_attention
+from ..models.batches import one_each, paired_count
 from ..models.human_tokens import Word
 from .human_prior import CATEGORY
-from .inputs import named_errors, read_phrases, seed_input
+from .inputs import named_errors, read_images, read_latents, read_phrases, seed_input
 
 PIXELS = 8  # per latent cell
 MAPS, WITHOUT, WITH = "attention", "without prior", "with prior"
@@ -61,15 +62,15 @@ class VitruvianShowHumanAttention(io.ComfyNode):
                 io.Image.Output(
                     "attention_images",
                     "attention_images",
-                    tooltip="One image per word: a column per moment, and rows for every scale "
-                    "without and with the human prior. Maps of one scale share one "
-                    "brightness.",
+                    tooltip="One image per word, latent after latent: a column per moment, and "
+                    "rows for every scale without and with the human prior. Maps of one scale "
+                    "share one brightness.",
                 ),
                 io.Mask.Output(
                     "masks",
                     "masks",
-                    tooltip="One mask per word: the mean of its maps, at most 1, in the size of "
-                    "the image.",
+                    tooltip="One mask per word, latent after latent: the mean of its maps, at "
+                    "most 1, in the size of the image.",
                 ),
             ],
         )
@@ -87,27 +88,36 @@ class VitruvianShowHumanAttention(io.ComfyNode):
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         word_positions, moments = _word_positions(positive, words), _read_moments(percents)
-        progress = comfy.utils.ProgressBar(len(moments))
-        looks = host.read_maps(
-            model,
-            positive,
-            latent["samples"],
-            moments,
-            seed,
-            list(word_positions.values()),
-            progress.update,
-        )
-        if image is None:
-            height, width = (PIXELS * side for side in latent["samples"].shape[-2:])
-            background = torch.full((height, width, 3), human_attention.GRAY)
-        else:
-            background = image[0, ..., :3].float().cpu()
-        maps_by_row = _maps_by_row(looks)
-        attention_images = human_attention.draw_sheets(
-            list(word_positions), moments, maps_by_row, background
-        )
-        masks = human_attention.word_masks([*maps_by_row.values()][-1], *background.shape[:2])
+        samples = read_latents(latent)
+        backgrounds = _backgrounds(samples, image)
+        count = paired_count({"latent": len(samples), "image": len(backgrounds)})
+        progress = comfy.utils.ProgressBar(len(samples) * len(moments))
+        columns = list(word_positions.values())
+        maps_of_latent = [
+            _maps_by_row(
+                host.read_maps(model, positive, one[None], moments, seed, columns, progress.update)
+            )
+            for one in samples
+        ]
+        sheets, word_masks = [], []
+        for maps_by_row, background in zip(
+            one_each(maps_of_latent, count), one_each(backgrounds, count), strict=True
+        ):
+            sheets.append(
+                human_attention.draw_sheets(list(word_positions), moments, maps_by_row, background)
+            )
+            final = [*maps_by_row.values()][-1]
+            word_masks.append(human_attention.word_masks(final, *background.shape[:2]))
+        attention_images, masks = torch.cat(sheets), torch.cat(word_masks)
         return io.NodeOutput(attention_images, masks, ui=ui.PreviewImage(attention_images, cls=cls))
+
+
+def _backgrounds(samples: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
+    """The images [B, H, W, 3] that are shown below the maps; gray without any."""
+    if image is not None:
+        return read_images(image)
+    height, width = (PIXELS * side for side in samples.shape[-2:])
+    return torch.full((1, height, width, 3), human_attention.GRAY)
 
 
 def _maps_by_row(looks: Sequence[host.MomentMaps]) -> dict[str, list[human_attention.Grids]]:

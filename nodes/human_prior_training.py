@@ -1,5 +1,6 @@
 """Train a human prior (HcP) for the checkpoint on a MODEL wire."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -14,7 +15,14 @@ from ..host import human_prior_training as host
 from ..models import human_prior as core
 from ..models import loss_curve, pose_features
 from .human_prior import CATEGORY
-from .inputs import named_errors, seed_input, weight_files, weight_path
+from .inputs import (
+    named_errors,
+    read_images,
+    read_latents,
+    seed_input,
+    weight_files,
+    weight_path,
+)
 from .saving import free_path
 from .wires import HumanPrior
 
@@ -225,7 +233,7 @@ class VitruvianSaveHumanPrior(io.ComfyNode):
 def _training_samples(
     latents: list, positive: list, pose_images: list | None, pose_encoder_name: str
 ) -> host.TrainingSet:
-    encoded_images = [latent["samples"] for latent in latents]
+    encoded_images = [read_latents(latent, "latents") for latent in latents]
     shapes = {tuple(batch.shape[1:]) for batch in encoded_images}
     if len(shapes) > 1:
         sizes = ", ".join(f"{w * 8} x {h * 8}" for *_, h, w in sorted(shapes))
@@ -244,13 +252,25 @@ def _training_samples(
     levels = (
         []
         if pose_images is None
-        else _pose_levels(torch.cat(pose_images), len(images), pose_encoder_name)
+        else _pose_levels(_single_images(pose_images), len(images), pose_encoder_name)
     )
     return host.TrainingSet(images, texts, levels)
 
 
+def _single_images(pose_images: list) -> list[torch.Tensor]:
+    """Read all images [H, W, 3] of the input's batches, which must have one size."""
+    batches = [read_images(batch, "pose_images") for batch in pose_images]
+    sizes = sorted({(batch.shape[2], batch.shape[1]) for batch in batches})
+    if len(sizes) > 1:
+        listed = ", ".join(f"{width} x {height}" for width, height in sizes)
+        raise ValueError(
+            f"the images in 'pose_images' have several sizes ({listed}): draw them in one size."
+        )
+    return [image for batch in batches for image in batch]
+
+
 def _pose_levels(
-    pose_images: torch.Tensor, count: int, pose_encoder_name: str
+    pose_images: Sequence[torch.Tensor], count: int, pose_encoder_name: str
 ) -> list[torch.Tensor]:
     """Compute the features of every pose image, at each scale of the encoder."""
     if len(pose_images) != count:
@@ -262,7 +282,7 @@ def _pose_levels(
     if pose_encoder_name != DRAWN:
         features = pose_features.resnet50(weight_path(pose_encoder_name))
     image_levels = [
-        pose_features.feature_differences(features, image[None, ..., :3].movedim(-1, 1).float())
+        pose_features.feature_differences(features, image[None].movedim(-1, 1))
         for image in pose_images
     ]
     return [torch.cat(level) for level in zip(*image_levels, strict=True)]

@@ -12,6 +12,7 @@ from .inputs import (
     check_order,
     named_errors,
     percent_inputs,
+    read_images,
     strength_input,
     weight_input,
     weight_path,
@@ -117,7 +118,13 @@ class VitruvianApplyStructureRefiner(io.ComfyNode):
         depth_strength: float = 1.0,
         normal_strength: float = 1.0,
     ) -> io.NodeOutput:
-        images = {POSE: pose_image, DEPTH: depth_image, NORMAL: normal_image}
+        images = {
+            condition: read_images(image, f"{condition}_image")
+            for condition, image in zip(
+                CONDITIONS, (pose_image, depth_image, normal_image), strict=True
+            )
+            if image is not None
+        }
         settings = ControlSettings(strength, start_percent, end_percent)
         check_order(start_percent, end_percent)
         conditionings = positive, negative
