@@ -1,7 +1,7 @@
 """How the mini weights are made, one file per weight file: `dev.py train mini --work FOLDER`.
 
-Each step goes on from its last checkpoint in the work folder. A finished one is over at once,
-because its checkpoint stands at the last step.
+Each step goes on from its last checkpoint in the work folder, if that is of the same inputs. A
+finished one is over at once, because its checkpoint stands at the last step.
 """
 
 from __future__ import annotations
@@ -11,8 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..evaluators.posenet import EVALUATOR_WEIGHTS
 from ..training.loop import native_precision
-from ..training.options import PRECISIONS
+from ..training.options import (
+    PRECISIONS,
+    Parser,
+    check_folder_to_write,
+    check_precision,
+    plain_errors,
+    positive_steps,
+    whole_number,
+)
 from . import (
     appearance,
     base,
@@ -30,7 +39,7 @@ from . import (
     surfacenet,
     vae,
 )
-from .recipe import Recipe, Run
+from .recipe import BASELINES, VITRUVIAN_WEIGHTS, Recipe, Run
 from .worlds import MIXED_SCENES
 
 RECIPES: tuple[Recipe, ...] = (  # in this order: later ones read what earlier ones wrote
@@ -57,24 +66,37 @@ RECIPES: tuple[Recipe, ...] = (  # in this order: later ones read what earlier o
     appearance.RECIPE,
     appearance.ABLATIONS_RECIPE,
 )
+LARGEST_WORLD = 10_000_000  # scenes
 NAMES = tuple(recipe.name for recipe in RECIPES)
 DEFAULTS = tuple(recipe.name for recipe in RECIPES if recipe.default)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the named steps, by default all that make the committed weights from nothing."""
-    options = _options(arguments)
-    for recipe in RECIPES:
-        if recipe.name in options.step:
-            schedule = replace(recipe.schedule, precision=options.precision)
-            if options.steps:
-                schedule = replace(schedule, steps=options.steps)
-            recipe.train(Run(options.work, schedule, options.scenes, options.start))
+    parser = _parser()
+    options = _read_options(parser, arguments)
+    with plain_errors(parser):
+        _check_files(options)
+        for recipe in RECIPES:
+            if recipe.name in options.step:
+                schedule = replace(recipe.schedule, precision=options.precision)
+                if options.steps is not None:
+                    schedule = replace(schedule, steps=options.steps)
+                recipe.train(Run(options.work, schedule, options.scenes, options.start))
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; `step` holds the names of the steps to run."""
-    parser = argparse.ArgumentParser(prog="dev.py train mini", description=__doc__)
+def _check_files(options: argparse.Namespace) -> None:
+    """Raise ValueError, naming the option, for what can not be read or written."""
+    check_precision(options.precision)
+    check_folder_to_write(options.work, "--work")
+    for folder in (VITRUVIAN_WEIGHTS, EVALUATOR_WEIGHTS, BASELINES):
+        check_folder_to_write(folder, "the folder of the weights")
+    if options.start and not options.start.is_file():
+        raise ValueError(f"--start {options.start}: expected a file of weights, found none.")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="dev.py train mini", description=__doc__)
     parser.add_argument(
         "step",
         nargs="*",
@@ -83,11 +105,19 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for world and checkpoints")
     parser.add_argument(
-        "--scenes", type=int, default=MIXED_SCENES, help="scenes of the base's training world"
+        "--scenes",
+        type=whole_number(1, LARGEST_WORLD),
+        default=MIXED_SCENES,
+        help="scenes of the base's training world",
     )
-    parser.add_argument("--steps", type=int, help="length of the one named step")
+    parser.add_argument("--steps", type=positive_steps, help="length of the one named step")
     parser.add_argument("--start", type=Path, help="weights that the one named step goes on from")
     parser.add_argument("--precision", default=native_precision(), choices=PRECISIONS)
+    return parser
+
+
+def _read_options(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; `step` holds the names of the steps to run."""
     options = parser.parse_args(arguments)
     options.step = options.step or DEFAULTS
     if unknown := set(options.step) - set(NAMES):

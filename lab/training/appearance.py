@@ -24,12 +24,13 @@ from .appearance_unet import AppearanceDenoiser, load_alignment, save_alignment,
 from .bases import Base, Tokenizer, open_base
 from .denoise import DenoisingLoss
 from .loop import Schedule, fit, saving
-from .options import read_schedule, training_parser
+from .options import Parser, begin_training, plain_errors, training_parser, whole_number
 from .vision_files import Vision, open_vision
 
 FORGOTTEN = 0.3  # share of parts without a feature, so that the prompt still decides them
 UNREFRESHED = 0.5  # largest share of a part's feature as the image has it, beside the memory's
 SLOTS = 512  # of each class in a new memory, as Build Memory has it
+LARGEST_SLOTS = 65_536
 PREVIEWS = 6  # images on a validation sheet
 
 
@@ -127,7 +128,7 @@ def _hints(items: Sequence[dict]) -> Tensor:
     return torch.stack([item["hint"] for item in items]).float().repeat(2, 1, 1, 1) / 255
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = training_parser("appearance", __doc__, start="layers to go on from", lr=1e-4)
     parser.add_argument(
         "--maps",
@@ -150,7 +151,10 @@ def _parser() -> argparse.ArgumentParser:
         "--memory-out", type=Path, help="the .safetensors file of a new memory of these images"
     )
     parser.add_argument(
-        "--slots", type=int, default=SLOTS, help="of each class in a new memory, at most"
+        "--slots",
+        type=whole_number(1, LARGEST_SLOTS),
+        default=SLOTS,
+        help="of each class in a new memory, at most",
     )
     return parser
 
@@ -159,20 +163,17 @@ def main(arguments: Sequence[str]) -> None:
     """Run `train appearance`: an alignment for a checkpoint, from photographs and their maps."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    schedule = read_schedule(options)
-    torch.manual_seed(schedule.seed)
-    try:
+    with plain_errors(parser):
+        schedule = begin_training(options)
         base, vision = open_base(options.checkpoint), open_vision(options.vision)
         alignment = _first_alignment(options.start, base, vision)
         data = _dressed_data(options, base, vision)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    model = AppearanceDenoiser(base.unet, base.text_encoder, alignment)
-    loss = AppearanceLoss(DenoisingLoss(base.tokenizer, drop=0.2, brief=0.4, forget=0.0))
-    preview = _preview_dressed(data, base)
-    save = partial(save_alignment, alignment, options.out, base.name)
-    with saving(alignment.state_dict, save, options.out):
-        train_appearance(model, data, loss, schedule, options.work, preview=preview)
+        model = AppearanceDenoiser(base.unet, base.text_encoder, alignment)
+        loss = AppearanceLoss(DenoisingLoss(base.tokenizer, drop=0.2, brief=0.4, forget=0.0))
+        preview = _preview_dressed(data, base)
+        save = partial(save_alignment, alignment, options.out, base.name)
+        with saving(alignment.state_dict, save, options.out):
+            train_appearance(model, data, loss, schedule, options.work, preview=preview)
 
 
 def _first_alignment(start: Path | None, base: Base, vision: Vision) -> Alignment:
@@ -199,8 +200,6 @@ def _dressed_data(options: argparse.Namespace, base: Base, vision: Vision) -> Dr
     """Read the images, and a memory or build a new one of them, which is written; ValueError if
     they do not go together.
     """
-    if options.slots < 1:
-        raise ValueError(f"--slots must be 1 or more, but it is {options.slots}.")
     garments = None if options.memory is None else _read_memory(options.memory, vision)
     images = collect_dressed(options.images, options.size or base.size, vision, options.maps)
     if garments is None:

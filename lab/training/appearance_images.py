@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
@@ -26,11 +25,14 @@ from .image_folder import (
     CAPTION,
     UNREADABLE,
     encode_images,
+    fill_captions,
     image_files,
+    opened_upright,
     read_caption,
     read_upright,
     same_proportions,
     to_bytes,
+    warn_of_left_out,
 )
 from .structure_images import Cut
 from .vision_files import Vision
@@ -66,7 +68,9 @@ def collect_dressed(
     Images that are left out are named in a warning. ValueError if none is left.
     """
     if maps is not None and not maps.is_dir():
-        raise ValueError(f"{maps} is no folder: give the one with the images' semantic maps.")
+        raise ValueError(
+            f"--maps {maps} is no folder: give the one with the images' semantic maps."
+        )
     files = [file for file in image_files(folder, size) if not file.stem.endswith(f".{MAP}")]
     read = [
         _read_image(file, number, size, vision, maps)
@@ -75,10 +79,14 @@ def collect_dressed(
     images = [image for image in read if image]
     if not images:
         raise ValueError(
-            f"{folder}: none of {len(files)} images can be learned from. Put the semantic map, "
-            "name.map.png, beside name.jpg, or name.png into the folder of --maps."
+            f"--images {folder}: none of {len(files)} images can be learned from. Put the semantic "
+            "map, name.map.png, beside name.jpg, or name.png into the folder of --maps."
         )
-    return images
+    warn_of_left_out(files, len(images))
+    captions = fill_captions([image.caption for image in images])
+    return [
+        image._replace(caption=caption) for image, caption in zip(images, captions, strict=True)
+    ]
 
 
 def map_file(image: Path, maps: Path | None) -> Path | None:
@@ -97,8 +105,7 @@ def read_map(file: Path) -> Tensor:
     Its pixels tell which: gray images hold numbers, and so do the indices of an image with a
     palette that is not ours. ValueError, naming the file, for any other.
     """
-    with Image.open(file) as image:
-        upright = ImageOps.exif_transpose(image)
+    with opened_upright(file) as upright:
         upright = upright.convert("L") if upright.mode == "1" else upright
         numbers, indexed = np.array(upright), upright.mode == "P"
         if numbers.ndim == 2 and not indexed:
@@ -117,7 +124,7 @@ def read_map(file: Path) -> Tensor:
 
 
 def _checked(numbers: np.ndarray, file: Path) -> Tensor:
-    if numbers.max() > HIGHEST:
+    if not (numbers.min() >= 0 and numbers.max() <= HIGHEST):  # nor NaN
         raise ValueError(
             f"{file.name} has gray levels up to {numbers.max()}, and parts have numbers from 0 to "
             f"{HIGHEST}. Save the number of each part itself, or its color in Vitruvian's palette."
@@ -136,7 +143,7 @@ def _read_image(
         return None
     try:
         rgb, labels = read_upright(file, "RGB"), read_map(map_path)
-        caption = read_caption(file) or CAPTION
+        caption = read_caption(file)
     except UNREADABLE as error:
         log.warning("%s or its map %s can not be read: %s", file.name, map_path.name, error)
         return None

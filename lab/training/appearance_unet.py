@@ -109,5 +109,5 @@ def load_alignment(path: Path) -> Alignment:
     tensors, facts = weights.load(path, method="appearance", version=VERSION)
     try:
         return build_alignment(tensors, facts).requires_grad_(True).train()
-    except (KeyError, ValueError, RuntimeError) as error:
+    except weights.MISFITS as error:
         raise ValueError(f"{path}: expected the layers of an alignment: {error}") from None

@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ...models import mini
+from ...models import mini, weights
 from . import convert, networks, preview
 from .tokens import WordTokenizer, word_pieces
 
@@ -54,16 +52,13 @@ def open_base(path: str | Path) -> Base:
 
     SD1.5's tokenizer is taken from the ComfyUI folder that COMFYUI_PATH names.
     """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} can not be read as a .safetensors file: {error}") from error
+    tensors = weights.load_any(path, "a checkpoint of the mini family or of SD1.5's kind")
     if convert.TOKEN_IDS in tensors:
         return _open_mini(path)
     try:
         unet, text = _unet(tensors), _text_encoder(tensors)
         vae = _autoencoder(tensors)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except weights.MISFITS as error:
         raise ValueError(f"{path} is not a checkpoint of SD1.5's kind: {error}") from error
     tokenizer, pieces = _clip_tokenizer()
     return Base(

@@ -227,7 +227,7 @@ def _built(path: str | Path, method: str, build: Callable[[Tensors], Built]) -> 
     tensors, _ = weights.load(path, method=method, base=mini.NAME)
     try:
         return build(tensors)
-    except (KeyError, ValueError) as error:
+    except weights.MISFITS as error:
         raise ValueError(
             f"{path}: expected a {method} with the numbers of models/mini.py, "
             f"found another: {error}"

@@ -5,7 +5,7 @@ from them or lie beside the images.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,15 @@ from tqdm import tqdm
 from ...models import detect, hands
 from ...models.hand_generator import STRIDE, heat_maps
 from .bases import Base
-from .image_folder import BATCH, UNREADABLE, image_files, read_caption, read_upright
+from .image_folder import (
+    BATCH,
+    UNREADABLE,
+    fill_captions,
+    image_files,
+    read_caption,
+    read_upright,
+    warn_of_left_out,
+)
 
 MARGIN = 0.35  # room around a hand, as a share of its extent; Cut Hands' default
 WRIST = 0.1  # how far a drawn mask goes on below the wrist, share of the hand's size
@@ -48,41 +56,56 @@ def collect_hands(
     """
     files = image_files(folder, size, maps=(MASK,))
     hand_images: list[HandImage] = []
+    used = 0
     with detect.open_detector(task_folders) as detector:
         for file in tqdm(files, desc="find hands"):
-            in_file = list(_read_hands(file, size, detector, margin))
-            if not in_file:
+            in_file = _read_hands(file, size, detector, margin)
+            if in_file is not None and not in_file:
                 log.warning("%s: no hand was found; it is left out.", file.name)
-            hand_images += in_file
+            hand_images += in_file or []
+            used += bool(in_file)
     if not hand_images:
         raise ValueError(
-            f"{folder}: no hand of {MIN_SIZE} pixels or more was found in {len(files)} images. "
-            "Take close photographs of whole hands, in .jpg, .png or .webp."
+            f"--images {folder}: no hand of {MIN_SIZE} pixels or more was found in {len(files)} "
+            "images. Take close photographs of whole hands, in .jpg, .png or .webp."
         )
-    return hand_images
+    warn_of_left_out(files, used)
+    captions = fill_captions([hand.caption for hand in hand_images], CAPTION)
+    return [
+        hand._replace(caption=caption) for hand, caption in zip(hand_images, captions, strict=True)
+    ]
 
 
 def _read_hands(
     file: Path, size: int, detector: detect.Detector, margin: float
-) -> Iterator[HandImage]:
+) -> list[HandImage] | None:
+    """Read the hands of one image, each with its caption, "" if there is none; None, and a warning,
+    if it can not be read.
+    """
     try:
         rgb = read_upright(file, "RGB")
         beside = file.with_name(f"{file.stem}.{MASK}.png")
         mask_image = read_upright(beside, "L") if beside.is_file() else None
-        caption = read_caption(file) or CAPTION
+        caption = read_caption(file)
     except UNREADABLE as error:
-        log.warning("%s can not be read: %s", file.name, error)
-        return
+        log.warning("%s can not be read: %s; it is left out.", file.name, error)
+        return None
+    if mask_image is not None and mask_image.shape[:2] != rgb.shape[:2]:
+        log.warning("%s has another size than its image; a mask is drawn instead.", beside.name)
+        mask_image = None
+    hand_images = []
     for hand in hands.find_hands(detector.detect(rgb)):
         if hands.hand_size(hand.points) < MIN_SIZE:
             continue
         square = hands.square_around(hand.points, margin)
         points = hands.to_square(hand.points, square, size)
-        if mask_image is None or mask_image.shape[:2] != rgb.shape[:2]:
+        if mask_image is None:
             mask = hands.hand_mask(points, size, size, wrist=WRIST)
         else:
             mask = (hands.cut_square(mask_image, square, size)[..., 0] > 0.5).float()
-        yield HandImage(hands.cut_square(rgb, square, size), mask, hand.side, points, caption)
+        cut = hands.cut_square(rgb, square, size)
+        hand_images.append(HandImage(cut, mask, hand.side, points, caption))
+    return hand_images
 
 
 class HandDataset(Dataset):

@@ -4,7 +4,6 @@ hand's mask together.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,16 @@ from .hand_images import HandDataset, collect_hands
 from .loop import Schedule, fit, saving
 from .low_rank import add_low_rank, low_rank_tensors, set_low_rank
 from .networks import build_scheduler
-from .options import add_tasks, read_schedule, task_folders, training_parser
+from .options import (
+    LARGEST_RANK,
+    Parser,
+    add_tasks,
+    begin_training,
+    plain_errors,
+    task_folders,
+    training_parser,
+    whole_number,
+)
 
 RANK = 16
 PREFIX = "hand."  # of the generator's own layers in its file
@@ -168,14 +176,15 @@ def load_hand_generator(model: HandDenoiser, path: Path) -> None:
     try:
         model.generator.load_state_dict(layers)
         set_low_rank(model.unet, tensors)
-    except (RuntimeError, ValueError) as error:
+    except weights.MISFITS as error:
         raise ValueError(f"{path}: a generator for another checkpoint or rank: {error}") from error
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = training_parser("hands", __doc__, start="a hand generator to go on from", lr=2e-4)
     add_tasks(parser)
-    parser.add_argument("--rank", type=int, default=RANK, help="of the UNet's low-rank changes")
+    rank = whole_number(1, LARGEST_RANK)
+    parser.add_argument("--rank", type=rank, default=RANK, help="of the UNet's low-rank changes")
     return parser
 
 
@@ -183,8 +192,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run `train hands`: a hand generator for a checkpoint, from a folder of photographs."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    schedule = read_schedule(options)
-    try:
+    with plain_errors(parser):
+        schedule = begin_training(options)
         base = open_base(options.checkpoint)
         size = options.size or base.size
         hand_images = collect_hands(options.images, size, task_folders=task_folders(options))
@@ -193,13 +202,11 @@ def main(arguments: Sequence[str]) -> None:
         model = HandDenoiser(base.unet, base.text_encoder, options.rank)
         if options.start:
             load_hand_generator(model, options.start)
-    except ValueError as error:
-        parser.error(str(error))
-    loss = HandLoss(DenoisingLoss(base.tokenizer, forget=0.0))
-    preview = _preview_hands(data, base)
-    save = partial(save_hand_generator, model, options.out, base.name)
-    with saving(partial(hand_tensors, model), save, options.out):
-        train_hands(model, data, loss, schedule, options.work, preview=preview)
+        loss = HandLoss(DenoisingLoss(base.tokenizer, forget=0.0))
+        preview = _preview_hands(data, base)
+        save = partial(save_hand_generator, model, options.out, base.name)
+        with saving(partial(hand_tensors, model), save, options.out):
+            train_hands(model, data, loss, schedule, options.work, preview=preview)
 
 
 def _preview_hands(data: HandDataset, base: Base) -> Callable[[HandDenoiser, Path], None]:

@@ -27,10 +27,22 @@ from .denoise import DenoisingLoss
 from .human_prior_unet import PriorDenoiser, load_prior, prior_layers, save_prior
 from .loop import Schedule, fit, saving
 from .networks import build_scheduler
-from .options import add_tasks, read_schedule, task_folders, training_parser
+from .options import (
+    LARGEST_WIDTH,
+    Parser,
+    add_tasks,
+    begin_training,
+    number,
+    plain_errors,
+    share,
+    task_folders,
+    training_parser,
+    whole_number,
+)
 from .person_images import PersonDataset, PersonImage, collect_people
 
 ALPHA = 0.1  # of the alignment; the paper's value is not known
+LARGEST_ALPHA = 1000.0
 PREVIEWS = 6  # people on a validation image
 log = logging.getLogger(__name__)
 
@@ -154,12 +166,14 @@ def check_captions(captions: Sequence[str], base: Base) -> None:
     """
     lacking = int((~human_tokens(base.pieces, base.tokenizer(captions)).any(1)).sum())
     if lacking == len(captions):
-        raise ValueError("no caption has a word for people or what they do, such as woman or yoga.")
+        raise ValueError(
+            "--images: no caption has a word for people or what they do, such as woman or yoga."
+        )
     if lacking:
         log.warning("%d captions have no word for people and teach nothing.", lacking)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = training_parser("human_prior", __doc__, start="a prior to go on from", lr=1e-4)
     add_tasks(parser)
     parser.add_argument(
@@ -182,14 +196,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--gamma",
-        type=float,
+        type=share,
         help=f"the ordinary map's share; without it, 0 with --mask {human_prior.KEYS}, whose "
         f"training starts at the base anyway, and {human_prior.GAMMA} otherwise",
     )
     parser.add_argument(
-        "--hidden", type=int, default=human_prior.HIDDEN, help="width of the layers"
+        "--hidden",
+        type=whole_number(1, LARGEST_WIDTH),
+        default=human_prior.HIDDEN,
+        help="width of the layers",
     )
-    parser.add_argument("--alpha", type=float, default=ALPHA, help="how much the alignment counts")
+    parser.add_argument(
+        "--alpha",
+        type=number(0.0, LARGEST_ALPHA),
+        default=ALPHA,
+        help="how much the alignment counts",
+    )
     return parser
 
 
@@ -197,20 +219,17 @@ def main(arguments: Sequence[str]) -> None:
     """Run `train human_prior`: a prior for a checkpoint, from a folder of photographs."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    schedule = read_schedule(options)
-    torch.manual_seed(schedule.seed)
-    try:
+    with plain_errors(parser):
+        schedule = begin_training(options)
         base, model, loss = _networks(options)
         size = options.size or base.size
         people = collect_people(options.images, size, task_folders=task_folders(options))
         check_captions([person.caption for person in people], base)
-    except ValueError as error:
-        parser.error(str(error))
-    preview = _preview_people(people[:PREVIEWS], base)
-    data = PersonDataset(people, base)
-    save = partial(save_prior, model, options.out, base.name)
-    with saving(prior_layers(model).state_dict, save, options.out):
-        train_prior(model, data, loss, schedule, options.work, preview=preview)
+        preview = _preview_people(people[:PREVIEWS], base)
+        data = PersonDataset(people, base)
+        save = partial(save_prior, model, options.out, base.name)
+        with saving(prior_layers(model).state_dict, save, options.out):
+            train_prior(model, data, loss, schedule, options.work, preview=preview)
 
 
 def _networks(options: argparse.Namespace) -> tuple[Base, PriorDenoiser, PriorLoss]:
@@ -218,8 +237,6 @@ def _networks(options: argparse.Namespace) -> tuple[Base, PriorDenoiser, PriorLo
     gamma = options.gamma
     if gamma is None:
         gamma = 0.0 if options.mask == human_prior.KEYS else human_prior.GAMMA
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"--gamma is a share from 0 to 1, but it is {gamma}.")
     table = read_table(options.table) if options.table else human_prior.cosine_table()
     features = resnet50(options.encoder) if options.encoder else image_features
     base = open_base(options.checkpoint)

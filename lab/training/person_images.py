@@ -27,6 +27,7 @@ from .image_folder import (
     read_caption,
     read_upright,
     same_proportions,
+    warn_of_left_out,
 )
 
 log = logging.getLogger(__name__)
@@ -56,9 +57,10 @@ def collect_people(
     people = [person for person in read if person]
     if not people:
         raise ValueError(
-            f"{folder}: nobody was found in {len(files)} images. Take photographs of people, in "
-            ".jpg, .png or .webp, or put a pose image name.pose.png beside name.jpg."
+            f"--images {folder}: nobody was found in {len(files)} images. Take photographs of "
+            "people, in .jpg, .png or .webp, or put a pose image name.pose.png beside name.jpg."
         )
+    warn_of_left_out(files, len(people))
     captions = fill_captions([person.caption for person in people])
     return [
         person._replace(caption=caption) for person, caption in zip(people, captions, strict=True)

@@ -4,7 +4,6 @@ that sees pose, depth and normals, each of which may be missing.
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +13,6 @@ from typing import Any
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -28,7 +25,15 @@ from .bases import Base, open_base
 from .convert import controlnet_from_ldm, controlnet_to_ldm, fill_module, rename_tensors, unet_names
 from .denoise import Denoiser, DenoisingLoss
 from .loop import Schedule, fit, saving
-from .options import add_tasks, read_schedule, task_folders, training_parser
+from .options import (
+    Parser,
+    add_tasks,
+    begin_training,
+    plain_errors,
+    share,
+    task_folders,
+    training_parser,
+)
 from .structure_images import Conventions, StructureDataset, collect_structure
 
 DROP = 0.5  # the paper's rate; that each condition is dropped by itself is ours
@@ -133,7 +138,7 @@ def load_refiner(path: str | Path, unet: UNet2DConditionModel, base: str) -> Con
     tensors, _ = weights.load(path, method="refiner", version=refiner.VERSION, base=base)
     try:
         return _refiner(networks.build_controlnet(unet), tensors).eval()
-    except (KeyError, ValueError) as error:
+    except weights.MISFITS as error:
         raise ValueError(f"{path}: expected a refiner for this checkpoint: {error}") from error
 
 
@@ -145,17 +150,14 @@ def begin_refiner(path: Path | None, unet: UNet2DConditionModel, base: str) -> C
     empty = networks.build_controlnet(unet)
     if path is None:
         return start_refiner(empty)
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} can not be read as a .safetensors file: {error}") from error
+    tensors = weights.load_any(path, "a pose ControlNet or a refiner")
     if not all(refiner.is_controlnet(name) for name in tensors):
         return load_refiner(path, unet, base)
     if any(name.endswith(weights.SCALE_SUFFIX) for name in tensors):  # 8 bits, which are ours alone
         tensors, _ = weights.load(path, method="controlnet", base=base)
     try:
         return start_refiner(controlnet_from_ldm(empty, _ldm(tensors)))
-    except (KeyError, ValueError) as error:
+    except weights.MISFITS as error:
         raise ValueError(f"{path}: expected a ControlNet for this checkpoint: {error}") from error
 
 
@@ -207,7 +209,7 @@ def show_refiner(
     return show
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = training_parser(
         "refiner",
         __doc__,
@@ -219,10 +221,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_tasks(parser)
     parser.add_argument(
-        "--drop", type=float, default=DROP, help="how often each condition is black"
+        "--drop", type=share, default=DROP, help="how often each condition is black"
     )
     parser.add_argument(
-        "--drop-text", type=float, default=DROP, help="how often the caption is empty"
+        "--drop-text", type=share, default=DROP, help="how often the caption is empty"
     )
     parser.add_argument(
         "--keep",
@@ -247,11 +249,9 @@ def main(arguments: Sequence[str]) -> None:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    schedule = read_schedule(options)
-    torch.manual_seed(schedule.seed)
-    try:
+    with plain_errors(parser):
+        schedule = begin_training(options)
         conditions = read_keep(options.keep)
-        shares = {"drop": read_share(options.drop), "drop_text": read_share(options.drop_text)}
         base = open_base(options.checkpoint)
         net = begin_refiner(options.start, base.unet, base.name)
         images = collect_structure(
@@ -260,23 +260,14 @@ def main(arguments: Sequence[str]) -> None:
             Conventions(options.depth, options.normal),
             task_folders=task_folders(options),
         )
-    except ValueError as error:
-        parser.error(str(error))
-    data = StructureDataset(images, base)
-    denoising = DenoisingLoss(base.tokenizer, forget=0.0)
-    loss = RefinerLoss(denoising, keep_only=conditions, **shares)
-    model = Denoiser(base.unet, base.text_encoder, net)
-    preview = _preview_images(data, base)
-    save = partial(save_refiner, net, options.out, base.name)
-    with saving(net.state_dict, save, options.out):
-        train_refiner(model, data, loss, schedule, options.work, preview=preview)
-
-
-def read_share(share: float) -> float:
-    """Check a share of --drop or --drop-text; ValueError unless it lies in 0..1."""
-    if not 0 <= share <= 1:
-        raise ValueError(f"--drop and --drop-text are shares from 0 to 1, but one is {share}.")
-    return share
+        data = StructureDataset(images, base)
+        denoising = DenoisingLoss(base.tokenizer, forget=0.0)
+        loss = RefinerLoss(denoising, options.drop, options.drop_text, conditions)
+        model = Denoiser(base.unet, base.text_encoder, net)
+        preview = _preview_images(data, base)
+        save = partial(save_refiner, net, options.out, base.name)
+        with saving(net.state_dict, save, options.out):
+            train_refiner(model, data, loss, schedule, options.work, preview=preview)
 
 
 def _preview_images(data: StructureDataset, base: Base) -> Callable[[Denoiser, Path], None]:

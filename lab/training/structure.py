@@ -22,11 +22,21 @@ from .denoise import attention_kernel, in_fastest_format, nearness
 from .joint_unet import JointUNet, joint_unet
 from .loop import Schedule, fit, saving
 from .networks import build_scheduler
-from .options import add_tasks, read_schedule, task_folders, training_parser
+from .options import (
+    Parser,
+    add_tasks,
+    begin_training,
+    plain_errors,
+    share,
+    task_folders,
+    training_parser,
+    whole_number,
+)
 from .preview import DEFAULT_SAMPLING, Sampling, save_sheet
 from .structure_images import Conventions, StructureDataset, StructureImage, collect_structure
 
 CHANNELS = len(structure.MODALITIES) * LATENT_CHANNELS
+LARGEST_EXPERTS = 64  # more than any UNet has blocks
 PREVIEWS = 6  # images on a validation image
 
 
@@ -151,7 +161,7 @@ def load_structure(like: nn.Module, path: Path, base: str) -> JointUNet:
     tensors, _ = weights.load(path, method="structure", version=structure.VERSION, base=base)
     try:
         return joint_unet(like, tensors)  # type: ignore[arg-type]
-    except (KeyError, ValueError, RuntimeError) as error:
+    except weights.MISFITS as error:
         raise ValueError(
             f"{path}: expected a joint network for this checkpoint: {error}"
         ) from error
@@ -220,7 +230,7 @@ def show_structure(
     return show
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = training_parser(
         "structure",
         __doc__,
@@ -237,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--experts",
-        type=int,
+        type=whole_number(1, LARGEST_EXPERTS),
         help="skips within a branch; without it, those of --start or all of the first level",
     )
     parser.add_argument(
@@ -247,10 +257,10 @@ def _parser() -> argparse.ArgumentParser:
         "signal at its end",
     )
     parser.add_argument(
-        "--drop-text", type=float, default=StructureLoss.drop_text, help="share of empty captions"
+        "--drop-text", type=share, default=StructureLoss.drop_text, help="share of empty captions"
     )
     parser.add_argument(
-        "--drop-pose", type=float, default=StructureLoss.drop_pose, help="share of poses left out"
+        "--drop-pose", type=share, default=StructureLoss.drop_pose, help="share of poses left out"
     )
     parser.add_argument(
         "--depth", default=structure.MIDAS, choices=structure.DEPTHS, help="what the depths mean"
@@ -271,10 +281,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run `train structure`: a joint network of a checkpoint, from photographs and their maps."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    schedule = read_schedule(options)
-    torch.manual_seed(schedule.seed)
-    try:
-        _check_shares(options)
+    with plain_errors(parser):
+        schedule = begin_training(options)
         base = open_base(options.checkpoint)
         unet = _first_unet(options, base)
         images = collect_structure(
@@ -283,23 +291,15 @@ def main(arguments: Sequence[str]) -> None:
             Conventions(options.depth, options.normal),
             task_folders=task_folders(options),
         )
-    except ValueError as error:
-        parser.error(str(error))
-    epsilon = options.epsilon
-    unet.checkpointing = options.gradient_checkpointing
-    data = StructureDataset(images, base)
-    loss = StructureLoss(base.tokenizer, options.drop_text, options.drop_pose, epsilon=epsilon)
-    model = JointDenoiser(unet, base.text_encoder)
-    preview = _preview_images(images[:PREVIEWS], data.poses[:PREVIEWS], base, epsilon)
-    save = partial(save_structure, unet, options.out, base.name, epsilon=epsilon)
-    with saving(partial(_last_layers, unet), save, options.out):
-        train_structure(model, data, loss, schedule, options.work, preview=preview)
-
-
-def _check_shares(options: argparse.Namespace) -> None:
-    for name, share in (("--drop-text", options.drop_text), ("--drop-pose", options.drop_pose)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name} is a share from 0 to 1, but it is {share}.")
+        epsilon = options.epsilon
+        unet.checkpointing = options.gradient_checkpointing
+        data = StructureDataset(images, base)
+        loss = StructureLoss(base.tokenizer, options.drop_text, options.drop_pose, epsilon=epsilon)
+        model = JointDenoiser(unet, base.text_encoder)
+        preview = _preview_images(images[:PREVIEWS], data.poses[:PREVIEWS], base, epsilon)
+        save = partial(save_structure, unet, options.out, base.name, epsilon=epsilon)
+        with saving(partial(_last_layers, unet), save, options.out):
+            train_structure(model, data, loss, schedule, options.work, preview=preview)
 
 
 def _first_unet(options: argparse.Namespace, base: Base) -> JointUNet:

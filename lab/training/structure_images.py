@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -31,9 +29,9 @@ from .image_folder import (
     read_upright,
     same_proportions,
     to_bytes,
+    warn_of_left_out,
 )
 
-WHITE_16 = 65535  # in a gray image of 16 bits
 log = logging.getLogger(__name__)
 
 
@@ -105,10 +103,11 @@ def collect_structure(
     images = [image for image in read if image]
     if not images:
         raise ValueError(
-            f"{folder}: none of {len(files)} images can be learned from. Put the depth, "
+            f"--images {folder}: none of {len(files)} images can be learned from. Put the depth, "
             "name.depth.png, the normals, name.normal.png, and best the pose, name.pose.png, "
             "beside name.jpg; Save Structure Data makes such folders."
         )
+    warn_of_left_out(files, len(images))
     captions = fill_captions([image.caption for image in images])
     return [
         image._replace(caption=caption) for image, caption in zip(images, captions, strict=True)
@@ -186,22 +185,12 @@ def _pose_on(
 def _read_maps(file: Path) -> dict[str, Tensor]:
     """Read depth [H,W,1], normals [H,W,3] and, if there is one, the pose image [H,W,3]."""
     maps = {
-        DEPTH: read_depth(map_beside(file, DEPTH)),
+        DEPTH: read_upright(map_beside(file, DEPTH), "L"),
         NORMAL: read_upright(map_beside(file, NORMAL), "RGB"),
     }
     if map_beside(file, POSE).is_file():
         maps[POSE] = read_upright(map_beside(file, POSE), "RGB")
     return maps
-
-
-def read_depth(file: Path) -> Tensor:
-    """Read a depth image [H,W,1] in 0..1 of 8 or 16 bits, turned upright."""
-    with Image.open(file) as image:
-        upright = ImageOps.exif_transpose(image)
-        if not upright.mode.startswith("I"):
-            return read_upright(file, "L")
-        gray = np.array(upright).astype(np.float32) / WHITE_16
-    return torch.from_numpy(gray)[..., None]
 
 
 def random_cut(height: int, width: int, size: int, seed: int) -> Cut:

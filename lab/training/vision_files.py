@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -72,7 +70,7 @@ def _device() -> str:
 def _open_ours(path: Path) -> tuple[CLIPVisionModelWithProjection, Tensor]:
     try:
         encoder = load_encoder(path)
-    except (KeyError, RuntimeError) as error:
+    except weights.MISFITS as error:
         raise ValueError(
             f"{path}: expected an image encoder, its config and its text projection: {error}"
         ) from error
@@ -80,10 +78,7 @@ def _open_ours(path: Path) -> tuple[CLIPVisionModelWithProjection, Tensor]:
 
 
 def _open_clip(path: Path) -> tuple[CLIPVisionModelWithProjection, Tensor | None]:
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} can not be read as a .safetensors file: {error}") from error
+    tensors = weights.load_any(path, "an image encoder")
     projection = tensors.get(TEXT_PROJECTION)
     vision = {
         key: tensor.float()
@@ -94,7 +89,7 @@ def _open_clip(path: Path) -> tuple[CLIPVisionModelWithProjection, Tensor | None
     try:
         network = CLIPVisionModelWithProjection(read_config(vision))
         network.load_state_dict(vision)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except weights.MISFITS as error:
         raise ValueError(
             f"{path}: expected a CLIP image encoder as transformers names its tensors (ViT-L/14, "
             f"ViT-H/14 or ViT-bigG/14), or one that Vitruvian wrote: {error}"

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ...models.atomic_file import write_atomically
 from ...models.pose import People as Skeletons
 from ...models.pose_drawing import draw_people
 from ...models.structure import depth_to_image, normals_to_image
+from ..training.fingerprint import list_differences
 from .captions import person_caption, scene_caption
 from .renderer import Render, render
 from .scenes import Scenes, sample_scenes
@@ -101,14 +103,33 @@ def write_world(
 ) -> None:
     """Render at least `scenes` scenes into `folder`; shards that are there already are kept.
 
-    `draw` goes to `sample_scenes`. Shard k holds the scenes of seed + k.
+    `draw` goes to `sample_scenes`. Shard k holds the scenes of seed + k. ValueError if the folder
+    holds another world, or more of this one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shards = -(-scenes // SHARD)
+    _claim_folder(folder, shards, {"seed": repr(seed), "draw": repr(sorted(draw.items()))})
     missing = [k for k in range(shards) if not (folder / f"captions-{k:05d}.json").is_file()]
     with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn")) as pool:
         for done in [pool.submit(_write_shard, folder, k, seed, draw) for k in missing]:
             done.result()
+
+
+def _claim_folder(folder: Path, shards: int, facts: dict[str, str]) -> None:
+    """Record what is drawn in a folder; ValueError if something else is there."""
+    record, there = folder / "world.json", len(list(folder.glob("captions-*.json")))
+    if there > shards:
+        raise ValueError(
+            f"{folder} holds {there * SHARD} scenes, more than the {shards * SHARD} that are asked "
+            "for: choose another --work, or ask for as many."
+        )
+    if record.is_file():
+        differences = list_differences(json.loads(record.read_text("utf-8")), facts)
+        if there and differences:
+            raise ValueError(f"{folder} holds another world: {differences}. Choose another --work.")
+    if not there:
+        text = json.dumps(facts)
+        write_atomically(record, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 class WorldDataset(Dataset):

@@ -309,7 +309,7 @@ def test_wrong_arguments_are_said(train, tmp_path, encoder, base, capsys):
     for name, message in (
         ("ties", "the memory holds tie, and the images show top"),
         ("others", "others.safetensors was made with the image encoder 'CLIP vision 16/8"),
-        ("none", "none.safetensors: expected weights of 'memory' here, found no file"),
+        ("none", "none.safetensors: expected a file, found no file"),
     ):
         file = str(tmp_path / f"{name}.safetensors")
         assert message in error_of(remembers=("--memory", file))
@@ -326,6 +326,6 @@ def test_wrong_arguments_are_said(train, tmp_path, encoder, base, capsys):
     ):
         option, name = more
         assert message in error_of(option, str(tmp_path / name))
-    assert "--slots must be 1 or more" in error_of("--slots", "0")
+    assert "--slots: expected a whole number from 1 to" in error_of("--slots", "0")
     assert "not allowed with" in error_of("--memory", str(tmp_path / "ties.safetensors"))
     assert not (tmp_path / "wrong.safetensors").exists()

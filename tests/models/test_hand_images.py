@@ -110,7 +110,7 @@ def test_the_trainer_writes_a_generator_and_goes_on_from_it(folder, mini_weights
     continued = train(second, "--start", str(first), "--lr", "0")
     assert all(torch.equal(initial[key], continued[key]) for key in initial)
     with pytest.raises(SystemExit):
-        train(second, "--start", str(first), "--rank", "3")
+        train(tmp_path / "third.safetensors", "--start", str(first), "--rank", "3")
     assert "another checkpoint or rank" in capsys.readouterr().err
 
 

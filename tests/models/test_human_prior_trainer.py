@@ -266,10 +266,10 @@ def test_a_table_is_read_and_wrong_arguments_are_said(train, tmp_path, capsys):
     assert ours.read_table(table) == human_prior.constant_table()
     train("even", "--table", str(table))
     for *wrong, message in (
-        ("--table", str(tmp_path / "none.json"), "none.json: expected the weights"),
+        ("--table", str(tmp_path / "none.json"), "none.json: expected a file"),
         ("--encoder", str(table), "table.json: expected the weights of a ResNet-50"),
         ("--start", str(table), "table.json: expected"),
-        ("--gamma", "1.5", "--gamma is a share from 0 to 1"),
+        ("--gamma", "1.5", "--gamma: expected a number from 0 to 1"),
         ("--images", str(tmp_path / "none"), "is no folder"),
     ):
         with pytest.raises(SystemExit):

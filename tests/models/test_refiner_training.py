@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -166,7 +167,9 @@ def test_training_begins_as_the_file_does(controlnet, tmp_path):
 
 def test_files_that_no_training_begins_with_are_named(controlnet, tmp_path):
     unet, path = networks.build_unet(), tmp_path / "other.safetensors"
-    with pytest.raises(ValueError, match="other.safetensors can not be read"):
+    with pytest.raises(
+        ValueError, match="other.safetensors: expected a pose ControlNet .* found no file"
+    ):
         ours.begin_refiner(path, unet, BASE)
     save_file({"weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="other.safetensors: expected a ControlNet for this"):
@@ -226,6 +229,7 @@ def test_only_the_refiner_learns(tokenizer, controlnet, tmp_path):
     model = model_of(tokenizer, controlnet)
     before = {name: t.clone() for name, t in model.state_dict().items()}
     schedule = Schedule(4, 2, 1e-2, warmup=1, ema=0.5, precision="no")
+    longer = replace(schedule, steps=5)
     loss = loss_of(tokenizer, drop=0.0, keep_only=("pose", "depth"))
     ours.train_refiner(model, Structures(), loss, schedule, tmp_path / "work")
     changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
@@ -234,9 +238,8 @@ def test_only_the_refiner_learns(tokenizer, controlnet, tmp_path):
     assert embedders == {"pose", "depth"}
     losses = json.loads((tmp_path / "work" / "loss.json").read_text())
     assert len(losses) == 4
-    ours.train_refiner(  # the same folder again: it goes on where it was
-        model, Structures(4), loss, Schedule(5, 2, 1e-2, precision="no"), tmp_path / "work"
-    )
+    model = model_of(tokenizer, controlnet)  # the same folder again: it goes on where it was
+    ours.train_refiner(model, Structures(), loss, longer, tmp_path / "work")
     assert json.loads((tmp_path / "work" / "loss.json").read_text())[:4] == losses
 
 
@@ -347,9 +350,9 @@ def test_an_interrupted_training_keeps_what_it_learned(mini_weights, folder, tmp
     ("more", "words"),
     [
         (("--keep", "rgb"), "joined by +"),
-        (("--drop", "1.5"), "shares from 0 to 1"),
-        (("--start", "nothing.safetensors"), "nothing.safetensors can not be read"),
-        (("--size", "65"), "must be a multiple of 8"),
+        (("--drop", "1.5"), "--drop: expected a number from 0 to 1"),
+        (("--start", "nothing.safetensors"), "--start nothing.safetensors: expected a file"),
+        (("--size", "65"), "--size: expected a whole number from 64 to 8192, a multiple of 8"),
     ],
 )
 def test_arguments_that_can_not_be_meant(mini_weights, folder, tmp_path, capsys, more, words):

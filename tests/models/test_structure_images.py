@@ -12,7 +12,6 @@ from vitruvian.lab.training.structure_images import (
     StructureDataset,
     collect_structure,
     random_cut,
-    read_depth,
 )
 from vitruvian.models import pose, structure, structure_data
 
@@ -111,7 +110,7 @@ def test_depths_of_any_depth_are_read(tmp_path, mode):
         Image.fromarray(values.astype(np.uint16)).save(file)
     else:
         Image.fromarray((values // 257).astype(np.uint8)).convert(mode).save(file)
-    depth = read_depth(file)
+    depth = image_folder.read_upright(file, "L")
     assert depth.shape == (2, 2, 1) and depth.dtype == torch.float32
     torch.testing.assert_close(depth[..., 0], torch.from_numpy(values / 65535).float())
 

@@ -334,13 +334,13 @@ def test_wrong_arguments_are_said(train, tmp_path, capsys):
     table = tmp_path / "table.json"
     table.write_text("{}")
     for *wrong, message in (
-        ("--drop-pose", "1.5", "--drop-pose is a share from 0 to 1"),
-        ("--drop-text", "-1", "--drop-text is a share from 0 to 1"),
-        ("--experts", "99", "vitruvian_mini.safetensors: expected 1 to"),
+        ("--drop-pose", "1.5", "--drop-pose: expected a number from 0 to 1"),
+        ("--drop-text", "-1", "--drop-text: expected a number from 0 to 1"),
+        ("--experts", "60", "vitruvian_mini.safetensors: expected 1 to"),
         ("--start", str(table), "table.json: expected"),
-        ("--checkpoint", str(table), "table.json can not be read"),
+        ("--checkpoint", str(table), "table.json: expected"),
         ("--images", str(tmp_path / "none"), "is no folder"),
-        ("--size", "20", "must be a multiple of 8"),
+        ("--size", "20", "--size: expected a whole number from 64"),
     ):
         with pytest.raises(SystemExit):
             train("wrong", *wrong)
