@@ -3,11 +3,14 @@
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { sketch } from "./editor/drawing.js"
 import { PoseEditor } from "./editor/editor.js"
 
 const WIDGET = "VITRUVIAN_POSE_EDITOR" // as nodes/pose_editor.py calls it
 const [NODE_WIDTH, NODE_HEIGHT] = [480, 760]
 const LEAST_HEIGHT = 420
+const PAUSE = 500 // ms without a letter after which a prompt counts as written
+const JUST_NOW = 200 // ms
 const here = (file) => new URL(file, import.meta.url).href
 
 let resources = null
@@ -50,17 +53,111 @@ function after(owner, name, extra) {
     }
 }
 
+/**
+ * Makes edits undo steps of the graph, which is also what ComfyUI keeps for a reload and for the
+ * other tabs. It looks at the graph where a change ends; in the editor it would notice none.
+ */
+function stepsOf(element) {
+    let timer = null
+    const step = () => {
+        clearTimeout(timer)
+        timer = null
+        app.canvas.emitBeforeChange()
+        app.canvas.emitAfterChange()
+    }
+    const finish = () => timer !== null && step()
+    const isShortcut = (event) => event.ctrlKey || event.metaKey || /^F\d/.test(event.key)
+    const isLetter = (event) => event.target.tagName === "TEXTAREA"
+    // the steps that go on end here, before ComfyUI acts on the same event
+    element.addEventListener("focusout", finish)
+    element.addEventListener("keyup", (event) => !isLetter(event) && finish())
+    element.addEventListener("keydown", (event) => isShortcut(event) && finish(), true)
+    return (goesOn) => {
+        if (!goesOn) return step()
+        clearTimeout(timer)
+        timer = setTimeout(step, PAUSE)
+    }
+}
+
+/** What editors showed when their nodes were last there: undo makes all nodes of a graph anew. */
+const memories = new Map()
+const placeOf = ({ id, graph }) => graph && `${(graph.rootGraph ?? graph).id} ${graph.id} ${id}`
+
+function remember(place, editor) {
+    // ComfyUI takes the keyboard a moment before it takes the node
+    const focused = performance.now() - editor.lastFocused < JUST_NOW
+    memories.set(place, { ...editor.memory, focused })
+}
+
+function recall(place, editor) {
+    const memory = memories.get(place)
+    if (!memory) return editor.render()
+    memories.delete(place)
+    editor.memory = memory
+    if (memory.focused) focusWhenShown(editor)
+}
+
+/** Gives the keyboard back unless somebody takes it who is not the graph's canvas. */
+function focusWhenShown(editor, frames = 30) {
+    const { activeElement } = document
+    const free = [document.body, app.canvas.canvas, null].includes(activeElement)
+    if (!free && !activeElement.closest(".vitruvian-pose")) return
+    if (editor.element.isConnected && !editor.element.contains(activeElement)) editor.focus()
+    if (frames) requestAnimationFrame(() => focusWhenShown(editor, frames - 1))
+}
+
+/** The editors by their elements, with the nodes they belong to. */
+const owners = new Map()
+const isShown = (node) => app.canvas.graph?.getNodeById(node.id) === node
+
+/**
+ * Puts each editor where the new renderer has left that of an earlier node: it keeps what it shows
+ * when one node takes another's number, by undo, in another tab or in a subgraph.
+ */
+function takeSeats() {
+    for (const [element, node] of owners) {
+        if (element.isConnected || !isShown(node)) continue
+        const isSeat = (other) => owners.get(other)?.id === node.id && !isShown(owners.get(other))
+        const seat = [...document.querySelectorAll(".vitruvian-pose")].find(isSeat)
+        seat?.replaceWith(element)
+    }
+}
+
+/** takeSeats, once the front end has made its own changes to the page. */
+const takeSeatsSoon = () => setTimeout(() => requestAnimationFrame(takeSeats))
+
+/**
+ * Shows the people in the side panel, which draws widgets on a canvas of its own, and takes back
+ * the width that it leaves on the widget: in the node the editor is as wide as the node.
+ */
+function drawInPanel(widget, session) {
+    const { draw } = widget
+    widget.draw = function (context, node, width, y, height, ...more) {
+        this.width = undefined
+        const { canvas, bgcanvas } = app.canvas
+        if ([canvas, bgcanvas].includes(context.canvas))
+            return draw?.call(this, context, node, width, y, height, ...more)
+        sketch(context, session.shown, [width, height])
+        node.setDirtyCanvas?.(true, true)
+    }
+}
+
 function makeWidget(node, name) {
     const sides = ["canvas_width", "canvas_height"].map((side) => node.widgets.find((w) => w.name === side))
+    const command = (id) => () => app.extensionManager.command.execute(id)
     const editor = new PoseEditor({
         size: () => sides.map((side) => Math.max(16, Math.round(Number(side?.value) || 512))),
-        onEdit: () => {
+        onEdit: (goesOn) => {
             widget.callback?.(session.value)
             node.graph?.setDirtyCanvas?.(true, true)
+            step(goesOn)
         },
+        undo: command("Comfy.Undo"),
+        redo: command("Comfy.Redo"),
         resources: load(),
     })
     editor.element.prepend(looks())
+    const step = stepsOf(editor.element)
     const { session } = editor
     const widget = node.addDOMWidget(name, WIDGET, editor.element, {
         getValue: () => session.value,
@@ -68,10 +165,23 @@ function makeWidget(node, name) {
         getMinHeight: () => LEAST_HEIGHT,
         hideOnZoom: false,
     })
+    drawInPanel(widget, session)
+    // as the older renderer does it: Ctrl+C copies the node in which somebody works
+    editor.element.addEventListener("pointerdown", () => node.selected || app.canvas.selectNode(node))
+    owners.set(editor.element, node)
     for (const side of sides) if (side) after(side, "callback", () => editor.render())
     after(node, "onExecuted", (output) => arrived(editor, output))
-    after(node, "onConfigure", () => editor.render())
-    after(node, "onRemoved", () => editor.canvas.dispose())
+    let place = null // known before the node is removed: a graph that is cleared has no id
+    after(node, "onAdded", () => {
+        place = placeOf(node)
+        takeSeatsSoon()
+    })
+    after(node, "onConfigure", () => recall(placeOf(node), editor))
+    after(node, "onRemoved", () => {
+        remember(place, editor)
+        editor.canvas.dispose()
+        setTimeout(() => editor.element.isConnected || owners.delete(editor.element), 1000)
+    })
     return { widget, minWidth: NODE_WIDTH, minHeight: NODE_HEIGHT }
 }
 
@@ -89,4 +199,5 @@ function arrived(editor, output) {
 app.registerExtension({
     name: "Vitruvian.PoseEditor",
     getCustomWidgets: () => ({ [WIDGET]: makeWidget }),
+    setup: () => app.canvas.canvas.addEventListener("litegraph:set-graph", takeSeatsSoon),
 })

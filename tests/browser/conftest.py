@@ -4,6 +4,7 @@ import contextlib
 import shutil
 
 import pytest
+from vitruvian.tests.browser.pose_editor_page import NOTHING, OPEN, Editor, settle
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -35,3 +36,46 @@ def page(server, tmp_path_factory):
             page.wait_for_function("app.graph._nodes.length > 0", timeout=8_000)
         yield page
         context.close()
+
+
+NOT_OURS = (
+    "404",
+    "Content Security Policy",
+    "deprecated",
+    "before initialization",
+    "subgraphNavigation",
+    "graph that was never set up",
+    "not part of the public API",
+)
+
+
+@pytest.fixture(scope="module")
+def said(page):
+    """What the console says that is not the front end's own affair."""
+    lines = []
+    page.on("console", lambda m: m.type in ("error", "warning") and lines.append(m.text))
+    page.on("pageerror", lambda error: lines.append(str(error.stack)))
+    page.set_default_timeout(10_000)
+    return lines
+
+
+@pytest.fixture(params=("classic", "new"))
+def renderer(page, request):
+    """Whether nodes are drawn by the new renderer; a front end that has none is skipped."""
+    new = request.param == "new"
+    version = page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__").split(".")
+    if new and (int(version[0]), int(version[1])) < (1, 40):
+        pytest.skip("this front end has only the classic canvas")
+    page.evaluate("v => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', v)", new)
+    page.wait_for_timeout(400)
+    return request.param
+
+
+@pytest.fixture
+def editor(page, said, renderer):
+    """A fresh editor alone on the graph, in this renderer; nobody complains while it is used."""
+    said.clear()
+    page.evaluate(OPEN, NOTHING)
+    settle(page)
+    yield Editor(page)
+    assert [line for line in said if not any(other in line for other in NOT_OURS)] == []

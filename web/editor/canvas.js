@@ -3,6 +3,7 @@
 import { draw } from "./drawing.js"
 import * as geometry from "./geometry.js"
 import { handles, hit } from "./hits.js"
+import { POINTS } from "./skeleton.js"
 import * as states from "./state.js"
 
 const CLICK = 3 // px a pointer may tremble without dragging
@@ -26,7 +27,8 @@ export class Canvas {
         on("pointerdown", (event) => this.pressed(event))
         on("pointermove", (event) => this.moved(event))
         on("pointerup", (event) => this.released(event))
-        on("pointercancel", (event) => this.released(event))
+        on("pointercancel", (event) => this.lost(event))
+        on("lostpointercapture", (event) => this.lost(event))
         on("wheel", (event) => this.wheeled(event), { passive: false })
         on("contextmenu", (event) => event.preventDefault())
         new ResizeObserver(() => session.render()).observe(element)
@@ -93,7 +95,28 @@ export class Canvas {
         this.pointers.set(event.pointerId, at)
         if (others.length) this.pinch(before, at, others[0][1])
         else if (this.panning) this.pan(at[0] - before[0], at[1] - before[1])
-        else if (this.drag && this.hasLeft(at)) this.pull(before, at, event.shiftKey)
+        else if (this.holds() && this.hasLeft(at)) this.pull(before, at, event.shiftKey)
+    }
+
+    /** Whether a drag goes on, and what it began with is still there. */
+    holds() {
+        if (this.drag && this.drag.state !== this.session.state) this.letGo()
+        return Boolean(this.drag)
+    }
+
+    /** Ends a drag as if it had never begun; false if there is none. */
+    letGo() {
+        if (!this.drag) return false
+        this.drag = null
+        this.session.draft = null
+        this.session.render()
+    }
+
+    /** The pointer was taken away, as when a window opens: no drag ends where it was. */
+    lost({ pointerId }) {
+        if (!this.pointers.delete(pointerId)) return
+        this.panning = false
+        this.letGo()
     }
 
     /** Whether this drag is one, and not the trembling of a click. */
@@ -105,7 +128,7 @@ export class Canvas {
 
     released(event) {
         if (!this.pointers.delete(event.pointerId)) return
-        const { drag } = this
+        const drag = this.holds() ? this.drag : null
         const { draft } = this.session
         this.drag = null
         this.panning = false
@@ -133,7 +156,8 @@ export class Canvas {
         const found = this.under(from)
         if (found.kind === "joint") this.session.select(found.person, found.joint)
         if (found.kind === "person") this.session.select(found.person)
-        return { ...found, at, from, base: this.session.shown, target: this.session.target }
+        const { state, shown: base, target } = this.session
+        return { ...found, at, from, state, base, target }
     }
 
     pull(before, at, inSteps) {
@@ -153,12 +177,13 @@ export class Canvas {
         }
         if (kind === "person") return geometry.shifted(person, dx, dy)
         const { corners } = handles(person, target, this.view.scale)
+        const center = [(corners[0][0] + corners[2][0]) / 2, (corners[0][1] + corners[2][1]) / 2]
         if (kind === "corner") {
-            const still = corners[(corner + 2) % 4]
+            // a face grows where it is, on its head
+            const still = target.length < POINTS ? center : corners[(corner + 2) % 4]
             const length = ([x, y]) => Math.hypot(x - still[0], y - still[1])
             return geometry.scaled(person, still, Math.max(0.05, length(to) / length(from)), target)
         }
-        const center = [(corners[0][0] + corners[2][0]) / 2, (corners[0][1] + corners[2][1]) / 2]
         const angle = ([x, y]) => Math.atan2(y - center[1], x - center[0])
         const turn = angle(to) - angle(from)
         const steps = inSteps ? Math.round(turn / SNAP) * SNAP : turn

@@ -37,6 +37,25 @@ export function draw(konva, layer, look) {
     layer.batchDraw()
 }
 
+/** The limbs alone on a plain 2D context, as large as they fit into this box at its corner. */
+export function sketch(context, { width, height, people }, [boxWidth, boxHeight]) {
+    const scale = Math.min(boxWidth / width, boxHeight / height)
+    context.save()
+    context.scale(scale, scale)
+    context.fillStyle = "#000"
+    context.fillRect(0, 0, width, height)
+    Object.assign(context, { lineCap: "round", lineWidth: 1.6 * lineWidth({ width, height }) })
+    for (const { points } of people) LIMBS.forEach(([a, b], i) => {
+        if (!isKnown(points[a]) || !isKnown(points[b])) return
+        context.strokeStyle = limbColor(i)
+        context.beginPath()
+        context.moveTo(points[a][0], points[a][1])
+        context.lineTo(points[b][0], points[b][1])
+        context.stroke()
+    })
+    context.restore()
+}
+
 /** The photograph as large as it covers the canvas, centered, as the host scales a hint. */
 function photograph(konva, { photo, opacity, state }) {
     const scale = Math.max(state.width / photo.width, state.height / photo.height)

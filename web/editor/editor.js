@@ -13,13 +13,16 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 
 export class PoseEditor {
     /**
-     * size: () => [width, height] of the canvas; onEdit: called after every edit; resources: a
-     * promise of { konva, poses }, poses being the library's OpenPose frames with names.
+     * size: () => [width, height] of the canvas; onEdit: called after every edit, with whether more
+     * of the same is coming; undo, redo: take edits back; resources: a promise of { konva, poses },
+     * poses being the library's OpenPose frames with names.
      */
-    constructor({ size, onEdit, resources }) {
+    constructor({ size, onEdit, undo, redo, resources }) {
         const render = () => this.render()
         this.session = new Session({ size, onEdit, render })
+        this.takeBack = { undo, redo }
         this.rows = []
+        this.leftAt = -Infinity
         this.build()
         resources.then((found) => this.ready(found), (error) => this.fail(error))
     }
@@ -40,73 +43,95 @@ export class PoseEditor {
         this.render()
     }
 
+    /** Who is chosen, the view and what came with a run: what the saved text does not hold. */
+    get memory() {
+        const { selected, joint, keep, given } = this.session
+        const { view, fits, photo, opacity } = this.canvas
+        return { session: { selected, joint, keep, given }, canvas: { view, fits, photo, opacity } }
+    }
+
+    set memory({ session, canvas }) {
+        Object.assign(this.session, session)
+        Object.assign(this.canvas, canvas)
+        if (!this.session.person) this.session.select(null)
+        this.render()
+    }
+
     // the keyboard
 
+    /** What the editor does not use goes on to ComfyUI: its shortcuts, and undo and redo. */
     key(event) {
-        if (event.altKey) return
-        const key = event.key.length === 1 ? event.key.toLowerCase() : event.key
-        const name = event.ctrlKey || event.metaKey ? `Ctrl+${key}` : key
-        if (this.action(name, event.shiftKey) !== false) event.preventDefault()
+        if (event.altKey || event.target === this.slide || event.target.tagName === "TEXTAREA") return
+        if (this.action(event) === false) return
+        event.preventDefault()
+        event.stopPropagation()
     }
 
     /** Does what the key says; false if it says nothing. */
-    action(name, shift) {
+    action(event) {
         const { session, canvas } = this
-        if (ARROWS[name]) return session.nudge(ARROWS[name], shift)
-        const actions = {
-            "Ctrl+z": () => (shift ? session.redo() : session.undo()),
-            "Ctrl+y": () => session.redo(),
-            "Ctrl+d": () => session.duplicate(),
-            Tab: () => session.nextPerson(shift ? -1 : 1),
+        const { shiftKey: shift, repeat } = event
+        const key = event.key.length === 1 ? event.key.toLowerCase() : event.key
+        const name = `${event.ctrlKey || event.metaKey ? "Ctrl+" : ""}${key}`
+        const shifted = {
+            Tab: () => event.target === canvas.element && session.nextPerson(shift ? -1 : 1),
             j: () => session.nextJoint(shift ? -1 : 1),
-            h: () => session.toggleJoint(),
-            l: () => session.setKeep(!session.keep),
-            m: () => session.editPerson(geometry.mirrored),
             Delete: () => (session.joint === null ? session.remove() : session.hideJoint()),
-            PageUp: () => session.toFront(),
-            PageDown: () => session.reorder(0),
             "?": () => this.show(this.help),
             "+": () => canvas.zoom(ZOOM),
             "=": () => canvas.zoom(ZOOM),
+        }
+        const plain = {
+            "Ctrl+d": () => session.duplicate(),
+            h: () => session.toggleJoint(),
+            l: () => session.setKeep(!session.keep),
+            m: () => session.editPerson(geometry.mirrored),
+            PageUp: () => session.toFront(),
+            PageDown: () => session.reorder(0),
             "-": () => canvas.zoom(1 / ZOOM),
             0: () => canvas.fit(),
             Escape: () => this.escape(),
         }
-        actions.Backspace = actions.Delete
-        return name in actions ? actions[name]() : false
+        shifted.Backspace = shifted.Delete
+        for (const [arrow, direction] of Object.entries(ARROWS))
+            shifted[arrow] = () => session.nudge(direction, shift, repeat)
+        const actions = shift ? shifted : { ...shifted, ...plain }
+        if (!(name in actions)) return false
+        if (this.panel && !["Escape", "?"].includes(name)) return name === "Tab" ? false : undefined
+        return actions[name]()
     }
 
+    /** Lets go of what is on top: a panel, a drag, the joint, the person. */
     escape() {
         if (this.panel) return this.show(null)
+        if (this.canvas.letGo() !== false) return
         const { joint, selected } = this.session
+        if (selected === null) return false
         this.session.select(joint === null ? null : selected)
     }
 
     // the element
 
     build() {
-        const surface = el("div", { className: "canvas" })
+        const surface = el("div", { className: "canvas", tabIndex: 0, role: "application" })
         this.canvas = new Canvas(this.session, surface, () => this.focus())
-        const { bar, inputs } = parts.toolbar(this.tools())
-        this.inputs = inputs
-        // ComfyUI leaves the keyboard to a focused input, above all Ctrl+Z: so the canvas has one
-        this.keys = el("input", { className: "keys", readOnly: true, inputMode: "none" })
+        const { bar, buttons } = parts.toolbar(this.tools())
+        this.buttons = buttons
         this.poses = el("div", { className: "panel", hidden: true })
         this.help = el("div", { className: "panel", hidden: true }, ...parts.help())
-        const stage = el("div", { className: "stage" },
-            surface, this.keys, this.poses, this.help)
+        const stage = el("div", { className: "stage" }, surface, this.poses, this.help)
         this.status = el("div", { className: "status", role: "status" })
         const line = el("div", { className: "line" }, this.status, this.slider())
         this.prompts = el("div", { className: "prompts", role: "group", "aria-label": "Prompts" })
         this.element = el("div", { className: "vitruvian-pose", "data-capture-wheel": "true" },
             bar, stage, line, this.prompts)
-        this.listen(bar, stage)
+        this.listen(bar)
     }
 
     tools() {
         const { session, canvas } = this
         const extra = (name, title) =>
-            [name, title, (on) => session.toggleExtra(name, on), "checkbox"]
+            [name, title, (on) => session.toggleExtra(name, on), "switch"]
         const person = [
             ["duplicate", "Duplicate the person (Ctrl+D)", () => session.duplicate()],
             ["remove", "Delete the person (Delete)", () => session.remove()],
@@ -115,12 +140,12 @@ export class PoseEditor {
             ["back", "Send to the back (Page Down)", () => session.reorder(0)],
         ]
         const joints = [
-            ["lengths", "Keep the lengths of limbs (L)", (on) => session.setKeep(on), "checkbox"],
-            ["joint", "Show or hide the joint (H)", () => session.toggleJoint(), "checkbox"],
+            ["lengths", "Keep the lengths of limbs (L)", (on) => session.setKeep(on), "switch"],
+            ["joint", "Show or hide the joint (H)", () => session.toggleJoint(), "switch"],
         ]
         const history = [
-            ["undo", "Undo (Ctrl+Z)", () => session.undo()],
-            ["redo", "Redo (Ctrl+Shift+Z)", () => session.redo()],
+            ["undo", "Undo (Ctrl+Z)", () => this.takeBack.undo()],
+            ["redo", "Redo (Ctrl+Shift+Z)", () => this.takeBack.redo()],
         ]
         const people = [
             ["add", "Add a person", () => this.show(this.poses)],
@@ -145,20 +170,20 @@ export class PoseEditor {
             this.canvas.opacity = Number(input.value)
             this.render()
         })
+        input.addEventListener("pointerup", () => this.focus())
+        this.slide = input
         this.photoLine = el("label", { className: "photo", hidden: true }, "photograph", input)
         return this.photoLine
     }
 
-    listen(bar, stage) {
+    listen(bar) {
         const on = (target, name, handle) => target.addEventListener(name, handle)
-        on(this.keys, "keydown", (event) => this.key(event))
-        on(this.keys, "focus", () => this.render())
-        on(bar, "keydown", (event) => (event.ctrlKey || event.metaKey) && this.key(event))
-        on(stage, "keydown", (event) => event.key === "Escape" && this.panel && this.escape())
+        on(this.element, "keydown", (event) => this.key(event))
+        on(this.canvas.element, "focus", () => this.render())
+        on(this.element, "focusout", () => (this.leftAt = performance.now()))
         on(bar, "click", ({ detail }) => detail && !this.panel && this.focus()) // not by keyboard
-        // what happens in the editor is not the graph's business
-        for (const name of ["pointerdown", "pointermove", "pointerup", "wheel", "keydown",
-            "keyup", "dblclick", "contextmenu", "copy", "paste", "cut"])
+        // what pointers do in the editor is not the graph's business
+        for (const name of ["pointerdown", "pointermove", "pointerup", "wheel", "dblclick", "contextmenu"])
             on(this.element, name, (event) => event.stopPropagation())
     }
 
@@ -167,7 +192,7 @@ export class PoseEditor {
         if (open === this.poses) open.replaceChildren(...this.shelf())
         for (const one of [this.poses, this.help]) one.hidden = one !== open
         this.panel = open
-        if (open) open.querySelector("input")?.focus({ preventScroll: true })
+        if (open) open.querySelector("button")?.focus({ preventScroll: true })
         else this.focus()
     }
 
@@ -181,7 +206,12 @@ export class PoseEditor {
 
     /** Gives the canvas the keyboard. */
     focus() {
-        this.keys.focus({ preventScroll: true })
+        this.canvas.element.focus({ preventScroll: true })
+    }
+
+    /** When the editor last had the keyboard, on the page's clock in ms. */
+    get lastFocused() {
+        return this.element.contains(document.activeElement) ? performance.now() : this.leftAt
     }
 
     // showing
@@ -206,22 +236,22 @@ export class PoseEditor {
     }
 
     renderTools({ people }) {
-        const { inputs, session } = this
+        const { buttons, session } = this
         const { person, joint, selected } = session
         const one = person !== undefined
-        inputs.undo.disabled = !session.history.past.length
-        inputs.redo.disabled = !session.history.future.length
-        inputs.take.disabled = !session.given?.people.length
-        for (const name of ["duplicate", "remove", "mirror"]) inputs[name].disabled = !one
-        inputs.front.disabled = !one || selected === people.length - 1
-        inputs.back.disabled = !one || selected === 0
-        inputs.lengths.checked = session.keep
-        inputs.joint.disabled = !one || joint === null
-        inputs.joint.checked = !inputs.joint.disabled && geometry.isKnown(person.points[joint])
+        const press = (name, on) => buttons[name].setAttribute("aria-pressed", on)
+        buttons.take.disabled = !session.given?.people.length
+        for (const name of ["duplicate", "remove", "mirror"]) buttons[name].disabled = !one
+        buttons.front.disabled = !one || selected === people.length - 1
+        buttons.back.disabled = !one || selected === 0
+        press("lengths", session.keep)
+        buttons.joint.disabled = !one || joint === null
+        press("joint", !buttons.joint.disabled && geometry.isKnown(person.points[joint]))
         for (const [name, some] of Object.entries(EXTRAS)) {
-            inputs[name].disabled = !one
-            inputs[name].checked = one && some.some((part) => geometry.hasPart(person, part))
+            buttons[name].disabled = !one
+            press(name, one && some.some((part) => geometry.hasPart(person, part)))
         }
+        this.slide.value = this.canvas.opacity
         this.photoLine.hidden = !this.canvas.photo
     }
 
@@ -248,14 +278,14 @@ export class PoseEditor {
     }
 
     renderStatus({ people }, numbers) {
-        const { person, selected, problem } = this.session
+        const { person, selected, problem, notice } = this.session
         const count = people.length === 1 ? "1 person" : `${people.length} people`
         const chosen = person ? this.describe(numbers[selected]) : count
         const calm = people.length ? chosen : "Nobody is here: add a person."
-        const text = problem ? `${problem}. An edit begins anew.` : calm
+        const text = problem ? `${problem}. An edit begins anew.` : (notice ?? calm)
         if (this.status.textContent !== text) this.status.textContent = text
         this.status.classList.toggle("wrong", Boolean(problem))
-        this.keys.setAttribute("aria-label", `Canvas, ${count}, ${chosen}. Arrows move, Tab ` +
+        this.canvas.element.setAttribute("aria-label", `Canvas, ${count}, ${chosen}. Arrows move, Tab ` +
             "chooses the next person, ? shows all keys.")
     }
 

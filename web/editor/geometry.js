@@ -63,28 +63,32 @@ function holder(person, index) {
     return at
 }
 
+/** The point of the body on which this one hangs; a point of the body itself. */
+const carrier = (index) => (partOf(index) === "body" ? index : carrier(PARENTS[index]))
+
+/** What moves when a point goes somewhere alone: it, and the hand, face or foot hanging on it. */
+const alone = (index) =>
+    partOf(index) === "body" ? everything.filter((i) => carrier(i) === index) : [index]
+
 /**
  * The person with this point dragged to [x, y].
  *
  * keep: all lengths stay. The limb turns about the joint it hangs on and carries what hangs on it;
- * a point that hangs on nothing, like the neck, takes its whole branch along. Otherwise the point
- * goes there alone, with the hand, the face or the foot that hangs on it. A face moves as a whole
- * while lengths are kept.
+ * a point that hangs on nothing, like the neck, takes its whole branch along. A point of the face
+ * turns the head. Otherwise the point goes there alone, with the hand, the face or the foot that
+ * hangs on it.
  */
 export function dragged(person, index, to, keep) {
     const from = person.points[index]
     const [dx, dy] = [to[0] - from[0], to[1] - from[1]]
-    if (!keep) {
-        const other = (i) => partOf(i) !== partOf(index)
-        return shifted(person, dx, dy, branch(index).filter((i) => i === index || other(i)))
-    }
-    if (partOf(index) === "face") return shifted(person, dx, dy, indices("face"))
-    const at = holder(person, index)
-    if (at === null) return shifted(person, dx, dy, branch(index))
+    if (!keep) return shifted(person, dx, dy, alone(index))
+    const root = partOf(index) === "face" ? NOSE : index
+    const at = holder(person, root)
+    if (at === null) return shifted(person, dx, dy, branch(root))
     const pivot = person.points[at]
     if (distance(pivot, from) < 1e-6 || distance(pivot, to) < 1e-6) return person
     const angle = (point) => Math.atan2(point[1] - pivot[1], point[0] - pivot[0])
-    return rotated(person, pivot, angle(to) - angle(from), branch(index))
+    return rotated(person, pivot, angle(to) - angle(from), branch(root))
 }
 
 export function withKnown(person, which, known) {

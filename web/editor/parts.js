@@ -15,32 +15,33 @@ export function el(tag, properties = {}, ...children) {
 }
 
 /**
- * A tool: an icon with an <input> over it. Inputs and not <button>s, because ComfyUI leaves the
- * keyboard to a focused input: Ctrl+Z on a button would also undo in the graph.
+ * A tool: a button with an icon. A "switch" is on or off, as its aria-pressed says. Buttons and not
+ * inputs, because ComfyUI leaves Ctrl+Z to a focused input, and here it is to undo in the graph.
  */
 export function tool(image, title, type, onUse, caption = "") {
-    const input = el("input", { type, title, "aria-label": title.replace(/ \(.*\)$/, "") })
-    input.addEventListener(type === "checkbox" ? "change" : "click", () => onUse(input.checked))
-    const label = el("span", { className: "tool" })
-    label.innerHTML = image
-    label.append(caption, input)
-    return { label, input }
+    const button = el("button", {
+        type: "button", className: "tool", title, "aria-label": title.replace(/ \(.*\)$/, ""),
+    })
+    button.innerHTML = image
+    button.append(caption)
+    const isOn = () => button.getAttribute("aria-pressed") === "true"
+    button.addEventListener("click", () => (type === "switch" ? onUse(!isOn()) : onUse()))
+    return button
 }
 
-/** Rows of groups of tools; returns the bar and the inputs by their names. */
+/** Rows of groups of tools; returns the bar and the buttons by their names. */
 export function toolbar(rows) {
-    const inputs = {}
+    const buttons = {}
     const makeTool = ([name, title, onUse, type = "button"]) => {
-        const made = tool(icon(name), title, type, onUse)
-        made.input.dataset.tool = name
-        inputs[name] = made.input
-        return made.label
+        buttons[name] = tool(icon(name), title, type, onUse)
+        buttons[name].dataset.tool = name
+        return buttons[name]
     }
     const makeGroup = (group) => el("div", { className: "group" }, ...group.map(makeTool))
     const makeRow = (row) => el("div", { className: "row" }, ...row.map(makeGroup))
     const bar = el("div", { className: "bar", role: "toolbar", "aria-label": "Pose tools" },
         ...rows.map(makeRow))
-    return { bar, inputs }
+    return { bar, buttons }
 }
 
 /** A person as a small image. */
@@ -60,7 +61,7 @@ function thumbnail({ people: [person], width, height }) {
 /** The library: entries { name, state } as tiles. */
 export function library(entries, onChoose) {
     const tiles = entries.map(({ name, state }) =>
-        tool(thumbnail(state), `Add: ${name}`, "button", () => onChoose(state), name).label)
+        tool(thumbnail(state), `Add: ${name}`, "button", () => onChoose(state), name))
     return [el("h4", { textContent: "Add a person" }), el("div", { className: "poses" }, ...tiles)]
 }
 
@@ -77,9 +78,9 @@ const KEYS = [
     ["Ctrl+D", "duplicates the person"],
     ["Delete", "hides the joint; without a chosen joint deletes the person"],
     ["Page Up, Page Down", "brings to the front, to the back"],
-    ["Ctrl+Z, Ctrl+Shift+Z", "undo, redo"],
+    ["Ctrl+Z, Ctrl+Shift+Z", "undo, redo, as everywhere in the graph"],
     ["+, -, 0", "zoom in, out, fit"],
-    ["Esc", "lets go of the joint, then of the person"],
+    ["Esc", "takes back a drag; lets go of the joint, then of the person"],
 ]
 
 export function help() {
@@ -98,8 +99,9 @@ export function promptRow(number, color, onText, onFocus, onDone) {
     field.addEventListener("input", () => onText(field.value))
     field.addEventListener("focus", onFocus)
     field.addEventListener("keydown", (event) => {
-        if (event.key !== "Enter" && event.key !== "Escape") return
+        if (event.ctrlKey || event.metaKey || !["Enter", "Escape"].includes(event.key)) return
         event.preventDefault() // a prompt is one line
+        event.stopPropagation()
         onDone()
     })
     const row = el("label", { className: "prompt" }, el("span", { textContent: number }), field)

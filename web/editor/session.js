@@ -1,4 +1,4 @@
-// What is being edited: the state with its history, and who is chosen. Nothing here is drawn.
+// What is being edited: the state, and who is chosen. Nothing here is drawn.
 
 import * as geometry from "./geometry.js"
 import { grabbable } from "./hits.js"
@@ -11,15 +11,15 @@ export const EXTRAS = { hands: ["leftHand", "rightHand"], feet: ["feet"], face: 
 
 export class Session {
     /**
-     * size: () => [width, height] of the canvas; onEdit: called when the text has changed; render:
-     * called when something else is to be seen.
+     * size: () => [width, height] of the canvas; onEdit: called after every edit, with whether more
+     * of the same is coming; render: called when something else is to be seen.
      */
     constructor({ size, onEdit, render }) {
         this.size = size
         this.onEdit = onEdit
         this.render = render
         this.text = "" // as saved; empty while nobody was edited
-        this.history = states.begun({ width: 512, height: 512, people: [], untouched: true })
+        this.state = { width: 512, height: 512, people: [], untouched: true } // it stands for ""
         this.draft = null // what a drag has made so far
         this.selected = null // place in the list of people
         this.joint = null
@@ -27,6 +27,7 @@ export class Session {
         this.library = [] // { name, state } each
         this.given = null // the state of the connected pose
         this.problem = null // what is wrong with the text
+        this.notice = null // what the last edit did besides what is seen
     }
 
     // the saved text
@@ -46,14 +47,14 @@ export class Session {
     /** Begins anew from the text. */
     load() {
         let state = null
-        this.problem = null
+        this.problem = this.notice = null
         try {
             state = states.parse(this.text)
         } catch (error) {
             this.problem = error.message
         }
-        this.history = states.begun(state ? this.complete(state) : this.untouched())
-        this.selected = this.history.state.people.length ? 0 : null
+        this.state = state ? this.complete(state) : this.untouched()
+        this.selected = this.state.people.length ? 0 : null
         this.render()
     }
 
@@ -73,14 +74,15 @@ export class Session {
     /** The library: OpenPose frames with names, the standing person first. */
     setLibrary(frames) {
         this.library = frames.map((frame) => ({ name: frame.name, state: states.fromFrame(frame) }))
-        if (!this.history.past.length) this.load()
+        if (this.state.untouched) this.load()
+        else this.state = this.complete(this.state)
     }
 
     // editing
 
     /** What is shown: on the canvas of the node's width and height. */
     get shown() {
-        return this.draft ?? states.fitted(this.history.state, ...this.size())
+        return this.draft ?? states.fitted(this.state, ...this.size())
     }
 
     get person() {
@@ -92,36 +94,24 @@ export class Session {
         return this.joint !== null && partOf(this.joint) === "face" ? indices("face") : EVERYTHING
     }
 
-    edit(state, tag = null) {
-        this.go(states.edited(this.history, { ...state, untouched: false }, tag, Date.now()))
+    /** Takes over a new state. goesOn: more of the same edit is coming, as letters of a prompt. */
+    edit(state, goesOn = false) {
+        this.state = { ...state, untouched: false }
+        this.draft = this.problem = this.notice = null
+        this.text = states.serialize(state)
+        if (!state.people[this.selected]) this.select(state.people.length ? 0 : null)
+        this.render()
+        this.onEdit(goesOn)
     }
 
     /** edit, of the selected person. */
-    editPerson(change, tag = null) {
+    editPerson(change, goesOn = false) {
         if (!this.person) return
-        this.edit(states.withPerson(this.shown, this.selected, change(this.person)), tag)
-    }
-
-    go(history) {
-        this.history = history
-        this.draft = null
-        const { state } = history
-        this.text = state.untouched ? "" : states.serialize(state)
-        this.problem = null
-        if (!state.people[this.selected]) this.select(state.people.length ? 0 : null)
-        this.render()
-        this.onEdit()
-    }
-
-    undo() {
-        if (this.history.past.length) this.go(states.undone(this.history))
-    }
-
-    redo() {
-        if (this.history.future.length) this.go(states.redone(this.history))
+        this.edit(states.withPerson(this.shown, this.selected, change(this.person)), goesOn)
     }
 
     select(person, joint = null) {
+        if (person !== this.selected) this.notice = null
         this.selected = person
         this.joint = joint
         this.render()
@@ -132,20 +122,20 @@ export class Session {
         this.render()
     }
 
+    /** One more person; says so if others are numbered anew. */
     add(source) {
-        const state = states.withNew(this.shown, states.welcomed(this.shown, source))
-        this.selected = state.people.length - 1
+        const before = this.state.untouched ? states.withRoom(this.shown) : this.shown
+        const state = states.withNew(before, states.welcomed(before, source))
+        const count = state.people.length
+        this.selected = count - 1
         this.joint = null
         this.edit(state)
+        const number = states.leftToRight(state).indexOf(count - 1) + 1
+        if (number < count) this.notice = `person ${number} is new: those right of them moved up`
     }
 
     duplicate() {
-        if (!this.person) return
-        const copy = geometry.shifted(this.person, this.shown.width / 16, 0)
-        const state = states.withNew(this.shown, copy)
-        this.selected = state.people.length - 1
-        this.joint = null
-        this.edit(state)
+        if (this.person) this.add({ ...this.shown, people: [this.person] })
     }
 
     remove() {
@@ -186,21 +176,20 @@ export class Session {
         this.editPerson((person) => EXTRAS[name].reduce(change, person))
     }
 
-    nudge([dx, dy], far) {
+    nudge([dx, dy], far, goesOn) {
         if (!this.person) return
         const step = far ? 10 : 1
-        const tag = `nudge ${this.selected} ${this.joint}`
         this.editPerson((person) => {
             if (this.joint === null) return geometry.shifted(person, dx * step, dy * step)
             const [x, y] = person.points[this.joint]
             return geometry.dragged(person, this.joint, [x + dx * step, y + dy * step], this.keep)
-        }, tag)
+        }, goesOn)
     }
 
     setPrompt(person, prompt) {
         const state = this.shown
         const changed = { ...state.people[person], prompt }
-        this.edit(states.withPerson(state, person, changed), `prompt ${person}`)
+        this.edit(states.withPerson(state, person, changed), true)
     }
 
     /** The next person from left to right; false behind the last, so that Tab leaves the canvas. */
@@ -226,7 +215,7 @@ export class Session {
     /** The connected pose as an OpenPose frame: shown at once while nobody was edited. */
     arrivedPose(frame) {
         this.given = this.complete(states.fromFrame(frame))
-        if (this.history.state.untouched || !this.shown.people.length) this.takeGiven()
+        if (!this.draft && (this.state.untouched || !this.shown.people.length)) this.takeGiven()
         this.render()
     }
 

@@ -7,12 +7,20 @@ import { PARTS } from "./skeleton.js"
 
 export const SOMEBODY = "a person"
 const NORMALIZED_REACH = 4
+// where newcomers stand, in widths of the canvas: eight find room, each with the next number
+const FIRST = 0.2
+const STEP = 0.2 // of the way from the last one to
+const BEYOND = 1.1
+const LAST = 0.96
+const SMALLEST = 0.15 // as large as in the library: a newcomer among many
 
 // reading and writing
 
 /** The state of a saved text; null for an empty one. Throws an Error that says what is wrong. */
 export function parse(text) {
-    if (!text?.trim()) return null
+    if (text === null || text === undefined) return null
+    if (typeof text !== "string") throw new Error("the saved people are not text")
+    if (!text.trim()) return null
     let frame
     try {
         frame = JSON.parse(text)
@@ -85,7 +93,7 @@ export const leftToRight = ({ people }) =>
 export const withPerson = (state, at, person) =>
     ({ ...state, people: state.people.map((old, i) => (i === at ? person : old)) })
 
-export const withNew = (state, ...made) => ({ ...state, people: [...state.people, ...made] })
+export const withNew = (state, person) => ({ ...state, people: [...state.people, person] })
 
 export const without = (state, at) =>
     ({ ...state, people: state.people.filter((_, i) => i !== at) })
@@ -97,37 +105,39 @@ export function reordered(state, from, to) {
     return { ...state, people }
 }
 
-/** A newcomer (a person of `source`'s canvas) where the canvas is emptiest, from left to right. */
+/**
+ * A newcomer (a person of `source`'s canvas), right of everybody: so they get the next number and
+ * nobody else's changes. Whoever would stick out of the canvas there is made smaller.
+ */
 export function welcomed(state, source) {
     const [newcomer] = fitted(source, state.width, state.height).people
-    const taken = state.people.map(geometry.middle)
-    const spots = [0.5, 0.25, 0.75, 0.125, 0.375, 0.625, 0.875].map((share) => share * state.width)
-    const room = (x) => Math.min(state.width, ...taken.map((other) => Math.abs(other - x)))
-    const spot = spots.reduce((best, x) => (room(x) > room(best) + 1 ? x : best))
-    const { left, right } = geometry.bounds(newcomer)
-    const shift = spot - geometry.middle(newcomer)
-    return geometry.shifted(newcomer, Math.max(-left, Math.min(state.width - right, shift)), 0)
+    return standingAt(newcomer, spotFor(state), state.width)
 }
 
-// undo and redo
-
-const LONGEST = 200
-const SAME_EDIT = 800 // ms: key presses and letters in a row are one step
-
-export const begun = (state) => ({ past: [], state, future: [], tag: null, time: 0 })
-
-/** The history after an edit. Edits in a row with the same tag count as one. */
-export function edited(history, state, tag, time) {
-    const same = tag !== null && tag === history.tag && time - history.time < SAME_EDIT
-    const past = same ? history.past : [...history.past, history.state].slice(-LONGEST)
-    return { past, state, future: [], tag, time }
+/** The state with its one person, whom nobody has posed, out of the newcomers' way. */
+export function withRoom(state) {
+    const aside = (person) => standingAt(person, FIRST * state.width, state.width)
+    return { ...state, people: state.people.map(aside) }
 }
 
-export function undone({ past, state, future }) {
-    const future_ = [state, ...future]
-    return { past: past.slice(0, -1), state: past.at(-1), future: future_, tag: null, time: 0 }
+/** The person with their middle at `spot`, small enough to be on the canvas there. */
+function standingAt(person, spot, width) {
+    const { left, right, bottom } = geometry.bounds(person)
+    const middle = geometry.middle(person)
+    const room = [(width - spot) / (right - middle), spot / (middle - left)]
+    const size = Math.max(SMALLEST, Math.min(1, ...room.filter((share) => share > 0)))
+    return geometry.shifted(geometry.scaled(person, [middle, bottom], size), spot - middle, 0)
 }
 
-export function redone({ past, state, future: [next, ...future] }) {
-    return { past: [...past, state], state: next, future, tag: null, time: 0 }
+/** Where a newcomer's middle goes; without room on the right, into the middle of the widest gap. */
+function spotFor({ width, people }) {
+    const taken = people.map(geometry.middle).sort((a, b) => a - b)
+    if (!taken.length) return width / 2
+    const last = Math.max(0, taken.at(-1))
+    const spot = last + STEP * (BEYOND * width - last)
+    if (spot <= LAST * width) return spot
+    const ends = [0, ...taken.filter((x) => x > 0 && x < width), width]
+    const gaps = ends.slice(1).map((end, i) => end - ends[i])
+    const widest = gaps.indexOf(Math.max(...gaps))
+    return (ends[widest] + ends[widest + 1]) / 2
 }
