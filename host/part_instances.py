@@ -16,15 +16,15 @@ from .phrase_encoder import text_projection
 def instances_from_parts(
     parts: Sequence[Part], labels: Tensor, clip: Any, memory: Memory, token_count: int
 ) -> tuple[Instance, ...]:
-    """Make an instance for each part that the map [B, H, W] has, of which the first image counts.
+    """Make an instance for each part that is on one of the maps [B, H, W], one for each image.
 
     An instance has the part's area and its phrase, encoded with the retrieved feature in the place
-    of `token_count` tokens of the padding behind the words. ValueError if the map has none of the
-    parts.
+    of `token_count` tokens of the padding behind the words. ValueError if the maps have none of
+    the parts.
     """
     instances = []
     for part in parts:
-        mask = semantic_map.part_mask(labels[:1], (part.part,))[0]
+        mask = semantic_map.part_mask(labels, (part.part,))
         if mask.any():
             encoded = encode_part(clip, part, memory, token_count)
             instances.append(Instance(encoded, 0, mask, weight=max(part.strength, 0.01)))

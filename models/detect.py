@@ -72,20 +72,24 @@ def open_detector(
     return DETECTORS[name](model_folders, hands=hands)
 
 
-def read_boxes(value: Any, number: int) -> list[Box]:
-    """Read the rectangles of one image from a BOUNDING_BOX value of the host.
+def read_boxes(value: Any) -> list[list[Box]]:
+    """Read the rectangles of every image from a BOUNDING_BOX value of the host.
 
     A value is one box {x, y, width, height} in pixels, a list of them, or a list of such lists, one
-    per image; the last list serves all further images. number: which image, from 0. Boxes that are
-    labeled as something else than a person are left out. Raises ValueError on anything else.
+    per image. Boxes that are labeled as something else than a person are left out. Raises
+    ValueError on anything else.
     """
     frames = value if isinstance(value, list) else [value] if value else []
-    if frames and not isinstance(frames[0], list):
+    if not any(isinstance(frame, list) for frame in frames):
         frames = [frames]
-    if not frames:
-        return []
+    return [_read_frame_boxes(frame) for frame in frames]
+
+
+def _read_frame_boxes(frame: Any) -> list[Box]:
+    if not isinstance(frame, list):
+        raise ValueError(f"each image needs a list of bounding boxes, but one has {frame!r:.80}.")
     boxes = []
-    for box in frames[min(number, len(frames) - 1)]:
+    for box in frame:
         try:
             x, y, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
         except (KeyError, TypeError, ValueError):

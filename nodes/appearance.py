@@ -116,7 +116,8 @@ class VitruvianInstancesFromParts(io.ComfyNode):
             inputs=[
                 Parts.Input("parts", tooltip="From Retrieve Appearance."),
                 SemanticMap.Input(
-                    "semantic_map", tooltip="Where the parts are. Only its first image is used."
+                    "semantic_map",
+                    tooltip="Where the parts are: one map, or one per image of the batch.",
                 ),
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
                 Memory.Input("memory", tooltip="The memory that the parts came from."),

@@ -11,11 +11,11 @@ from ..models import compose
 from ..models.compose import Instance
 from .inputs import (
     check_order,
-    mask_frames,
     named_errors,
     output_size,
     percent_inputs,
     pose_input,
+    read_masks,
     read_pose,
     size_inputs,
     strength_input,
@@ -102,7 +102,7 @@ class VitruvianAddInstance(io.ComfyNode):
         instances: tuple[Instance, ...] = (),
     ) -> io.NodeOutput:
         _check_prompt(conditioning, "conditioning")
-        area = None if mask is None else mask_frames(mask)
+        area = None if mask is None else read_masks(mask)
         instance = Instance(conditioning, person, area, order, weight)
         return io.NodeOutput((*instances, instance))
 

@@ -192,11 +192,6 @@ def read_phrases(text: str) -> list[str]:
     return [phrase.strip() for phrase in text.replace("\n", ",").split(",") if phrase.strip()]
 
 
-def mask_frames(mask: torch.Tensor) -> torch.Tensor:
-    """Read a MASK input named 'mask' as read_masks does."""
-    return read_masks(mask)
-
-
 def read_images(images: Any, name: str = "image") -> torch.Tensor:
     """Read an IMAGE input of any usual form as [B, H, W, 3] in 0..1, float32 on the CPU."""
     try:

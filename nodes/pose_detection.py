@@ -8,7 +8,8 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..models import detect, pose, pose_drawing
-from .inputs import min_confidence_input, named_errors, write_poses
+from ..models.batches import one_each
+from .inputs import min_confidence_input, named_errors, read_images, write_poses
 from .wires import BoundingBox, PoseKeypoint
 
 CATEGORY = "Vitruvian/pose"
@@ -74,27 +75,34 @@ class VitruvianDetectPose(io.ComfyNode):
         if_nobody: str,
         bboxes: Any = None,
     ) -> io.NodeOutput:
-        progress = comfy.utils.ProgressBar(len(image))
+        images, boxes = read_images(image), detect.read_boxes(bboxes)
+        if len(boxes) not in (1, len(images)):
+            raise ValueError(
+                f"the input 'image' has {len(images)} images and 'bboxes' the boxes of "
+                f"{len(boxes)}: connect a list of boxes for each image, or one for all."
+            )
+        progress = comfy.utils.ProgressBar(len(images))
         folders = folder_paths.get_folder_paths("vitruvian")
         frames = []
         with detect.open_detector(folders, hands=include_hands) as detector:
-            for number, photograph in enumerate(image):
+            pairs = zip(images, one_each(boxes, len(images)), strict=True)
+            for number, (photograph, photograph_boxes) in enumerate(pairs, 1):
                 people = detector.detect(
                     photograph,
-                    boxes=detect.read_boxes(bboxes, number),
+                    boxes=photograph_boxes,
                     max_people=max_people,
                     min_confidence=min_confidence,
                 )
                 if not pose.count(people) and if_nobody == STOP:
                     raise ValueError(
-                        f"nobody was found in image {number + 1} of {len(image)}. Use an image "
+                        f"nobody was found in image {number} of {len(images)}. Use an image "
                         "that shows a person, lower 'min_confidence', connect 'bboxes', or "
                         f"set 'if_nobody' to '{LEAVE_EMPTY}'."
                     )
                 frames.append(people)
                 progress.update(1)
         preview = torch.stack(
-            [pose_drawing.draw_over(*pair) for pair in zip(image, frames, strict=True)]
+            [pose_drawing.draw_over(*pair) for pair in zip(images, frames, strict=True)]
         )
         person_count = sum(pose.count(people) for people in frames)
         return io.NodeOutput(

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 
 from ..models import body_masks, pose, pose_drawing, pose_editor
 from ..models.pose import People
-from .inputs import named_errors
+from .inputs import named_errors, read_images
 from .wires import PoseKeypoint
 
 CATEGORY = "Vitruvian/pose"
@@ -131,7 +131,13 @@ def _photograph_for_widget(
     """Pass the connected photograph to the widget, as a file in the host's temporary folder."""
     if background is None:
         return {}
-    return {"vitruvian_background": ui.PreviewImage(background[:1], cls=cls).as_dict()["images"]}
+    images = read_images(background, "background_image")
+    if len(images) > 1:
+        raise ValueError(
+            f"the input 'background_image' has {len(images)} images, but the editor shows one: "
+            "choose it with Image From Batch."
+        )
+    return {"vitruvian_background": ui.PreviewImage(images, cls=cls).as_dict()["images"]}
 
 
 NODES: list[type[io.ComfyNode]] = [VitruvianPoseEditor]

@@ -402,7 +402,7 @@ def test_instances_from_parts_have_words_and_retrieved_features(loaded):
         ]
 
     (plain,), (with_features,) = instances(0), instances(3)  # the map shows no trousers
-    assert torch.equal(plain.mask, (labels[0] == semantic_map.TOP).float()) and plain.person == 0
+    assert torch.equal(plain.mask, (labels == semantic_map.TOP).float()) and plain.person == 0
     words, retrieved = plain.conditioning[0][0], with_features.conditioning[0][0]
     assert torch.equal(words, encode(clip, "top")[0][0])
     differing = (words != retrieved).any(-1)[0].nonzero()[:, 0].tolist()

@@ -109,7 +109,7 @@ def test_a_connected_pose():
 
 
 def test_a_background_goes_to_the_widget_alone():
-    photo = torch.rand(2, 40, 60, 3)
+    photo = torch.rand(1, 40, 60, 3)
     with_photo = run(background_image=photo)
     torch.testing.assert_close(with_photo.result[1], run().result[1])
     (file,) = with_photo.ui["vitruvian_background"]
@@ -123,6 +123,7 @@ def test_a_background_goes_to_the_widget_alone():
         ({"people": "{"}, "Pose Editor: the input 'people' is not JSON"),
         ({"people": '{"people": 3}'}, "Pose Editor: the input 'people' can not be used"),
         ({"pose": "text"}, "Pose Editor: the input 'pose' can not be used: a pose is a list"),
+        ({"background_image": torch.rand(2, 9, 9, 3)}, "'background_image' has 2 images"),
         (
             {"people": "", "pose": [{"canvas_width": 9, "canvas_height": 9, "people": []}]},
             "Pose Editor: there are no people: add a person in the editor, or connect",

@@ -326,5 +326,5 @@ def test_our_boxes_input_takes_sdpose_s_boxes(sdpose):
     face = [v for i in range(70) for v in (230 + i, 60 + i, 1.0)]
     poses = [{**frame(), "people": [{**person(), "face_keypoints_2d": face}]}]
     boxes = sdpose.SDPoseFaceBBoxes.execute(poses, 1.5, True).args[0]
-    assert len(detect.read_boxes(boxes, 0)) == 1
+    assert len(detect.read_boxes(boxes)[0]) == 1
     assert BoundingBox.io_type == io.BoundingBox.io_type

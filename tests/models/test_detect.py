@@ -330,15 +330,15 @@ def test_boxes_of_every_shape():
     dog = box | {"label": "dog", "score": 0.9}
     person = box | {"label": "person", "score": 0.9}
     same = [Box(1, 2, 11, 22)]
-    assert read_boxes(box, 0) == read_boxes([box], 3) == read_boxes([[box]], 7) == same
-    assert read_boxes([[], [person, dog]], 1) == same
-    assert read_boxes([[], [box]], 0) == read_boxes([], 0) == read_boxes(None, 0) == []
+    assert read_boxes(box) == read_boxes([box]) == read_boxes([[box]]) == [same]
+    assert read_boxes([[], [person, dog]]) == [[], same]
+    assert read_boxes([]) == read_boxes([[]]) == read_boxes(None) == [[]]
 
 
 @pytest.mark.parametrize("bad", [[{"x": 1}], ["box"], [[3]], [[{**dict.fromkeys("xy"), "w": 1}]]])
 def test_other_boxes_are_refused(bad):
     with pytest.raises(ValueError, match="x, y, width and height"):
-        read_boxes(bad, 0)
+        read_boxes(bad)
 
 
 # another detector
@@ -380,8 +380,8 @@ def test_another_detector_is_one_file_and_one_line(tmp_path, monkeypatch):
     # as Detect Pose does
     images, frames = torch.zeros(2, 300, 400, 3), []
     with copied.open_detector(FOLDERS, hands=True) as detector:
-        for number, image in enumerate(images):
-            boxes = copied.read_boxes(None, number)
+        for image in images:
+            (boxes,) = copied.read_boxes(None)
             frames.append(detector.detect(image, boxes=boxes, max_people=3, min_confidence=0.3))
     assert [copied_pose.count(people) for people in frames] == [3, 3]
     assert copied_pose.write_frame(frames[0])["people"][2]["pose_keypoints_2d"][:3] == [300, 50, 1]
