@@ -77,7 +77,14 @@ class _PerGroup:
 
     def run(self, *arguments: Any) -> Any:
         parts = [self._split(argument) for argument in arguments]
-        return _joined([self.patch(*group) for group in zip(*parts, strict=True)])
+        *others, last = zip(*parts, strict=True)
+        results = []
+        for group in others:
+            # a patch that draws numbers draws the same ones for each person, and as many in all
+            # as in an ordinary call
+            with torch.random.fork_rng(_gpus(arguments)):
+                results.append(self.patch(*group))
+        return _joined([*results, self.patch(*last)])
 
     def _split(self, value: Any) -> list[Any]:
         """One part per group."""
@@ -109,6 +116,12 @@ class _PerGroup:
             for key in ("original_shape", "activations_shape")
             if key in options
         }
+
+
+def _gpus(arguments: Sequence[Any]) -> list[torch.device]:
+    """The graphics cards of these tensors, whose random numbers a patch may draw."""
+    tensors = (value for value in arguments if isinstance(value, Tensor))
+    return list({tensor.device for tensor in tensors if tensor.is_cuda})
 
 
 def _joined(results: Sequence[Any]) -> Any:

@@ -1,0 +1,217 @@
+"""Judge one node of the host beside one method of the pack.
+
+A method is given as a `Pair`: what is sampled with the method, and the ordinary sampling that it
+must equal (two equal people are one ordinary ControlNet; strength 0 is not there). The node is put
+into both, before the method or behind it. For a method with a strength, the node and the method
+must both still count at strength 1: nothing may be dropped in silence.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import table
+from .methods import PAIRS, Inputs, Loaded, Pair
+
+EQUAL, REFUSED, WRONG = "equal", "refused", "wrong"
+BEFORE, BEHIND = "before", "behind"
+TOLERANCE = 2e-4  # relative: mixing adds shares in another order than one pass
+COUNTS = 1e-3  # relative: a method or a node that changes less has been dropped
+STEPS, SEED = 3, 7
+
+
+class Outcome(NamedTuple):
+    """What came of one node beside one method."""
+
+    node: str
+    method: str
+    order: str
+    verdict: str  # EQUAL, REFUSED or WRONG
+    reason: str = ""
+
+
+def judge(node: str, method: str, order: str, loaded: Loaded) -> Outcome:
+    """Try one node of the table beside one method of PAIRS."""
+    kind = table.kind_of(table.host_nodes()[node])
+    try:
+        beside = _beside(node, kind, order, loaded)
+        for batch in (2, 1):
+            pair = PAIRS[method](loaded, *beside.prepared, batch)
+            try:
+                plain = _sampled(beside, pair.plain)
+                break
+            except (RuntimeError, TypeError):  # some of the host's nodes take one image only
+                if batch == 1:
+                    raise
+        verdict = _verdict(beside, pair, plain, PAIRS[method](loaded, *_prompts(loaded), batch))
+    except ValueError as error:
+        verdict = REFUSED, str(error)
+    except Exception as error:  # noqa: BLE001  whatever it is, the sampling is lost
+        verdict = WRONG, f"{type(error).__name__}: {error}"
+    return Outcome(node, method, order, *verdict)
+
+
+def _verdict(beside: "_Beside", pair: Pair, plain: Tensor, alone: Pair) -> tuple[str, str]:
+    """Compare the method beside the node with the ordinary sampling beside the node; and check that
+    neither the method nor the node is dropped when both count. `alone`: the method without a node.
+    """
+    if (error := _distance(_sampled(beside, pair.ours), plain)) > TOLERANCE:
+        return WRONG, f"differs by {error:.1e} from the sampling without the method"
+    if pair.strong is None or alone.strong is None:
+        return EQUAL, ""
+    both = _sampled(beside, pair.strong)
+    if not both.isfinite().all() or _distance(both, plain) < COUNTS:
+        return WRONG, "the method does nothing beside this node"
+    node_counts = _distance(plain, _sampled(_alone(), alone.plain)) > COUNTS
+    if node_counts and _distance(both, _sampled(_alone(), alone.strong)) < COUNTS / 10:
+        return WRONG, "the node does nothing beside the method"
+    return EQUAL, ""
+
+
+def _distance(first: Tensor, second: Tensor) -> float:
+    return float((first - second).norm() / second.norm())
+
+
+class _Beside(NamedTuple):
+    """A node in its place: what a method begins with, and what is done behind it."""
+
+    prepared: tuple[Any, Any, Any]  # model, positive, negative
+    change: Callable[[Inputs], Inputs]
+    guider: Callable[[Inputs], Any]
+    sampler: Any
+
+
+def _cfg_guider(inputs: Inputs) -> Any:
+    import comfy.samplers
+
+    guider = comfy.samplers.CFGGuider(inputs.model)
+    guider.set_conds(inputs.positive, inputs.negative)
+    guider.set_cfg(4.0)
+    return guider
+
+
+def _euler() -> Any:
+    import comfy.samplers
+
+    return comfy.samplers.sampler_object("euler")
+
+
+def _prompts(loaded: Loaded) -> tuple[None, Any, Any]:
+    """No model of its own, and the prompts."""
+    return None, loaded.positive, loaded.negative
+
+
+def _alone() -> _Beside:
+    return _Beside((None, None, None), lambda inputs: inputs, _cfg_guider, _euler())
+
+
+def _beside(node: str, kind: str | None, order: str, loaded: Loaded) -> _Beside:
+    make = _makers(loaded)
+    _, positive, negative = _prompts(loaded)
+    alone = _alone()._replace(prepared=(None, positive, negative))
+    if kind == table.SAMPLER:
+        # the one sampler with a MODEL input reads its noise levels only
+        (sampler,) = table.run_node(node, make, **_model_wire(node, loaded.model))
+        return alone._replace(sampler=sampler)
+    if kind == table.GUIDER:
+        return alone._replace(guider=lambda inputs: _guider(node, make, inputs, loaded))
+    if kind == table.HOOKS:
+        hooks = table.run_node(node, make)[0]
+        if order == BEFORE:
+            return alone._replace(prepared=(None, *_hooked(hooks, positive, negative)))
+
+        def hook(inputs: Inputs) -> Inputs:
+            positive, negative = _hooked(hooks, inputs.positive, inputs.negative)
+            return inputs._replace(positive=positive, negative=negative)
+
+        return alone._replace(change=hook)
+
+    def patch(model: Any) -> Any:
+        return table.run_node(node, make, **_model_wire(node, model))[0]
+
+    if order == BEFORE:
+        return alone._replace(prepared=(patch, positive, negative))
+    return alone._replace(change=lambda inputs: inputs._replace(model=patch(inputs.model)))
+
+
+def _model_wire(node: str, model: Any) -> dict[str, Any]:
+    """The MODEL goes to the first input of that type."""
+    types = table.input_types(table.host_nodes()[node])
+    name = next((name for name, kind in types.items() if kind == table.MODEL), None)
+    return {} if name is None else {name: model}
+
+
+def _hooked(hooks: Any, positive: Any, negative: Any) -> tuple[Any, Any]:
+    import comfy.hooks
+
+    conds = comfy.hooks.set_conds_props(
+        [positive, negative], strength=1.0, set_cond_area="default", hooks=hooks
+    )
+    return conds[0], conds[1]
+
+
+def _guider(node: str, make: Mapping[str, Callable], inputs: Inputs, loaded: Loaded) -> Any:
+    types = table.input_types(table.host_nodes()[node])
+    wires = {
+        "model": inputs.model,
+        "positive": inputs.positive,
+        "conditioning": inputs.positive,
+        "cond1": inputs.positive,
+        "cond2": inputs.positive,
+        "negative": inputs.negative,
+        "empty_conditioning": loaded.negative,
+        "model_negative": loaded.model if inputs.channels == 4 else inputs.model,
+    }
+    return table.run_node(node, make, **{k: v for k, v in wires.items() if k in types})[0]
+
+
+def _makers(loaded: Loaded) -> dict[str, Callable[[], Any]]:
+    import comfy.hooks
+
+    def sharpen() -> Any:
+        node = table.host_nodes()["LatentOperationSharpen"]
+        result = getattr(node(), node.FUNCTION)(sharpen_radius=2, sigma=1.0, alpha=0.1)
+        return getattr(result, "result", result)[0]
+
+    def lora_hook() -> Any:
+        return table.run_node("CreateHookLoraModelOnly", {})[0]
+
+    def keyframes() -> Any:
+        group = comfy.hooks.HookKeyframeGroup()
+        group.add(comfy.hooks.HookKeyframe(strength=0.5, start_percent=0.4))
+        return group
+
+    return {
+        table.MODEL: lambda: loaded.model,
+        "CLIP": lambda: loaded.clip,
+        "CONDITIONING": lambda: loaded.negative,
+        "LATENT_OPERATION": sharpen,
+        "HOOKS": lora_hook,
+        "HOOK_KEYFRAMES": keyframes,
+    }
+
+
+def _sampled(beside: _Beside, inputs: Inputs) -> Tensor:
+    """Sample as SamplerCustomAdvanced does."""
+    import comfy.sample
+    import comfy.samplers
+
+    inputs = beside.change(inputs)
+    guider = beside.guider(inputs)
+    latent = inputs.latent["samples"]
+    sigmas = comfy.samplers.calculate_sigmas(
+        inputs.model.get_model_object("model_sampling"), "normal", STEPS
+    )
+    with torch.inference_mode():
+        torch.manual_seed(SEED)  # some nodes draw from the global generator
+        return guider.sample(
+            comfy.sample.prepare_noise(latent, SEED),
+            latent,
+            beside.sampler,
+            sigmas,
+            denoise_mask=inputs.latent.get("noise_mask"),
+            disable_pbar=True,
+            seed=SEED,
+        )
