@@ -242,16 +242,19 @@ def load_poses(path: Path) -> list[People]:
 
 def _read_json(path: Path) -> Any:
     """Read a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark."""
-    if path.stat().st_size > LARGEST_FILE:
-        size = f"{path.stat().st_size / 1e6:.0f} MB"
-        raise ValueError(f"the file has {size}; a pose has at most {LARGEST_FILE / 1e6:.0f} MB.")
-    content = path.read_bytes()
+    try:
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= LARGEST_FILE else b""
+    except OSError as error:
+        raise ValueError(f"the file can not be read ({error.strerror}).") from None
+    if size > LARGEST_FILE:
+        sizes = f"{size / 1e6:.0f} MB; a pose has at most {LARGEST_FILE / 1e6:.0f} MB"
+        raise ValueError(f"the file has {sizes}.")
     try:
         return json.loads(content)
     except UnicodeDecodeError:
-        raise ValueError(
-            f"this is not a JSON file in UTF-8: it begins with {content[:8]!r}."
-        ) from None
+        start = repr(content[:8])
+        raise ValueError(f"this is not a JSON file in UTF-8: it begins with {start}.") from None
     except RecursionError:
         raise ValueError("this is not a pose: its lists are nested too deep.") from None
     except ValueError as error:

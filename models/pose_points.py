@@ -25,8 +25,8 @@ def read_points(
 
     values: flat numbers x, y, confidence, or only x, y; or one list or object {x, y, confidence}
     per point. counts: how many points there may be. scores: confidences that are listed apart.
-    A point without confidence counts as seen. A point with null, at (-1, -1), or with no
-    confidence, becomes zeros; so does (0, 0) where there is no confidence.
+    A point without confidence counts as seen. A point with null, with confidence 0, at (-1, -1) or
+    at (0, 0) is missing and becomes zeros.
 
     Raises ValueError, which begins with `name`, for anything else.
     """
@@ -47,7 +47,8 @@ def read_points(
     known = points[:, 2] != 0
     if not points[known].isfinite().all():
         raise ValueError(f"{name} holds a number that is infinite or not a number.")
-    visible = (points[:, 2] > 0) & ~(points[:, :2] == -1).all(1)
+    nowhere = (points[:, :2] == -1).all(1) | (points[:, :2] == 0).all(1)
+    visible = (points[:, 2] > 0) & ~nowhere
     points = torch.where(visible[:, None], points, 0.0)
     return torch.cat([points[:, :2], points[:, 2:].clamp(max=1)], dim=1).float()
 
@@ -74,6 +75,8 @@ def to_pixels(points: Tensor, size: tuple[int, int] | None, name: str) -> Tensor
             f"{name} reaches to {_reach(points):g}: these are neither pixels of a canvas of "
             f"{size[0]} x {size[1]} nor fractions of it (0 to 1)."
         )
+    if (_sure(points)[:, :2].abs() <= 1).all(1).any():
+        raise ValueError(f"{name} mixes points in fractions (0 to 1) with points in pixels.")
     return points
 
 
@@ -148,9 +151,7 @@ def _numbers(values: Sequence[Any], name: str) -> tuple[float, ...]:
     if any(value is None for value in values):
         return MISSING
     numbers = tuple(_number(value, name) for value in values)
-    if len(numbers) == 3:
-        return numbers
-    return MISSING if numbers == (0, 0) else (*numbers, 1.0)
+    return numbers if len(numbers) == 3 else (*numbers, 1.0)
 
 
 def _number(value: Any, name: str) -> float:
@@ -163,8 +164,9 @@ def _number(value: Any, name: str) -> float:
     except OverflowError:
         return float("inf")
     except ValueError:
+        what = repr(value)[:40] if isinstance(value, bool | str) else type(value).__name__
         raise ValueError(
-            f"{name} must be a list of numbers x, y, confidence, but it holds {value!r:.40}."
+            f"{name} must be a list of numbers x, y, confidence, but it holds {what}."
         ) from None
 
 

@@ -50,7 +50,8 @@ class VitruvianLoadPose(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, pose_name: str) -> str:
-        return hashlib.sha256(_pose_path(pose_name).read_bytes()).hexdigest()
+        with _pose_path(pose_name).open("rb") as file:
+            return hashlib.sha256(file.read(pose.LARGEST_FILE)).hexdigest()
 
     @classmethod
     @named_errors
