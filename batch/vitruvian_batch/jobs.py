@@ -40,7 +40,7 @@ class Job:
 
     def nodes(self, host_names: dict[Target, str] | None = None) -> Nodes:
         """Fill the workflow for POST /prompt. host_names: what the host calls the input files."""
-        nodes = workflow.fill(self.flow.nodes, {**self.values, **(host_names or {})})
+        nodes = workflow.queued(self.flow, {**self.values, **(host_names or {})})
         for node in nodes.values():
             node.pop("is_changed", None)  # of a workflow out of an image: it would skip the check
             if isinstance(node["inputs"].get("filename_prefix"), str):

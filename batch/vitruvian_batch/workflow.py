@@ -5,21 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autograph.convert import (
-    flatten_subgraphs,
-    get_widget_input_names,
-    workflow_to_api_format_with_errors,
-)
-
+from .queued import settle
 from .reading import read_json
 from .trouble import BadInput
+from .ui_convert import convert
+from .ui_fields import Fields, fields_of
+from .ui_fill import put_values
+from .ui_graph import VIRTUAL
+from .ui_widgets import SEEDS as SEEDS
 from .values import nearest
 
 Nodes = dict[str, dict[str, Any]]
-SEEDS = ("seed", "noise_seed")
-CONTROLS = ("fixed", "increment", "decrement", "randomize")  # the front end's, beside a seed
-NOTES = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")  # the front end's own nodes
-INACTIVE = (2, 4)  # modes of a node that is muted or bypassed
+NOTES = VIRTUAL  # the front end's own nodes
 WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 SAVE_AGAIN = "Open it in ComfyUI and save it with Workflow > Export (API)."
 
@@ -27,13 +24,15 @@ SAVE_AGAIN = "Open it in ComfyUI and save it with Workflow > Export (API)."
 @dataclass(frozen=True)
 class Workflow:
     """The nodes as POST /prompt takes them. `ui` is what the front end opens, where it is known;
-    `kinds` is what the host says of the nodes' classes, as far as a host was asked.
+    `kinds` is what the host says of the nodes' classes, as far as a host was asked; `fields`, what
+    the front end's workflow says of the inputs.
     """
 
     name: str
     nodes: Nodes
     ui: dict[str, Any] | None = None
     kinds: dict[str, Any] = field(default_factory=dict)
+    fields: Fields | None = None
 
 
 @dataclass(frozen=True)
@@ -78,117 +77,21 @@ def _is_api(content: Any) -> bool:
 
 def build(path: Path, content: dict[str, Any], info: dict[str, Any]) -> Workflow:
     """Make the workflow of a file. info: the host's /object_info, which the UI format needs."""
-    nodes = _convert(path, content, info) if is_ui(content) else content
+    if not is_ui(content):
+        return Workflow(path.stem, content, None, _used(content, info))
+    try:
+        converted = convert(content, info)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}. {SAVE_AGAIN}") from None
+    if not converted.nodes:
+        raise BadInput(f"{path}: no node is left that the host can run. {SAVE_AGAIN}")
+    kinds = _used(converted.nodes, info)
+    return Workflow(path.stem, converted.nodes, content, kinds, fields_of(converted, info))
+
+
+def _used(nodes: Nodes, info: dict[str, Any]) -> dict[str, Any]:
     used = {node["class_type"] for node in nodes.values()}
-    kinds = {kind: info[kind] for kind in used if kind in info}
-    return Workflow(path.stem, nodes, content if is_ui(content) else None, kinds)
-
-
-# From the UI format to the API format
-
-
-def _convert(path: Path, ui: dict[str, Any], info: dict[str, Any]) -> Nodes:
-    """The nodes that the front end would export; the widgets' order is comfyui-autograph's part."""
-    flat = flatten_subgraphs(ui)
-    for node in flat["nodes"]:
-        values = node.get("widgets_values")
-        if isinstance(values, list):
-            node["widgets_values"] = [values[n] for n in _widget_places(node["type"], values, info)]
-    converted = workflow_to_api_format_with_errors(flat, _with_saved_values(flat, info), True)
-    kinds = {str(node["id"]): node["type"] for node in flat["nodes"]}
-    used = {node["type"] for node in flat["nodes"] if node.get("mode", 0) not in INACTIVE}
-    missing = sorted(used - info.keys() - set(NOTES))
-    if missing:
-        raise BadInput(
-            f"{path}: the host has no node {', '.join(missing)}. Install the pack that brings it."
-        )
-    problems = [
-        problem.message
-        for problem in (*converted.errors, *converted.warnings)
-        if kinds.get(str(problem.node_id)) not in NOTES
-    ]
-    if problems or not converted.data:
-        reasons = "; ".join(problems) or "no node is left"
-        raise BadInput(f"{path} could not be converted ({reasons}). {SAVE_AGAIN}")
-    titles = {str(node["id"]): node.get("title") for node in flat["nodes"]}
-    for name, node in converted.data.items():
-        display_name = info.get(node["class_type"], {}).get("display_name")
-        node["_meta"] = {"title": titles.get(name) or display_name or node["class_type"]}
-        node["inputs"] = {
-            key: value
-            for key, value in node["inputs"].items()
-            if not is_link(value) or value[0] in converted.data  # nodes that are muted drop out
-        }
-    return converted.data
-
-
-def _widget_places(kind: str, values: list[Any], info: dict[str, Any]) -> list[int]:
-    """Where a node's values are among its saved widgets' values.
-
-    Between them is what the front end puts after a seed, 'fixed', which could pass for a text.
-    """
-    controlled = any(
-        options.get("control_after_generate") or name in SEEDS
-        for name, _, options in _inputs(info.get(kind, {}))
-    )
-    return [
-        n
-        for n, value in enumerate(values)
-        if not (controlled and n and value in CONTROLS and type(values[n - 1]) in (int, float))
-    ]
-
-
-def _with_saved_values(flat: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """/object_info of the nodes in use, with the saved values added to the choices.
-
-    So a file that the host lacks is no error here: the host itself says what is missing, and a
-    column may name another file.
-    """
-    extended: dict[str, Any] = {}
-    for node in flat["nodes"]:
-        kind = node["type"]
-        if kind not in info:
-            continue
-        extended.setdefault(kind, copy.deepcopy(info[kind]))
-        values = node.get("widgets_values")
-        texts = [value for value in values or () if isinstance(value, str)]
-        for _, spec_type, options in _inputs(extended[kind]):
-            choices = spec_type if isinstance(spec_type, list) else options.get("options")
-            if isinstance(choices, list):
-                choices.extend(value for value in texts if value not in choices)
-    return extended
-
-
-def fill_ui(flow: Workflow, new_values: dict[Target, Any]) -> dict[str, Any] | None:
-    """Put these values into the widgets of the UI workflow, so that an image opens as it was run.
-
-    Inside subgraphs the widgets stay as they were saved; the image's API part is always right.
-    """
-    if flow.ui is None:
-        return None
-    ui = copy.deepcopy(flow.ui)
-    for node in ui["nodes"]:
-        changes = {t.input: value for t, value in new_values.items() if t.node == str(node["id"])}
-        values = node.get("widgets_values")
-        if changes and isinstance(values, list):
-            places = _places(node["type"], values, flow.nodes[str(node["id"])], flow.kinds)
-            for name in changes.keys() & places.keys():
-                values[places[name]] = changes[name]
-    return ui
-
-
-def _places(
-    kind: str, values: list[Any], node: dict[str, Any], info: dict[str, Any]
-) -> dict[str, int]:
-    """input -> index of its value among the widgets' values, matched by the values in order."""
-    places = {}
-    indices = iter(_widget_places(kind, values, info))
-    for name in get_widget_input_names(kind, info, True):
-        value = node["inputs"].get(name)
-        place = next((n for n in indices if is_link(value) or values[n] == value), None)
-        if place is not None:
-            places[name] = place
-    return places
+    return {kind: info[kind] for kind in used if kind in info}
 
 
 # Inputs
@@ -221,6 +124,22 @@ def fill(nodes: Nodes, values: dict[Target, Any]) -> Nodes:
     for target, value in values.items():
         copied[target.node]["inputs"][target.input] = value
     return copied
+
+
+def queued(flow: Workflow, values: dict[Target, Any]) -> Nodes:
+    """Fill the nodes and do what the front end does at queueing, so that the host may run them."""
+    nodes = fill(flow.nodes, values)
+    if flow.fields is None:
+        return nodes
+    return settle(nodes, flow.fields, {(t.node, t.input): value for t, value in values.items()})
+
+
+def fill_ui(flow: Workflow, new_values: dict[Target, Any]) -> dict[str, Any] | None:
+    """Put these values into the UI workflow's widgets, so that an image opens as it was run."""
+    if flow.ui is None or flow.fields is None:
+        return None
+    changes = {(t.node, t.input): value for t, value in new_values.items()}
+    return put_values(flow.ui, flow.fields.by_input, changes, flow.kinds)
 
 
 def find(flow: Workflow, column: str) -> Target:
@@ -287,6 +206,9 @@ def _example(flow: Workflow) -> str:
 
 def spec_of(flow: Workflow, target: Target) -> tuple[Any, dict[str, Any]]:
     """Return (type or choices, options) of an input; without a host, by its value."""
+    input_field = flow.fields.by_input.get((target.node, target.input)) if flow.fields else None
+    if input_field is not None:
+        return input_field.kind, input_field.options
     node = flow.nodes[target.node]
     for name, kind, options in _inputs(flow.kinds.get(node["class_type"], {})):
         if name == target.input:

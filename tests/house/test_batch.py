@@ -282,7 +282,7 @@ def test_a_muted_node_and_the_word_beside_a_seed():
 
 def test_a_node_that_the_host_lacks():
     ui = {"nodes": [{"id": 1, "type": "FromAPack", "widgets_values": []}], "links": []}
-    with pytest.raises(BadInput, match="the host has no node FromAPack. Install"):
+    with pytest.raises(BadInput, match=r"the host has no node FromAPack \(node 1\)\. Install"):
         workflow.build(Path("flow.json"), ui, {"Other": {}})
 
 
