@@ -28,7 +28,7 @@ from .manifest import Manifest
 from .run import Patience, Run, Worker
 from .started_host import Installation, StartedHost
 from .table import Row, Table
-from .trouble import BadInput, DiskFull, HostGone, RowFailed
+from .trouble import BadInput, DiskFull, HostAway, HostGone, RowFailed
 from .values import shorten
 from .workflow import Workflow
 
@@ -199,7 +199,8 @@ def _main(options: argparse.Namespace) -> int:
             return _show(jobs)
         manifest = Manifest(options.manifest or out / "manifest.jsonl", out, options.resume)
         try:
-            return _run(options, jobs, workers, manifest)
+            absent = {worker.name for worker in workers} - {worker.name for worker, _ in infos}
+            return _run(options, jobs, workers, manifest, absent)
         finally:
             manifest.close()
     finally:
@@ -351,11 +352,19 @@ def _name_on_ray(starter: Any, number: int) -> str:
 def _start(
     workers: list[Any], options: argparse.Namespace, needed: bool
 ) -> list[tuple[Any, dict[str, Any]]]:
-    """Start or greet every host; each with the nodes that it knows. A dry run may do without."""
+    """Start or greet every host; each with the nodes that it knows. A dry run may do without.
+
+    Of several hosts one may be away: it gets rows when it comes.
+    """
     pool = ThreadPoolExecutor(len(workers))
     try:
-        list(pool.map(lambda worker: worker.start(), workers))
-        return [(worker, worker.info()) for worker in workers]
+        absences = list(pool.map(_absence, workers))
+        present = [worker for worker, absence in zip(workers, absences, strict=True) if not absence]
+        if not present:
+            raise BadInput("\n".join(map(str, absences)))
+        for absence in filter(None, absences):
+            tqdm.write(f"{str(absence).partition('. ')[0]}. It gets rows when it comes.")
+        return [(worker, worker.info()) for worker in present]
     except (HostGone, RowFailed) as error:
         raise BadInput(f"The host's list of nodes cannot be read: {error}") from None
     except BadInput as error:
@@ -365,6 +374,15 @@ def _start(
         return []
     finally:
         pool.shutdown(wait=False)  # Ctrl-C does not wait for hosts that come up
+
+
+def _absence(worker: Any) -> HostAway | None:
+    """Start or greet a host; return why it does not answer, if so."""
+    try:
+        worker.start()
+    except HostAway as absence:
+        return absence
+    return None
 
 
 def _close(workers: list[Any], options: argparse.Namespace) -> None:
@@ -384,6 +402,7 @@ def _run(
     jobs: Plan,
     workers: list[Worker],
     manifest: Manifest,
+    absent: set[str],
 ) -> int:
     remaining = manifest.remaining(jobs)
     done = len(jobs) - len(remaining)
@@ -397,7 +416,7 @@ def _run(
     with tqdm(total=len(jobs), initial=done, unit="row", dynamic_ncols=True) as bar:
         report = functools.partial(_report, bar)
         patience = Patience(options.retries, options.timeout)
-        run = Run(jobs, remaining, workers, manifest, patience, report)
+        run = Run(jobs, remaining, workers, manifest, patience, report, absent)
         with _Stopping(run):
             for thread in run.start():
                 while thread.is_alive():

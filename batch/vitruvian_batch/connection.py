@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import requests
 
-from .trouble import BadInput, HostGone, RowFailed, TryAgain
+from .trouble import BadInput, HostGone, NotLetIn, RowFailed, TryAgain
 from .values import shorten
 
 CONNECT, ANSWER = 5, 120  # seconds; ComfyUI answers late while it loads a model
@@ -96,10 +96,12 @@ class Connection:
         return self.ask("GET", path).json()
 
     def get_once(self, path: str) -> Any:
-        """Return the JSON of one try. RowFailed if the answer is something else."""
+        """Return the JSON of one try, or None if the answer is something else."""
         reply = self._send("GET", path)
         if reply.status_code in CREDENTIALS or reply.is_redirect:
-            raise HostGone(self._reason(reply))
+            raise NotLetIn(self._reason(reply))
+        if reply.status_code in PASSING - {404}:
+            raise HostGone(f"{self.url} answered {reply.status_code}: its host is away.")
         try:
             return reply.json() if reply.ok else None
         except ValueError:
@@ -186,7 +188,7 @@ class Connection:
         if path == "/view" and reply.status_code in (400, 403):
             raise RowFailed("the host saved a file outside of its output folder and keeps it there")
         if reply.is_redirect or reply.status_code in CREDENTIALS:
-            raise HostGone(self._reason(reply))
+            raise NotLetIn(self._reason(reply))
         if reply.status_code == 413:
             raise RowFailed(
                 "413: the row's files or values are larger than the host or its proxy takes: "
@@ -198,7 +200,7 @@ class Connection:
 
     def _reason(self, reply: requests.Response) -> str:
         if reply.is_redirect:
-            place = split_url(reply.headers["location"])[0].split("?")[0]
+            place = reply.headers["location"].split("?")[0].rpartition("@")[2]
             return f"{self.url} redirects to {place}: if that is the ComfyUI, name it in --host."
         return (
             f"{self.url} answered {reply.status_code}: it wants credentials. Give them as "
@@ -267,7 +269,7 @@ def connected(url: str) -> Iterator[None]:
     ):
         raise BadInput(_no_address(url)) from None
     except requests.exceptions.SSLError:
-        raise HostGone(
+        raise NotLetIn(
             f"{url} has a certificate that nobody here vouches for, or speaks no https. Give the "
             "file of its authority with --certificate."
         ) from None

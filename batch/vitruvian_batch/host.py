@@ -13,7 +13,16 @@ from typing import Any
 from .connection import Access, Connection, refusal
 from .jobs import Job
 from .needs import output_nodes, reports_files
-from .trouble import BadInput, DiskFull, HostGone, RowFailed, Trouble, TryAgain
+from .trouble import (
+    BadInput,
+    DiskFull,
+    HostAway,
+    HostGone,
+    NotLetIn,
+    RowFailed,
+    Trouble,
+    TryAgain,
+)
 from .values import shorten
 
 QUEUE_EVERY = 2.0  # seconds between looks at the queue, which may be long
@@ -50,15 +59,16 @@ class Host:
     # The worker's side: what run.py asks of a host, be it here or on Ray
 
     def start(self) -> None:
-        """Greet the host. BadInput if there is no ComfyUI."""
+        """Greet the host. HostAway if it does not answer, BadInput if it is no ComfyUI."""
         try:
             self.check()
+        except NotLetIn as error:
+            raise BadInput(str(error)) from None
         except HostGone as error:
-            advice = (
-                " Start ComfyUI there, or name another with --host, or let "
+            raise HostAway(
+                f"{error} Start ComfyUI there, or name another with --host, or let "
                 "this command start one with --comfyui FOLDER."
-            )
-            raise BadInput(f"{error}{advice if 'does not answer' in str(error) else ''}") from None
+            ) from None
 
     def check(self) -> None:
         """Raise HostGone if the host does not answer, BadInput if another server does."""

@@ -8,7 +8,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,7 +52,7 @@ class Run:
     """Do the jobs of a batch on its workers. The counts may be read while it runs.
 
     plan: all jobs. numbers: those to be done. report: gets every finished job's line of the
-    manifest, or a text for the reader.
+    manifest, or a text for the reader. absent: names of workers that do not answer yet.
     """
 
     def __init__(
@@ -63,10 +63,11 @@ class Run:
         manifest: Manifest,
         patience: Patience,
         report: Callable[[dict[str, Any] | str], None],
+        absent: Collection[str] = (),
     ) -> None:
         self.plan, self.workers, self.manifest = plan, workers, manifest
         self.digits = max(3, len(str(len(plan))))  # of the numbers in the images' names
-        self.patience, self.report = patience, report
+        self.patience, self.report, self.absent = patience, report, absent
         self.waiting = deque(numbers)
         self.running: dict[str, int] = {}  # worker's name -> its row's number
         self.departures: dict[str, int] = {}  # key -> how often its host went away
@@ -84,7 +85,7 @@ class Run:
         for number in numbers:
             key = self.plan.keys[number - 1]
             worker = workers.get(self.manifest.hosts.get(key, ""))
-            if worker:
+            if worker and worker.name not in self.absent:
                 with contextlib.suppress(HostGone, RowFailed):
                     if worker.has(self.manifest.prompt_id(key)):
                         prefer[number] = worker.name
@@ -118,6 +119,8 @@ class Run:
 
     def _work(self, worker: Worker) -> None:
         try:
+            if worker.name in self.absent and not self._is_back(worker):
+                return
             while (job := self._take(worker)) and self._do(worker, job):
                 pass
         except DiskFull as error:
@@ -211,15 +214,20 @@ class Run:
             self._changed.notify_all()
         self.report(f"{reason} Waiting for it, up to {self.patience.timeout:g} seconds.")
         try:
-            if worker.wait_back(self.patience.timeout, self._over):
-                if job.number not in self.waiting:  # another host has it now, or it has failed
-                    worker.forget(about["prompt_id"])
-                return True
-            if not self._over():
-                self.report(f"{worker.name} did not come back; it gets no more rows.")
+            is_back = self._is_back(worker)
+            if is_back and job.number not in self.waiting:  # another host has it now, or it failed
+                worker.forget(about["prompt_id"])
+            return is_back
         except (HostGone, RowFailed, BadInput) as error:
             self.report(f"{worker.name} gets no more rows: {error}")
         return False
+
+    def _is_back(self, worker: Worker) -> bool:
+        """Wait for a host, and say so if it stays away."""
+        is_back = worker.wait_back(self.patience.timeout, self._over)
+        if not is_back and not self._over():
+            self.report(f"{worker.name} did not come back; it gets no more rows.")
+        return is_back
 
 
 def _about(job: Job, worker: Worker, prompt: str, start: float) -> dict[str, Any]:

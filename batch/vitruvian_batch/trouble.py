@@ -9,6 +9,10 @@ class BadInput(Trouble):
     """The command, the table or a workflow is wrong: nothing is run."""
 
 
+class HostAway(BadInput):
+    """A host of the command line does not answer yet: the others may begin without it."""
+
+
 class RowFailed(Trouble):
     """The workflow itself failed on this row: another try would fail again."""
 
@@ -19,6 +23,10 @@ class TryAgain(RowFailed):
 
 class HostGone(Trouble):
     """The host does not answer, or forgot the row: the row is still to be done."""
+
+
+class NotLetIn(HostGone):
+    """The host, or a proxy before it, wants credentials or another address."""
 
 
 class DiskFull(Trouble):
