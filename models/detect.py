@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from .pose import People
+from .pose import MIN_CONFIDENCE, People
 
 OpenDetector = Callable[..., AbstractContextManager["Detector"]]
 DETECTORS: dict[str, OpenDetector] = {}  # by name; the first one is what Detect Pose uses
@@ -36,13 +36,15 @@ class Detector(Protocol):
         *,
         boxes: Sequence[Box] = (),
         max_people: int = 4,
-        min_confidence: float = 0.3,
+        min_confidence: float = MIN_CONFIDENCE,
+        on_look: Callable[[], None] | None = None,
     ) -> People:
         """Find the people in one image [height, width, 3] in 0..1, ordered from left to right.
 
         boxes: one rectangle per person; without any the detector searches the image itself.
         max_people: at most so many, the most prominent first. min_confidence: points below it are
-        missing. The image is not changed. The result may be nobody.
+        missing. on_look: called now and then during the search; what it raises ends the search.
+        The image is not changed. The result may be nobody.
         """
 
 

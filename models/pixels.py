@@ -87,3 +87,19 @@ def _as_shares(values: Tensor) -> Tensor:
             "image by 255 and those of a 16-bit image by 65535."
         )
     return shares.clamp(0, 1) if low < 0 or high > 1 else shares
+
+
+def shrink(image: Tensor, largest_side: int) -> Tensor:
+    """Scale an image [H, W, 3 or 4] down, as [h, w, 3] float32 on the CPU, so that neither side is
+    longer than this many pixels. Every pixel is the mean of those it stands for; a smaller image
+    stays as it is.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = largest_side / max(height, width)
+    pixels = image[..., :3].float().cpu()
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return torch.from_numpy(cv2.resize(pixels.numpy(), size, interpolation=cv2.INTER_AREA))

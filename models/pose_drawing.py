@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .pixels import shrink
 from .pose import BONES, LIMBS, People, cover_canvas
 
 
@@ -22,6 +23,7 @@ LIMB_COLORS = [tuple(int(0.6 * c) for c in color) for color in JOINT_COLORS[:17]
 BONE_COLORS = hues(20)
 HAND_COLOR = (0, 0, 255)
 FACE_COLOR = (255, 255, 255)
+LARGEST_PREVIEW = 2048  # pixels of the longer side
 
 
 def auto_line_width(width: int, height: int) -> float:
@@ -94,7 +96,10 @@ def draw_people(
 
 
 def draw_over(image: Tensor, people: People) -> Tensor:
-    """Draw the people over a darkened copy of an image [height, width, 3 or more] in 0..1."""
-    skeletons = draw_people(people, image.shape[1], image.shape[0])
-    darkened = 0.6 * image[..., :3].cpu().float()
-    return torch.where(skeletons.amax(-1, keepdim=True) > 0, skeletons, darkened)
+    """Draw the people over a darkened copy of an image [height, width, 3 or more] in 0..1.
+
+    Images larger than LARGEST_PREVIEW are shown at that size.
+    """
+    below = shrink(image, LARGEST_PREVIEW)
+    skeletons = draw_people(people, below.shape[1], below.shape[0])
+    return torch.where(skeletons.amax(-1, keepdim=True) > 0, skeletons, 0.6 * below)

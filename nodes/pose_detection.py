@@ -1,7 +1,10 @@
 """Detect the poses of people in photographs."""
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
@@ -13,6 +16,8 @@ from .inputs import min_confidence_input, named_errors, read_images, write_poses
 from .wires import BoundingBox, PoseKeypoint
 
 CATEGORY = "Vitruvian/pose"
+IMAGE_PROGRESS = 100  # of one image, in the progress bar's units
+TYPICAL_LOOKS = 20  # looks after which an image counts as half searched
 STOP, LEAVE_EMPTY = "stop with an error", "leave the frame empty"
 
 
@@ -81,9 +86,9 @@ class VitruvianDetectPose(io.ComfyNode):
                 f"the input 'image' has {len(images)} images and 'bboxes' the boxes of "
                 f"{len(boxes)}: connect a list of boxes for each image, or one for all."
             )
-        progress = comfy.utils.ProgressBar(len(images))
+        progress = comfy.utils.ProgressBar(len(images) * IMAGE_PROGRESS)
         folders = folder_paths.get_folder_paths("vitruvian")
-        frames = []
+        frames, previews = [], []
         with detect.open_detector(folders, hands=include_hands) as detector:
             pairs = zip(images, one_each(boxes, len(images)), strict=True)
             for number, (photograph, photograph_boxes) in enumerate(pairs, 1):
@@ -92,6 +97,7 @@ class VitruvianDetectPose(io.ComfyNode):
                     boxes=photograph_boxes,
                     max_people=max_people,
                     min_confidence=min_confidence,
+                    on_look=_watch(progress),
                 )
                 if not pose.count(people) and if_nobody == STOP:
                     raise ValueError(
@@ -100,14 +106,29 @@ class VitruvianDetectPose(io.ComfyNode):
                         f"set 'if_nobody' to '{LEAVE_EMPTY}'."
                     )
                 frames.append(people)
-                progress.update(1)
-        preview = torch.stack(
-            [pose_drawing.draw_over(*pair) for pair in zip(images, frames, strict=True)]
-        )
+                previews.append(pose_drawing.draw_over(photograph, people))
+                progress.update_absolute(number * IMAGE_PROGRESS)
         person_count = sum(pose.count(people) for people in frames)
         return io.NodeOutput(
-            write_poses(frames), person_count, ui=ui.PreviewImage(preview, cls=cls)
+            write_poses(frames),
+            person_count,
+            ui=ui.PreviewImage(torch.stack(previews), cls=cls),
         )
+
+
+def _watch(progress: comfy.utils.ProgressBar) -> Callable[[], None]:
+    """Make the function that a detector calls before each look: it ends a canceled search, and
+    moves the progress on within one image, whose looks nobody knows beforehand.
+    """
+    start = progress.current
+    looks = itertools.count()
+
+    def on_look() -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        look = next(looks)
+        progress.update_absolute(start + look * IMAGE_PROGRESS // (look + TYPICAL_LOOKS))
+
+    return on_look
 
 
 NODES: list[type[io.ComfyNode]] = [

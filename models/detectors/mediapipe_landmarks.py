@@ -9,7 +9,7 @@ An `array` here is an image as MediaPipe takes it: [h, w, 3] uint8. Landmarks of
 of (x px, y px, visibility).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .. import body_masks, pose
+from .. import body_masks, pixels, pose
 from ..detect import MAX_PEOPLE, Box, register_detector
 from ..pose import People
 
@@ -71,7 +71,8 @@ class LandmarkDetector:
         *,
         boxes: Sequence[Box] = (),
         max_people: int = 4,
-        min_confidence: float = 0.3,
+        min_confidence: float = pose.MIN_CONFIDENCE,
+        on_look: Callable[[], None] | None = None,
     ) -> People:
         """Find the people in one image [height, width, 3] in 0..1, ordered from left to right.
 
@@ -81,7 +82,7 @@ class LandmarkDetector:
         """
         array, scale = _to_array(image)
         boxes = [Box(*(round(edge * scale) for edge in box)) for box in boxes]
-        landmarker = self.landmarker
+        landmarker = _Watched(self.landmarker, on_look) if on_look else self.landmarker
         bodies = _bodies_in(landmarker, array, boxes) if boxes else _search(landmarker, array)
         large_hands = landmarker.hands(array) if self.hands else []
         bodies = [b for b in bodies if not any(_is_inside(b, hand.points) for hand in large_hands)]
@@ -145,15 +146,10 @@ def assign_hands(hands: Sequence[Tensor], people: People) -> People:
 
 def _to_array(image: Tensor) -> tuple[Any, float]:
     """Copy an image into an array that is at most LARGEST_SIDE wide and high; returns its scale."""
-    import cv2
     import numpy as np
 
-    array = image[..., :3].float().mul(255).round().clamp(0, 255).byte().cpu().numpy()
-    height, width = array.shape[:2]
-    scale = min(1.0, LARGEST_SIDE / max(height, width))
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        array = cv2.resize(array, size, interpolation=cv2.INTER_AREA)
+    array = pixels.shrink(image, LARGEST_SIDE).mul(255).round().clamp(0, 255).byte().numpy()
+    scale = min(1.0, LARGEST_SIDE / max(image.shape[:2]))
     return np.ascontiguousarray(array), scale
 
 
@@ -352,6 +348,21 @@ def _hands_alone(hands: Sequence[DetectedHand], width: int, height: int) -> Peop
 
 
 # MediaPipe's two interfaces
+
+
+class _Watched:
+    """A Landmarker that calls a function before each look at an image."""
+
+    def __init__(self, landmarker: Landmarker, on_look: Callable[[], None]) -> None:
+        self.landmarker, self.on_look = landmarker, on_look
+
+    def body(self, array: Any) -> Tensor | None:
+        self.on_look()
+        return self.landmarker.body(array)
+
+    def hands(self, array: Any) -> list[DetectedHand]:
+        self.on_look()
+        return self.landmarker.hands(array)
 
 
 class _Solutions:

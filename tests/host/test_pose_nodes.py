@@ -102,7 +102,7 @@ def test_detect_pose_on_a_photograph():
 
 def test_detect_pose_uses_the_first_detector_of_the_table(monkeypatch):
     class FakeDetector:
-        def detect(self, image, *, boxes, max_people, min_confidence):
+        def detect(self, image, *, boxes, max_people, min_confidence, on_look):
             assert (boxes, max_people, min_confidence) == ([], 2, 0.5)
             return pose.read_frame(frame(90, 0))
 

@@ -352,7 +352,7 @@ from ..detect import register_detector
 
 
 class FakeDetector:
-    def detect(self, image, *, boxes=(), max_people=4, min_confidence=0.3):
+    def detect(self, image, *, boxes=(), max_people=4, min_confidence=0.3, on_look=None):
         height, width = image.shape[:2]
         frame = {"canvas_width": width, "canvas_height": height}
         noses = [[100.0 * (k + 1), 50.0, 1.0] + 17 * [0.0, 0.0, 0.0] for k in range(max_people)]
