@@ -3,7 +3,7 @@
 The image's latent is noised again to the noise level of each moment, and the host's own sampling
 evaluates the network there once. A patch behind all others of the model computes the ordinary map M
 of every cross-attention; every human-centric prior in the chain then reports its own map M_h
-(human_prior.RECORD), and the combined map is M + share (M_h - M), prior by prior.
+(human_prior.RECORD), and adds share (M_h - M) to the combined map.
 """
 
 from collections import defaultdict
@@ -99,6 +99,7 @@ class _Recorder:
     def __init__(self, prompt: Prompt, off: bool) -> None:
         self._prompt, self._off = prompt, off
         self._maps: dict[Place, list[Tensor]] = defaultdict(list)  # of each call of the network
+        self._ordinary: Maps = {}  # of the latest call
         self._attentions: Mapping[Place, nn.Module] = {}
         self._uuid: Any = None  # of the prompt's conditioning entry
         self._number: int | None = None  # of the prompt's chunk in this call
@@ -135,18 +136,20 @@ class _Recorder:
             attention = _fold(
                 _ordinary_map(layer, n[row, None], context[row, None], extra), self._prompt.length
             )
-            self._maps[place].append(word_maps(attention, self._prompt.columns, token_grid(extra)))
+            ordinary = word_maps(attention, self._prompt.columns, token_grid(extra))
+            self._ordinary[place] = ordinary
+            self._maps[place].append(ordinary)
         return n, context, value
 
     def _combine(self, place: Place, number: int, share: Any, human_map: Tensor) -> None:
-        """Mix a prior's map [batch, heads, N, T] into the ordinary one of the same place."""
+        """Add what a prior's map [batch, heads, N, T] changes in the ordinary one of its place."""
         if number != self._number:
             return
-        ordinary = self._maps[place][-1]
+        ordinary = self._ordinary[place]
         grid = ordinary.shape[-2], ordinary.shape[-1]
         human = word_maps(human_map[0], self._prompt.columns, grid)
         local = share.float().cpu().view(grid) if isinstance(share, Tensor) else share
-        self._maps[place][-1] = ordinary + local * (human - ordinary)
+        self._maps[place][-1] = self._maps[place][-1] + local * (human - ordinary)
 
 
 def _ordinary_map(attention: Any, n: Tensor, context: Tensor, extra: dict[str, Any]) -> Tensor:

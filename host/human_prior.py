@@ -1,14 +1,16 @@
 """The human-centric prior layer on the host's UNet, as chainable patches of cross-attention.
 
 The ordinary attention runs as it would, whatever other patches do to it; an output patch adds
-(1 - gamma) times the difference between the human-centric map's result and the ordinary one. Values
-and output layer are shared and linear, so this equals the result of the combined map.
+(1 - gamma) times the difference between the human-centric map's result and that of the ordinary map
+alone. Values and output layer are shared and linear, so without other patches this equals the
+result of the combined map; with them, what they add stays as it is.
 
 Which tokens are human-centric travels on the conditioning (HUMAN). Other modules reach the prior
 through the transformer_options: RECORD is called for every map, OFF silences the prior.
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -165,9 +167,11 @@ def apply(model: Any, prior: Prior, settings: Settings) -> Any:
     if settings.gamma == 1 or not any(settings.strengths.values()):
         return model
     slot = f"{KEY}.{id(settings)}"  # of this node's own plan: several priors may be chained
-    model.set_model_attn2_patch(_stash_inputs(prior, slot))
-    model.set_model_attn2_output_patch(_add_human_centric(prior, settings, slot))
-    add_plan(model, KEY, slot, _make_plan(settings), _begin_call)
+    patches = {
+        "attn2_patch": _stash_inputs(prior, slot),
+        "attn2_output_patch": _add_human_centric(prior, settings, slot),
+    }
+    add_plan(model, KEY, slot, _make_plan(settings), _begin_call, patches)
     return model
 
 
@@ -196,11 +200,11 @@ def _make_plan(settings: Settings) -> Callable[[Sampling], Plan | None]:
         device = sampling.noise.device
         if settings.area is not None:
             check_batch(NODE, {"mask": len(settings.area)}, len(sampling.noise))
-        marked = [entry for entry in sampling.entries if HUMAN in entry]
+        marked = [entry for entry in sampling.positive_entries if HUMAN in entry]
         if not marked:
             raise ValueError(
-                f"{NODE}: no prompt says which of its words are human-centric. Encode the positive "
-                "prompt with Encode Human Prompt instead of CLIP Text Encode."
+                f"{NODE}: no positive prompt says which of its words are human-centric. Encode it "
+                "with Encode Human Prompt instead of CLIP Text Encode."
             )
         human = {
             entry["uuid"]: _human_tokens(entry[HUMAN], device)
@@ -222,12 +226,13 @@ def _begin_call(plan: Plan, call: Call) -> ActivePlan | None:
 
 
 def _stash_inputs(prior: Prior, slot: str) -> Callable:
-    """Make the patch that stores a block's inputs before its cross-attention, in the options that
-    the host makes for this block alone.
+    """Make the patch that stores the inputs of a cross-attention, as other patches have left them,
+    in the options that the host makes for this block alone.
     """
 
     def stash(n, context, value, extra):
         if slot in extra and _place(extra) in prior.layers:
+            _check_batch_size(len(n), extra)
             extra[f"{slot}.inputs"] = n, context, value
         return n, context, value
 
@@ -245,11 +250,10 @@ def _add_human_centric(prior: Prior, settings: Settings, slot: str) -> Callable:
         share: Any = shares[extra["block"][0]] if inputs else 0
         if active is None or share == 0:
             return n
-        _check_rows(len(inputs[0]), len(n))
         place = _place(extra)
         layer, attention = layer_on(place, n.device, n.dtype), active.attentions[place]
         if settings.area is not None:
-            _check_full_size(active.plan, extra)
+            _check_full_size(active.plan, n.shape[1], extra)
             share = share * area_on(token_grid(extra), n.device, n.dtype)
         record: Record | None = extra.get(RECORD)
         outputs = []
@@ -257,8 +261,7 @@ def _add_human_centric(prior: Prior, settings: Settings, slot: str) -> Callable:
             rows, human = n[chunk.rows], active.plan.human.get(chunk.uuid)
             if human is not None and chunk.positive:
                 at = _attended(attention, inputs, chunk, extra)
-                result = _human_centric_result(at, layer, human, settings.mask)
-                rows = torch.lerp(rows, result, share)
+                rows = rows + share * _difference(at, layer, human, settings.mask)
                 if record is not None:
                     record(place, number, share, _human_map(at, layer, human, settings.mask))
             outputs.append(rows)
@@ -289,20 +292,26 @@ def _areas_on_grids(
     return area_on
 
 
-def _check_rows(before: int, after: int) -> None:
-    if before != after:
+def _check_batch_size(rows: int, extra: Mapping[str, Any]) -> None:
+    expected = extra["activations_shape"][0]
+    if rows != expected:
         raise ValueError(
-            f"{NODE}: another node in the model's chain (an attention couple) changes the batch "
-            f"from {before} to {after} rows between its patches. Use Compose Instances for several "
-            "people, or remove one of the two nodes."
+            f"{NODE}: another node in the model's chain (an attention couple) changes the batch of "
+            f"the cross-attention from {expected} to {rows} rows. Use Compose Instances for "
+            "several people, or remove one of the two nodes."
         )
 
 
-def _check_full_size(plan: Plan, extra: Mapping[str, Any]) -> None:
+def _check_full_size(plan: Plan, token_count: int, extra: Mapping[str, Any]) -> None:
     if tuple(extra["original_shape"][-2:]) != plan.size:
         raise ValueError(
-            f"{NODE}: a mask can not be used with a conditioning that has an area. Remove the "
-            "mask, or the area."
+            f"{NODE}: a mask can not be used with a conditioning that has an area, or with tiles. "
+            "Remove the mask, or the area."
+        )
+    if math.prod(token_grid(extra)) != token_count:
+        raise ValueError(
+            f"{NODE}: a mask can not be used with a node that merges tokens. Remove the mask, or "
+            "that node."
         )
 
 
@@ -314,52 +323,65 @@ class Attended(NamedTuple):
     """Rows of one prompt at a block's cross-attention."""
 
     attention: Any
-    n: Tensor  # normed tokens [b, N, C]
+    q: Tensor  # [b, N, C]
     context: Tensor  # [b, T, D], for keys
-    value: Tensor  # [b, T, D], for values
+    keys: Tensor  # [b, T, C], the base's
+    values: Tensor  # [b, T, C]
     heads: int
+    precision: Any  # the host's attn_precision
+
+    def attend(self, keys: Tensor, values: Tensor) -> Tensor:
+        """Compute attention, before the output layer."""
+        attend = comfy.ldm.modules.attention.optimized_attention
+        return attend(self.q, keys, values, self.heads, attn_precision=self.precision)
 
 
 def _attended(
     attention: Any, inputs: Sequence[Tensor], chunk: Chunk, extra: Mapping[str, Any]
 ) -> Attended:
     n, context, value = (tensor[chunk.rows] for tensor in inputs)
-    return Attended(attention, n, context, value, extra["n_heads"])
+    return Attended(
+        attention,
+        attention.to_q(n),
+        context,
+        attention.to_k(context),
+        attention.to_v(value),
+        extra["n_heads"],
+        extra.get("attn_precision"),
+    )
 
 
-def _human_centric_result(at: Attended, layer: PriorLayer, human: HumanTokens, mask: str) -> Tensor:
-    """What cross-attention would return if the human-centric map were its only one."""
-    marks, context, value = _same_length(at, human, mask)
+def _difference(at: Attended, layer: PriorLayer, human: HumanTokens, mask: str) -> Tensor:
+    """What cross-attention would return if the human-centric map were its only one, less what it
+    returns with the ordinary map only.
+    """
+    marks, context, keys, values = _same_length(at, human, mask)
     if mask == human_prior.BEFORE:  # attention over these tokens alone
-        context, value = context[:, human.positions], value[:, human.positions]
-    v = at.attention.to_v(value)
+        context, keys, values = (x[:, human.positions] for x in (context, keys, values))
     if mask == human_prior.AFTER:
-        v = v * marks[:, None]
-    attend = comfy.ldm.modules.attention.optimized_attention
-    key = _keys(at, layer, context, marks, mask)
-    return at.attention.to_out(attend(at.attention.to_q(at.n), key, v, at.heads))
+        values = values * marks[:, None]
+    trained = human_prior.human_keys(layer(context, keys), keys, marks[None], mask)
+    change = at.attend(trained, values) - at.attend(at.keys, at.values)
+    bias = at.attention.to_out(torch.zeros_like(change[:1, :1]))
+    return at.attention.to_out(change) - bias
 
 
 def _human_map(at: Attended, layer: PriorLayer, human: HumanTokens, mask: str) -> Tensor:
-    """The map M_h [batch, heads, N, T] itself, which `_human_centric_result` applies."""
-    marks, context, _ = _same_length(at, human, mask)
-    q, key = at.attention.to_q(at.n).float(), _keys(at, layer, context, marks, mask).float()
-    return human_prior.human_map(q, key, marks[None], at.heads, mask)
+    """The map M_h [batch, heads, N, T] itself, which `_difference` applies."""
+    marks, context, keys, _ = _same_length(at, human, mask)
+    trained = human_prior.human_keys(layer(context, keys), keys, marks[None], mask)
+    return human_prior.human_map(at.q.float(), trained.float(), marks[None], at.heads, mask)
 
 
-def _keys(at: Attended, layer: PriorLayer, context: Tensor, marks: Tensor, mask: str) -> Tensor:
-    frozen = at.attention.to_k(context)
-    return human_prior.human_keys(layer(context, frozen), frozen, marks[None], mask)
-
-
-def _same_length(at: Attended, human: HumanTokens, mask: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The tokens' marks, the context and the value, all of one length. The host repeats short
-    texts, other packs append to them: where other tokens count, they are marked alike, or not at
-    all.
+def _same_length(at: Attended, human: HumanTokens, mask: str) -> tuple[Tensor, ...]:
+    """The tokens' marks, and the context, keys and values of the same tokens. The host repeats
+    short texts, other packs append to them: where other tokens count, they are marked alike, or
+    not at all.
     """
     count, length = len(human.marks), at.context.shape[1]
+    tensors = at.context, at.keys, at.values
     if mask != human_prior.KEYS or length == count:
-        return human.marks, at.context[:, :count], at.value[:, :count]
+        return human.marks, *(tensor[:, :count] for tensor in tensors)
     if length % count == 0:
-        return human.marks.repeat(length // count), at.context, at.value
-    return pad(human.marks, (0, length - count)), at.context, at.value
+        return human.marks.repeat(length // count), *tensors
+    return pad(human.marks, (0, length - count)), *tensors

@@ -5,6 +5,7 @@ One sampling, as the host runs it and as the patches of this pack take part in i
     apply time       `known_family` refuses networks that a method does not know
     SAMPLER_SAMPLE   once per sampling: `plan_wrapper` reads what stays the same (a `Sampling`) into
                      the method's plan and puts that into new `transformer_options`
+    CALC_COND_BATCH  once per step or more: which lists of conditionings hold positive prompts
     APPLY_MODEL      once per call of the network: `call_wrapper` hands the plan to the blocks while
                      its `Window` contains the call's noise level, and takes it away otherwise
     a block          `chunks` says which rows of a tensor belong to which conditioning entry,
@@ -24,7 +25,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-POSITIVE = 0  # in the host's `cond_or_uncond`
+POSITIVE = 0  # in the host's `cond_or_uncond`, where nothing else is known
+LISTS = "vitruvian_lists"  # in transformer_options: conditioning entry's uuid -> it is positive
+POSITIVE_LISTS = "vitruvian_positive_lists"  # in transformer_options: numbers of `cond_or_uncond`
 STRIDE = 8  # pixels per latent cell where the host does not say it
 
 
@@ -114,6 +117,12 @@ class Sampling(NamedTuple):
         """All conditioning entries of the guider, in its order."""
         return [entry for entries in self.guider.conds.values() for entry in entries]
 
+    @property
+    def positive_entries(self) -> list[dict[str, Any]]:
+        """The conditioning entries of the guider's positive lists, of which it may have several."""
+        lists = self.guider.conds.items()
+        return [entry for name, entries in lists if not _is_negative(name) for entry in entries]
+
     def window(self, start_percent: float, end_percent: float) -> Window:
         """Build the window of two shares of this sampling."""
         return Window.of(self.guider.inner_model.model_sampling, start_percent, end_percent)
@@ -182,11 +191,16 @@ def sigma_in_window(plan: Plan | None, t: Tensor) -> float | None:
     return sigma if plan.window.contains(sigma) else None
 
 
-def call_wrapper(slot: str, begin: Callable[[Any, Call], Any]) -> Callable:
+def call_wrapper(
+    slot: str,
+    begin: Callable[[Any, Call], Any],
+    patches: Mapping[str, Callable] | None = None,
+) -> Callable:
     """Make the APPLY_MODEL wrapper that gives the blocks of one call what they need under `slot`.
 
     Inside the plan's window that is `begin(plan, call)`; outside, or if `begin` returns None, the
-    slot is empty.
+    slot is empty. While it is filled, `patches`, by kind, work next to the attention: behind those
+    of all other nodes on its way in, and before them on its way out.
     """
 
     def wrapper(
@@ -205,6 +219,8 @@ def call_wrapper(slot: str, begin: Callable[[Any, Call], Any]) -> Callable:
             value = begin(plan, Call(executor.class_obj.diffusion_model, x, options))
             if value is not None:
                 options[slot] = value
+                for kind, patch in (patches or {}).items():
+                    options = with_patch(options, kind, patch, first=kind.endswith("output_patch"))
         return executor(x, t, c_concat, c_crossattn, control, options, **extra)
 
     return wrapper
@@ -216,12 +232,62 @@ def add_plan(
     slot: str,
     make_plan: Callable[[Sampling], Plan | None],
     begin: Callable[[Any, Call], Any],
+    patches: Mapping[str, Callable] | None = None,
 ) -> None:
     """Give a cloned MODEL both wrappers of a method. `key` names the method among all wrappers,
-    `slot` this one node's plan: a method may be applied several times to one model.
+    `slot` this one node's plan: a method may be applied several times to one model. `patches`: see
+    `call_wrapper`.
     """
+    know_positive_lists(model)
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, plan_wrapper(slot, make_plan))
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, call_wrapper(slot, begin))
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, call_wrapper(slot, begin, patches))
+
+
+def know_positive_lists(model: Any) -> None:
+    """Let `chunks` of a cloned MODEL know which chunks are positive, whatever the guider.
+
+    The host numbers lists of conditionings by their order in one call. Only for the ordinary
+    guidance the positive one is number 0: Dual CFG begins with the negative one, and
+    self-attention guidance asks for it alone.
+    """
+    if not model.get_wrappers(WrappersMP.CALC_COND_BATCH, LISTS):
+        model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, LISTS, _read_lists)
+        model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, LISTS, _number_lists)
+
+
+def _is_negative(name: str) -> bool:
+    """Whether a list of a guider holds negative prompts: the host names them so."""
+    return "neg" in name or "uncond" in name
+
+
+def _read_lists(executor, guider, sigmas, extra_args, *args, **kwargs):
+    """Read which conditioning entries are positive. The host copies an entry with an area to the
+    end of the other lists: where it has a uuid twice, the one nearer to the beginning counts.
+    """
+    ranked = [
+        (number, _is_negative(name), entry["uuid"])
+        for name, entries in guider.conds.items()
+        for number, entry in enumerate(entries)
+    ]
+    ranked.sort(key=lambda rank: rank[:2], reverse=True)
+    lists = {uuid: not is_negative for _, is_negative, uuid in ranked}
+    options = with_options(options_of(extra_args), **{LISTS: lists})
+    return executor(guider, sigmas, replace_options(extra_args, options), *args, **kwargs)
+
+
+def _number_lists(executor, model, conds, x, timestep, model_options):
+    """Say which of the lists of this call are positive, by their first entries."""
+    options = model_options.get("transformer_options", {})
+    if LISTS in options:
+        lists = options[LISTS]
+        positive = frozenset(
+            number
+            for number, entries in enumerate(conds)
+            if entries and lists.get(entries[0].get("uuid"))
+        )
+        options = with_options(options, **{POSITIVE_LISTS: positive})
+        model_options = {**model_options, "transformer_options": options}
+    return executor(model, conds, x, timestep, model_options)
 
 
 class Chunk(NamedTuple):
@@ -239,11 +305,11 @@ def chunks(row_count: int, options: Mapping[str, Any]) -> list[Chunk]:
     The host batches any number of chunks in any order: guidance 1 gives one, two positive prompts
     three.
     """
-    kinds = options["cond_or_uncond"]
+    kinds, positive = options["cond_or_uncond"], options.get(POSITIVE_LISTS, {POSITIVE})
     uuids = options.get("uuids", [None] * len(kinds))
     batch = row_count // len(kinds)
     return [
-        Chunk(slice(k * batch, (k + 1) * batch), uuid, kind == POSITIVE)
+        Chunk(slice(k * batch, (k + 1) * batch), uuid, kind in positive)
         for k, (uuid, kind) in enumerate(zip(uuids, kinds, strict=True))
     ]
 

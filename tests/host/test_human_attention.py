@@ -96,14 +96,14 @@ def explicit(unet, chain, human, combined_maps):
 
         def forward(x, context=None, *_, layer=attention, place=place, **__):
             q, k, v = layer.to_q(x), layer.to_k(context), layer.to_v(context)
-            attention = maths.attention_map(q, k, layer.heads)
+            attention = ordinary = maths.attention_map(q, k, layer.heads)
             for prior, gamma, mask in chain:
                 key = prior.layers[place](context, k)
                 if mask == maths.KEYS:
                     key = key * human[:, None] + k * ~human[:, None]
                 human_map = maths.human_map(q, key, human[None], layer.heads, mask)
                 share = (1 - gamma) * STRENGTHS[place[0]]
-                attention = (1 - share) * attention + share * human_map
+                attention = attention + share * (human_map - ordinary)
             combined_maps[place] = attention[0]
             return layer.to_out(maths.apply_map(attention, v))
 
@@ -165,7 +165,7 @@ def test_odd_sizes_keep_their_grids(loaded, prompt):
     assert {tuple(maps.shape[1:]) for maps in moment.ordinary.values()} == {(4, 6), (2, 3)}
 
 
-def test_two_priors_add_their_maps_in_turn(loaded, prompt):
+def test_two_priors_add_their_maps(loaded, prompt):
     model, samples = loaded[0], random_latent(8, 8)
     first, second = random_prior(model, 3), random_prior(model, 4)
     patched = apply(apply(model, first), second, gamma=0.3, mask=maths.AFTER)

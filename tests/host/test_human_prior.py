@@ -7,6 +7,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from vitruvian.host import human_prior as host
 from vitruvian.host.registration import register
+from vitruvian.host.sampling import with_patch
 from vitruvian.lab.training import convert, preview
 from vitruvian.lab.training import human_prior as training
 from vitruvian.lab.training.tokens import WordTokenizer, word_pieces
@@ -224,22 +225,149 @@ def test_a_mask_says_where(loaded):
     assert not torch.allclose(everywhere[:, half:], plain[:, half:], atol=1e-3)
 
 
-def test_chains_with_another_packs_patches(loaded):
+def image_prompt(strength):
+    """A replaced cross-attention that adds one of its own to the ordinary one, as image prompts
+    do.
+    """
+
+    def replace(q, k, v, extra):
+        heads = extra["n_heads"]
+        ordinary = human_prior.apply_map(human_prior.attention_map(q, k, heads), v)
+        image = human_prior.attention_map(q, k.flip(1), heads)
+        return ordinary + strength * human_prior.apply_map(image, v)
+
+    return replace
+
+
+def with_image_prompt(model, strength=0.7):
+    model = model.clone()
+    for stage, number, index in host.cross_attentions(model.model.diffusion_model):
+        model.set_model_attn2_replace(image_prompt(strength), stage, number, index)
+    return model
+
+
+def with_negative_words(model):
+    """Turns the value of one token around, as nodes for negative weights do."""
+
+    def patch(n, context, value, extra):
+        return n, context, value * token_signs(value.shape[1])[:, None]
+
+    model = model.clone()
+    model.set_model_attn2_patch(patch)
+    return model
+
+
+def token_signs(count):
+    signs = torch.ones(count)
+    signs[3] = -1
+    return signs
+
+
+def with_more_tokens(model):
+    def patch(n, context, value, extra):
+        return n, torch.cat((context, context[:, 2:4] * 2), 1), torch.cat((value, value[:, 4:6]), 1)
+
+    model = model.clone()
+    model.set_model_attn2_patch(patch)
+    return model
+
+
+def with_bigger_results(model):
+    model = model.clone()
+    model.set_model_attn2_output_patch(lambda n, extra: n * 1.3)
+    return model
+
+
+def with_override(model):
+    """A kernel of another pack, here with other numbers, so that it can be seen."""
+
+    def override(function, *args, **kwargs):
+        return function(*args, **kwargs) * 1.1
+
+    model = model.clone()
+    options = model.model_options["transformer_options"]
+    model.model_options["transformer_options"] = {
+        **options,
+        "optimized_attention_override": override,
+    }
+    return model
+
+
+@pytest.mark.parametrize("mask", human_prior.MASKS)
+@pytest.mark.parametrize(
+    "neighbor",
+    [
+        with_image_prompt,
+        with_negative_words,
+        with_more_tokens,
+        with_bigger_results,
+        with_override,
+    ],
+)
+def test_the_difference_is_added_to_what_others_made(loaded, neighbor, mask):
+    """At the first cross-attention: part + strength (human - plain), the part by the host itself
+    without a prior, both maps of the difference explicit.
+    """
+    model, prior, records = loaded[0], random_prior(loaded[0]), []
+    words = core.CLIPTextEncode().encode(loaded[1], "a man")[0]
+    first = min(prior.layers)
+    alone = prior._replace(layers={first: prior.layers[first]})
+    human = mark(words, 2)[0][1][host.HUMAN]
+
+    def positive_results(patched):
+        outs = []
+
+        def listen_before(n, context, value, extra):
+            records.append((n, context, value))
+            return n, context, value
+
+        def listen(n, extra):
+            if (*extra["block"], extra["block_index"]) == first:
+                number = extra["cond_or_uncond"].index(0)
+                inputs = records[-1]
+                outs.append((n.chunk(2)[number], *(x.chunk(2)[number] for x in inputs)))
+            return n
+
+        def behind_all(executor, x, t, concat, context, control, options, **extra):
+            options = with_patch(options, "attn2_patch", listen_before)
+            options = with_patch(options, "attn2_output_patch", listen)
+            return executor(x, t, concat, context, control, options, **extra)
+
+        patched = patched.clone()
+        patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "listen", behind_all)
+        sample(patched, mark(words, 2), words, steps=1)
+        return outs[0]
+
+    part, n, context, value = positive_results(neighbor(model))
+    unchanged, *_ = positive_results(model)
+    assert float((part - unchanged).norm() / unchanged.norm()) > 0.005
+    attention = host.cross_attentions(model.model.diffusion_model)[first]
+    q, k, v = attention.to_q(n), attention.to_k(context), attention.to_v(value)
+    heads, layer = attention.heads, prior.layers[first]
+    marks = torch.zeros(1, k.shape[1], dtype=torch.bool)
+    marks[0, : len(human)] = human
+    trained = layer(context, k)
+    if mask == human_prior.KEYS:
+        trained = torch.where(marks[..., None], trained, k)
+    else:  # tokens that others append are no words of the prompt
+        trained, v_human, marks = trained[:, :77], v[:, :77], marks[:, :77]
+    v_human = v if mask == human_prior.KEYS else v_human
+    maps = human_prior.human_map(q, trained, marks, heads, mask)
+    plain = human_prior.apply_map(human_prior.attention_map(q, k, heads), v)
+    change = attention.to_out(human_prior.apply_map(maps, v_human)) - attention.to_out(plain)
+    scale = 1.3 if neighbor is with_bigger_results else 1  # which follows on ours
+    expected = part + scale * 0.4 * change
+    for patched in (
+        neighbor(apply(model, alone, mask_tokens=mask)),
+        apply(neighbor(model), alone, mask_tokens=mask),
+    ):
+        actual, *_ = positive_results(patched)
+        assert float((actual - expected).norm() / (0.4 * change).norm()) < 1e-4
+
+
+def test_others_that_change_the_batch_are_refused(loaded):
     model, prior = loaded[0], random_prior(loaded[0])
     words = core.CLIPTextEncode().encode(loaded[1], "a man")[0]
-    positive, negative = mark(words, 2), mark(words)
-
-    def foreign(model):
-        model = model.clone()
-        model.set_model_attn2_patch(lambda n, k, v, extra: (n, k, v * 1.5))
-        return model
-
-    prior_behind, prior_before = apply(foreign(model), prior), foreign(apply(model, prior))
-    samples = [
-        sample(m, positive, negative) for m in (prior_behind, prior_before, apply(model, prior))
-    ]
-    assert all(x.isfinite().all() for x in samples)
-    assert not torch.allclose(samples[0], samples[2], atol=1e-3)
 
     def doubling(model):
         model = model.clone()
@@ -248,8 +376,35 @@ def test_chains_with_another_packs_patches(loaded):
         return model
 
     for wrong in (apply(doubling(model), prior), doubling(apply(model, prior))):
-        with pytest.raises(ValueError, match="Apply Human Prior: another node"):
-            sample(wrong, positive, negative)
+        with pytest.raises(ValueError, match="Apply Human Prior: another node .* to 4 rows"):
+            sample(wrong, mark(words, 2), mark(words))
+
+
+def test_others_that_merge_tokens_work_without_a_mask(loaded):
+    """What is merged once and once more is merged once: the prior is between."""
+    model, prior = loaded[0], random_prior(loaded[0])
+    words = core.CLIPTextEncode().encode(loaded[1], "a man")[0]
+
+    def merging(model, count):
+        model = model.clone()
+        model.set_model_attn2_patch(lambda n, k, v, extra: (n[:, ::count], k, v))
+        model.set_model_attn2_output_patch(lambda n, extra: n.repeat_interleave(count, 1))
+        return model
+
+    one = sample(merging(model, 1), mark(words, 2), words)
+    samples = [
+        sample(m, mark(words, 2), words)
+        for m in (apply(merging(model, 2), prior), merging(apply(model, prior), 2))
+    ]
+    assert torch.equal(*samples) and samples[0].isfinite().all()
+    assert not torch.allclose(samples[0], sample(merging(model, 2), words, words), atol=1e-2)
+    assert torch.equal(
+        sample(apply(merging(model, 1), prior), mark(words, 2), words),
+        sample(apply(model, prior), mark(words, 2), words),
+    )
+    assert torch.equal(one, sample(model, words, words))
+    with pytest.raises(ValueError, match="Apply Human Prior: .* merges tokens"):
+        sample(apply(merging(model, 2), prior, mask=torch.ones(1, 8, 8)), mark(words, 2), words)
 
 
 def test_a_lora_before_or_behind_changes_both_maps(loaded):
@@ -359,6 +514,25 @@ def test_composed_in_one_pass_nobodys_words_are_taken_for_the_scenes(loaded):
     assert torch.equal(sample_composed(apply(model, random_prior(model))), sample_composed(model))
 
 
+def test_composed_in_one_pass_the_order_of_the_nodes_does_not_matter(loaded):
+    model, clip, _, net = loaded
+    encode, prior = core.CLIPTextEncode().encode, random_prior(model)
+    scene, text = encode(clip, "a park")[0], mark(encode(clip, "a man waving")[0], 2)
+    flat = [32.0, 32.0, 1.0] * 18
+    frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
+    settings = ("couple", 1.0, 0.5, 0.06, 0.0, 1.0, people.MEAN, False)
+
+    def composed(model):
+        return people.VitruvianComposeInstances.execute(
+            model, scene, scene, (compose.Instance(text, 1),), frames, net, *settings
+        ).result
+
+    before = sample(*composed(apply(model, prior)))
+    patched, *conds = composed(model)
+    assert torch.equal(sample(apply(patched, prior), *conds), before)
+    assert not torch.allclose(before, sample(patched, *conds), atol=1e-3)
+
+
 def test_the_prompt_node_marks_words_and_encodes_as_the_host(loaded):
     clip = loaded[1]
     text = "a (woman:1.3) with a red top, dancing, in a park, " + "red, " * 60 + "two men"
@@ -399,7 +573,7 @@ def test_embeddings_are_no_words(loaded):
 def test_what_does_not_fit_is_said(loaded, family, tmp_path):
     model = loaded[0]
     words = core.CLIPTextEncode().encode(loaded[1], "a man")[0]
-    with pytest.raises(ValueError, match="no prompt says which .* Encode Human Prompt"):
+    with pytest.raises(ValueError, match="no positive prompt says which .* Encode Human Prompt"):
         sample(apply(model, random_prior(model)), words, words)
     with pytest.raises(ValueError, match="random was trained for another model"):
         apply(family[0], random_prior(model))
