@@ -14,7 +14,7 @@ from torch import Tensor
 
 COMPARING = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch")
 GROUPS = "vitruvian_groups"  # in the options of one attention: those of each group
-PACK = __name__.partition(".host.")[0]
+OURS = f"{__name__.partition('.host.')[0]}.host."
 
 Options = Mapping[str, Any]  # the host's transformer_options, or a block's extra_options
 
@@ -24,7 +24,7 @@ def has_comparing_patches(options: Options, kinds: Sequence[str] = COMPARING) ->
     patches = options.get("patches", {})
     replaced = options.get("patches_replace", {})
     return any(
-        not str(getattr(patch, "__module__", "")).startswith(f"{PACK}.")
+        not str(getattr(patch, "__module__", "")).startswith(OURS)
         for patch in (
             *(patch for kind in kinds for patch in patches.get(kind, [])),
             *(

@@ -56,7 +56,7 @@ class Plan(NamedTuple):
     people: PeopleTexts
     controls: Mapping[Any, controls.ComposedControl]  # of the entries that are composed, by uuid
     roles: Mapping[Any, str]  # of the same entries
-    encoded: Mapping[Any, Tensor]  # the text [1, tokens, C] of entries with the people's prompts
+    encoded: Mapping[Any, Tensor]  # their own texts [1, tokens, C]
     shares: Shares
     size: tuple[int, int]  # of the latent
 
@@ -128,7 +128,7 @@ def _make_plan(composition: Composition, family: ComposeFamily) -> Callable[[Sam
             texts,
             control_by_uuid,
             roles,
-            {u: _text_of(e).to(device) for u, e in composed.items() if roles[u] == PEOPLE},
+            {uuid: _text_of(entry).to(device) for uuid, entry in composed.items()},
             _shares(next(iter(control_by_uuid.values())), sampling),
             sampling.size,
         )
@@ -202,7 +202,8 @@ def _apply_streams(
         [plan.roles.get(uuid) == PEOPLE for uuid in uuids],
         plan.composition.scene,
     )
-    stream_rows = controls.Rows(x[rows], t[rows], {**conds, "c_crossattn": context})
+    clean = stream_texts(layout, plan.people.contexts, _encoded_texts(plan, uuids, chunk_texts))
+    stream_rows = controls.Rows(x[rows], t[rows], {**conds, "c_crossattn": clean})
     others = {place: [per_stream(r) for r in rs] for place, rs in (control or {}).items()}
     residuals = _all_residuals(plan.controls[composed[0]], call, stream_rows, others, options)
     with plan.family.mixing(executor.class_obj.diffusion_model, call):
@@ -232,8 +233,18 @@ def _check_size(plan: Plan, x: Tensor) -> None:
 def _chunk_texts(plan: Plan, uuids: Sequence[Any], c_crossattn: Tensor) -> list[ChunkText]:
     """The text of each chunk, with what other packs added to those of the people."""
     return [
-        ChunkText(text, text_change(text, plan.encoded[uuid]) if uuid in plan.encoded else None)
-        for uuid, text in zip(uuids, c_crossattn.chunk(len(uuids)), strict=True)
+        ChunkText(text, text_change(text, plan.encoded[u]) if plan.roles.get(u) == PEOPLE else None)
+        for u, text in zip(uuids, c_crossattn.chunk(len(uuids)), strict=True)
+    ]
+
+
+def _encoded_texts(
+    plan: Plan, uuids: Sequence[Any], chunk_texts: Sequence[ChunkText]
+) -> list[ChunkText]:
+    """The texts as they were encoded, which the host gives to ControlNets."""
+    return [
+        ChunkText(plan.encoded[uuid].to(chunk.text) if uuid in plan.encoded else chunk.text)
+        for uuid, chunk in zip(uuids, chunk_texts, strict=True)
     ]
 
 

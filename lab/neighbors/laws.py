@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import table
 from .methods import PAIRS, Inputs, Loaded, Pair
+from .stand_ins import STAND_INS
 
 EQUAL, REFUSED, WRONG = "equal", "refused", "wrong"
 BEFORE, BEHIND = "before", "behind"
@@ -33,10 +34,9 @@ class Outcome(NamedTuple):
 
 
 def judge(node: str, method: str, order: str, loaded: Loaded) -> Outcome:
-    """Try one node of the table beside one method of PAIRS."""
-    kind = table.kind_of(table.host_nodes()[node])
+    """Try one node of the table, or one stand-in, beside one method of PAIRS."""
     try:
-        beside = _beside(node, kind, order, loaded)
+        beside = _beside(node, order, loaded)
         for batch in (2, 1):
             pair = PAIRS[method](loaded, *beside.prepared, batch)
             try:
@@ -107,10 +107,13 @@ def _alone() -> _Beside:
     return _Beside((None, None, None), lambda inputs: inputs, _cfg_guider, _euler())
 
 
-def _beside(node: str, kind: str | None, order: str, loaded: Loaded) -> _Beside:
+def _beside(node: str, order: str, loaded: Loaded) -> _Beside:
     make = _makers(loaded)
     _, positive, negative = _prompts(loaded)
     alone = _alone()._replace(prepared=(None, positive, negative))
+    if node in STAND_INS:
+        return _patched(alone, STAND_INS[node], order)
+    kind = table.kind_of(table.host_nodes()[node])
     if kind == table.SAMPLER:
         # the one sampler with a MODEL input reads its noise levels only
         (sampler,) = table.run_node(node, make, **_model_wire(node, loaded.model))
@@ -131,8 +134,13 @@ def _beside(node: str, kind: str | None, order: str, loaded: Loaded) -> _Beside:
     def patch(model: Any) -> Any:
         return table.run_node(node, make, **_model_wire(node, model))[0]
 
+    return _patched(alone, patch, order)
+
+
+def _patched(alone: _Beside, patch: Callable[[Any], Any], order: str) -> _Beside:
+    """A patch of a MODEL, before the method or behind it."""
     if order == BEFORE:
-        return alone._replace(prepared=(patch, positive, negative))
+        return alone._replace(prepared=(patch, *alone.prepared[1:]))
     return alone._replace(change=lambda inputs: inputs._replace(model=patch(inputs.model)))
 
 

@@ -96,7 +96,7 @@ def epsilon(networks, mode, x, people, *, strength=1.5, sigma=SIGMA, negative=No
         texts,
         {"uuid": control},
         {"uuid": host.PEOPLE if negative is None else host.NEGATIVE},
-        {"uuid": contexts[:1]} if negative is None else {},
+        {"uuid": contexts[:1] if negative is None else negative},
         host.Shares(shares, shares, -1.0),
         tuple(x.shape[-2:]),
     )
