@@ -58,9 +58,9 @@ def opened(path: Path, kind: str) -> Iterator[Any]:
 
     `kind` says what is expected in it. ValueError, naming the file, if it can not be read.
     """
-    found = _what_is_no_file(path)
-    if found:
-        raise ValueError(f"{path}: expected {kind} here, found {found}.")
+    obstacle = _what_is_no_file(path)
+    if obstacle:
+        raise ValueError(f"{path}: expected {kind} here, found {obstacle}.")
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -118,8 +118,8 @@ def check_names(path: str | Path, expected: Iterable[str], present: Iterable[str
 def listed(names: Iterable[str]) -> str:
     """List some names in quotation marks, and count the others."""
     names = sorted(names)
-    shown = ", ".join(f"'{name}'" for name in names[:LISTED])
-    return shown if len(names) <= LISTED else f"{shown} and {len(names) - LISTED} more"
+    first_names = ", ".join(f"'{name}'" for name in names[:LISTED])
+    return first_names if len(names) <= LISTED else f"{first_names} and {len(names) - LISTED} more"
 
 
 def _what_is_no_file(path: Path) -> str:

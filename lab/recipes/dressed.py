@@ -136,9 +136,9 @@ def _write_crops(world: WorldDataset, file: Path) -> None:
             images.append((crop.movedim(-1, 0) * 255).round().byte())
             classes.append(part)
             rows.append(i)
-    part = file.with_suffix(".part.npz")  # savez adds the ending if it is not there
-    np.savez(part, images=torch.stack(images).numpy(), parts=classes, scenes=rows)
-    part.replace(file)
+    incomplete = file.with_suffix(".part.npz")  # savez adds the ending if it is not there
+    np.savez(incomplete, images=torch.stack(images).numpy(), parts=classes, scenes=rows)
+    incomplete.replace(file)
 
 
 def training_rows(world: WorldDataset) -> list[int]:

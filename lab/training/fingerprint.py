@@ -1,7 +1,7 @@
 """What a training is made of, as short texts: a training goes on only with the same.
 
 The record lies in the training's folder. A part of it is a name -> a number or word, or a DIGEST of
-what is too long to be shown.
+what is too long to be texts.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def read_record(file: Path) -> dict[str, dict[str, str]]:
         parts = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return parts if isinstance(parts, dict) else {}
+    if not isinstance(parts, dict):
+        return {}
+    return {name: part for name, part in parts.items() if isinstance(part, dict)}
 
 
 def list_differences(before: Inputs, now: Inputs) -> str:
@@ -120,7 +122,7 @@ def list_differences(before: Inputs, now: Inputs) -> str:
 
 
 def _difference(name: str, before: str | None, now: str | None) -> str:
-    shown = ["other content" if (text or "").startswith(DIGEST) else text for text in (before, now)]
-    if shown[0] == shown[1]:
+    texts = ["other content" if (text or "").startswith(DIGEST) else text for text in (before, now)]
+    if texts[0] == texts[1]:
         return f"{name} changed"
-    return f"{name} was {shown[0] or 'not given'} and is {shown[1] or 'not given'}"
+    return f"{name} was {texts[0] or 'not given'} and is {texts[1] or 'not given'}"

@@ -157,9 +157,9 @@ def fill_captions(captions: Sequence[str], substitute: str = CAPTION) -> list[st
     return [caption or substitute for caption in captions]
 
 
-def warn_of_left_out(files: Sequence[Path], kept: int) -> None:
+def warn_of_left_out(files: Sequence[Path], used: int) -> None:
     """Warn if some images teach nothing; lines before say why, each for its image."""
-    if lacking := len(files) - kept:
+    if lacking := len(files) - used:
         log.warning(
             "%d of %d images in --images are left out, as the lines above say: mend them, or take "
             "them out of the folder.",

@@ -275,9 +275,9 @@ class _State:
 
     def _diverged(self, what: str) -> TrainingError:
         return TrainingError(
-            f"Stopped after step {self.step}: {what}. {_kept(self.out)} Train with a smaller "
-            f"learning rate (--lr) than {self.schedule.lr:g} and another --work; if it is so from "
-            "the first step on, look for damaged images or weights among the inputs."
+            f"Stopped after step {self.step}: {what}. {_last_checkpoint(self.out)} Train with a "
+            f"smaller learning rate (--lr) than {self.schedule.lr:g} and another --work; if it is so "
+            "from the first step on, look for damaged images or weights among the inputs."
         )
 
 
@@ -296,10 +296,10 @@ def _check_space(model: nn.Module, trainable: Sequence[Tensor], out: Path) -> No
     """Raise ValueError if a checkpoint, and the next one beside it, have no room in `out`."""
     frozen = sum(tensor.nbytes for tensor in model.state_dict().values())
     needed = 2 * (frozen + (PARTS - 1) * sum(tensor.nbytes for tensor in trainable) + SPARE)
-    there = out.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free + _size(out)
+    nearest = out.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    free = shutil.disk_usage(nearest).free + _size(out)
     if free < needed:
         raise ValueError(
             f"--work {out}: two checkpoints of this training take {needed / 1e9:.2f} GB, and "
@@ -357,7 +357,7 @@ def list_checkpoints(out: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in numbered if match}
 
 
-def _kept(out: Path) -> str:
+def _last_checkpoint(out: Path) -> str:
     checkpoints = list_checkpoints(out)
     if not checkpoints:
         return f"There is no checkpoint in {out} yet."
@@ -381,8 +381,8 @@ def _save(accelerator: Accelerator, out: Path, step: int, history: list[float]) 
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer raises the second
         shutil.rmtree(part, ignore_errors=True)
         raise TrainingError(
-            f"The checkpoint of step {step} can not be written: {error}. {_kept(out)} Make room in "
-            "--work and run the same command again to go on from there."
+            f"The checkpoint of step {step} can not be written: {error}. {_last_checkpoint(out)} "
+            "Make room in --work and run the same command again to go on from there."
         ) from error
     accelerator.wait_for_everyone()
 

@@ -227,14 +227,14 @@ def check_folder_to_write(folder: Path, option: str, name: str | None = None) ->
     made. `name`: of the file.
     """
     try:
-        there = folder.absolute()
-        while not there.exists() and not there.is_symlink():
-            there = there.parent
+        nearest = folder.absolute()
+        while not nearest.exists() and not nearest.is_symlink():
+            nearest = nearest.parent
         if name is None:
-            tempfile.TemporaryFile(dir=there).close()
+            tempfile.TemporaryFile(dir=nearest).close()
         else:
-            (there / name).touch(exist_ok=False)
-            (there / name).unlink()
+            (nearest / name).touch(exist_ok=False)
+            (nearest / name).unlink()
     except OSError as error:
         raise ValueError(
             f"{option}: nothing can be written in {folder}: {error}. Choose another folder."

@@ -117,17 +117,17 @@ def write_world(
 
 def _claim_folder(folder: Path, shards: int, facts: dict[str, str]) -> None:
     """Record what is drawn in a folder; ValueError if something else is there."""
-    record, there = folder / "world.json", len(list(folder.glob("captions-*.json")))
-    if there > shards:
+    record, count = folder / "world.json", len(list(folder.glob("captions-*.json")))
+    if count > shards:
         raise ValueError(
-            f"{folder} holds {there * SHARD} scenes, more than the {shards * SHARD} that are asked "
+            f"{folder} holds {count * SHARD} scenes, more than the {shards * SHARD} that are asked "
             "for: choose another --work, or ask for as many."
         )
     if record.is_file():
         differences = list_differences(json.loads(record.read_text("utf-8")), facts)
-        if there and differences:
+        if count and differences:
             raise ValueError(f"{folder} holds another world: {differences}. Choose another --work.")
-    if not there:
+    if not count:
         text = json.dumps(facts)
         write_atomically(record, lambda part: part.write_text(text, encoding="utf-8"))
 
