@@ -204,14 +204,14 @@ def color_image(labels: Tensor) -> Tensor:
 
 
 def with_legend(labels: Tensor) -> Tensor:
-    """Color maps and draw the names of all parts that occur in them beside: [B, h, w, 3] in 0..1.
+    """Color maps and draw the names of the parts that are on each beside it: [B, h, w, 3] in 0..1.
 
     Small maps are enlarged by a whole number, so that a legend of all classes can be read.
     """
     times = -(-LEGEND_ROW * len(TABLE) // labels.shape[1])
     large = labels.repeat_interleave(times, 1).repeat_interleave(times, 2)
-    legend = _draw_legend(labels.unique().tolist(), large.shape[1])
-    return torch.cat((color_image(large), legend.expand(len(labels), -1, -1, -1)), dim=2)
+    legends = [_draw_legend(frame.unique().tolist(), large.shape[1]) for frame in labels]
+    return torch.cat((color_image(large), torch.stack(legends)), dim=2)
 
 
 def _draw_legend(parts: Sequence[int], height: int) -> Tensor:

@@ -225,8 +225,8 @@ def test_every_hand_gets_its_own_color():
 
 def test_boxes_keep_their_proportions_on_an_image_of_another_shape():
     """A square's canvas covers the image, as a pose's does."""
-    box = {"x": 40, "y": 20, "width": 20, "height": 20, "canvas_width": 100, "canvas_height": 100}
+    box = {"x": 20, "y": 20, "width": 20, "height": 20, "canvas_width": 100, "canvas_height": 100}
     ((square,),) = hands.read_squares([[box]], 200, 300)
-    assert square == (3 * 50 - 50, 3 * 30, 60, 0.0)
-    people = pose.no_people(100, 100)._replace(body=torch.tensor([[[50.0, 30, 1]] * 18]))
+    assert square == (3 * 30 - 50, 3 * 30, 60, 0.0)
+    people = pose.no_people(100, 100)._replace(body=torch.tensor([[[30.0, 30, 1]] * 18]))
     assert pose.cover_canvas(people, 200, 300).body[0, 0].tolist() == [square.x, square.y, 1]
