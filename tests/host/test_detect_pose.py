@@ -1,5 +1,6 @@
 """Detect Pose on the real host: what it does with time and memory."""
 
+import importlib
 from contextlib import contextmanager
 
 import comfy.model_management
@@ -35,6 +36,7 @@ def detector(monkeypatch):
     def open_detector(model_folders, *, hands):
         yield looking
 
+    importlib.import_module("vitruvian.models.detectors")  # enters the others before
     monkeypatch.setattr(detect, "DETECTORS", {"Looking": open_detector})
     return looking
 
