@@ -79,7 +79,8 @@ class VitruvianAddInstance(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="The area of this person. Without it, the body around the skeleton.",
+                    tooltip="The area of this person. Without it, the body around the skeleton. "
+                    "Mask k of a batch is for image k.",
                 ),
                 _chain_input(),
             ],
@@ -247,7 +248,7 @@ class VitruvianComposeInstances(io.ComfyNode):
                 io.Float.Input(
                     "harmony",
                     default=0.5,
-                    tooltip="Share of the steps, counted from the end, in which overlapping "
+                    tooltip="Share of the sampling, counted from its end, in which overlapping "
                     "people blend. 0: never; every place belongs to one person. 1: from "
                     "the first step.",
                     **share,
