@@ -50,7 +50,7 @@ def parse_json(text: str, **hooks: Any) -> Any:
 def _is_deeper(content: Any, most: int) -> bool:
     """Tell, without recursion, if lists and objects lie more than `most` levels deep."""
     level = [content]
-    for _ in range(most + 1):
+    for _ in range(most):
         level = [
             inner
             for outer in level
