@@ -170,7 +170,7 @@ function makeWidget(node, name) {
     editor.element.addEventListener("pointerdown", () => node.selected || app.canvas.selectNode(node))
     owners.set(editor.element, node)
     for (const side of sides) if (side) after(side, "callback", () => editor.render())
-    after(node, "onExecuted", (output) => arrived(editor, output))
+    after(node, "onExecuted", (output) => arrived(node, editor, output))
     let place = null // known before the node is removed: a graph that is cleared has no id
     after(node, "onAdded", () => {
         place = placeOf(node)
@@ -185,10 +185,15 @@ function makeWidget(node, name) {
     return { widget, minWidth: NODE_WIDTH, minHeight: NODE_HEIGHT }
 }
 
-/** The connected pose and photograph, as the node sends them with a run. */
-function arrived(editor, output) {
-    const [frame] = output?.vitruvian_pose ?? []
-    const [file] = output?.vitruvian_background ?? []
+/**
+ * The connected pose and photograph, as the node sends them with a run. ComfyUI gives a run's
+ * results to the node with the same number, also if that is in another tab by now: so only what
+ * is connected here can arrive.
+ */
+function arrived(node, editor, output) {
+    const connected = (name) => node.inputs?.find((input) => input.name === name)?.link != null
+    const [frame] = (connected("pose") && output?.vitruvian_pose) || []
+    const [file] = (connected("background_image") && output?.vitruvian_background) || []
     if (frame) editor.session.arrivedPose(frame)
     if (!file) return editor.arrivedPhoto(null)
     const photo = new Image()

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 
 import pytest
-from vitruvian.tests.browser.pose_editor_page import NOTHING, OPEN, Editor, settle
+from vitruvian.tests.browser.pose_editor_page import NOTHING, OPEN, Editor, is_old, settle
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -63,8 +63,7 @@ def said(page):
 def renderer(page, request):
     """Whether nodes are drawn by the new renderer; a front end that has none is skipped."""
     new = request.param == "new"
-    version = page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__").split(".")
-    if new and (int(version[0]), int(version[1])) < (1, 40):
+    if new and is_old(page):
         pytest.skip("this front end has only the classic canvas")
     page.evaluate("v => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', v)", new)
     page.wait_for_timeout(400)

@@ -47,6 +47,12 @@ SETTLED = f"""() => {{
 }}"""
 
 
+def is_old(page):
+    """Whether this front end has one renderer of nodes, the classic canvas."""
+    version = page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__").split(".")
+    return (int(version[0]), int(version[1])) < (1, 40)
+
+
 def settle(page):
     """Until the node's own editor is on the page, has its looks and stands still."""
     page.wait_for_function(SETTLED, polling=200)
