@@ -2,14 +2,15 @@
 features of the hands' keypoints added to the UNet's first, and a mask read from its last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.lora
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.utils import get_attr
 from torch import Tensor
 
 from ..models import weights
@@ -23,11 +24,13 @@ from ..models.hand_generator import (
     heat_maps,
 )
 from ..models.pose import People, count, cover_canvas
-from .sampling import chunks, run_as_sampler, unet_of
+from .prompt_entries import acting_entry
+from .sampling import Call, Sampling, Window, add_plan, chunks, run_as_sampler, unet_of
 
 KEY = "vitruvian_hand_generator"
 NODE = "Apply Hand Generator"
 PREFIX = "hand."  # of the generator's own layers in a file
+UP, DOWN = ".lora_up.weight", ".lora_down.weight"  # of a pair of low-rank tensors
 
 Features = Callable[[int, int, int], KeypointFeatures]  # of batch, height and width of a latent
 
@@ -40,13 +43,44 @@ def load(path: Path) -> LoadedHandGenerator:
         for key, tensor in tensors.items()
         if key.startswith(PREFIX)
     }
-    try:
+    with weights.fitting(path, "the layers of a hand generator"):
         network = HandGenerator(len(layers["first.bias"])).requires_grad_(False)
         network.load_state_dict(layers)
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path}: expected the layers of a hand generator: {error}") from None
     low_rank = {key: tensor for key, tensor in tensors.items() if not key.startswith(PREFIX)}
+    with weights.fitting(path, "the low-rank changes of a hand generator"):
+        _check_pairs(low_rank)
     return LoadedHandGenerator(network.eval(), low_rank, path.name)
+
+
+def _check_pairs(low_rank: Mapping[str, Tensor]) -> None:
+    """Raise ValueError or KeyError unless the tensors come in pairs that can be multiplied."""
+    for key, tensor in low_rank.items():
+        if not key.endswith((UP, DOWN)):
+            raise ValueError(f"found the tensor '{key}'")
+        partner = low_rank[
+            key.removesuffix(UP) + DOWN if key.endswith(UP) else key.removesuffix(DOWN) + UP
+        ]
+        up, down = (tensor, partner) if key.endswith(UP) else (partner, tensor)
+        if up.shape[1] != down.shape[0]:
+            raise ValueError(f"'{key}' and its partner have {up.shape[1]} and {len(down)} ranks")
+
+
+def _check_changes(model: Any, loaded: LoadedHandGenerator, keys: Mapping[str, str]) -> None:
+    """Raise ValueError unless the model has every weight that the generator changes, in its shape:
+    the host leaves out those that it does not find.
+    """
+    for key, up in loaded.low_rank.items():
+        if key.endswith(UP):
+            place = key.removesuffix(UP)
+            down = loaded.low_rank[place + DOWN]
+            weight = get_attr(model.model, keys[place]) if place in keys else torch.zeros(0)
+            if weight.shape[:1] + weight.shape[1:2] != (len(up), *down.shape[1:2]):
+                shape = list(weight.shape) if weight.numel() else "none"
+                raise ValueError(
+                    f"{loaded.name} was trained for another model: it changes a weight '{place}' "
+                    f"of [{len(up)}, {down.shape[1]}], and the model has {shape}. Load the "
+                    "checkpoint that it was trained on."
+                )
 
 
 def apply(
@@ -67,12 +101,39 @@ def apply(
         )
     model = model.clone()
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    _check_changes(model, loaded, keys)
     model.add_patches(comfy.lora.load_lora(loaded.low_rank, keys), strength)
     features = _keypoint_features(loaded.network, frames)
     model.set_attachments(KEY, features)
     if strength != 0:
         model.set_model_input_block_patch(_add_features(features, strength))
+        slot = f"{KEY}.{id(features)}"  # of this node's own plan
+        add_plan(model, KEY, slot, _make_plan(len(frames)), _check_size)
     return model
+
+
+class Plan(NamedTuple):
+    """What stays the same over one sampling."""
+
+    window: Window
+    size: tuple[int, int]  # of the latent
+
+
+def _make_plan(frame_count: int) -> Callable[[Sampling], Plan]:
+    def make_plan(sampling: Sampling) -> Plan:
+        check_batch(NODE, {"hand_poses": frame_count}, len(sampling.noise))
+        return Plan(sampling.window(0.0, 1.0), sampling.size)
+
+    return make_plan
+
+
+def _check_size(plan: Plan, call: Call) -> None:
+    if tuple(call.x.shape[-2:]) != plan.size:
+        raise ValueError(
+            f"{NODE}: the hand would be drawn into every part of the image, because the image is "
+            "sampled in parts: by a conditioning that has an area, or by a node that samples "
+            "tiles. Remove the area, or that node."
+        )
 
 
 def _check_frames(frames: Sequence[People]) -> None:
@@ -139,21 +200,38 @@ def predict_masks(model: Any, loaded: LoadedHandGenerator, positive: Any, latent
     """Predict where the hand is in finished latents [B, 4, h, w], as nodes carry them -> masks
     [B, 8h, 8w] in 0..1.
 
-    The network runs once, at the lowest noise level. ValueError if `model` does not come from
-    `apply`.
+    The network runs once, at the lowest noise level, with the prompt that acts there. ValueError if
+    `model` does not come from `apply`, or if there is no such prompt.
     """
     features = model.get_attachment(KEY)
     if features is None:
         raise ValueError(f"the model does not come from {NODE}: connect that node's output.")
+    prompt = [acting_entry(positive, 1.0)]
     last_features: list[Tensor] = []
 
-    def listen(executor, *args, **kwargs):
-        unet = executor.class_obj.diffusion_model
-        hook = unet.out.register_forward_pre_hook(
-            lambda _, inputs: last_features.append(inputs[0].float().cpu())
-        )
+    def listen(
+        executor,
+        x,
+        t,
+        c_concat=None,
+        c_crossattn=None,
+        control=None,
+        transformer_options=None,
+        **extra,
+    ):
+        """Keep what the network's last layers read in its first call: a guidance may call it
+        again, or beside the prompt for another.
+        """
+        batch_chunks = chunks(len(x), transformer_options or {})
+        positive_rows = [chunk.rows for chunk in batch_chunks if chunk.positive]
+
+        def keep(_, inputs):
+            if not last_features and positive_rows:
+                last_features.append(inputs[0][positive_rows[0]].float().cpu())
+
+        hook = executor.class_obj.diffusion_model.out.register_forward_pre_hook(keep)
         try:
-            return executor(*args, **kwargs)
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **extra)
         finally:
             hook.remove()
 
@@ -164,8 +242,8 @@ def predict_masks(model: Any, loaded: LoadedHandGenerator, positive: Any, latent
     model = model.clone()
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, listen)
     sigma = float(model.get_model_object("model_sampling").sigma_min)
-    run_as_sampler(model, denoise_once, latent, (positive, positive), sigma)
+    run_as_sampler(model, denoise_once, latent, (prompt, prompt), sigma)
     hint = features(len(latent), *latent.shape[-2:])
-    logits = loaded.network.predict_mask(torch.cat(last_features), hint)
+    logits = loaded.network.predict_mask(last_features[0], hint)
     height, width = (STRIDE * side for side in latent.shape[-2:])
     return logits.sigmoid()[:, :height, :width]

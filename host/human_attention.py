@@ -19,10 +19,10 @@ from ..models import human_prior as maths
 from ..models.human_attention import word_maps
 from . import human_prior, sampling
 from .human_prior import Place
+from .prompt_entries import acting_entry
 from .sampling import run_as_sampler, token_grid, unet_of
 
 NODE = "Show Human Attention"
-PARTIAL = ("area", "mask", "start_percent", "end_percent")  # keys that limit where an entry counts
 
 Maps = dict[Place, Tensor]  # of each cross-attention: [words, h, w]
 
@@ -57,19 +57,17 @@ def read_maps(
 ) -> list[MomentMaps]:
     """Read the maps of words at moments of the sampling, shares of it in 0 to 1.
 
-    For the first of the finished latents [B, C, h, w] and the conditioning's first entry. `columns`
+    For the first of the finished latents [B, C, h, w] and the prompt that acts then. `columns`
     holds the token positions of each word. `on_step` is called with 1 after each moment. ValueError
     for models that are no UNet or attend to other texts.
     """
     unet_of(model, NODE)
-    text, entry = conditioning[0]
-    entry = {key: value for key, value in entry.items() if key not in PARTIAL}
-    prompt = Prompt([[text, entry]], columns)
     latent = comfy.sample.fix_empty_latent_channels(model, samples[:1].float())
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     has_prior = bool(model.get_wrappers(WrappersMP.APPLY_MODEL, human_prior.KEY))
 
     def evaluate(moment: float, off: bool) -> Maps:
+        prompt = Prompt([acting_entry(conditioning, moment)], columns)
         recorder = _Recorder(prompt, off)
         sigma = _sigma(model, moment)
         run_as_sampler(

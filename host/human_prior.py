@@ -11,6 +11,7 @@ through the transformer_options: RECORD is called for every map, OFF silences th
 
 import copy
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +35,7 @@ WORDS = "vitruvian_words"  # in a conditioning entry: all words of the prompt, h
 RECORD = "vitruvian_record"  # in transformer_options: Record, called for every M_h that is added
 OFF = "vitruvian_without"  # in transformer_options: true to silence all priors
 STAGES = (human_prior.DOWN, human_prior.MID, human_prior.UP)
+TENSOR = re.compile(rf"{human_prior.PREFIX}({'|'.join(STAGES)})_(\d+)_(\d+)\.(.+)")  # in a file
 
 Place = tuple[str, int, int]  # stage, block, transformer, as the host counts them
 
@@ -78,28 +80,43 @@ class Plan(NamedTuple):
     size: tuple[int, int]  # of the latent
 
 
-class ActivePlan(NamedTuple):
+@dataclass(frozen=True)
+class ActivePlan:
     """What the patches find in the options of one call of the network inside the window."""
 
     plan: Plan
     attentions: Mapping[Place, nn.Module]
+
+    def __deepcopy__(self, memo: dict) -> "ActivePlan":
+        """Return the same plan to nodes that copy the options: layers of the network are in it."""
+        return self
 
 
 def load(path: Path) -> Prior:
     """Load a prior; ValueError, naming the file, for any other file."""
     tensors, facts = weights.load(path, method="human_prior", version=human_prior.VERSION)
     places: dict[Place, dict[str, Tensor]] = {}
-    try:
+    with weights.fitting(path, "the layers of a human-centric prior"):
         for key, tensor in tensors.items():
-            place, name = key.removeprefix(human_prior.PREFIX).split(".", 1)
-            stage, block, transformer = place.split("_")
-            weights_here = places.setdefault((stage, int(block), int(transformer)), {})
-            weights_here[name] = tensor.float()
+            place, name = _read_key(key)
+            places.setdefault(place, {})[name] = tensor.float()
         layers = {place: _layer(tensors) for place, tensors in places.items()}
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path}: expected the layers of a human-centric prior: {error}") from None
-    mask = facts.get("mask", human_prior.BEFORE)
-    return Prior(layers, float(facts.get("gamma", human_prior.GAMMA)), mask, path.name)
+        count = int(facts.get(human_prior.COUNT, len(layers)))
+        if not layers or len(layers) != count:
+            raise ValueError(f"found {len(layers)} of {count}")
+    with weights.fitting(path, "the gamma and the mask that a prior was trained with"):
+        gamma, mask = float(facts["gamma"]), facts["mask"]
+        if not 0 <= gamma <= 1 or mask not in human_prior.MASKS:
+            raise ValueError(f"found gamma {gamma:g} and mask '{mask}'")
+    return Prior(layers, gamma, mask, path.name)
+
+
+def _read_key(key: str) -> tuple[Place, str]:
+    """Read a tensor's place, and its name there, from its name in a file; ValueError for others."""
+    match = TENSOR.fullmatch(key)
+    if match is None:
+        raise ValueError(f"found the tensor '{key}'")
+    return (match[1], int(match[2]), int(match[3])), match[4]
 
 
 def _layer(tensors: Mapping[str, Tensor]) -> PriorLayer:

@@ -25,6 +25,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .structure_unet import StructureUNet
+
 POSITIVE = 0  # in the host's `cond_or_uncond`, where nothing else is known
 LISTS = "vitruvian_lists"  # in transformer_options: conditioning entry's uuid -> it is positive
 POSITIVE_LISTS = "vitruvian_positive_lists"  # in transformer_options: numbers of `cond_or_uncond`
@@ -49,7 +51,8 @@ def known_family(model: Any, method: str, families: Sequence[Family] = (UNET,)) 
     """
     network = model.get_model_object("diffusion_model")
     for family in families:
-        if isinstance(network, family.network):
+        # a joint network is built from a UNet, but has three of each outer layer
+        if isinstance(network, family.network) and not isinstance(network, StructureUNet):
             return family
     *names, last = [name for family in families for name in family.names]
     raise ValueError(

@@ -140,6 +140,11 @@ def _word_positions(positive: Any, words: str) -> dict[str, tuple[int, ...]]:
         )
     entry = positive[0][1]
     prompt: tuple[Word, ...] = entry[human_prior.WORDS]
+    if any(other.get(human_prior.WORDS) != prompt for _, other in positive):
+        raise ValueError(
+            "'positive' holds several prompts with different words, and this node looks at one. "
+            "Connect a prompt as it is before Conditioning Combine."
+        )
     positions_of = {
         phrase: human_attention.phrase_positions(phrase, prompt) for phrase in read_phrases(words)
     }

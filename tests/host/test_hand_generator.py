@@ -110,6 +110,63 @@ def test_strength_0_is_the_model_as_it_was_and_masks_have_the_images_size(loaded
     assert masks.shape == (2, 104, 96) and set(masks.unique().tolist()) <= {0.0, 1.0}
 
 
+def test_masks_are_read_for_the_prompt_that_acts_at_the_end(loaded, trained):
+    """Whatever the limits of its entries, and whatever guidance another node adds."""
+    import comfy_extras.nodes_pag as pag
+
+    with torch.inference_mode():
+        generator = host.load(trained[1])
+        words, other = (core.CLIPTextEncode().encode(loaded[1], t)[0] for t in ("a hand", "a dog"))
+        samples = torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(3))
+        (model,) = VitruvianApplyHandGenerator.execute(loaded[0], generator, frames(), 1.0).result
+
+        def limited(text, **limits):
+            return [[t, {**e, **limits}] for t, e in text]
+
+        def predict(positive, model=model):
+            return host.predict_masks(model, generator, positive, samples)
+
+        expected = predict(words)
+        assert not torch.equal(expected, predict(other))
+        for positive in (
+            limited(words, start_percent=0.5),
+            [*limited(other, end_percent=0.5), *limited(words, start_percent=0.5)],
+            limited(words, mask=torch.zeros(1, 8, 8), mask_strength=1.0),
+        ):
+            assert torch.equal(predict(positive), expected)
+        node = pag.PerturbedAttentionGuidance
+        guided = (
+            node.execute(model, 3.0).result
+            if hasattr(node, "execute")
+            else node().patch(model, 3.0)
+        )
+        assert torch.equal(predict(words, guided[0]), expected)
+        guided = model.clone()
+        guided.model_options["disable_cfg1_optimization"] = True
+        torch.testing.assert_close(predict(words, guided), expected, atol=1e-4, rtol=1e-4)
+        for wrong, reason in (
+            ([*words, *other], "'positive' holds 2 prompts at once"),
+            (limited(words, end_percent=0.5), "no prompt of 'positive' acts when 100% of the"),
+            (limited(words, area=(4, 4, 0, 0)), "has an area"),
+        ):
+            with pytest.raises(ValueError, match=f"^Predict Hand Masks: .*{reason}"):
+                VitruvianPredictHandMasks.execute(model, generator, wrong, {"samples": samples})
+
+
+def test_an_image_that_is_sampled_in_parts_is_refused(loaded, trained):
+    """Every part would get the entire hand."""
+    with torch.inference_mode():
+        generator = host.load(trained[1])
+        (model,) = VitruvianApplyHandGenerator.execute(
+            loaded[0], generator, frames()[:1], 1.0
+        ).result
+        words, nothing = (core.CLIPTextEncode().encode(loaded[1], t)[0] for t in ("a hand", ""))
+        area = core.ConditioningSetArea().append(words, 32, 32, 0, 0, 1.0)[0]
+        latent = {"samples": torch.zeros(1, 4, 12, 12)}
+        with pytest.raises(ValueError, match="^Apply Hand Generator: .* sampled in parts"):
+            core.common_ksampler(model, 1, 1, 4.0, "euler", "normal", area, nothing, latent)
+
+
 def test_a_generator_for_another_model_is_refused(loaded, trained):
     generator = host.load(trained[1])
     wide = generator._replace(network=type(generator.network)(320))

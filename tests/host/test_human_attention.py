@@ -177,8 +177,7 @@ def test_two_priors_add_their_maps(loaded, prompt):
 
 def test_a_prior_counts_where_and_when_it_works(loaded, prompt):
     model, prior, samples = loaded[0], random_prior(loaded[0]), random_latent(8, 8)
-    first = min(prior.layers)
-    prior = prior._replace(layers={first: prior.layers[first]})
+    first = min(prior.layers)  # what follows sees its result
     left_half = torch.zeros(1, 1, 64, 64)
     left_half[..., :32] = 1
     early, late = read_maps(apply(model, prior, end=0.5, area=left_half), mark(prompt), samples)
@@ -212,8 +211,47 @@ def test_the_ends_of_the_sampling_and_parts_of_an_image(loaded, prompt):
     read_maps(listening, prompt, samples, [0.0, 1.0])
     sampling = model.get_model_object("model_sampling")
     assert sigmas == [float(sampling.sigma_max), float(sampling.sigma_min)]
-    part = [[t, {**e, "area": (4, 8, 0, 0), "start_percent": 0.9}] for t, e in prompt]
-    assert_equal(read_maps(model, prompt, samples), read_maps(model, part, samples))
+
+
+def limited(conditioning, **limits):
+    return [[t, {**e, **limits}] for t, e in conditioning]
+
+
+def test_the_prompt_that_acts_at_a_moment_is_read(loaded, prompt):
+    """Ranges of timesteps say which of several entries that is; a mask limits predictions only."""
+    model, samples = loaded[0], random_latent(8, 8)
+    other = [[t.flip(1), e] for t, e in prompt]
+    ranges = [*limited(prompt, end_percent=0.5), *limited(other, start_percent=0.5)]
+    clip_ranges = [
+        *limited(prompt, clip_start_percent=0.0, clip_end_percent=0.5),
+        *limited(other, clip_start_percent=0.5, clip_end_percent=1.0),
+    ]
+    first, second = (read_maps(model, conditioning, samples) for conditioning in (prompt, other))
+    for conditioning in (ranges, clip_ranges):
+        early, late = read_maps(model, conditioning, samples)
+        assert_equal([early], first[:1])
+        assert_equal([late], second[1:])
+        (middle,) = read_maps(model, conditioning, samples, [0.5])
+        assert_equal([middle], read_maps(model, other, samples, [0.5]))
+    masked = limited(prompt, mask=torch.zeros(1, 64, 64), mask_strength=1.0)
+    assert_equal(read_maps(model, masked, samples), first)
+
+
+def test_prompts_that_can_not_be_read_are_refused(loaded, prompt):
+    model, samples = loaded[0], random_latent(8, 8)
+    two = [*prompt, *prompt]
+    bounds = {"mask": torch.ones(1, 8, 8), "set_area_to_bounds": True}
+    for wrong, reason in (
+        (two, "'positive' holds 2 prompts at once"),
+        (limited(prompt, start_percent=0.9), "no prompt of 'positive' acts when 20% of the"),
+        (limited(prompt, area=(4, 8, 0, 0)), "has an area"),
+        (limited(prompt, **bounds), "has an area"),
+    ):
+        with pytest.raises(ValueError, match=f"^Show Human Attention: .*{reason}"):
+            node(model, wrong, samples)
+    words = {human_prior.WORDS: (*prompt[0][1][human_prior.WORDS], None)}
+    with pytest.raises(ValueError, match="several prompts with different words"):
+        node(model, [*prompt, *limited(prompt, **words)], samples)
 
 
 def test_other_packs_count_and_guidance_does_not(loaded, prompt):

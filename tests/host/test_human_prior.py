@@ -198,7 +198,6 @@ def test_a_mask_says_where(loaded):
     model, prior = loaded[0], random_prior(loaded[0])
     words = core.CLIPTextEncode().encode(loaded[1], "a man")[0]
     first = min(prior.layers)
-    alone = prior._replace(layers={first: prior.layers[first]})
     left_half = torch.zeros(1, 64, 64)
     left_half[..., :32] = 1
 
@@ -217,8 +216,8 @@ def test_a_mask_says_where(loaded):
         sample(model, mark(words, 2), mark(words), steps=1)
         return outs[0]
 
-    plain, everywhere = result_at_first(model), result_at_first(apply(model, alone))
-    part = result_at_first(apply(model, alone, mask=left_half))
+    plain, everywhere = result_at_first(model), result_at_first(apply(model, prior))
+    part = result_at_first(apply(model, prior, mask=left_half))
     half = plain.shape[1] // 2
     assert torch.equal(part[:, half:], plain[:, half:])
     torch.testing.assert_close(part[:, :half], everywhere[:, :half])
@@ -311,7 +310,6 @@ def test_the_difference_is_added_to_what_others_made(loaded, neighbor, mask):
     model, prior, records = loaded[0], random_prior(loaded[0]), []
     words = core.CLIPTextEncode().encode(loaded[1], "a man")[0]
     first = min(prior.layers)
-    alone = prior._replace(layers={first: prior.layers[first]})
     human = mark(words, 2)[0][1][host.HUMAN]
 
     def positive_results(patched):
@@ -358,8 +356,8 @@ def test_the_difference_is_added_to_what_others_made(loaded, neighbor, mask):
     scale = 1.3 if neighbor is with_bigger_results else 1  # which follows on ours
     expected = part + scale * 0.4 * change
     for patched in (
-        neighbor(apply(model, alone, mask_tokens=mask)),
-        apply(neighbor(model), alone, mask_tokens=mask),
+        neighbor(apply(model, prior, mask_tokens=mask)),
+        apply(neighbor(model), prior, mask_tokens=mask),
     ):
         actual, *_ = positive_results(patched)
         assert float((actual - expected).norm() / (0.4 * change).norm()) < 1e-4
