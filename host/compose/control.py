@@ -282,11 +282,11 @@ def share_deep_residuals(layout: Layout, residuals: list, shares: Tensor) -> lis
     ]
 
 
-def add_residuals(residuals: Residuals, others: Mapping[str, Sequence]) -> Residuals:
+def add_residuals(residuals: Residuals, added: Mapping[str, Sequence]) -> Residuals:
     """Add the residuals of other controls in the chain; new lists in the same order."""
     summed = {}
     for place, first in residuals.items():
-        second = list(others.get(place, []))
+        second = list(added.get(place, []))
         sums = [
             a if b is None else b if a is None else a + b
             for a, b in zip(first, second, strict=False)

@@ -77,9 +77,9 @@ class _PerGroup:
 
     def run(self, *arguments: Any) -> Any:
         parts = [self._split(argument) for argument in arguments]
-        *others, last = zip(*parts, strict=True)
+        *earlier, last = zip(*parts, strict=True)
         results = []
-        for group in others:
+        for group in earlier:
             # a patch that draws numbers draws the same ones for each person, and as many in all
             # as in an ordinary call
             with torch.random.fork_rng(_gpus(arguments)):

@@ -204,8 +204,8 @@ def _apply_streams(
     )
     clean = stream_texts(layout, plan.people.contexts, _encoded_texts(plan, uuids, chunk_texts))
     stream_rows = controls.Rows(x[rows], t[rows], {**conds, "c_crossattn": clean})
-    others = {place: [per_stream(r) for r in rs] for place, rs in (control or {}).items()}
-    residuals = _all_residuals(plan.controls[composed[0]], call, stream_rows, others, options)
+    added = {place: [per_stream(r) for r in rs] for place, rs in (control or {}).items()}
+    residuals = _all_residuals(plan.controls[composed[0]], call, stream_rows, added, options)
     with plan.family.mixing(executor.class_obj.diffusion_model, call):
         mixed = executor(
             stream_rows.x,
@@ -265,12 +265,12 @@ def _all_residuals(
     control: controls.ComposedControl,
     call: StreamCall,
     rows: controls.Rows,
-    others: Mapping[str, list],
+    added: Mapping[str, list],
     options: Mapping[str, Any],
 ) -> dict[str, list]:
-    """The residuals of the streams' ControlNet and of the `others` in the chain."""
+    """The residuals of the streams' ControlNet and of the other controls in the chain, `added`."""
     residuals = controls.stream_residuals(control, call.layout, rows, options)
     if call.mode == EXACT:
         deep = controls.share_deep_residuals(call.layout, residuals["output"], call.shares)
         residuals["output"] = deep
-    return controls.add_residuals(residuals, others)
+    return controls.add_residuals(residuals, added)

@@ -33,6 +33,14 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
+def orders(node: str) -> tuple[str, ...]:
+    """Say where in the wire a node can stand: a guider and a sampler come behind everything."""
+    ends = (table.GUIDER, table.SAMPLER)
+    if node not in STAND_INS and table.kind_of(table.host_nodes()[node]) in ends:
+        return (BEHIND,)
+    return BEFORE, BEHIND
+
+
 def judge(node: str, method: str, order: str, loaded: Loaded) -> Outcome:
     """Try one node of the table, or one stand-in, beside one method of PAIRS."""
     try:
@@ -61,11 +69,11 @@ def _verdict(beside: "_Beside", pair: Pair, plain: Tensor, alone: Pair) -> tuple
         return WRONG, f"differs by {error:.1e} from the sampling without the method"
     if pair.strong is None or alone.strong is None:
         return EQUAL, ""
-    both = _sampled(beside, pair.strong)
-    if not both.isfinite().all() or _distance(both, plain) < COUNTS:
+    strong = _sampled(beside, pair.strong)
+    if not strong.isfinite().all() or _distance(strong, plain) < COUNTS:
         return WRONG, "the method does nothing beside this node"
     node_counts = _distance(plain, _sampled(_alone(), alone.plain)) > COUNTS
-    if node_counts and _distance(both, _sampled(_alone(), alone.strong)) < COUNTS / 10:
+    if node_counts and _distance(strong, _sampled(_alone(), alone.strong)) < COUNTS / 10:
         return WRONG, "the node does nothing beside the method"
     return EQUAL, ""
 

@@ -103,7 +103,7 @@ def equal_people(
         positive, negative, loaded.control_net, hint, 1.0, 0.0, 1.0
     )
     latent = empty_latent(batch)
-    return Pair(Inputs(*ours, latent), Inputs(model, *conds, latent))
+    return Pair(Inputs(*ours, latent), Inputs(model, conds[0], conds[1], latent))
 
 
 PAIRS: dict[str, Callable[..., Pair]] = {

@@ -227,6 +227,6 @@ def run_node(name: str, make: Mapping[str, Callable[[], Any]], **wires: Any) -> 
                 values[key] = options["options"][0]
             elif spec[0] in make and (group == "required" or spec[0] == MODEL):
                 values[key] = make[spec[0]]()
-    known = input_types(node)
-    result = getattr(node(), node.FUNCTION)(**{k: v for k, v in values.items() if k in known})
+    names = input_types(node)
+    result = getattr(node(), node.FUNCTION)(**{k: v for k, v in values.items() if k in names})
     return getattr(result, "result", result)
