@@ -1,4 +1,4 @@
-"""A small batch whose runner and servers are killed; lab/benchmarks/batch_trouble.py runs 200 rows."""
+"""A small batch whose runner and servers are killed; `dev.py bench batch_trouble` has 200 rows."""
 
 from vitruvian.lab.benchmarks.batch_trouble import Troubles, measure
 
