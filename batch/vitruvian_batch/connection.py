@@ -4,11 +4,12 @@ import contextlib
 import re
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import requests
 
@@ -22,6 +23,7 @@ LONGEST_PAUSE = 30.0  # seconds, if the answer asks for one
 PASSING = {404, 408, 410, 425, 429, *range(500, 600)}
 JSON_POSTS = ("/prompt", "/upload/image")  # the others may be answered by nothing
 CREDENTIALS = {401, 403, 407}
+SHORTEST_SECRET = 4  # letters; shorter header values are words like 1 and yes
 PAGES = ("text/html", "application/xhtml")
 PAGE_NAMES = (".html", ".htm", ".xhtml")
 PAGE_START = re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
@@ -88,12 +90,18 @@ class Connection:
         self.session.headers.update(dict(access.headers))
         if access.certificate:
             self.session.verify = str(access.certificate)
-        values = [value for _, value in access.headers]
-        self.secrets = [*values, *(value.split()[-1] for value in values), *(credentials or ())[1:]]
+        self.secrets = _secrets(access, credentials)
 
     def get(self, path: str) -> Any:
         """Return the JSON that the host answers to GET `path`."""
         return self.ask("GET", path).json()
+
+    def get_object(self, path: str) -> dict[str, Any]:
+        """Return the JSON object that the host answers to GET `path`."""
+        content = self.get(path)
+        if not isinstance(content, dict):
+            raise HostGone(f"{self.url} answers {path} with something that is not ComfyUI's.")
+        return content
 
     def get_once(self, path: str) -> Any:
         """Return the JSON of one try, or None if the answer is something else."""
@@ -134,7 +142,7 @@ class Connection:
             try:
                 reply = self._send(method, path, **options)
             except HostGone:
-                if pause is None or method == "POST":
+                if pause is None:
                     raise
                 reply = None
             if reply is not None:
@@ -229,6 +237,16 @@ class Connection:
                 yield chunk
         if not count or (wanted.isdecimal() and is_plain and count != int(wanted)):
             raise HostGone(f"{self.url} sent {name} incompletely.")
+
+
+def _secrets(access: Access, credentials: tuple[str, str] | None) -> list[str]:
+    """List what an answer may repeat and nobody may read, the longest first."""
+    values = [value for _, value in access.headers]
+    texts = [*values, *(value.split()[-1] for value in values)]
+    if credentials:
+        pair = b64encode(":".join(credentials).encode()).decode()
+        texts += [credentials[1], quote(credentials[1]), pair]
+    return sorted({text for text in texts if len(text) >= SHORTEST_SECRET}, key=len, reverse=True)
 
 
 def split_url(url: str) -> tuple[str, tuple[str, str] | None]:

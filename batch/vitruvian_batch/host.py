@@ -86,7 +86,7 @@ class Host:
         left_out = sorted(output_nodes(job.flow) - _accepted(past, output_nodes(job.flow)))
         if left_out:  # by a runner that was killed before it could say so
             raise RowFailed(f"the host refused a part of the workflow: node {', '.join(left_out)}")
-        places = output_files(past["outputs"])
+        places = output_files(past.get("outputs") or {})
         if not places and reports_files(job.flow):
             raise TryAgain("the run saved no file: it has previews only, or all of it was cached")
         return [Saved(name, partial(self._view, name, subfolder)) for name, subfolder in places]
@@ -127,10 +127,7 @@ class Host:
 
     def info(self) -> dict[str, Any]:
         """Ask for /object_info: every node of the host with its inputs."""
-        info = self.connection.get("/object_info")
-        if not isinstance(info, dict):
-            raise HostGone(f"{self.url} has no list of nodes.")
-        return info
+        return self.connection.get_object("/object_info")
 
     def has_input(self, name: str) -> bool:
         """Tell if a file lies in the host's folders, as "name.png", "sub/name.png [output]"."""
@@ -162,14 +159,21 @@ class Host:
         extra = {"extra_pnginfo": {"workflow": ui}} if ui else {}
         content = {"prompt": nodes, "prompt_id": prompt, "client_id": client, "extra_data": extra}
         reply = self.connection.post("/prompt", content, lambda: self.has(prompt))
-        if isinstance(reply, dict) and reply.get("node_errors"):
+        reply = reply if isinstance(reply, dict) else {}
+        if (other := reply.get("prompt_id", prompt)) != prompt:
+            self.forget(str(other))
+            raise RowFailed(
+                "the host gives runs ids of its own, so that they cannot be taken over: it is older "
+                "than ComfyUI 0.3.64"
+            )
+        if reply.get("node_errors"):
             self.forget(prompt)
             raise RowFailed(f"the host refused a part of the workflow: {refusal(reply)}")
         return prompt
 
     def wait(self, prompt: str, seconds: float = math.inf) -> dict[str, Any]:
         """Wait until a run has ended; its outputs by node id. RowFailed with the node's message."""
-        return self._ended(prompt, seconds)["outputs"]
+        return self._ended(prompt, seconds).get("outputs") or {}
 
     def _ended(self, prompt: str, seconds: float) -> dict[str, Any]:
         """Wait for the host's record of a run that has ended well.
@@ -186,7 +190,7 @@ class Host:
                 if status.get("status_str", "success") == "success":
                     return past
                 raise failure(status.get("messages") or [])
-            if now - queue_checked > min(QUEUE_EVERY, seconds):
+            if now - queue_checked > min(QUEUE_EVERY, seconds / 4):
                 place = self._place(prompt)
                 if not place and self.past(prompt) is None:
                     raise HostGone(f"{self.url} was started anew and has forgotten the row.")
@@ -210,8 +214,7 @@ class Host:
 
     def past(self, prompt: str) -> dict[str, Any] | None:
         """Ask the host's history for a run; None if it has not ended."""
-        history = self.connection.get(f"/history/{prompt}")
-        return history.get(prompt) if isinstance(history, dict) else None
+        return self.connection.get_object(f"/history/{prompt}").get(prompt)
 
     def _hand_in(self, job: Job, prompt: str) -> None:
         """Send the files of a job, then the job. A file that the host lost is sent once more."""
@@ -241,7 +244,7 @@ class Host:
 
     def _place(self, prompt: str) -> str:
         """Tell where a run is: "running", "behind others", "next", or "" if not in the queue."""
-        queue = self.connection.get("/queue")
+        queue = self.connection.get_object("/queue")
         running = [item[1] for item in queue.get("queue_running") or ()]
         if prompt in running:
             return "running"

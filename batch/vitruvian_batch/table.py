@@ -32,6 +32,11 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.suffix.lower() == ".json":
+            raise BadInput(
+                f"{path} is JSON: a table is JSON lines, one object for each row, in a file "
+                "that is called .jsonl; or CSV."
+            )
         self.is_json = path.suffix.lower() in (".jsonl", ".ndjson")
         try:
             check_encoding(path)

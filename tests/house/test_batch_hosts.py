@@ -499,6 +499,56 @@ def test_a_row_that_runs_too_long_is_stopped_and_the_rest_goes_on(tmp_path, comf
     assert images(tmp_path) == ["002_p.png"]
 
 
+def test_a_host_that_does_not_obey_holds_up_no_row_for_ever(tmp_path, comfy, batch, monkeypatch):
+    monkeypatch.setattr(host, "STOPPED_WITHIN", 0.1)
+    server, address = comfy
+    server.ends = False
+    server.on_interrupt = lambda *_: (200, "", b"")
+    code, output = batch(address, "--row-timeout", "0.2", rows="seed\n1\n2\n")
+    assert code == 1
+    assert output.count("FAILED: it was not done after 0.2 seconds") == 2
+
+
+def test_the_time_behind_somebody_elses_rows_does_not_count(tmp_path, comfy, batch):
+    server, address = comfy
+    server.ends = False
+    looks = []
+
+    def busy(method, *request):
+        if method == "POST":
+            return 200, "", b""
+        (prompt,) = server.accepted or (None,)
+        if prompt is None:
+            return reply({"queue_running": [], "queue_pending": []})
+        looks.append(prompt)
+        if len(looks) == 8:
+            server.finish(prompt)
+        return reply({"queue_running": [[1, "another's"]], "queue_pending": [[2, prompt]]})
+
+    server.on_queue = busy
+    code, output = batch(address, "--row-timeout", "0.3")
+    assert (code, images(tmp_path)) == (0, ["001_p.png"]), output
+    assert len(looks) >= 8
+
+
+def test_a_host_that_gives_ids_of_its_own_is_named(comfy, batch):
+    server, address = comfy
+    server.on_prompt = lambda *_: reply({"prompt_id": "mine", "node_errors": {}})
+    code, output = batch(address)
+    assert code == 1
+    assert "FAILED: the host gives runs ids of its own" in output
+    assert server.cancelled == ["mine"]
+
+
+def test_an_answer_of_another_shape_is_no_fault_of_the_program(comfy, batch):
+    server, address = comfy
+    for path in ("/queue", "/history"):
+        server.faults.append((path, 200, "application/json", b"[1]"))
+    code, output = batch(address)
+    assert code == 0, output
+    assert "with something that is not ComfyUI's. Waiting for it" in output
+
+
 def test_a_host_that_forgets_a_run_runs_it_again(tmp_path, comfy, batch, monkeypatch):
     monkeypatch.setattr(host, "QUEUE_EVERY", 0.05)
     server, address = comfy

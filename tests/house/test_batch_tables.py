@@ -145,6 +145,11 @@ def test_another_encoding_is_named(read, content, name):
             read(content, table)
 
 
+def test_a_list_of_rows_is_no_table(read):
+    with pytest.raises(BadInput, match="a table is JSON lines"):
+        read('[{"seed": 1}]', "t.json")
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
