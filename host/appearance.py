@@ -55,10 +55,8 @@ class Plan(NamedTuple):
 def load(path: Path) -> Appearance:
     """Load trained layers; ValueError, naming the file, for any other file."""
     tensors, facts = weights.load(path, method="appearance", version=VERSION)
-    try:
+    with weights.fitting(path, "the layers of an alignment"):
         return Appearance(build_alignment(tensors, facts), path.name)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: expected the layers of an alignment: {error}") from None
 
 
 def apply(

@@ -6,11 +6,13 @@ Only the layers beside the keys of a copy of the model are trained. The alignmen
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import comfy.model_management
 import comfy.sample
 import torch
 from torch import Tensor
@@ -23,6 +25,8 @@ from .sampling import options_of, replace_options, run_as_sampler, unet_of, with
 NODE, SAVE_NODE = "Train Human Prior", "Save Human Prior"
 SNR_LIMIT = 5.0  # of the loss's weights (Hang et al. 2023)
 LARGEST_NORM = 1.0  # of all gradients together
+LARGEST_WIDTH, LARGEST_SEED = 65_536, 2**64 - 1
+SLOWEST, LARGEST_GAMMA = 1e-12, 1.0
 BASES = {"SD15": "sd15", "SD20": "sd2", "SDXL": "sdxl"}  # the host's names -> vitruvian.base
 
 
@@ -38,6 +42,24 @@ class Config:
     mask: str  # of human_prior.MASKS
     alignment_weight: float
     seed: int
+
+    def check(self) -> None:
+        """Raise ValueError for numbers that no training can have; a wire can carry any."""
+        for name, value, least, most in (
+            ("steps", self.steps, 1, math.inf),
+            ("samples_per_step", self.batch_size, 1, math.inf),
+            ("hidden_size", self.hidden, 1, LARGEST_WIDTH),
+            ("learning_rate", self.learning_rate, SLOWEST, 1.0),
+            ("train_gamma", self.gamma, 0.0, LARGEST_GAMMA),
+            ("alignment_weight", self.alignment_weight, 0.0, math.inf),
+            ("seed", self.seed, 0, LARGEST_SEED),
+        ):
+            if not (least <= value <= most and math.isfinite(value)):  # nor NaN
+                upper = "" if math.isinf(most) else f" to {most:g}"
+                raise ValueError(f"'{name}' must be a number from {least:g}{upper}, not {value}.")
+        if self.mask not in maths.MASKS:
+            masks = ", ".join(f"'{mask}'" for mask in maths.MASKS)
+            raise ValueError(f"'train_mask_tokens' is one of {masks}, not '{self.mask}'.")
 
 
 class TrainingSet(NamedTuple):
@@ -77,8 +99,11 @@ def train(
     """Train a prior beside the MODEL, which stays as it is.
 
     `on_step` is called with each step's loss and the prior so far. Images whose texts name nobody
-    teach nothing and are left out; ValueError if none remains, or if `start` does not fit.
+    teach nothing and are left out; ValueError if none remains, if `start` does not fit, and if a
+    number is not finite: one of the inputs, or the loss, before it reaches the prior.
     """
+    config.check()
+    _check_finite(training_set)
     training_set = _with_human_words(training_set)
     if not training_set.texts:
         raise ValueError(
@@ -101,6 +126,20 @@ def train(
     for layer in prior.layers.values():
         layer.eval().requires_grad_(False).cpu()
     return prior
+
+
+def _check_finite(training_set: TrainingSet) -> None:
+    """Raise ValueError for images, texts or poses that hold NaN or infinity."""
+    for name, tensors in (
+        ("latents", [training_set.latents]),
+        ("positive", [text for text, _ in training_set.texts]),
+        ("pose_images", training_set.levels),
+    ):
+        if not all(weights.is_finite(tensor) for tensor in tensors):
+            raise ValueError(
+                f"'{name}' holds numbers that are not finite (NaN): look at what makes it, such as "
+                "a VAE in half precision or a damaged file."
+            )
 
 
 def _with_human_words(training_set: TrainingSet) -> TrainingSet:
@@ -150,20 +189,29 @@ def _training_loop(
         loss_of = _Loss(denoise, config, extra_args, generator)
         guider = denoise.inner_model
         texts = guider.conds["positive"]
-        for _ in range(config.steps):
+        for step in range(config.steps):
             total = x.new_zeros(())
             rows = torch.randint(len(texts), (config.batch_size,), generator=generator)
             for i in rows.tolist():
+                comfy.model_management.throw_exception_if_processing_interrupted()
                 guider.conds["positive"] = [texts[i]]
                 latent = denoise.latent_image[i, None]
                 with _precision(guider.inner_model, x.device):
                     loss = loss_of(texts[i], latent, [level[i : i + 1] for level in levels])
                 (loss / config.batch_size).backward()
                 total += loss.detach() / config.batch_size
-            torch.nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
+            # the step's one reading from the GPU
+            loss_value, size = torch.stack((total.float(), norm.float())).tolist()
+            if not math.isfinite(loss_value + size):
+                raise ValueError(
+                    f"the loss of step {step + 1} is no finite number ({loss_value:g}), and what "
+                    "follows would be lost: train with a lower 'learning_rate' than "
+                    f"{config.learning_rate:g}."
+                )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            on_step(float(total), prior)  # the step's one reading from the GPU
+            on_step(loss_value, prior)
         return x
 
     return loop
@@ -227,6 +275,7 @@ def save(prior: human_prior.Prior, path: Path, base: str) -> None:
         "base": base,
         "gamma": prior.gamma,
         "mask": prior.mask,
+        maths.COUNT: len(prior.layers),
     }
     weights.save(path, tensors, facts, torch.float16)
 

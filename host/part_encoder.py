@@ -6,9 +6,11 @@ checkpoints do not hold: an image encoder's file may hold it beside the encoder
 (`text_projection.weight`), and a memory that is built with that encoder keeps it.
 """
 
+import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import comfy.clip_vision
@@ -21,6 +23,9 @@ from ..models import memory, part_crops, weights
 
 METHOD, VERSION = "vision", 1  # of a Vitruvian image encoder's file
 TEXT_PROJECTION = "text_projection.weight"  # [D, D_text]
+TRANSFORMERS = "vision_model."  # before the names of transformers' layout
+COUNTERS = "position_ids"  # of its layers, which not every file holds
+LONGEST_CONFIG = 4096  # bytes: every system's pipe holds as many
 BATCH = 32  # crops
 
 
@@ -50,17 +55,25 @@ def _load_ours(path: Path) -> tuple[Any, Tensor | None]:
     """
     tensors, facts = weights.load(path, method=METHOD, version=VERSION)
     projection = tensors.pop(TEXT_PROJECTION, None)
-    try:
-        encoder = comfy.clip_vision.ClipVisionModel(_file_descriptor(facts["config"]))
+    with weights.fitting(path, "an image encoder and its config"):
+        encoder = comfy.clip_vision.ClipVisionModel(_file_descriptor(_config_text(facts)))
         missing, unknown = encoder.load_sd(tensors)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path}: expected an image encoder and its config: {error}") from error
     if missing or unknown:
-        names = ", ".join([*missing, *unknown][:3])
         raise ValueError(
-            f"{path}: expected the tensors that its config describes, these do not match: {names}."
+            f"{path}: expected the tensors that its config describes, these do not match: "
+            f"{weights.listed([*missing, *unknown])}."
         )
     return encoder, projection
+
+
+def _config_text(facts: Mapping[str, str]) -> str:
+    """Return the config in a file's metadata; ValueError if it is no JSON object, or a text that
+    a pipe can not hold.
+    """
+    text = facts["config"]
+    if len(text.encode()) > LONGEST_CONFIG or not isinstance(json.loads(text), dict):
+        raise ValueError("found another text as config")
+    return text
 
 
 def _file_descriptor(text: str) -> int:
@@ -74,13 +87,29 @@ def _file_descriptor(text: str) -> int:
 
 
 def _load_stock(path: Path) -> tuple[Any, Tensor | None]:
-    encoder = comfy.clip_vision.load(str(path))
+    kind = (
+        "an image encoder that ComfyUI knows (CLIP ViT-L/14, ViT-H/14 or ViT-bigG/14) or one that "
+        "Vitruvian wrote"
+    )
+    if path.suffix == ".safetensors":
+        with weights.opened(path, kind) as file:
+            names = set(file.keys())
+    else:
+        names = set[str]()
+    try:
+        with weights.fitting(path, kind):
+            encoder = comfy.clip_vision.load(str(path))
+    except (OSError, EOFError, UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"{path}: expected {kind}, and it can not be read: {error}") from error
     if encoder is None:
-        raise ValueError(
-            f"{path}: expected an image encoder that ComfyUI knows (CLIP ViT-L/14, ViT-H/14 or "
-            "ViT-bigG/14) or one that Vitruvian wrote, found another file."
-        )
-    return encoder, read_text_projection(path)
+        raise ValueError(f"{path}: expected {kind}, found another file.")
+    projection, tensors = read_text_projection(path), encoder.get_sd()
+    if any(name.startswith(TRANSFORMERS) for name in names):  # other layouts the host renames
+        missing = {name for name in tensors if not name.endswith(COUNTERS)} - names
+        if missing:  # the host leaves them as they happen to be
+            raise ValueError(f"{path}: expected {kind}, found no {weights.listed(missing)} in it.")
+    weights.check_finite(path, tensors)
+    return encoder, projection
 
 
 def read_text_projection(path: Path) -> Tensor | None:

@@ -27,15 +27,23 @@ def load(path: Path, single: str = NORMAL) -> ControlNet:
     it.
     """
     tensors, _ = weights.load(path, method="refiner", version=refiner.VERSION)
-    try:
+    with weights.fitting(path, "a structure refiner"):
         net = load_controlnet_state_dict(
             {name: tensor for name, tensor in tensors.items() if refiner.is_controlnet(name)}
         )
         if not isinstance(net, ControlNet):
-            raise ValueError("no ControlNet is in it")
+            raise ValueError("found no ControlNet in it")
+        # the host leaves what is missing as it happens to be
+        weights.check_names(path, "a structure refiner", _tensor_names(net), tensors)
         return add_embedders(net, tensors, single)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: expected a structure refiner, found another: {error}") from error
+
+
+def _tensor_names(net: ControlNet) -> list[str]:
+    """List the names of a refiner's tensors by those of its pose ControlNet."""
+    names = list(net.control_model.state_dict())
+    block = [name for name in names if name.startswith(refiner.BLOCK)]
+    embedders = [refiner.tensor_name(condition, name) for condition in CONDITIONS for name in block]
+    return [*names, *embedders]
 
 
 def add_embedders(

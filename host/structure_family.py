@@ -66,7 +66,7 @@ class StructureModel(comfy.model_base.BaseModel):
         if text is not None and text.shape[-1] != width:
             raise ValueError(
                 f"The structure model reads texts of {width} numbers a word, this prompt has "
-                f"{text.shape[-1]}: take 'clip' from the checkpoint that the model is based on."
+                f"{text.shape[-1]}: encode it with the checkpoint that the model is based on."
             )
         if kwargs.get("control") is not None:
             raise ValueError(
@@ -157,7 +157,14 @@ def load(path: Path) -> Any:
 
 
 def _model(tensors: dict[str, Tensor], path: Path) -> Any:
-    model = comfy.sd.load_diffusion_model_state_dict(tensors)
+    names, kind = list(tensors), "the weights of a joint network"
+    with weights.fitting(path, kind):
+        model = comfy.sd.load_diffusion_model_state_dict(tensors)
     if model is None or not isinstance(model.model, StructureModel):
-        raise ValueError(f"{path}: expected the weights of a joint network, found others.")
+        raise ValueError(f"{path}: expected {kind}, found others.")
+    # the host leaves what is missing as it happens to be
+    complete = model.model.model_config.process_unet_state_dict_for_saving(
+        model.model.diffusion_model.state_dict()
+    )
+    weights.check_names(path, kind, complete, names)
     return model

@@ -177,7 +177,7 @@ def sizes_metadata(alignment: Alignment) -> dict[str, int]:
 def build_alignment(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Alignment:
     """Build the layers from a file's tensors and metadata.
 
-    Raises KeyError, RuntimeError or ValueError for those of another kind of file.
+    Raises one of `weights.MISFITS` for those of another kind of file.
     """
     numbers = {name: int(metadata[name]) for name in Sizes._fields}
     masked = bool(numbers.pop("masked"))
@@ -187,6 +187,12 @@ def build_alignment(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
         for key, tensor in tensors.items()
         if key.startswith("layers.") and key.endswith(".query.weight")
     }
+    with torch.device("meta"):  # sizes that are not those of the tensors may need any memory
+        layout = Alignment(channels, sizes).state_dict()
+    for name, expected in layout.items():
+        if name in tensors and tensors[name].shape != expected.shape:
+            actual = list(tensors[name].shape)
+            raise ValueError(f"'{name}' should be {list(expected.shape)}, is {actual}")
     alignment = Alignment(channels, sizes)
     alignment.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
     return alignment.requires_grad_(False).eval()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate, scaled_dot_product_attention
 
 VERSION = 1  # of the file
+COUNT = "layers"  # in its metadata: how many there are
 PREFIX = "human_prior."  # of its keys: human_prior.input_1_0.net.0.weight
 HIDDEN = 32  # of a layer's bottleneck
 GAMMA = 0.9  # of the ordinary map in the combined one

@@ -1,5 +1,6 @@
 """The file of a memory: the features, counts and thumbnails of every class, in safetensors."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from .part_crops import THUMBNAIL
 from .semantic_map import BACKGROUND, CLASSES
 
 METHOD, VERSION = "memory", 1
+FIELDS = tuple(field.name for field in dataclasses.fields(Bank))
 
 
 def save(path: str | Path, memory: Memory) -> None:
@@ -35,6 +37,8 @@ def load(path: str | Path) -> Memory:
             start, part, name = key.split(".")
             if start != "bank" or not BACKGROUND < int(part) < len(CLASSES):
                 raise ValueError(f"'{key}' is of no class")
+            if name not in FIELDS:
+                raise ValueError(f"'{key}' is nothing that a bank holds")
             fields.setdefault(int(part), {})[name] = tensor
         banks = {part: _read_bank(part, fields[part]) for part in sorted(fields)}
         memory = Memory(banks, metadata["encoder"], projection)
@@ -48,7 +52,7 @@ def load(path: str | Path) -> Memory:
 
 def _read_bank(part: int, fields: Mapping[str, Tensor]) -> Bank:
     """The bank of these tensors; ValueError or KeyError if they are not those of one."""
-    bank = Bank(**{name: fields[name] for name in ("features", "counts", "thumbnails")})
+    bank = Bank(**{name: fields[name] for name in FIELDS})
     name, count = CLASSES[part], len(bank.features)
     if bank.features.dim() != 2 or bank.features.dtype != torch.float32:
         raise ValueError(f"the features of '{name}' are no rows of float32")

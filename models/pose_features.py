@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+
+from .weights import load_any
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colors
 STRIDES = (
@@ -65,10 +65,7 @@ def _levels(net: Any, images: Tensor) -> list[Tensor]:
 def _fitting(path: Path, layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The file's tensors, if they are those of the layout; batch norm counters may be missing."""
     expected = f"{path}: expected the weights of a ResNet-50 as .safetensors"
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as trouble:
-        raise ValueError(f"{expected}, found a file that can not be read: {trouble}") from trouble
+    tensors = load_any(path, "the weights of a ResNet-50")
     weights = {key: t for key, t in tensors.items() if not key.startswith("fc.")}
     for key in sorted({*layout, *weights}):
         expected_shape = list(layout[key].shape) if key in layout else "nothing"

@@ -24,6 +24,7 @@ MISFITS = (  # what builders of networks raise for tensors and metadata of anoth
 )
 LISTED = 3  # names in an error
 LONGEST_VERSION = 9  # digits
+LONGEST_REASON = 400  # characters of what a network has to say about its tensors
 SCALE_SUFFIX = ".scale"  # marks the tensor that the rows of an 8 bit tensor are multiplied with
 
 
@@ -68,8 +69,8 @@ def opened(path: Path, kind: str) -> Iterator[Any]:
         raise ValueError(f"{path}: expected {kind}, and it can not be read: {failure}.") from None
     except SafetensorError as broken:
         raise ValueError(
-            f"{path}: expected a complete .safetensors file, found one that can not be read "
-            f"({broken}). It may have been cut short: copy it again."
+            f"{path}: expected {kind} in a complete .safetensors file, found one that can not be "
+            f"read ({broken}). It may have been cut short: copy it again."
         ) from broken
 
 
@@ -84,6 +85,22 @@ def load_any(path: str | Path, kind: str) -> dict[str, Tensor]:
         tensors = {key: file.get_tensor(key) for key in file.keys()}
     check_finite(path, tensors)
     return tensors
+
+
+@contextmanager
+def fitting(path: str | Path, kind: str) -> Iterator[None]:
+    """Turn the errors of what builds a network from a file into one ValueError that names the file
+    and what was expected in it.
+    """
+    try:
+        yield
+    except MISFITS as error:
+        text = " ".join(str(error).split())
+        if text.startswith(str(path)):
+            raise
+        text = f"found no {text}" if isinstance(error, KeyError) else text
+        text = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."
+        raise ValueError(f"{path}: expected {kind}: {text}") from error
 
 
 def check_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
@@ -106,13 +123,17 @@ def is_finite(tensor: Tensor) -> bool:
     return all(end.isfinite() for end in torch.aminmax(tensor))
 
 
-def check_names(path: str | Path, expected: Iterable[str], present: Iterable[str]) -> None:
-    """Raise ValueError, naming the file, unless the tensors present are those expected."""
+def check_names(
+    path: str | Path, kind: str, expected: Iterable[str], present: Iterable[str]
+) -> None:
+    """Raise ValueError, naming the file and what is expected in it, unless the tensors present are
+    those expected.
+    """
     expected, present = set(expected), set(present)
     if missing := expected - present:
-        raise ValueError(f"{path}: expected the tensor {listed(missing)}, found no such.")
+        raise ValueError(f"{path}: expected {kind}, found no {listed(missing)} in it.")
     if unknown := present - expected:
-        raise ValueError(f"{path}: found the tensor {listed(unknown)}, which is not expected.")
+        raise ValueError(f"{path}: expected {kind}, found {listed(unknown)} in it as well.")
 
 
 def listed(names: Iterable[str]) -> str:

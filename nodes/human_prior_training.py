@@ -1,5 +1,6 @@
 """Train a human prior (HcP) for the checkpoint on a MODEL wire."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,11 +24,12 @@ from .inputs import (
     weight_files,
     weight_path,
 )
-from .saving import free_path
+from .saving import check_folder, free_path
 from .wires import HumanPrior
 
 DRAWN = "the drawn pose"
 CURVE_EVERY = 5  # steps between two previews of the loss
+log = logging.getLogger(__name__)
 Curve = tuple[str, Image.Image, int]
 
 
@@ -183,14 +185,21 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
             curve = _preview(losses, config.steps) if show_curve else None
             progress.update_absolute(len(losses), config.steps, curve)
 
+        check_folder()
         samples = _training_samples(latents, positive, pose_images, pose_encoder_name[0])
         initial_prior = initial_human_prior[0] if initial_human_prior else None
         try:
             prior = host.train(model[0], samples, config, initial_prior, on_step)
         except comfy.model_management.InterruptProcessingException:
             if trained_prior is not None:
-                _save(trained_prior, filename_prefix[0], model[0])
+                _keep(trained_prior, filename_prefix[0], model[0])
             raise
+        except ValueError as error:
+            if trained_prior is None:
+                raise
+            file = _keep(trained_prior, filename_prefix[0], model[0])
+            what = f" What was trained before is in {file}." if file else ""
+            raise ValueError(f"{error}{what}") from error
         loss_image = loss_curve.draw_loss_curve(losses, config.steps)[None]
         return io.NodeOutput(prior, loss_image, ui=ui.PreviewImage(loss_image, cls=cls))
 
@@ -298,6 +307,17 @@ def _save(prior: priors.Prior, filename_prefix: str, model: Any) -> str:
     path = free_path(filename_prefix, "human_prior")
     host.save(prior, path, host.base_of(model))
     return path.name
+
+
+def _keep(prior: priors.Prior, filename_prefix: str, model: Any) -> str | None:
+    """Save the prior of a run that ends early; None, and a note in the log, if that is impossible:
+    why the run ends matters more.
+    """
+    try:
+        return _save(prior, filename_prefix, model)
+    except (OSError, ValueError) as error:
+        log.error("Train Human Prior: what was trained so far is not saved: %s", error)
+        return None
 
 
 NODES: list[type[io.ComfyNode]] = [VitruvianTrainHumanPrior, VitruvianSaveHumanPrior]

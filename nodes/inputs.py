@@ -25,14 +25,16 @@ def named_errors(
     execute: Callable[Concatenate[N, P], io.NodeOutput],
 ) -> Callable[Concatenate[N, P], io.NodeOutput]:
     """Put the display name of the node before the text of every ValueError of its `execute`, unless
-    the text begins with it.
+    the text begins with it. A file that can not be read or written is such an error, too.
     """
 
     @functools.wraps(execute)
     def execute_named(cls: N, *args: P.args, **kwargs: P.kwargs) -> io.NodeOutput:
         try:
             return execute(cls, *args, **kwargs)
-        except ValueError as error:
+        except InterruptedError:  # of a run, not of a file
+            raise
+        except (OSError, ValueError) as error:
             name, text = cls.define_schema().display_name, str(error)
             raise ValueError(text if text.startswith(name) else f"{name}: {text}") from error
 
@@ -121,10 +123,16 @@ def write_poses(frames: list[People]) -> list[dict[str, Any]]:
     return [pose.write_frame(people) for people in frames]
 
 
-def min_confidence_input(tooltip: str) -> io.Input:
+def min_confidence_input(tooltip: str, *, optional: bool = False) -> io.Input:
     """Make the input for the smallest confidence of a keypoint that counts."""
     return io.Float.Input(
-        "min_confidence", default=pose.MIN_CONFIDENCE, min=0.0, max=1.0, step=0.01, tooltip=tooltip
+        "min_confidence",
+        default=pose.MIN_CONFIDENCE,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        optional=optional,
+        tooltip=tooltip,
     )
 
 

@@ -141,6 +141,7 @@ def save_prior(model: PriorDenoiser, path: Path, base: str) -> None:
         "base": base,
         "gamma": model.gamma,
         "mask": model.mask,
+        human_prior.COUNT: len(model.attentions),
     }
     weights.save(path, tensors, facts, torch.float16)
 

@@ -198,3 +198,146 @@ def test_a_cancelled_run_keeps_what_was_trained(loaded, folder, monkeypatch):
 def test_what_does_not_fit_is_said(loaded, changes, message):
     with pytest.raises(ValueError, match=message):
         train(loaded, **changes)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "'steps' must be a number from 1"),
+        ({"samples_per_step": -1}, "'samples_per_step' must be"),
+        ({"learning_rate": NAN}, "'learning_rate' must be a number from 1e-12 to 1, not nan"),
+        ({"learning_rate": -1e-3}, "'learning_rate' must be"),
+        ({"learning_rate": float("inf")}, "'learning_rate' must be"),
+        ({"hidden_size": 0}, "'hidden_size' must be"),
+        ({"train_gamma": NAN}, "'train_gamma' must be"),
+        ({"train_gamma": 1.5}, "'train_gamma' must be"),
+        ({"alignment_weight": NAN}, "'alignment_weight' must be"),
+        ({"seed": -1}, "'seed' must be a number from 0"),
+        ({"seed": 2**64}, "'seed' must be"),
+        ({"train_mask_tokens": "all"}, "'train_mask_tokens' is one of 'before', 'after', 'keys'"),
+        ({"images": [{"samples": torch.full((2, 4, 6, 8), NAN)}]}, "'latents' holds numbers that"),
+        ({"poses": [torch.full((2, 48, 64, 3), NAN)]}, ".*'pose_images' .*not"),
+    ],
+)
+def test_numbers_that_no_training_can_have_are_said_before_it(loaded, folder, changes, message):
+    """A wire can carry them, and NaN passes the host's own check of a range."""
+    with pytest.raises(ValueError, match="^Train Human Prior: " + message):
+        train(loaded, **changes)
+    assert not [*folder.iterdir()]
+
+
+def poisoned(monkeypatch, step, number):
+    """The loss of this step, counted from 1, becomes `number`."""
+    original, calls = training._Loss.__call__, []
+
+    def call(self, *sample):
+        calls.append(sample)
+        factor = number if len(calls) == step else 1.0
+        return original(self, *sample) * factor
+
+    monkeypatch.setattr(training._Loss, "__call__", call)
+    return calls
+
+
+@pytest.mark.parametrize("number", [NAN, float("inf")])
+def test_a_loss_that_is_no_number_stops_the_run_and_what_was_good_is_kept(
+    loaded, folder, monkeypatch, number
+):
+    (folder / "kept.safetensors").write_bytes(b"an older one")
+    good, _ = train(loaded, steps=2, samples_per_step=1)
+    calls = poisoned(monkeypatch, 3, number)
+    message = r"^Train Human Prior: the loss of step 3 is no finite number .* lower 'learning_rate'"
+    with pytest.raises(ValueError, match=message + ".*trained before is in kept_2.safetensors"):
+        train(loaded, steps=50, samples_per_step=1)
+    assert len(calls) == 3
+    assert (folder / "kept.safetensors").read_bytes() == b"an older one"
+    saved = host.load(folder / "kept_2.safetensors").layers
+    for place, layer in good.layers.items():
+        assert torch.equal(saved[place].net[2].weight, layer.net[2].weight.half().float())
+
+
+def test_nothing_is_kept_of_a_first_step_that_fails(loaded, folder, monkeypatch):
+    poisoned(monkeypatch, 1, NAN)
+    with pytest.raises(ValueError, match="the loss of step 1 is no finite number"):
+        train(loaded)
+    assert not [*folder.iterdir()]
+
+
+def test_a_run_is_cancelled_within_a_step(loaded, folder, monkeypatch):
+    calls = poisoned(monkeypatch, 0, 1.0)
+
+    def interrupt():
+        if len(calls) == 3:
+            raise comfy.model_management.InterruptProcessingException()
+
+    monkeypatch.setattr(
+        comfy.model_management, "throw_exception_if_processing_interrupted", interrupt
+    )
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(loaded, steps=4, samples_per_step=2)
+    assert len(calls) == 3 and [file.name for file in folder.iterdir()] == ["kept.safetensors"]
+
+
+def test_a_folder_that_can_not_be_written_is_said_before_the_training(
+    loaded, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("no folder")
+    for folder in (tmp_path / "file" / "below", tmp_path / "file", "/proc/nowhere"):
+        monkeypatch.setitem(
+            folder_paths.folder_names_and_paths, "vitruvian", ([str(folder)], {".safetensors"})
+        )
+        calls = poisoned(monkeypatch, 0, 1.0)
+        with pytest.raises(ValueError, match=f"^Train Human Prior: nothing can be .* {folder}"):
+            train(loaded)
+        assert not calls
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        ("../../evil", "_.._evil"),
+        ("..", "human_prior"),
+        ("/etc/passwd", "_etc_passwd"),
+        ("C:\\windows\\x", "C__windows_x"),
+        ("con", "_con"),
+        ("COM1.v2", "_COM1.v2"),
+        ("aux ", "_aux"),
+        ("a\0b\nc|d?", "a_b_c_d_"),
+        ("Männer 人", "Männer 人"),
+        ("x" * 500, "x" * 160),
+        ("人" * 200, "人" * 53),
+        ("", "human_prior"),
+        (" . ", "human_prior"),
+        (".hidden", "hidden"),
+    ],
+)
+def test_any_text_becomes_a_name_in_the_folder(loaded, folder, prefix, name):
+    prior = training.initial_prior(loaded[0], training.Config(1, 1, 1, 4, 0, "keys", 0, 0), None)
+    for number in ("", "_2", "_3"):
+        (saved,) = nodes.VitruvianSaveHumanPrior.execute(prior, loaded[0], prefix).result
+        assert saved == f"{name}{number}.safetensors"
+    assert len([*folder.iterdir()]) == 3
+
+
+def test_nothing_that_lies_there_is_overwritten(loaded, folder):
+    prior = training.initial_prior(loaded[0], training.Config(1, 1, 1, 4, 0, "keys", 0, 0), None)
+    (folder / "a.safetensors").mkdir()
+    (folder / "a_2.safetensors").symlink_to("nowhere")
+    (folder / "a_3.safetensors").write_bytes(b"")
+    (saved,) = nodes.VitruvianSaveHumanPrior.execute(prior, loaded[0], "a").result
+    assert saved == "a_4.safetensors" and (folder / "a_2.safetensors").is_symlink()
+
+
+def test_a_full_disk_leaves_nothing_half_written(loaded, folder, monkeypatch):
+    prior = training.initial_prior(loaded[0], training.Config(1, 1, 1, 4, 0, "keys", 0, 0), None)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ValueError, match="^Save Human Prior: .*a.safetensors could not be written"):
+        nodes.VitruvianSaveHumanPrior.execute(prior, loaded[0], "a")
+    assert not [*folder.iterdir()]

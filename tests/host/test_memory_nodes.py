@@ -1,6 +1,7 @@
 """The memory's nodes on the host: image encoders, words of the CLIP, retrieval."""
 
 import json
+from types import SimpleNamespace
 
 import folder_paths
 import pytest
@@ -148,7 +149,7 @@ def test_encoders_have_names_of_their_own(vision, tmp_path):
     )
 
 
-def test_a_clip_that_the_host_knows_is_loaded_with_its_text_projection(tmp_path):
+def test_a_clip_that_the_host_knows_is_loaded_with_its_text_projection(tmp_path, monkeypatch):
     """ViT-L by its number of layers, of which the file holds but a few tensors."""
     tensors = {
         "vision_model.encoder.layers.22.layer_norm1.weight": torch.zeros(1024),
@@ -166,8 +167,18 @@ def test_a_clip_that_the_host_knows_is_loaded_with_its_text_projection(tmp_path)
         read = part_encoder.read_text_projection(tmp_path / "clip.safetensors")
         assert torch.equal(read, projection)
     save_file(tensors, tmp_path / "clip.safetensors")
+    with pytest.raises(
+        ValueError, match="clip.safetensors: expected an image .*, found no 'vision"
+    ):
+        part_encoder.load(tmp_path / "clip.safetensors")  # the host fills it up with anything
+    complete = SimpleNamespace(image_size=224, get_sd=lambda: dict(tensors))
+    monkeypatch.setattr("comfy.clip_vision.load", lambda _: complete)
     encoder = part_encoder.load(tmp_path / "clip.safetensors")
     assert encoder.vitruvian_text_projection is None and part_encoder.crop_size(encoder) == 224
+    tensors["visual_projection.weight"][0, 0] = float("nan")
+    save_file(tensors, tmp_path / "clip.safetensors")
+    with pytest.raises(ValueError, match="clip.safetensors: .*NaN .* 'visual_projection.weight'"):
+        part_encoder.load(tmp_path / "clip.safetensors")
     del tensors["visual_projection.weight"]
     save_file(tensors, tmp_path / "clip.safetensors")
     with pytest.raises(ValueError, match="clip.safetensors: expected .* found one without"):

@@ -49,15 +49,14 @@ def _weights(out: Path) -> torch.Tensor:
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     undisturbed, killed = tmp_path / "whole", tmp_path / "killed"
-    assert _run(undisturbed).wait(120) == 0
+    assert _run(undisturbed).wait() == 0
     running = _run(killed, nap=0.15)
-    deadline = time.monotonic() + 90
-    while not list(killed.glob("checkpoint-0000[23]0")) and time.monotonic() < deadline:
+    while running.poll() is None and not list(killed.glob("checkpoint-0000[23]0")):
         time.sleep(0.02)
     running.send_signal(signal.SIGKILL)
-    running.wait()
+    assert running.wait() == -signal.SIGKILL, "it ended by itself"
     assert not (killed / "weights.pt").exists() and list(killed.glob("checkpoint-*"))
-    assert _run(killed).wait(120) == 0
+    assert _run(killed).wait() == 0
     assert torch.equal(_weights(undisturbed), _weights(killed))
     losses = [json.loads((out / "loss.json").read_text()) for out in (undisturbed, killed)]
     assert losses[0] == losses[1] and len(losses[0]) == 60
@@ -69,7 +68,7 @@ def test_two_processes_train_together(tmp_path):
     pair = tmp_path / "pair"
     options = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
     launcher = ["-m", "accelerate.commands.launch", *options.split(), "--main_process_port", "0"]
-    assert _run(pair, *launcher).wait(180) == 0
+    assert _run(pair, *launcher).wait() == 0
     losses = json.loads((pair / "loss.json").read_text())
     assert len(losses) == 60 and losses[-1] < losses[0] / 5
 
@@ -189,6 +188,6 @@ def test_the_autoencoders_loss_counts_the_round_trip():
 def test_the_mini_recipe_runs_from_the_command_line(tmp_path):
     short = ["--work", str(tmp_path), "--scenes", "1", "--steps", "1"]
     command = [sys.executable, str(ROOT / "dev.py"), "train", "mini", "vae", *short]
-    assert subprocess.call(command, timeout=300) == 0
+    assert subprocess.call(command) == 0
     assert (tmp_path / "vae" / "checkpoint-000001").is_dir()
     assert (tmp_path / "vae" / "loss.png").is_file()

@@ -166,11 +166,11 @@ def test_every_type_of_number_is_looked_through(dtype):
 
 
 def test_names_that_are_missing_and_too_many_are_listed(path):
-    weights.check_names(path, ["a", "b"], ["b", "a"])
-    with pytest.raises(ValueError, match=r"expected the tensor 'b', found no such"):
-        weights.check_names(path, ["a", "b"], ["a", "c"])
-    with pytest.raises(ValueError, match=r"found the tensor 'b', 'c', 'd' and 1 more, which"):
-        weights.check_names(path, ["a"], ["a", "b", "c", "d", "e"])
+    weights.check_names(path, "a net", ["a", "b"], ["b", "a"])
+    with pytest.raises(ValueError, match=r"expected a net, found no 'b' in it"):
+        weights.check_names(path, "a net", ["a", "b"], ["a", "c"])
+    with pytest.raises(ValueError, match=r"a net, found 'b', 'c', 'd' and 1 more in it as well"):
+        weights.check_names(path, "a net", ["a"], ["a", "b", "c", "d", "e"])
 
 
 @pytest.mark.parametrize("value, dtype", [(float("nan"), None), (1e6, torch.float16)])
