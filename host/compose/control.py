@@ -80,6 +80,13 @@ class ComposedControl(comfy.controlnet.ControlBase):
         self._pre_run_args = (model, percent_to_timestep_function)
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options=None):
+        if transformer_options is not None:
+            plan = transformer_options.get(KEY)
+            if plan is None or plan.composition is not self.composition:
+                raise ValueError(
+                    f"{NODE}: the sampler got the composed conditioning but not its model. Connect "
+                    "the output 'model' of the same Compose Instances as well."
+                )
         previous = self.previous_controlnet
         if previous is None:
             return None

@@ -138,6 +138,16 @@ def test_a_model_without_any_composed_conditioning_is_refused(loaded):
         sampled(guided(people, loaded.positive, loaded.negative), people.latent)
 
 
+def test_composed_conditionings_without_their_model_are_refused(loaded):
+    people = different_people(loaded)
+    for model in (loaded.model, different_people(loaded).model):
+        other = people._replace(model=model)
+        if model is not loaded.model:  # some conditioning is that model's own
+            other = other._replace(negative=different_people(loaded).negative)
+        with pytest.raises(ValueError, match="Compose Instances: the sampler got the composed"):
+            sampled(guided(other), people.latent)
+
+
 # ---- parts of a sampling
 
 
