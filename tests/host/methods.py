@@ -15,6 +15,7 @@ samples them. The weights are large enough that every method changes the latent 
 
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,6 +175,7 @@ def apply_mask_expansion(model, positive, negative, strength=1.0):
     return Inputs(patched, positive, negative, preserved_latent())
 
 
+@cache
 def random_refiner() -> Any:
     """Make a CONTROL_NET for which every condition counts, of the mini pose ControlNet."""
     path = folder_paths.get_full_path_or_raise("controlnet", POSE_FILE)
@@ -198,6 +200,7 @@ def apply_refiner(model, positive, negative, strength=1.0, *, window=(0.0, 1.0))
     return Inputs(model, *conditionings, empty_latent())
 
 
+@cache
 def structure_model() -> Any:
     """Make a joint MODEL of the mini checkpoint whose branches and trunk differ from it."""
     path = folder_paths.get_full_path_or_raise("checkpoints", "vitruvian_mini.safetensors")
