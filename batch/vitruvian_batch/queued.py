@@ -10,14 +10,21 @@ from typing import Any
 
 from .ui_fields import Fields, Input
 from .ui_text import choose, replace_tokens
-from .ui_widgets import CUSTOM_COMBO, MISSING, SEEDS, custom_index, option_widgets
+from .ui_widgets import (
+    CUSTOM_COMBO,
+    DYNAMIC_COMBO,
+    MISSING,
+    SEEDS,
+    Spec,
+    custom_index,
+    option_sockets,
+    option_widgets,
+)
 
 Nodes = dict[str, dict[str, Any]]
 
 
-def settle(
-    nodes: Nodes, fields: Fields, changes: dict[Input, Any], now: datetime | None = None
-) -> Nodes:
+def settle(nodes: Nodes, fields: Fields, changed: set[Input], now: datetime | None = None) -> Nodes:
     """Return the nodes as the front end would queue them, with these inputs changed by a row.
 
     Texts get their choices {a|b} and tokens, a dynamic combo the inputs of the option that the row
@@ -41,13 +48,18 @@ def settle(
             value = choose(value, random.Random(json.dumps([draws, name, key, value])))
         if key in inputs:
             inputs[key] = value
-        if (name, key) in changes and field.is_dynamic_combo:
-            _choose_option(inputs, key, field.options)
+        if (name, key) in changed and key in inputs and field.is_dynamic_combo:
+            combo = Spec(key, DYNAMIC_COMBO, field.options)
+            _choose_option(
+                inputs, combo, {k: inputs[k] for n, k in changed if n == name and k in inputs}
+            )
     for node in settled.values():
         if node["class_type"] == CUSTOM_COMBO and "choice" in node["inputs"]:
             inputs = node["inputs"]
             options = [inputs[key] for key in _options(inputs)]
             inputs["index"] = custom_index(inputs["choice"], options)
+            if options and options[-1]:
+                inputs[f"option{len(options) + 1}"] = ""  # the front end shows one more
     return settled
 
 
@@ -68,14 +80,18 @@ def _seeds(nodes: Nodes) -> list[Any]:
     ]
 
 
-def _choose_option(inputs: dict[str, Any], name: str, options: dict[str, Any]) -> None:
-    """Give a node the inputs of a dynamic combo's option; those of the other one go."""
-    widgets = option_widgets(name, options, inputs[name])
-    brought = {widget.name for widget in widgets}
-    for key in [key for key in inputs if key.startswith(f"{name}.")]:
-        if key not in brought and not isinstance(inputs[key], list):
-            del inputs[key]
+def _choose_option(inputs: dict[str, Any], combo: Spec, changed: dict[str, Any]) -> None:
+    """Give a node the inputs of a dynamic combo's option, in place of the other one's.
+
+    changed: the inputs whose values are the row's; the rest get their first values.
+    """
+    old = {key: value for key, value in inputs.items() if key.startswith(f"{combo.name}.")}
+    wired = {key for key, value in old.items() if isinstance(value, list)}
+    value = inputs[combo.name]
+    widgets = option_widgets(combo, value, changed)
+    sockets = option_sockets(combo, value, wired) | {widget.name for widget in widgets}
+    for key in old.keys() - (wired & sockets):
+        del inputs[key]
     for widget in widgets:
-        is_new = widget.name not in inputs
-        if widget.is_sent and widget.value is not MISSING and is_new:
-            inputs[widget.name] = widget.value
+        if widget.is_sent and widget.value is not MISSING:
+            inputs.setdefault(widget.name, widget.value)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .ui_fields import Field, Input, Place
-from .ui_widgets import DYNAMIC_COMBO, MISSING, specs_of, widgets_of
+from .ui_widgets import MISSING, option_widgets, widgets_of
 
 Values = dict[Input, Any]
 
@@ -22,9 +22,10 @@ def put_values(
     widget and get different values are taken off it.
     """
     filled = _Filled(copy.deepcopy(ui), info)
+    combos = [target for target in changes if _switches(fields.get(target))]
     for target, value in changes.items():
         field = fields.get(target)
-        if field is None:
+        if field is None or target in combos or any(_is_inside(target, c) for c in combos):
             continue
         sharing = [other for other, one in fields.items() if one.number == field.number]
         together = all(changes.get(other, MISSING) == value for other in sharing)
@@ -34,7 +35,21 @@ def put_values(
             if field.own_place != field.place:
                 filled.take_off(field.own_place, target[1])
             filled.put(field.own_place, value)
+    for combo in combos:
+        if not any(_is_inside(combo, other) for other in combos):
+            inner = {t[1]: value for t, value in changes.items() if _is_inside(t, combo)}
+            filled.switch(fields[combo].place, combo[1], {combo[1]: changes[combo], **inner})
     return filled.ui
+
+
+def _switches(field: Field | None) -> bool:
+    """Tell if an input's own widget is a dynamic combo."""
+    return field is not None and field.is_dynamic_combo and field.place == field.own_place
+
+
+def _is_inside(target: Input, combo: Input) -> bool:
+    """Tell if an input is there for the sake of a dynamic combo's option."""
+    return target[0] == combo[0] and target[1].startswith(f"{combo[1]}.")
 
 
 class _Filled:
@@ -55,33 +70,33 @@ class _Filled:
             saved = node["widgets_values"] = []
         saved += place.before[len(saved) : place.key]
         saved += [None] * (place.key + 1 - len(saved))
-        before = saved[place.key]
         saved[place.key] = value
-        if before != value and node.get("type") in self.info:
-            self._follow(node, place.key, before)
-        named = node.get("widgets_values_named")
-        if isinstance(named, dict):
-            del node["widgets_values_named"]  # the values by name, which no longer hold
+        node.pop("widgets_values_named", None)  # the same values by name, which no longer hold
 
-    def _follow(self, node: dict[str, Any], index: int, before: Any) -> None:
-        """Give a dynamic combo's other option its own widgets, with their first values."""
+    def switch(self, place: Place | None, name: str, values: dict[str, Any]) -> None:
+        """Choose an option of a dynamic combo: its widgets take the place of the other one's.
+
+        values: of the combo and of what it brings, by their names; the rest get first values.
+        """
+        if place is None:
+            return
+        node = self._node(self._graph(place.hosts), place.node)
         kind = self.info[node["type"]]
-        if not any(spec.widget_type == DYNAMIC_COMBO for spec in specs_of(kind)):
+        widgets = [w for w in widgets_of(kind, node.get("widgets_values")) if w.is_saved]
+        at = next((n for n, widget in enumerate(widgets) if widget.name == name), None)
+        if at is None or widgets[at].value == values[name]:
+            for widget in widgets:
+                if widget.name in values and widget.place is not None:
+                    self.put(Place(place.hosts, place.node, widget.place), values[widget.name])
             return
-        saved = list(node["widgets_values"])
-        value, saved[index] = saved[index], before
-        widgets = [widget for widget in widgets_of(kind, saved) if widget.is_saved]
-        combo = next((w for w in widgets if w.place == index), None)
-        if combo is None or combo.spec.widget_type != DYNAMIC_COMBO:
-            return
-        head = widgets[: widgets.index(combo)]
-        inside = f"{combo.name}."
-        tail = [w for w in widgets[len(head) + 1 :] if not w.name.startswith(inside)]
-        fresh = [w for w in widgets_of(kind, [w.value for w in head] + [value]) if w.is_saved]
-        grown = [w for w in fresh if w.name.startswith(inside)]
-        values = [w.value for w in (*head, *grown, *tail)]
-        values.insert(len(head), value)
-        node["widgets_values"] = [None if v is MISSING else v for v in values]
+        rest = [w for w in widgets[at + 1 :] if not w.name.startswith(f"{name}.")]
+        combo = widgets[at]
+        combo.value = values[name]
+        brought = option_widgets(combo.spec, combo.value, values)
+        grown = [combo, *(widget for widget in brought if widget.is_saved)]
+        saved = [widget.value for widget in (*widgets[:at], *grown, *rest)]
+        node["widgets_values"] = [None if value is MISSING else value for value in saved]
+        node.pop("widgets_values_named", None)
 
     def take_off(self, place: Place, name: str) -> None:
         """Take the wire off an input, so that its own widget gives the value."""

@@ -9,9 +9,14 @@ from .ui_widgets import Widget
 
 INPUTS, OUTPUTS = "-10", "-20"  # the ids of a subgraph's own ends
 NEVER, BYPASS = 2, 4  # modes of a node that is muted or bypassed
-# The front end's own nodes, which are never sent. Wires go through a Reroute.
-PRIMITIVE, REROUTE = "PrimitiveNode", "Reroute"
-VIRTUAL = ("Note", "MarkdownNote", REROUTE, PRIMITIVE)
+PRIMITIVE = "PrimitiveNode"
+# The front end's own nodes, which are never sent: their titles and widgets.
+VIRTUAL = {
+    "Note": ("Note", "text"),
+    "MarkdownNote": ("Markdown Note", "text"),
+    "Reroute": ("Reroute", None),
+    PRIMITIVE: ("Primitive", "value"),
+}
 
 
 class Link(NamedTuple):

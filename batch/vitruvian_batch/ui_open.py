@@ -76,6 +76,10 @@ def open_node(node: Node, info: dict[str, Any]) -> None:
         node.slots = [_slot(name, entry) for name, entry in saved_inputs.items()]
         outputs = node.saved.get("outputs") or ()
         node.output_types = [str(entry.get("type", "*")) for entry in outputs]
+        title, name = VIRTUAL.get(node.kind, (node.kind, None))
+        node.title = node.title or title
+        if name is not None:
+            node.widgets = widgets_of(_input(name), node.saved_values)
         return
     node.title = node.title or kind.get("display_name") or node.kind
     node.widgets = widgets_of(kind, node.saved_values)
@@ -92,6 +96,11 @@ def open_node(node: Node, info: dict[str, Any]) -> None:
             node.slots.append(_slot(name, entry))
     types = [kind if isinstance(kind, str) else "COMBO" for kind in kind.get("output") or ()]
     node.output_types = types
+
+
+def _input(name: str) -> dict[str, Any]:
+    """Describe a class with one text, as /object_info would."""
+    return {"input": {"required": {name: ["STRING", {}]}}}
 
 
 def _slot(name: str, entry: dict[str, Any]) -> Slot:

@@ -259,16 +259,23 @@ def option_specs(spec: Spec, value: Any) -> list[Spec]:
     return []
 
 
-def option_widgets(name: str, options: dict[str, Any], value: Any) -> list[Widget]:
-    """List the widgets that an option of a dynamic combo brings, with their first values."""
-    waiting = deque(_all(option_specs(Spec(name, DYNAMIC_COMBO, options), value)))
+def option_widgets(combo: Spec, value: Any, values: dict[str, Any]) -> list[Widget]:
+    """List the widgets that an option of a dynamic combo brings, with these or first values."""
+    waiting = deque(_all(option_specs(combo, value)))
     widgets = []
     while waiting:
         widget = waiting.popleft()
+        widget.value = values.get(widget.name, widget.value)
         widgets.append(widget)
         if widget.spec.widget_type == DYNAMIC_COMBO:
             waiting.extendleft(reversed(_all(option_specs(widget.spec, widget.value))))
     return widgets
+
+
+def option_sockets(combo: Spec, value: Any, connected: set[str]) -> set[str]:
+    """Return the names of the inputs without a widget that an option of a dynamic combo brings."""
+    specs = [spec for spec in option_specs(combo, value) if not spec.is_widget]
+    return {socket.name for spec in specs for socket in _sockets(spec, connected)}
 
 
 def _custom_options(widgets: list[Widget], values: _Saved) -> list[Widget]:

@@ -131,7 +131,12 @@ def queued(flow: Workflow, values: dict[Target, Any]) -> Nodes:
     nodes = fill(flow.nodes, values)
     if flow.fields is None:
         return nodes
-    return settle(nodes, flow.fields, {(t.node, t.input): value for t, value in values.items()})
+    changed = {
+        (target.node, target.input)
+        for target, value in values.items()
+        if flow.nodes[target.node]["inputs"].get(target.input) != value
+    }
+    return settle(nodes, flow.fields, changed)
 
 
 def fill_ui(flow: Workflow, new_values: dict[Target, Any]) -> dict[str, Any] | None:
