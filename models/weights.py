@@ -1,5 +1,6 @@
 """Load and save our weight files: safetensors that say in their metadata what they are for."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,11 +146,11 @@ def listed(names: Iterable[str]) -> str:
 
 def _what_is_no_file(path: Path) -> str:
     """Say what is at a path that is no file, "" for a file."""
-    if path.is_file():
+    if os.path.isfile(path):  # which, unlike Path, knows no names that are too long
         return ""
-    if path.is_dir():
+    if os.path.isdir(path):
         return "a folder"
-    return "a link to a missing file" if path.is_symlink() else "no file"
+    return "a link to a missing file" if os.path.islink(path) else "no file"
 
 
 def read_method(path: str | Path) -> str | None:

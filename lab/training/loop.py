@@ -276,8 +276,8 @@ class _State:
     def _diverged(self, what: str) -> TrainingError:
         return TrainingError(
             f"Stopped after step {self.step}: {what}. {_last_checkpoint(self.out)} Train with a "
-            f"smaller learning rate (--lr) than {self.schedule.lr:g} and another --work; if it is so "
-            "from the first step on, look for damaged images or weights among the inputs."
+            f"smaller learning rate (--lr) than {self.schedule.lr:g} and another --work; if it "
+            "is so from the first step on, look for damaged images or weights among the inputs."
         )
 
 

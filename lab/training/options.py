@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -183,11 +184,11 @@ def spelled(name: str) -> str:
 def _check_folders(paths: dict[str, Path]) -> None:
     """Raise ValueError for inputs that do not exist, or a --work that is among them."""
     for name in ("images", "maps", "tasks"):
-        if name in paths and not paths[name].is_dir():
+        if name in paths and not os.path.isdir(paths[name]):
             raise ValueError(f"{spelled(name)} {paths[name]} is no folder.")
     for name, path in paths.items():
-        if name not in ("images", "maps", "tasks", "work", *OUTPUTS) and not path.is_file():
-            kind = "a folder" if path.is_dir() else "no file"
+        if name not in ("images", "maps", "tasks", "work", *OUTPUTS) and not os.path.isfile(path):
+            kind = "a folder" if os.path.isdir(path) else "no file"
             raise ValueError(f"{spelled(name)} {path}: expected a file, found {kind}.")
     for name in ("images", "maps"):
         if name in paths and paths["work"].resolve() == paths[name].resolve():
@@ -214,7 +215,7 @@ def check_file_to_write(path: Path, option: str) -> None:
     """Raise ValueError, naming the option, unless a file of weights can be written at `path`."""
     if path.suffix.lower() != WEIGHTS_ENDING:
         raise ValueError(f"{option} {path}: expected the name of a {WEIGHTS_ENDING} file.")
-    if path.is_dir():
+    if os.path.isdir(path):  # which, unlike Path, knows no names that are too long
         raise ValueError(
             f"{option} {path} is a folder: give the name of a {WEIGHTS_ENDING} file, such as "
             f"{path / 'mine.safetensors'}."
