@@ -80,7 +80,12 @@ class VitruvianPoseEditor(io.ComfyNode):
         connected = _connected_frame(pose)
         scene = pose_editor.editor_scene(people, connected, canvas_width, canvas_height)
         return _outputs(
-            scene, {**_pose_for_widget(connected), **_photograph_for_widget(background_image, cls)}
+            scene,
+            {
+                "vitruvian_canvas": [canvas_width, canvas_height],  # the widget's, if connected
+                **_pose_for_widget(connected),
+                **_photograph_for_widget(background_image, cls),
+            },
         )
 
 

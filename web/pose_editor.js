@@ -106,7 +106,7 @@ function focusWhenShown(editor, frames = 30) {
     if (frames) requestAnimationFrame(() => focusWhenShown(editor, frames - 1))
 }
 
-/** The editors by their elements, with the nodes they belong to. */
+/** The editors by their elements, and the nodes they belong to. */
 const owners = new Map()
 const isShown = (node) => app.canvas.graph?.getNodeById(node.id) === node
 
@@ -115,9 +115,12 @@ const isShown = (node) => app.canvas.graph?.getNodeById(node.id) === node
  * when one node takes another's number, by undo, in another tab or in a subgraph.
  */
 function takeSeats() {
-    for (const [element, node] of owners) {
+    for (const [element, { node }] of owners) {
         if (element.isConnected || !isShown(node)) continue
-        const isSeat = (other) => owners.get(other)?.id === node.id && !isShown(owners.get(other))
+        const isSeat = (other) => {
+            const owner = owners.get(other)?.node
+            return owner?.id === node.id && !isShown(owner)
+        }
         const seat = [...document.querySelectorAll(".vitruvian-pose")].find(isSeat)
         seat?.replaceWith(element)
     }
@@ -125,6 +128,12 @@ function takeSeats() {
 
 /** takeSeats, once the front end has made its own changes to the page. */
 const takeSeatsSoon = () => setTimeout(() => requestAnimationFrame(takeSeats))
+
+/** Another graph is shown, one outside or inside a subgraph. */
+function graphChanged() {
+    takeSeatsSoon()
+    for (const { editor } of owners.values()) editor.render()
+}
 
 /**
  * Shows the people in the side panel, which draws widgets on a canvas of its own, and takes back
@@ -145,8 +154,13 @@ function drawInPanel(widget, session) {
 function makeWidget(node, name) {
     const sides = ["canvas_width", "canvas_height"].map((side) => node.widgets.find((w) => w.name === side))
     const command = (id) => () => app.extensionManager.command.execute(id)
+    let ran = [] // width and height of the last run
     const editor = new PoseEditor({
-        size: () => sides.map((side) => Math.max(16, Math.round(Number(side?.value) || 512))),
+        size: () => sides.map((side, i) => {
+            const length = (isConnected(node, side?.name) && ran[i]) || side?.value
+            return Math.max(16, Math.round(Number(length) || 512))
+        }),
+        isLocked: () => isConnected(node, name) && !isLent(node, editor.element),
         onEdit: (goesOn) => {
             widget.callback?.(session.value)
             node.graph?.setDirtyCanvas?.(true, true)
@@ -168,9 +182,13 @@ function makeWidget(node, name) {
     drawInPanel(widget, session)
     // as the older renderer does it: Ctrl+C copies the node in which somebody works
     editor.element.addEventListener("pointerdown", () => node.selected || app.canvas.selectNode(node))
-    owners.set(editor.element, node)
+    owners.set(editor.element, { node, editor })
     for (const side of sides) if (side) after(side, "callback", () => editor.render())
-    after(node, "onExecuted", (output) => arrived(node, editor, output))
+    after(node, "onExecuted", (output) => {
+        ran = output?.vitruvian_canvas ?? []
+        arrived(node, editor, output)
+    })
+    after(node, "onConnectionsChange", () => editor.render())
     let place = null // known before the node is removed: a graph that is cleared has no id
     after(node, "onAdded", () => {
         place = placeOf(node)
@@ -185,15 +203,23 @@ function makeWidget(node, name) {
     return { widget, minWidth: NODE_WIDTH, minHeight: NODE_HEIGHT }
 }
 
+/** Whether something is connected to the input of this name. */
+const isConnected = (node, name) =>
+    node.inputs?.find((input) => input.name === name)?.link != null
+
+/** Whether a subgraph's node shows this editor as its own, as older front ends have it. */
+const isLent = (node, element) =>
+    app.canvas.graph?.nodes.some((other) =>
+        other !== node && other.widgets?.some((widget) => widget.element === element))
+
 /**
  * The connected pose and photograph, as the node sends them with a run. ComfyUI gives a run's
  * results to the node with the same number, also if that is in another tab by now: so only what
  * is connected here can arrive.
  */
 function arrived(node, editor, output) {
-    const connected = (name) => node.inputs?.find((input) => input.name === name)?.link != null
-    const [frame] = (connected("pose") && output?.vitruvian_pose) || []
-    const [file] = (connected("background_image") && output?.vitruvian_background) || []
+    const [frame] = (isConnected(node, "pose") && output?.vitruvian_pose) || []
+    const [file] = (isConnected(node, "background_image") && output?.vitruvian_background) || []
     if (frame) editor.session.arrivedPose(frame)
     if (!file) return editor.arrivedPhoto(null)
     const photo = new Image()
@@ -204,5 +230,5 @@ function arrived(node, editor, output) {
 app.registerExtension({
     name: "Vitruvian.PoseEditor",
     getCustomWidgets: () => ({ [WIDGET]: makeWidget }),
-    setup: () => app.canvas.canvas.addEventListener("litegraph:set-graph", takeSeatsSoon),
+    setup: () => app.canvas.canvas.addEventListener("litegraph:set-graph", graphChanged),
 })

@@ -52,9 +52,7 @@ class Sheet:
 
     def end(self, place, at):
         """Wire a subgraph's output."""
-        self.ends[place]["linkIds"].append(
-            self.wire(at, -20, place, self.ends[place]["type"])
-        )
+        self.ends[place]["linkIds"].append(self.wire(at, -20, place, self.ends[place]["type"]))
 
     def subgraph(self, id, name):
         keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
@@ -155,9 +153,7 @@ def bypassed_inside_a_subgraph():
 
 def sampler_subgraph():
     """A subgraph that shows widgets of a node inside, one of them twice."""
-    sheet = Sheet(
-        [("width", "INT"), ("batch_size", "INT"), ("color", "INT")], [("IMAGE", "IMAGE")]
-    )
+    sheet = Sheet([("width", "INT"), ("batch_size", "INT"), ("color", "INT")], [("IMAGE", "IMAGE")])
     sheet.add(
         31,
         "EmptyImage",
@@ -336,7 +332,14 @@ def bypassed_by_type():
     root.add(6, "KSampler", values, wires, ["LATENT"])
     decode = [("samples", "LATENT", (6, 0)), ("vae", "VAE", (1, 2))]
     root.add(7, "VAEDecode", None, decode, ["IMAGE"])
-    root.add(8, "ImageBlend", [0.5, "normal"], [("image1", "IMAGE", (7, 0)), ("image2", "IMAGE", None)], ["IMAGE"], mode=BYPASSED)
+    root.add(
+        8,
+        "ImageBlend",
+        [0.5, "normal"],
+        [("image1", "IMAGE", (7, 0)), ("image2", "IMAGE", None)],
+        ["IMAGE"],
+        mode=BYPASSED,
+    )
     root.save(9, (8, 0))
     return root.workflow()
 

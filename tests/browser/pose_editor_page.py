@@ -55,6 +55,7 @@ def is_old(page):
 
 def settle(page):
     """Until the node's own editor is on the page, has its looks and stands still."""
+    page.evaluate("() => { window.placesSeen = null }")
     page.wait_for_function(SETTLED, polling=200)
 
 

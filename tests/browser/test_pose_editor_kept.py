@@ -423,3 +423,108 @@ def test_any_wrong_text_is_told_and_kept(editor, page, wrong):
     assert editor.status().startswith("the saved people ")
     assert editor.text() == wrong
     assert "undefined" not in editor.status() and "function" not in editor.status()
+
+
+CONNECT = """([type, name, value]) => {
+    const editor = app.graph.nodes.find(n => n.type === 'VitruvianPoseEditor')
+    const source = LiteGraph.createNode(type)
+    source.pos = [60, 400]
+    app.graph.add(source)
+    source.widgets[0].value = value
+    source.connect(0, editor, editor.inputs.findIndex(i => i.name === name))
+    app.canvas.setDirty(true, true)
+}"""
+DISCONNECT = """(name) => {
+    const editor = app.graph.nodes.find(n => n.type === 'VitruvianPoseEditor')
+    editor.disconnectInput(editor.inputs.findIndex(i => i.name === name))
+    app.canvas.setDirty(true, true)
+}"""
+
+
+def test_connected_people_are_not_edited_in_vain(editor, page):
+    text = raise_arm(editor)
+    page.evaluate(CONNECT, ["PrimitiveStringMultiline", "people", text])
+    page.wait_for_timeout(500)
+    if editor.canvas.is_visible():  # where the front end does not hide it
+        assert "The input people is connected" in editor.status()
+        page.mouse.click(*editor.on_screen(*joint(editor.people()[0], WRIST)))
+        page.keyboard.press("ArrowRight")
+        assert editor.text() == text
+    page.evaluate(DISCONNECT, "people")
+    settle(page)
+    assert editor.status() == "person 1: right wrist"
+    editor.drag(joint(editor.people()[0], WRIST), (150, 60))
+    assert editor.text() != text
+
+
+def test_a_connected_canvas_size_is_shown_after_a_run(editor, page, server):
+    page.evaluate(CONNECT, ["PrimitiveInt", "canvas_width", 1024])
+    before = set(server.get("/history"))
+    page.evaluate("() => app.queuePrompt(0)")
+    for _ in range(100):
+        page.wait_for_timeout(100)
+        if set(server.get("/history")) - before:
+            break
+    page.wait_for_timeout(500)
+    editor.use("mirror")
+    assert json.loads(editor.text())["canvas_width"] == 1024
+
+
+def test_a_pen_and_a_finger_drag(editor, page):
+    text = raise_arm(editor)
+    cdp = page.context.new_cdp_session(page)
+    x, y = editor.on_screen(*joint(editor.people()[0], WRIST))
+    for kind, at in (("Start", x), ("Move", x + 20), ("Move", x + 40), ("End", None)):
+        points = [] if at is None else [{"x": at, "y": y, "id": 0}]
+        cdp.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+    page.wait_for_timeout(200)
+    touched = editor.text()
+    assert touched != text
+    x, y = editor.on_screen(*joint(editor.people()[0], WRIST))
+    for kind, at in (("Pressed", x), ("Moved", x - 20), ("Moved", x - 40), ("Released", x - 40)):
+        event = {"type": f"mouse{kind}", "x": at, "y": y, "button": "left", "pointerType": "pen"}
+        cdp.send("Input.dispatchMouseEvent", {**event, "buttons": 1, "clickCount": 1})
+    page.wait_for_timeout(200)
+    assert editor.text() not in (text, touched)
+    editor.undo()
+    assert editor.text() == touched
+    editor.undo()
+    assert editor.text() == text
+
+
+def test_collapsed_zoomed_muted_and_bypassed(editor, page):
+    text = raise_arm(editor)
+    flip = "() => { app.graph.nodes[0].collapse(); app.canvas.setDirty(true, true) }"
+    page.evaluate(flip)
+    page.wait_for_timeout(300)
+    page.evaluate(flip)
+    settle(page)
+    assert editor.text() == text
+    for mode, zoom in ((2, 0.6), (4, 1.3), (0, 1)):
+        page.evaluate(
+            """([mode, zoom]) => {
+                app.graph.nodes[0].mode = mode
+                app.canvas.ds.scale = zoom
+                app.canvas.setDirty(true, true)
+            }""",
+            [mode, zoom],
+        )
+        settle(page)
+        x, y = joint(editor.people()[0], NECK)
+        editor.drag((x, y), (x + 10, y))
+        assert joint(editor.people()[0], NECK) == pytest.approx([x + 10, y], abs=2)
+
+
+def test_each_editor_of_a_graph_is_its_own(editor, page):
+    text = raise_arm(editor)
+    page.evaluate(ADD, ["VitruvianPoseEditor", 950, 60])
+    page.wait_for_function("() => document.querySelectorAll('.vitruvian-pose canvas').length >= 2")
+    page.wait_for_timeout(500)
+    second = page.locator(".vitruvian-pose").nth(1)
+    second.locator("[data-tool='face']").click()
+    page.wait_for_timeout(100)
+    first, other = page.evaluate(TEXTS)
+    assert first == text and other not in ("", text)
+    page.evaluate(COMMAND, "Comfy.Undo")
+    page.wait_for_timeout(800)
+    assert page.evaluate(TEXTS) == [text, ""]

@@ -92,7 +92,7 @@ def test_the_one_in_front_is_drawn_last():
 def test_an_unused_editor_runs():
     _, image, masks, prompts = run("", 96, 64).result
     assert image.shape == (1, 64, 96, 3) and masks.shape == (1, 64, 96) and prompts == "a person"
-    assert run("").ui == {}
+    assert run("", 96, 64).ui == {"vitruvian_canvas": [96, 64]}
 
 
 def test_a_connected_pose():

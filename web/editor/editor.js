@@ -9,18 +9,21 @@ import * as states from "./state.js"
 
 const el = parts.el
 const ZOOM = 1.25 // a press of a key
+const LOCKED = "The input people is connected: its people are used. Disconnect it to edit here."
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
 
 export class PoseEditor {
     /**
      * size: () => [width, height] of the canvas; onEdit: called after every edit, with whether more
-     * of the same is coming; undo, redo: take edits back; resources: a promise of { konva, poses },
-     * poses being the library's OpenPose frames with names.
+     * of the same is coming; undo, redo: take edits back; isLocked: () => whether edits would be in
+     * vain; resources: a promise of { konva, poses }, poses being the library's OpenPose frames with
+     * names.
      */
-    constructor({ size, onEdit, undo, redo, resources }) {
+    constructor({ size, onEdit, undo, redo, isLocked, resources }) {
         const render = () => this.render()
         this.session = new Session({ size, onEdit, render })
         this.takeBack = { undo, redo }
+        this.isLocked = isLocked
         this.rows = []
         this.leftAt = -Infinity
         this.build()
@@ -125,6 +128,7 @@ export class PoseEditor {
         this.prompts = el("div", { className: "prompts", role: "group", "aria-label": "Prompts" })
         this.element = el("div", { className: "vitruvian-pose", "data-capture-wheel": "true" },
             bar, stage, line, this.prompts)
+        this.lockable = [bar, stage, this.prompts]
         this.listen(bar)
     }
 
@@ -229,10 +233,13 @@ export class PoseEditor {
         const numbers = []
         order.forEach((person, i) => (numbers[person] = i + 1))
         const colors = parts.colors(order.length)
+        const locked = this.isLocked()
+        for (const part of this.lockable) part.inert = locked
+        this.element.classList.toggle("locked", locked)
         this.canvas.draw(numbers, colors)
         this.renderTools(shown)
         this.renderPrompts(shown, order, colors)
-        this.renderStatus(shown, numbers)
+        this.renderStatus(shown, numbers, locked)
     }
 
     renderTools({ people }) {
@@ -277,14 +284,14 @@ export class PoseEditor {
         return parts.promptRow(number + 1, color, write, choose, () => this.focus())
     }
 
-    renderStatus({ people }, numbers) {
+    renderStatus({ people }, numbers, locked) {
         const { person, selected, problem, notice } = this.session
         const count = people.length === 1 ? "1 person" : `${people.length} people`
         const chosen = person ? this.describe(numbers[selected]) : count
         const calm = people.length ? chosen : "Nobody is here: add a person."
-        const text = problem ? `${problem}. An edit begins anew.` : (notice ?? calm)
+        const text = locked ? LOCKED : problem ? `${problem}. An edit begins anew.` : (notice ?? calm)
         if (this.status.textContent !== text) this.status.textContent = text
-        this.status.classList.toggle("wrong", Boolean(problem))
+        this.status.classList.toggle("wrong", locked || Boolean(problem))
         this.canvas.element.setAttribute("aria-label", `Canvas, ${count}, ${chosen}. Arrows move, Tab ` +
             "chooses the next person, ? shows all keys.")
     }
