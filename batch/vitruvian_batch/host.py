@@ -163,7 +163,7 @@ class Host:
         if (other := reply.get("prompt_id", prompt)) != prompt:
             self.forget(str(other))
             raise RowFailed(
-                "the host gives runs ids of its own, so that they cannot be taken over: it is older "
+                "the host gives runs ids of its own, so that none can be taken over: it is older "
                 "than ComfyUI 0.3.64"
             )
         if reply.get("node_errors"):

@@ -240,6 +240,89 @@ def test_a_refused_workflow_shows_the_hosts_message(tmp_path, begin, server, api
     assert "none.safetensors" in output
 
 
+PARTIAL = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "good"}},
+    "3": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "not_here.safetensors"}},
+    "4": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64}},
+    "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["3", 2]}},
+    "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "second"}},
+}
+
+
+@pytest.fixture
+def partial(tmp_path):
+    """A workflow with two outputs, of which the host refuses one."""
+    nodes = json.loads(json.dumps(PARTIAL))
+    nodes["1"]["inputs"]["color"] = 255
+    nodes["4"]["inputs"]["batch_size"] = 1
+    path = tmp_path / "partial.json"
+    path.write_text(json.dumps(nodes))
+    return path
+
+
+def test_a_workflow_that_the_host_takes_in_part_fails_with_the_reason(
+    tmp_path, begin, server, partial
+):
+    out = tmp_path / "out"
+    for _ in range(2):
+        output = finish(begin(partial, "--out", out, "--host", server.url, "--resume"), 1)
+        assert "lacks for CheckpointLoaderSimple (node 3): no 'not_here.safetensors'" in output
+        assert "FAILED: the host refused a part of the workflow: CheckpointLoaderSimple" in output
+        assert "0 done, 1 failed" in output
+    assert not list(out.glob("*.png"))
+
+
+def test_a_dry_run_names_all_that_the_host_lacks(tmp_path, begin, server, partial):
+    nodes = json.loads(partial.read_text())
+    nodes |= {name: {"class_type": f"Absent{name}", "inputs": {}} for name in ("8", "9")}
+    nodes["7"] = {"class_type": "LoadImage", "inputs": {"image": "not_here.png"}}
+    nodes["10"] = {"class_type": "LoadImage", "inputs": {"image": "coffee.png"}}
+    partial.write_text(json.dumps(nodes))
+    out = tmp_path / "out"
+    output = finish(begin(partial, "--out", out, "--host", server.url, "--dry-run"), 2)
+    assert "has no node Absent8, Absent9." in output
+    assert "CheckpointLoaderSimple (node 3): no 'not_here.safetensors' for ckpt_name" in output
+    assert "LoadImage (node 7): no 'not_here.png' for image" in output
+    assert len(output.splitlines()) == 3
+    assert not out.exists()
+
+
+def test_a_workflow_of_previews_is_refused_before_it_runs(tmp_path, begin, server, partial):
+    nodes = json.loads(partial.read_text())
+    previews = {
+        "1": nodes["1"],
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    partial.write_text(json.dumps(previews))
+    output = finish(begin(partial, "--out", tmp_path / "out", "--host", server.url), 2)
+    assert "partial saves nothing" in output
+
+
+def test_a_row_is_stopped_after_its_time(tmp_path, begin, server, mini_weights, flow):
+    table = tmp_path / "rows.csv"
+    table.write_text("KSampler.steps,seed\n10000,1\n1,2\n")
+    out = tmp_path / "out"
+    command = [flow, "--table", table, "--out", out, "--host", server.url, "--row-timeout", "8"]
+    output = finish(begin(*command), 1)
+    assert "row 1 (line 2): FAILED: it was not done after 8 seconds (--row-timeout)" in output
+    assert [path.name for path in out.glob("*.png")] == ["002_person.png"]
+
+
+def test_the_same_row_again_is_fetched_from_the_hosts_cache(tmp_path, begin, server, partial):
+    nodes = json.loads(partial.read_text())
+    partial.write_text(json.dumps({name: nodes[name] for name in ("1", "2")}))
+    for name in ("first", "second"):
+        finish(begin(partial, "--out", tmp_path / name, "--host", server.url))
+    for image in (server.base / "output").glob("good_*.png"):
+        image.unlink()  # the host's record still names it
+    finish(begin(partial, "--out", tmp_path / "third", "--host", server.url))
+    sums = {
+        (tmp_path / name / "001_good.png").read_bytes() for name in ("first", "second", "third")
+    }
+    assert len(sums) == 1
+
+
 def test_a_value_that_the_host_does_not_offer_is_an_error_before_anything_runs(
     tmp_path, begin, server, mini_weights, flow
 ):
