@@ -9,8 +9,10 @@ from comfy_api.latest import io, ui
 from ..host import compose as host
 from ..models import compose
 from ..models.compose import Instance
+from ..models.pose import MIN_CONFIDENCE
 from .inputs import (
     check_order,
+    min_confidence_input,
     named_errors,
     output_size,
     percent_inputs,
@@ -277,6 +279,9 @@ class VitruvianComposeInstances(io.ComfyNode):
                     "poses a little less. Off: one pass per person, as in the paper. "
                     "The mode couple always works as if this were on.",
                 ),
+                min_confidence_input(
+                    "Points of the pose less certain than this are not used.", optional=True
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", "model", tooltip="To the sampler."),
@@ -307,9 +312,10 @@ class VitruvianComposeInstances(io.ComfyNode):
         end_percent: float,
         background_prompt: str,
         shared_negative: bool,
+        min_confidence: float = MIN_CONFIDENCE,
     ) -> io.NodeOutput:
         check_order(start_percent, end_percent)
-        frames = compose.instance_frames(instances, read_pose(pose))
+        frames = compose.instance_frames(instances, read_pose(pose, min_confidence=min_confidence))
         composition = host.Composition(
             people=tuple(instance.conditioning[0] for instance in instances),
             masks=partial(frames.areas, dilation=dilation),
@@ -352,6 +358,9 @@ class VitruvianPreviewInstances(io.ComfyNode):
                     tooltip="How far the area of a person reaches beyond their body. Use the "
                     "value of Compose Instances. 0: the body only.",
                 ),
+                min_confidence_input(
+                    "Points of the pose less certain than this are not used.", optional=True
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -378,8 +387,9 @@ class VitruvianPreviewInstances(io.ComfyNode):
         output_width: int,
         output_height: int,
         dilation: float,
+        min_confidence: float = MIN_CONFIDENCE,
     ) -> io.NodeOutput:
-        frames = compose.instance_frames(instances, read_pose(pose))
+        frames = compose.instance_frames(instances, read_pose(pose, min_confidence=min_confidence))
         size = output_size(list(frames.people), output_width, output_height)
         order = [instance.order for instance in instances]
         areas = [

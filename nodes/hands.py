@@ -10,9 +10,10 @@ from comfy_api.latest import io, ui
 from ..models import hands
 from ..models.batches import one_each, paired_count
 from ..models.hands import GRAY, Hand, Square, read_squares
-from ..models.pose import LARGEST_CANVAS, People, count, cover_canvas, no_people
+from ..models.pose import LARGEST_CANVAS, MIN_CONFIDENCE, People, count, cover_canvas, no_people
 from .inputs import (
     check_one_size,
+    min_confidence_input,
     named_errors,
     output_size,
     pose_input,
@@ -101,6 +102,9 @@ class VitruvianDrawHandMasks(io.ComfyNode):
                     "hand's size. 0: it ends at the wrist.",
                 ),
                 _no_hands_input("an empty mask."),
+                min_confidence_input(
+                    "Points of the pose less certain than this are not used.", optional=True
+                ),
             ],
             outputs=[
                 io.Mask.Output(
@@ -124,8 +128,9 @@ class VitruvianDrawHandMasks(io.ComfyNode):
         thickness: float,
         wrist_length: float,
         if_no_hands: str,
+        min_confidence: float = MIN_CONFIDENCE,
     ) -> io.NodeOutput:
-        frames = read_pose(pose)
+        frames = read_pose(pose, min_confidence=min_confidence)
         size = output_size(frames, output_width, output_height)
         frames = [cover_canvas(people, *size) for people in frames]
         frame_hands = _hands_by_frame(frames, hand_side, if_no_hands)
@@ -187,6 +192,9 @@ class VitruvianCutHands(io.ComfyNode):
                     optional=True,
                     tooltip="The image that the pose belongs to. Without it the squares are gray.",
                 ),
+                min_confidence_input(
+                    "Points of the pose less certain than this are not used.", optional=True
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -223,8 +231,11 @@ class VitruvianCutHands(io.ComfyNode):
         upright: bool,
         if_no_hands: str,
         image: torch.Tensor | None = None,
+        min_confidence: float = MIN_CONFIDENCE,
     ) -> io.NodeOutput:
-        frames, photographs = _frames_with_images(read_pose(pose), image)
+        frames, photographs = _frames_with_images(
+            read_pose(pose, min_confidence=min_confidence), image
+        )
         frame_hands = _hands_by_frame(frames, hand_side, if_no_hands)
         cuts = [
             hands.cut_hands(hands_of_frame, photograph, crop_size, margin, upright=upright)

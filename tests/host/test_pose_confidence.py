@@ -28,7 +28,7 @@ OUTFIT = {
 COMPOSE = {
     "model": None, "positive": [], "negative": [], "control_net": None, "mode": "exact",
     "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0, "end_percent": 1.0,
-    "background_prompt": compose.MEAN, "shared_negative": False,
+    "background_prompt": compose.MEAN, "shared_negative": False, "min_confidence": 0.3,
 }  # fmt: skip
 
 INPUTS = {  # node -> its inputs besides the pose, for nodes that use the points
@@ -38,15 +38,18 @@ INPUTS = {  # node -> its inputs besides the pose, for nodes that use the points
     | {"mask_dilation": 0.03, "mask_feather": 0.01, "min_confidence": 0.3},
     "VitruvianSemanticMapFromPose": SIZE | OUTFIT | {"min_confidence": 0.3},
     "VitruvianDrawHandMasks": SIZE
-    | {"hand_side": "both", "thickness": 0.08, "wrist_length": 0.2, "if_no_hands": STOP},
+    | {"hand_side": "both", "thickness": 0.08, "wrist_length": 0.2, "if_no_hands": STOP}
+    | {"min_confidence": 0.3},
     "VitruvianCutHands": {
         "hand_side": "both",
         "crop_size": 64,
         "margin": 0.35,
         "upright": False,
         "if_no_hands": STOP,
+        "min_confidence": 0.3,
     },
-    "VitruvianPreviewInstances": SIZE | {"instances": INSTANCES, "dilation": 0.06},
+    "VitruvianPreviewInstances": SIZE
+    | {"instances": INSTANCES, "dilation": 0.06, "min_confidence": 0.3},
     "VitruvianComposeInstances": COMPOSE | {"instances": INSTANCES},
     "VitruvianApplyHandGenerator": {"model": None, "hand_generator": None, "strength": 1.0},
     "VitruvianPoseEditor": {"canvas_width": 256, "canvas_height": 256, "people": ""},
@@ -128,8 +131,14 @@ def flat(value):
 
 
 def same(values, others):
-    pairs = list(zip(flat(values), flat(others), strict=True))
-    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+    values, others = flat(values), flat(others)
+    return len(values) == len(others) and all(map(equal, values, others))
+
+
+def equal(value, other):
+    if isinstance(value, torch.Tensor):
+        return torch.equal(value, other)
+    return value == other
 
 
 def test_every_node_with_a_pose_is_listed():

@@ -15,7 +15,8 @@ NODES = schemas.read()
 COMPOSE = "VitruvianComposeInstances"
 ROOT = Path(__file__).parents[2]
 QUOTED = re.compile(r"'([a-z][a-z0-9_]*)'")
-NO_INPUTS = {"prompt"}  # quoted in errors: the key of a person in the Pose Editor's state
+# quoted in errors: keys of a pose's JSON, and of the Pose Editor's state
+NO_INPUTS = {"prompt", "keypoints", "pose_keypoints_2d", "x", "y"}
 
 
 @pytest.fixture
