@@ -49,12 +49,27 @@ _FITTING_ENCODERS = (
 
 def _pooled(clip: Any, text: str, mode: bool | str = True) -> Tensor:
     """[1, D_text], behind the CLIP's own projection where it has one."""
+    _check_schedule(clip)
     _, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=mode)
     if pooled is None:
         raise ValueError(
             "'clip' returns no pooled feature of a text. Connect the CLIP of SD1.5, SD2.x or SDXL."
         )
     return pooled.float().cpu()
+
+
+def _check_schedule(clip: Any) -> None:
+    """Refuse a CLIP whose hooks change over the sampling: the host would encode with their first
+    strengths only.
+    """
+    scheduled = getattr(clip, "use_clip_schedule", False)
+    hooks = clip.patcher.forced_hooks if scheduled else None
+    if hooks is not None and len(hooks.get_hooks_for_clip_schedule()) > 1:
+        raise ValueError(
+            "the hooks of 'clip' change during the sampling, but a phrase is looked up once for "
+            "all of it. Turn 'schedule_clip' off in Set CLIP Hooks, or connect 'clip' as it is "
+            "before that node."
+        )
 
 
 def _projects(clip: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Choose the entry of a CONDITIONING that a node looks at, for nodes that look at one prompt."""
+"""Choose the entry of a CONDITIONING that a node looks at; refuse limits that it can not honor."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,13 +39,48 @@ def acting_entry(conditioning: Any, percent: float, name: str = "positive") -> l
             "prompt as it is before Conditioning Combine."
         )
     text, entry = acting[0]
-    if "area" in entry or ("mask" in entry and entry.get("set_area_to_bounds")):
+    if _is_cropped(entry):
         raise ValueError(
             f"the prompt of '{name}' has an area, and this node looks at the whole image. Connect "
             "the prompt as it is before Conditioning Set Area, or before Conditioning Set Mask "
             "with 'mask bounds'."
         )
     return [text, {key: value for key, value in entry.items() if key not in LIMITS}]
+
+
+def check_entire_image(conditionings: Mapping[str, Any]) -> None:
+    """Refuse conditionings, by the names of their inputs, that see a crop of the image only: the
+    host would squeeze the hint of a ControlNet into the crop.
+    """
+    for name, conditioning in conditionings.items():
+        if any(_is_cropped(entry) for _, entry in conditioning):
+            raise ValueError(
+                f"a prompt of '{name}' has an area, and the images would be squeezed into it. "
+                "Connect the prompt as it is before Conditioning Set Area, or limit it with "
+                "Conditioning Set Mask instead."
+            )
+
+
+def check_unlimited(entry: Mapping[str, Any], number: int, name: str = "positive") -> None:
+    """Refuse an entry that counts in a part of the image, or of the sampling, only.
+
+    number: of the entry in the node's input `name`, from 1.
+    """
+    limits = {
+        "an area": "area" in entry,
+        "a mask": "mask" in entry,
+        "a range of timesteps": _range(entry) != (0.0, 1.0),
+    }
+    present = " and ".join(limit for limit, is_there in limits.items() if is_there)
+    if present:
+        raise ValueError(
+            f"text {number} of '{name}' has {present}, but in training a text describes "
+            "the entire image at every moment. Connect the text as its encoding node gives it."
+        )
+
+
+def _is_cropped(entry: Mapping[str, Any]) -> bool:
+    return "area" in entry or ("mask" in entry and bool(entry.get("set_area_to_bounds")))
 
 
 def _acts(entry: Mapping[str, Any], percent: float) -> bool:

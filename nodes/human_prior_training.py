@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..host import human_prior as priors
 from ..host import human_prior_training as host
+from ..host.prompt_entries import check_unlimited
 from ..models import human_prior as core
 from ..models import loss_curve, pose_features
 from .human_prior import CATEGORY
@@ -252,6 +253,8 @@ def _training_samples(
         )
     images = torch.cat(encoded_images)
     texts = [entry for conditioning in positive for entry in conditioning]
+    for number, (_, entry) in enumerate(texts, 1):
+        check_unlimited(entry, number)
     texts = texts * len(images) if len(texts) == 1 else texts
     if len(texts) != len(images):
         raise ValueError(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..host import refiner as host
 from ..host.control_net import ControlSettings
+from ..host.prompt_entries import check_entire_image
 from ..models.refiner import CONDITIONS, DEPTH, NORMAL, POSE
 from .inputs import (
     check_order,
@@ -128,6 +129,8 @@ class VitruvianApplyStructureRefiner(io.ComfyNode):
         settings = ControlSettings(strength, start_percent, end_percent)
         check_order(start_percent, end_percent)
         conditionings = positive, negative
+        if strength != 0:
+            check_entire_image({"positive": positive, "negative": negative})
         if refiner is not None:
             return io.NodeOutput(*host.apply(conditionings, refiner, images, settings, vae))
         nets = {POSE: pose_control_net, DEPTH: depth_control_net, NORMAL: normal_control_net}
