@@ -21,6 +21,7 @@ from ...models.atomic_file import write_atomically
 RECORD = "inputs.json"
 CHECKPOINTS = "checkpoint-[0-9]*"
 DIGEST = "sha256:"
+BLOCK = 2**20  # bytes read at a time
 LETTERS = 16  # of a digest, enough to tell the inputs of one folder apart
 
 Inputs = Mapping[str, str]
@@ -30,9 +31,7 @@ def digest_files(files: Iterable[Path]) -> str:
     """Digest the names and the content of files."""
     total = hashlib.sha256()
     for file in files:
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").digest()
-        total.update(file.name.encode(errors="surrogateescape") + b"\0" + digest)
+        total.update(file.name.encode(errors="surrogateescape") + b"\0" + _content(file).digest())
     return DIGEST + total.hexdigest()[:LETTERS]
 
 
@@ -40,8 +39,16 @@ def digest_path(path: Path) -> str:
     """Digest the content of a file whatever its name, or of all files in a folder."""
     if path.is_dir():
         return digest_files(file for file in sorted(path.iterdir()) if file.is_file())
-    with path.open("rb") as content:
-        return DIGEST + hashlib.file_digest(content, "sha256").hexdigest()[:LETTERS]
+    return DIGEST + _content(path).hexdigest()[:LETTERS]
+
+
+def _content(file: Path) -> Any:
+    """Digest the bytes of a file, some at a time."""
+    total = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(BLOCK):
+            total.update(block)
+    return total
 
 
 def digest_network(network: nn.Module) -> str:
@@ -51,7 +58,7 @@ def digest_network(network: nn.Module) -> str:
         total.update(name.encode())
         if isinstance(tensor, Tensor) and tensor.numel():
             row = tensor.detach().cpu().contiguous().flatten()
-            total.update(memoryview(row.view(torch.uint8).numpy()))
+            total.update(row.view(torch.uint8).numpy().data)
     return DIGEST + total.hexdigest()[:LETTERS]
 
 

@@ -1,5 +1,6 @@
 """The set-up that dev.py does, without doing it."""
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from vitruvian.batch.vitruvian_batch import host
 from vitruvian.batch.vitruvian_batch.trouble import Trouble
 from vitruvian.tools import environments, examples, hosts, paths
+from vitruvian.tools.commands import bench
 from vitruvian.tools.server import Server
 
 COMMANDS = sorted(
@@ -45,6 +47,16 @@ def test_an_environment_is_set_up_once(cache, installs):
     first, second = (environments._environment("env", ["one"], 0) for _ in range(2))
     assert first == second == cache / "env" / "bin" / "python"
     assert installs == [["one"]]
+
+
+def test_a_benchmark_checks_where_its_numbers_go_before_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "has_packages", lambda: pytest.fail("the benchmark began"))
+    (tmp_path / "file").write_text("no folder")
+    for target in (tmp_path, tmp_path / "file" / "a.json", "/proc/nowhere/a.json"):
+        options = argparse.Namespace(name="batch", json=str(target), quick=True, host=None)
+        with pytest.raises(Trouble, match="^--json .* can not be written: "):
+            bench.run(options)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_an_incomplete_environment_is_set_up_again(cache, installs, monkeypatch):
