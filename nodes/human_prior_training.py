@@ -18,6 +18,7 @@ from ..models import human_prior as core
 from ..models import loss_curve, pose_features
 from .human_prior import CATEGORY
 from .inputs import (
+    check_single,
     named_errors,
     read_images,
     read_latents,
@@ -165,6 +166,22 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
         pose_images: list | None = None,
         initial_human_prior: list | None = None,
     ) -> io.NodeOutput:
+        check_single(
+            {
+                "model": model,
+                "pose_encoder_name": pose_encoder_name,
+                "steps": steps,
+                "samples_per_step": samples_per_step,
+                "learning_rate": learning_rate,
+                "hidden_size": hidden_size,
+                "train_gamma": train_gamma,
+                "train_mask_tokens": train_mask_tokens,
+                "alignment_weight": alignment_weight,
+                "seed": seed,
+                "filename_prefix": filename_prefix,
+                "initial_human_prior": initial_human_prior,
+            }
+        )
         config = host.Config(
             steps=steps[0],
             batch_size=samples_per_step[0],

@@ -228,6 +228,18 @@ def read_latents(latent: Any, name: str = "latent") -> torch.Tensor:
     return samples
 
 
+def check_single(lists: dict[str, list[Any] | None]) -> None:
+    """Refuse a list of several values for inputs (by name) of which a node that takes lists of
+    images uses one for all of them.
+    """
+    for name, values in lists.items():
+        if values is not None and len(values) != 1:
+            raise ValueError(
+                f"the input '{name}' has {len(values)} values, but one is used for all images: "
+                "connect a single one."
+            )
+
+
 def read_area(mask: Any) -> torch.Tensor | None:
     """Read an optional MASK input as areas [B, 1, height, width] on the CPU."""
     return None if mask is None else read_masks(mask)[:, None]

@@ -17,7 +17,7 @@ from ..models import memory as core
 from ..models import memory_drawing, memory_file, part_crops
 from ..models.batches import one_each
 from ..models.semantic_map import CLASSES, WHOLE_PERSON
-from .inputs import named_errors, read_images, weight_input, weight_path
+from .inputs import check_single, named_errors, read_images, weight_input, weight_path
 from .saving import free_path
 from .wires import Memory, SemanticMap
 
@@ -148,6 +148,17 @@ class VitruvianBuildMemory(io.ComfyNode):
         shrink: list,
         memory: list | None = None,
     ) -> io.NodeOutput:
+        check_single(
+            {
+                "clip_vision": clip_vision,
+                "max_slots": max_slots,
+                "min_pixels": min_pixels,
+                "memory_update": memory_update,
+                "momentum": momentum,
+                "shrink": shrink,
+                "memory": memory,
+            }
+        )
         previous = memory[0] if memory else None
         if previous is not None:
             host.check_encoder(previous, clip_vision[0])

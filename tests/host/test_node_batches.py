@@ -122,6 +122,24 @@ def assert_names_an_input(refusal, case):
     assert any(name in str(refusal.value) for name in inputs), str(refusal.value)
 
 
+ONE_FOR_ALL = [
+    (node_id, entry.id)
+    for node_id, node in CLASSES.items()
+    if node.define_schema().is_input_list
+    for entry in node.define_schema().inputs
+    if entry.id not in {*NODES[node_id].items, "positive"}
+]
+
+
+@pytest.mark.parametrize("node_id, name", ONE_FOR_ALL)
+def test_a_list_for_what_serves_all_images_is_refused(node_id, name):
+    """Of a node with lists of images: a list of models, of steps or of seeds."""
+    inputs = CLASSES[node_id].define_schema().inputs
+    values = {entry.id: [None] for entry in inputs}
+    with pytest.raises(ValueError, match=f"the input '{name}' has 2 values"):
+        CLASSES[node_id].execute(**{**values, name: [None, None]})
+
+
 BY_POSE = {
     node: name
     for node, case in NODES.items()
