@@ -29,8 +29,9 @@ def collect(
             name = _name(job, file.name, names, digits)
             partial = manifest.out / f".{job.number}-{index}.{manifest.batch[:8]}.part"
             try:
-                files.append({"file": name, **_write(file, partial)})
-                if aside := manifest.set_aside(name):
+                size, sha256 = _write(file, partial)
+                files.append({"file": name, "bytes": size, "sha256": sha256})
+                if aside := manifest.set_aside(name, size, sha256):
                     notes.append(f"{name} was changed since it was saved: it is {aside} now.")
                 os.replace(partial, manifest.out / name)
             finally:
@@ -39,7 +40,7 @@ def collect(
     return files, notes
 
 
-def _write(saved: Saved, partial: Path) -> dict[str, Any]:
+def _write(saved: Saved, partial: Path) -> tuple[int, str]:
     sha, size = hashlib.sha256(), 0
     with partial.open("wb") as file:
         for chunk in saved.read():
@@ -48,7 +49,7 @@ def _write(saved: Saved, partial: Path) -> dict[str, Any]:
             size += len(chunk)
         file.flush()
         os.fsync(file.fileno())
-    return {"bytes": size, "sha256": sha.hexdigest()}
+    return size, sha.hexdigest()
 
 
 def _name(job: Job, name: str, names: set[str], digits: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import requests
+from requests.auth import HTTPBasicAuth
 
 from .trouble import BadInput, HostGone, NotLetIn, RowFailed, TryAgain
 from .values import shorten
@@ -86,7 +87,9 @@ class Connection:
         self.url, credentials = split_url(url)
         self.session = requests.Session()
         self.session.trust_env = False  # a proxy for the internet knows no ComfyUI
-        self.session.auth = credentials
+        if credentials:  # as bytes: requests writes only Latin letters
+            name, password = credentials
+            self.session.auth = HTTPBasicAuth(name.encode(), password.encode())
         self.session.headers.update(dict(access.headers))
         if access.certificate:
             self.session.verify = str(access.certificate)
@@ -216,8 +219,8 @@ class Connection:
         )
 
     def _pause(self, reply: requests.Response | None, usual: float) -> float:
-        wanted = reply.headers.get("retry-after", "") if reply is not None else ""
-        return min(float(wanted), LONGEST_PAUSE) if wanted.isdecimal() else usual
+        asked = reply.headers.get("retry-after", "") if reply is not None else ""
+        return min(float(asked), LONGEST_PAUSE) if asked.isdecimal() else usual
 
     def _hide(self, text: str) -> str:
         for secret in self.secrets:
@@ -226,7 +229,7 @@ class Connection:
 
     def read(self, reply: requests.Response, name: str, size: int) -> Iterator[bytes]:
         """The bytes of a file in pieces of this size. HostGone if it is cut off or a web page."""
-        wanted = reply.headers.get("content-length", "")
+        length = reply.headers.get("content-length", "")
         is_plain = "content-encoding" not in reply.headers
         count = 0
         with connected(self.url), reply:
@@ -235,7 +238,7 @@ class Connection:
                     raise HostGone(self._page())
                 count += len(chunk)
                 yield chunk
-        if not count or (wanted.isdecimal() and is_plain and count != int(wanted)):
+        if not count or (length.isdecimal() and is_plain and count != int(length)):
             raise HostGone(f"{self.url} sent {name} incompletely.")
 
 

@@ -181,8 +181,8 @@ class Host:
         Only seconds in which the host is busy with it count, or with a run that was cancelled.
         """
         start = queue_checked = time.monotonic()
-        others = 0.0
-        while time.monotonic() - start - others < seconds:
+        foreign_seconds = 0.0
+        while time.monotonic() - start - foreign_seconds < seconds:
             past = self.past(prompt)
             now = time.monotonic()
             if past is not None:
@@ -194,7 +194,7 @@ class Host:
                 place = self._place(prompt)
                 if not place and self.past(prompt) is None:
                     raise HostGone(f"{self.url} was started anew and has forgotten the row.")
-                others += now - queue_checked if place == "behind others" else 0.0
+                foreign_seconds += now - queue_checked if place == "behind others" else 0.0
                 queue_checked = now
             time.sleep(min(0.5, max(0.05, (now - start) / 40)))
         self._stop(prompt)

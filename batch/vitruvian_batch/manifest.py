@@ -159,9 +159,10 @@ class Manifest:
         """
         numbers = [n for n, key in enumerate(plan.keys, 1) if not self.is_done(key)]
         keys = set(plan.keys)
-        kept = {done.number for key, done in self.done.items() if key in keys and self.is_done(key)}
+        done_keys = keys - {plan.keys[number - 1] for number in numbers}
+        used_numbers = {self.done[key].number for key in done_keys}
         for number in numbers:
-            if number in kept:
+            if number in used_numbers:
                 raise BadInput(
                     f"{plan.job(number).where} is new, but its number {number} belongs to images "
                     "of an earlier row. Write new rows at the end of the table, or name another "
@@ -209,12 +210,15 @@ class Manifest:
         done = self.done.get(self._owners.get(name, ""))
         return done.files if done else ()
 
-    def set_aside(self, name: str) -> str:
+    def set_aside(self, name: str, size: int, sha256: str) -> str:
         """Rename an image that somebody changed since it was saved; its new name, or "" if none.
 
-        So a row that is done again destroys nobody's work.
+        So a row that is done again destroys nobody's work. size, sha256: of what is to be saved in
+        its place; a runner that was killed may have saved that already.
         """
         path = self.out / name
+        if is_as_saved(path, Stored(name, size, sha256)):
+            return ""
         stored = next((file for file in self._files_of_owner(name) if file.file == name), None)
         if stored is None or not path.is_file() or is_as_saved(path, stored):
             return ""

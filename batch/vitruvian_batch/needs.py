@@ -71,8 +71,8 @@ def output_nodes(flow: Workflow) -> set[str]:
 
 def check_saves(flow: Workflow) -> None:
     """Raise BadInput if no node of a workflow saves a file, as far as the host knows its nodes."""
-    known = all(node["class_type"] in flow.kinds for node in flow.nodes.values())
-    if known and not any(_may_save(flow, name) for name in output_nodes(flow)):
+    knows_all = all(node["class_type"] in flow.kinds for node in flow.nodes.values())
+    if knows_all and not any(_may_save(flow, name) for name in output_nodes(flow)):
         raise BadInput(
             f"{flow.name} saves nothing: it has no node like Save Image, only others or previews. "
             "Add one, or a batch would leave nothing."

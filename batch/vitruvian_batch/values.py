@@ -68,7 +68,7 @@ def _truth(value: Any) -> bool:
 
 
 def _number(value: Any, kind: str, options: dict[str, Any]) -> int | float:
-    number = _whole(value) if kind == "INT" else _fraction(value)
+    number = _whole_number(value) if kind == "INT" else _fraction(value)
     minimum, maximum = options.get("min"), options.get("max")
     if minimum is not None and number < minimum:
         raise ValueError(f"{value} is below {minimum}, the least that this input takes")
@@ -85,7 +85,7 @@ def _fraction(value: Any) -> float:
     return number
 
 
-def _whole(value: Any) -> int:
+def _whole_number(value: Any) -> int:
     """Read a whole number exactly; a spreadsheet's 20.0 is one.
 
     1.23457E+14 is what a spreadsheet leaves of a long seed: its last digits are lost.

@@ -198,6 +198,14 @@ def test_images_that_a_killed_runner_did_not_delete_are_deleted_later(tmp_path):
     assert images(out)["002_image.png.changed1"] == "mine"
 
 
+def test_an_image_that_a_killed_runner_saved_already_is_not_set_aside(tmp_path):
+    out = tmp_path / "out"
+    work(out, plan("a", "b"), Painter())
+    (out / "002_image.png").write_text("new")  # of the corrected row, killed before its line
+    work(out, plan("a", "new"), Painter())
+    assert images(out) == {"001_image.png": "a", "002_image.png": "new"}
+
+
 def test_an_image_of_a_corrected_row_that_somebody_changed_stays(tmp_path):
     out = tmp_path / "out"
     work(out, plan("a", "b"), Painter(count=2))

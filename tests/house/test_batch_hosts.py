@@ -618,12 +618,12 @@ def test_headers_and_passwords_are_sent_and_never_shown(tmp_path, comfy, batch):
         headers["Authorization"] == "Bearer hush" and headers["X-Team"] == "hidden-team"
         for _, _, headers in server.requests
     )
-    code, more = batch(f"http://me:pass%25word@{address}", "--resume")
+    code, more = batch(f"http://me:pass%25w%C3%B6rd@{address}", "--resume")
     assert code == 0, more
-    basic = base64.b64encode(b"me:pass%word").decode()
+    basic = base64.b64encode("me:pass%wörd".encode()).decode()
     assert server.requests[-1][2]["Authorization"] == f"Basic {basic}"
     recorded = (tmp_path / "out" / "manifest.jsonl").read_text()
-    for secret in ("hush", "hidden-team", "pass%word", "pass%25word", basic, "me:"):
+    for secret in ("hush", "hidden-team", "pass%wörd", "pass%25w", basic, "me:"):
         assert secret not in output + more + recorded
 
 
