@@ -1,16 +1,17 @@
 """Saved workflows of every kind that is hard to convert, as the front end writes them.
 
-Each is a function without arguments; `workflows()` calls them all. They use classes that every
-supported host has, except those in NEWER.
+Each is a function without arguments; `workflows()` calls them all. Those in NEWER use classes that
+the oldest host lacks, or values that its front end does not mend.
 """
 
 import json
 from pathlib import Path
+from types import FunctionType
 
 MUTED, BYPASSED = 2, 4
 OUTER, INNER, SHARED = (f"{n:08}-0000-4000-8000-000000000000" for n in (1, 2, 3))
 CASES = Path(__file__).parent / "workflows"
-NEWER = ("custom_combo", "dynamic_combo", "growing_list", "growing_list_with_a_gap")
+NEWER = ("custom_combo", "dynamic_combo", "growing_list", "growing_list_with_a_gap", "null_values")
 
 
 class Sheet:
@@ -151,7 +152,7 @@ def bypassed_inside_a_subgraph():
     return root.workflow(inverting(mode=BYPASSED))
 
 
-def sampler_subgraph():
+def _sampler_subgraph():
     """A subgraph that shows widgets of a node inside, one of them twice."""
     sheet = Sheet([("width", "INT"), ("batch_size", "INT"), ("color", "INT")], [("IMAGE", "IMAGE")])
     sheet.add(
@@ -178,7 +179,7 @@ def shown_widgets():
     root.add(2, SHARED, [32], ports, ["IMAGE"], title="Second")
     root.save(3, (1, 0))
     root.save(4, (2, 0), "y")
-    return root.workflow(sampler_subgraph())
+    return root.workflow(_sampler_subgraph())
 
 
 def shown_widgets_through_two_subgraphs():
@@ -189,7 +190,7 @@ def shown_widgets_through_two_subgraphs():
     root = Sheet()
     root.add(1, OUTER, [80], [("size", "INT", None, True)], ["IMAGE"])
     root.save(2, (1, 0))
-    return root.workflow(outer.subgraph(OUTER, "Outer"), sampler_subgraph())
+    return root.workflow(_sampler_subgraph(), outer.subgraph(OUTER, "Outer"))
 
 
 def shown_widget_that_is_wired():
@@ -200,7 +201,7 @@ def shown_widget_that_is_wired():
     ports = [("width", "INT", (5, 1), True), ("batch_size", "INT", None, True)]
     root.add(1, SHARED, [96, 2, 3], [*ports, ("color", "INT", None, True)], ["IMAGE"])
     root.save(3, (1, 0))
-    return root.workflow(sampler_subgraph())
+    return root.workflow(_sampler_subgraph())
 
 
 def proxies(values, entries):
@@ -286,7 +287,7 @@ def primitive_into_a_subgraph():
     ports = [("width", "INT", (9, 0), True), ("batch_size", "INT", None, True)]
     root.add(1, SHARED, [96, 2, 3], [*ports, ("color", "INT", None, True)], ["IMAGE"])
     root.save(3, (1, 0))
-    return root.workflow(sampler_subgraph())
+    return root.workflow(_sampler_subgraph())
 
 
 def primitive_inside_a_subgraph():
@@ -355,6 +356,14 @@ def muted():
     return root.workflow()
 
 
+def null_values():
+    root = Sheet()
+    root.image(1)
+    root.add(3, "ImageScaleBy", [None, 2], [("image", "IMAGE", (1, 0))], ["IMAGE"])
+    root.save(5, (3, 0))
+    return root.workflow()
+
+
 def tokens():
     root = Sheet()
     root.image(1, title="My image", properties={"Node name for S&R": "Canvas"})
@@ -392,7 +401,7 @@ def few_values():
     root = Sheet()
     root.image(1, [32])
     root.add(2, "ImageScale", None, [("image", "IMAGE", (1, 0))], ["IMAGE"])
-    root.add(3, "ImageScaleBy", [None, None], [("image", "IMAGE", (2, 0))], ["IMAGE"])
+    root.add(3, "ImageScaleBy", ["area"], [("image", "IMAGE", (2, 0))], ["IMAGE"])
     root.add(4, "MarkdownNote", ["# read"])
     root.save(5, (3, 0))
     return root.workflow()
@@ -425,7 +434,7 @@ def dynamic_combo():
     return root.workflow()
 
 
-def growing(*numbers):
+def _growing(*numbers):
     root = Sheet()
     root.image()
     root.invert(2, (1, 0))
@@ -436,20 +445,23 @@ def growing(*numbers):
 
 
 def growing_list():
-    return growing(0, 1, 2, 3)
+    return _growing(0, 1, 2, 3)
 
 
 def growing_list_with_a_gap():
-    return growing(0, 2, 5)
+    return _growing(0, 2, 5)
 
 
-def workflows(newer=True):
-    """name -> workflow. newer: also those of classes that the oldest host lacks."""
-    functions = {
-        name: value
-        for name, value in globals().items()
-        if callable(value) and getattr(value, "__code__", None) and not value.__code__.co_argcount
+def workflows():
+    """name -> workflow: of all functions above, and of the files beside."""
+    flows = {
+        name: make()
+        for name, make in list(globals().items())
+        if isinstance(make, FunctionType)
+        and not name.startswith("_")
+        and not make.__code__.co_argcount
+        and name != "workflows"
     }
-    made = {name: make() for name, make in functions.items() if name not in ("sampler_subgraph",)}
-    made |= {path.stem: json.loads(path.read_text()) for path in sorted(CASES.glob("*.json"))}
-    return {name: flow for name, flow in made.items() if newer or name not in NEWER}
+    return flows | {
+        path.stem: json.loads(path.read_text()) for path in sorted(CASES.glob("*.json"))
+    }

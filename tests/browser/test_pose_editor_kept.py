@@ -22,8 +22,9 @@ ADD = """async ([type, x, y]) => {
 }"""
 TITLE = """(id) => {
     const { x, y } = app.canvas.canvas.getBoundingClientRect()
+    const { scale, offset } = app.canvas.ds
     const [left, top] = app.graph.getNodeById(id).pos
-    return [x + left + 60, y + top - 12]
+    return [x + scale * (offset[0] + left + 60), y + scale * (offset[1] + top - 12)]
 }"""
 SUBGRAPH = """() => {
     const graph = app.rootGraph ?? app.graph
@@ -213,6 +214,10 @@ def test_save_and_run_from_the_keyboard(editor, page, server, renderer):
 def test_copy_and_paste(editor, page):
     text = raise_arm(editor)
     if is_old(page):  # there the keys for copies are the graph's canvas's alone
+        page.evaluate(
+            "() => { app.graph.nodes[0].pos = [450, 150]; app.canvas.setDirty(true, true) }"
+        )
+        settle(page)
         page.mouse.click(*page.evaluate(TITLE, page.evaluate("() => app.graph.nodes[0].id")))
     editor.press("Control+c")
     page.mouse.move(1200, 300)
@@ -500,11 +505,12 @@ def test_collapsed_zoomed_muted_and_bypassed(editor, page):
     page.evaluate(flip)
     settle(page)
     assert editor.text() == text
-    for mode, zoom in ((2, 0.6), (4, 1.3), (0, 1)):
+    for mode, zoom in ((2, 0.6), (4, 1.1), (0, 1)):
         page.evaluate(
             """([mode, zoom]) => {
                 app.graph.nodes[0].mode = mode
                 app.canvas.ds.scale = zoom
+                app.canvas.ds.offset = [-200, 0]
                 app.canvas.setDirty(true, true)
             }""",
             [mode, zoom],
