@@ -263,7 +263,7 @@ def _plan(
         if options.dry_run or jobs is None:
             mistakes.append(line)
         elif not mistakes:
-            tqdm.write(f"{line}. Its rows will fail.")
+            tqdm.write(f"{line}. Rows that keep this value will fail.")
     if mistakes or jobs is None:
         raise BadInput("\n".join(mistakes))
     return jobs

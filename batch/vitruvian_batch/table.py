@@ -39,6 +39,11 @@ class Table:
             )
         self.is_json = path.suffix.lower() in (".jsonl", ".ndjson")
         try:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise BadInput(
+                    f"{path} is a pipe or a device: a table is read more than once. Write it "
+                    "to a file."
+                )
             check_encoding(path)
         except OSError as error:
             raise BadInput(f"The table {path} cannot be read: {error.strerror}.") from None

@@ -311,10 +311,11 @@ def test_a_folder_that_cannot_be_made_or_written(tmp_path, command):
 
 
 def test_a_table_that_is_no_file(tmp_path, command):
-    for path in (tmp_path, tmp_path / "none.csv", "x" * 300):
+    os.mkfifo(tmp_path / "pipe.csv")
+    for path in (tmp_path, tmp_path / "none.csv", "x" * 300, tmp_path / "pipe.csv"):
         code, output = command("--table", path)
         assert code == 2
-        assert "cannot be read" in output
+        assert "cannot be read" in output or "is a pipe" in output
         assert len(output.splitlines()) == 1
 
 

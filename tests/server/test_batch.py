@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from vitruvian.batch.vitruvian_batch import workflow
+from vitruvian.batch.vitruvian_batch import needs, workflow
 from vitruvian.tools.hosts import prepare_base
 from vitruvian.tools.server import Server
 
@@ -393,6 +393,17 @@ def test_the_ui_format_becomes_the_api_format(host_info, name):
     built = workflow.build(path, workflow.read(path), host_info)
     shipped = workflow.read(ROOT / "workflows" / "api" / name)
     assert bare(built.nodes) == bare(shipped)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_host_with_the_pack_lacks_nothing_for_a_shipped_workflow(server, host_info, name):
+    path = ROOT / "workflows" / name
+    content = workflow.read(path)
+    assert needs.missing_nodes(content, host_info) == []
+    flow = workflow.build(path, content, host_info)
+    assert needs.missing_files(flow, set(), server.has_input) == []
+    needs.check_saves(flow)
+    assert needs.output_nodes(flow)
 
 
 @pytest.mark.parametrize("name", NAMES)
