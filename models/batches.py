@@ -1,7 +1,9 @@
 """Pair the items of several batches: frame k of a pose with image k, mask k and latent k."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
+
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -22,7 +24,15 @@ def paired_count(counts: Mapping[str, int]) -> int:
     )
 
 
-def one_each(items: Sequence[T] | Any, count: int) -> list[T]:
+@overload
+def one_each(items: Tensor, count: int) -> list[Tensor]: ...
+
+
+@overload
+def one_each(items: Sequence[T], count: int) -> list[T]: ...
+
+
+def one_each(items: Any, count: int) -> list[Any]:
     """List one item per place of a batch of `count`; a single item serves all places.
 
     items: a list, or a tensor whose first dimension is the batch. The counts fit, as paired_count

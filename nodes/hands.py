@@ -410,7 +410,9 @@ def _place(
     for canvas, frame in zip(canvases, one_each(frames, pairs), strict=True):
         if canvas is None:
             canvas = hands.hand_surroundings(frame.squares, frame.images, *size)
-        placed.append(hands.insert_hands(canvas, *frame, ring_width))
+        placed.append(
+            hands.insert_hands(canvas, frame.squares, frame.images, frame.masks, ring_width)
+        )
         progress.update(1)
     return [torch.stack(part) for part in zip(*placed, strict=True)]
 

@@ -29,7 +29,8 @@ KEYS = {  # modules whose texts quote the keys of a pose's JSON, behind "the inp
 }
 GUARDED = {("nodes.inputs.read_pose", "min_confidence")}  # said only to nodes that pass theirs
 NAMED_BY_TEXT = re.compile(r"'(\w*\{(?:name|prefix)\}\w*)'")  # an input that the caller names
-NAMED_BY_KEYS = {"paired_count", "check_batch", "check_one_size", "check_single"}  # they take {input: ...}
+# functions that take {input: ...}
+NAMED_BY_KEYS = {"paired_count", "check_batch", "check_one_size", "check_single"}
 
 
 class Source:
