@@ -7,38 +7,45 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from .ui_fields import Field, Input, Place
+from .ui_convert import Nodes
+from .ui_fields import Field, Fields, Input, Place
 from .ui_widgets import MISSING, option_widgets, widgets_of
 
 Values = dict[Input, Any]
 
 
 def put_values(
-    ui: dict[str, Any], fields: dict[Input, Field], changes: Values, info: dict[str, Any]
+    ui: dict[str, Any], fields: Fields, changes: Values, nodes: Nodes, info: dict[str, Any]
 ) -> dict[str, Any]:
     """Copy a workflow of the front end with these values in its widgets.
 
-    changes: (node, input) -> value. info: /object_info of the classes in use. Inputs that share a
-    widget and get different values are taken off it.
+    changes: (node, input) -> value. nodes: with the values that were saved. info: /object_info of
+    the classes in use. Inputs that share a widget and get different values are taken off it.
     """
     filled = _Filled(copy.deepcopy(ui), info)
-    combos = [target for target in changes if _switches(fields.get(target))]
+    by_input = fields.by_input
+    combos = [target for target in changes if _switches(by_input.get(target))]
     for target, value in changes.items():
-        field = fields.get(target)
+        field = by_input.get(target)
         if field is None or target in combos or any(_is_inside(target, c) for c in combos):
             continue
-        sharing = [other for other, one in fields.items() if one.number == field.number]
+        sharing = {other: one for other, one in by_input.items() if one.number == field.number}
         together = all(changes.get(other, MISSING) == value for other in sharing)
         if field.place is not None and (together or field.own_place is None):
             filled.put(field.place, value)
         elif field.own_place is not None:
-            if field.own_place != field.place:
+            if field.own_place != field.place or len(sharing) > 1:
                 filled.take_off(field.own_place, target[1])
+            unchanged = {other: one for other, one in sharing.items() if other not in changes}
+            for other, one in unchanged.items():
+                saved = nodes[other[0]]["inputs"][other[1]]
+                for place in (one.place, one.own_place):
+                    filled.put(place, saved)
             filled.put(field.own_place, value)
     for combo in combos:
         if not any(_is_inside(combo, other) for other in combos):
             inner = {t[1]: value for t, value in changes.items() if _is_inside(t, combo)}
-            filled.switch(fields[combo].place, combo[1], {combo[1]: changes[combo], **inner})
+            filled.switch(by_input[combo].place, combo[1], {combo[1]: changes[combo], **inner})
     return filled.ui
 
 
@@ -58,8 +65,10 @@ class _Filled:
     def __init__(self, ui: dict[str, Any], info: dict[str, Any]) -> None:
         self.ui, self.info = ui, info
 
-    def put(self, place: Place, value: Any) -> None:
+    def put(self, place: Place | None, value: Any) -> None:
         """Write a value at its place."""
+        if place is None:
+            return
         node = self._node(self._graph(place.hosts), place.node)
         saved = node.get("widgets_values")
         if isinstance(place.key, str):

@@ -144,7 +144,7 @@ def fill_ui(flow: Workflow, new_values: dict[Target, Any]) -> dict[str, Any] | N
     if flow.ui is None or flow.fields is None:
         return None
     changes = {(t.node, t.input): value for t, value in new_values.items()}
-    return put_values(flow.ui, flow.fields.by_input, changes, flow.kinds)
+    return put_values(flow.ui, flow.fields, changes, flow.nodes, flow.kinds)
 
 
 def find(flow: Workflow, column: str) -> Target:

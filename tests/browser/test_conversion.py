@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hard_workflows import NEWER, workflows
 from vitruvian.batch.vitruvian_batch import workflow
 from vitruvian.batch.vitruvian_batch.trouble import BadInput
 from vitruvian.batch.vitruvian_batch.workflow import Target
 from vitruvian.lab.benchmarks.templates import compare, differences, queue, templates
+from vitruvian.tests.browser.hard_workflows import NEWER, workflows
 
 ROOT = Path(__file__).parents[2]
 HARD = workflows()
