@@ -19,7 +19,7 @@ from . import pose_formats
 from .pose_formats import LARGEST_CANVAS as LARGEST_CANVAS
 from .pose_formats import POINT_GROUPS
 from .pose_formats import POINTS_OUTSIDE as POINTS_OUTSIDE
-from .pose_points import MIN_CONFIDENCE, look_swapped
+from .pose_points import MIN_CONFIDENCE, are_far_away, look_swapped
 
 # body points
 (
@@ -228,8 +228,10 @@ def write_frame(people: People) -> dict[str, Any]:
         persons.append(person)
     frame = {"people": persons, "canvas_width": people.width, "canvas_height": people.height}
     # points far outside are meant here, and must not be taken for a mistake in the canvas
-    swapped = look_swapped(people.body.flatten(0, 1), (people.width, people.height))
-    return frame | ({POINTS_OUTSIDE: True} if swapped else {})
+    size = people.width, people.height
+    swapped = look_swapped(people.body.flatten(0, 1), size)
+    outside = swapped or any(are_far_away(part, size) for field in people[:5] for part in field)
+    return frame | ({POINTS_OUTSIDE: True} if outside else {})
 
 
 def load_poses(path: Path) -> list[People]:

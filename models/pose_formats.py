@@ -175,9 +175,10 @@ def _read_frame(frame: Any) -> Frame:
         raise ValueError(f"a frame is an object with 'people', but this is {kind(frame)}.")
     people = [_read_person(person, n) for n, person in enumerate(_list_people(frame), 1)]
     size = _read_size(frame)
-    if size and frame.get(POINTS_OUTSIDE) is not True:
+    outside = frame.get(POINTS_OUTSIDE) is True
+    if size and not outside:
         _refuse_swapped([parts[0] for parts in people], size)
-    people = [_to_pixels(parts, size, number) for number, parts in enumerate(people, 1)]
+    people = [_to_pixels(parts, size, number, outside) for number, parts in enumerate(people, 1)]
     return Frame([parts for parts in people if _is_visible(parts)], size)
 
 
@@ -314,11 +315,13 @@ def _fill(points: Tensor | None, count: int) -> Tensor:
 # canvas and units
 
 
-def _to_pixels(parts: Iterable[Tensor], size: tuple[int, int] | None, number: int) -> list[Tensor]:
+def _to_pixels(
+    parts: Iterable[Tensor], size: tuple[int, int] | None, number: int, outside: bool
+) -> list[Tensor]:
     """Bring every part of a person to pixels, each from its own unit."""
     keys = [key for key, _ in POINT_GROUPS.values()]
     return [
-        to_pixels(part, size, f"'{key}' of person {number}")
+        to_pixels(part, size, f"'{key}' of person {number}", outside=outside)
         for part, key in zip(parts, keys, strict=True)
     ]
 

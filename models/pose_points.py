@@ -44,24 +44,28 @@ def read_points(
     if scores is not None:
         rows = _with_scores(rows, scores, name)
     points = torch.tensor(rows, dtype=torch.float64)
-    known = points[:, 2] != 0
-    if not points[known].isfinite().all():
+    finite = points.isfinite().all(1)
+    if not finite[~(points[:, 2] < MIN_CONFIDENCE)].all():
         raise ValueError(f"{name} holds a number that is infinite or not a number.")
     nowhere = (points[:, :2] == -1).all(1) | (points[:, :2] == 0).all(1)
-    visible = (points[:, 2] > 0) & ~nowhere
+    visible = (points[:, 2] > 0) & ~nowhere & finite
     points = torch.where(visible[:, None], points, 0.0)
     return torch.cat([points[:, :2], points[:, 2:].clamp(max=1)], dim=1).float()
 
 
 def are_fractions(points: Tensor) -> bool:
     """Say whether the points [n, 3] are fractions of the canvas: all lie near 0..1."""
-    return _reach(points) <= REACH
+    return _reach(_sure(points)) <= REACH
 
 
-def to_pixels(points: Tensor, size: tuple[int, int] | None, name: str) -> Tensor:
+def to_pixels(
+    points: Tensor, size: tuple[int, int] | None, name: str, *, outside: bool = False
+) -> Tensor:
     """Bring the points [n, 3] of one part of a person to pixels of a canvas (width, height).
 
-    Points at (-1, -1) that were scaled by the canvas are missing. size: None if it is unknown.
+    Points at (-1, -1) that were scaled by the canvas are missing. Only points of MIN_CONFIDENCE
+    speak against a unit. size: None if it is unknown. outside: whether points may lie at any
+    distance from the canvas.
     Raises ValueError, which begins with `name`, if they are neither fractions nor pixels of it.
     """
     if size is not None:
@@ -70,14 +74,19 @@ def to_pixels(points: Tensor, size: tuple[int, int] | None, name: str) -> Tensor
         return points
     if are_fractions(points):
         return _scale_fractions(points, size, name)
-    if size is not None and _reach(points) > REACH * max(size):
+    if size is not None and are_far_away(points, size) and not outside:
         raise ValueError(
-            f"{name} reaches to {_reach(points):g}: these are neither pixels of a canvas of "
+            f"{name} reaches to {_reach(_seen(points)):g}: these are neither pixels of a canvas of "
             f"{size[0]} x {size[1]} nor fractions of it (0 to 1)."
         )
-    if (_sure(points)[:, :2].abs() <= 1).all(1).any():
+    if (_seen(points)[:, :2].abs() <= 1).all(1).any():
         raise ValueError(f"{name} mixes points in fractions (0 to 1) with points in pixels.")
     return points
+
+
+def are_far_away(points: Tensor, size: tuple[int, int]) -> bool:
+    """Say whether points [n, 3] lie too far from a canvas (width, height) to be in its pixels."""
+    return _reach(_seen(points)) > REACH * max(size)
 
 
 def extent(parts: Sequence[Tensor]) -> tuple[int, int] | None:
@@ -85,7 +94,7 @@ def extent(parts: Sequence[Tensor]) -> tuple[int, int] | None:
 
     parts: [n, 3] each, in pixels. None without a visible point right of and below (0, 0).
     """
-    points = torch.cat([_sure(part) for part in parts]) if parts else torch.zeros(0, 3)
+    points = _sure(torch.cat([torch.zeros(0, 3), *parts]))
     if not len(points) or (points[:, :2].amax(0) <= 0).any():
         return None
     width, height = points[:, :2].amax(0).ceil().int().tolist()
@@ -96,12 +105,12 @@ def look_swapped(points: Tensor, size: tuple[int, int]) -> bool:
     """Say whether width and height of the canvas look swapped: the points [n, 3] in pixels lie far
     outside it, but fit into a canvas of `height` x `width`.
     """
-    sure = _sure(points)[:, :2]
-    if not len(sure) or size[0] == size[1]:
+    seen = _seen(points)[:, :2]
+    if not len(seen) or size[0] == size[1]:
         return False
     canvas = torch.tensor(size, dtype=torch.float32)
-    far_outside = bool((sure > 1.2 * canvas).any())  # detectors guess feet below an image's edge
-    return far_outside and bool(((sure >= 0) & (sure <= canvas.flip(0))).all())
+    far_outside = bool((seen > 1.2 * canvas).any())  # detectors guess feet below an image's edge
+    return far_outside and bool(((seen >= 0) & (seen <= canvas.flip(0))).all())
 
 
 def _unwrap(values: Any) -> Any:
@@ -186,14 +195,18 @@ def _listed(counts: Collection[int]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
+def _seen(points: Tensor) -> Tensor:
+    return points[points[:, 2] >= MIN_CONFIDENCE]
+
+
 def _sure(points: Tensor) -> Tensor:
     """The points that are seen, or, where none is, all that are not missing."""
-    seen = points[points[:, 2] >= MIN_CONFIDENCE]
+    seen = _seen(points)
     return seen if len(seen) else points[points[:, 2] > 0]
 
 
 def _reach(points: Tensor) -> float:
-    return _sure(points)[:, :2].abs().amax().item()
+    return points[:, :2].abs().amax().item() if len(points) else 0.0
 
 
 def _scale_fractions(points: Tensor, size: tuple[int, int] | None, name: str) -> Tensor:
@@ -202,8 +215,8 @@ def _scale_fractions(points: Tensor, size: tuple[int, int] | None, name: str) ->
             f"{name} is in fractions of a canvas whose size is not known: add 'canvas_width' and "
             "'canvas_height' in pixels."
         )
-    sure = _sure(points)[:, :2]
-    if (sure < -0.05).any(0).all() and sure.abs().max() <= 1:
+    seen = _seen(points)[:, :2]
+    if len(seen) and (seen < -0.05).any(0).all() and seen.abs().max() <= 1:
         raise ValueError(
             f"{name} seems to run from -1 to 1, but only pixels and fractions from 0 to 1 can be "
             "read."

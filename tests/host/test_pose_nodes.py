@@ -322,6 +322,25 @@ def test_we_read_what_sdpose_makes(sdpose):
     assert overlap.sum() / (either.amax(-1) > 0).sum() > 0.8
 
 
+def test_sdpose_s_raw_scores_are_no_shares(sdpose):
+    points = np.full((133, 2), -1.0, np.float32)
+    scores = np.full(133, -0.2, np.float32)
+    coco = [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]
+    points[:17], scores[:17] = np.array(STANDING, np.float32)[coco], 1.8  # heights of heatmaps
+    points[15:17], scores[15:17] = [[3e6, -7e5], [9.0, 9.0]], 0.1  # of flat ones
+    frames = sdpose._to_openpose_frames([[points], [points * 0 - 1]], [[scores]] * 2, 512, 512)
+    frames[1]["people"][0] = {
+        key: [v if k % 3 < 2 else 0.1 for k, v in enumerate(values)]
+        for key, values in frames[0]["people"][0].items()
+    }
+    (masks, unions) = run(VitruvianDrawPersonMasks, pose=frames, **MASK).args
+    assert len(masks) == 1 and len(unions) == 2 and not unions[1].any()
+    certain = person()["pose_keypoints_2d"]
+    certain[10 * 3 : 11 * 3] = certain[13 * 3 : 14 * 3] = [0.0, 0.0, 0.0]
+    only = [{**frame(), "people": [{"pose_keypoints_2d": certain}]}]
+    assert torch.equal(masks[0], run(VitruvianDrawPersonMasks, pose=only, **MASK).args[0][0])
+
+
 def test_our_boxes_input_takes_sdpose_s_boxes(sdpose):
     face = [v for i in range(70) for v in (230 + i, 60 + i, 1.0)]
     poses = [{**frame(), "people": [{**person(), "face_keypoints_2d": face}]}]

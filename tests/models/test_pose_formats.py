@@ -87,6 +87,13 @@ def test_a_point_outside_that_looks_like_a_swapped_canvas_reads_back():
         pose.read_frame(frame)
 
 
+def test_people_far_outside_read_back():
+    people = pose.read_frame(content("single_frame_object.json"))
+    far = people._replace(body=people.body + torch.tensor([5000.0, 0.0, 0.0]))
+    again = pose.read_frame(pose.write_frame(far))
+    torch.testing.assert_close(again.body, far.body)
+
+
 def test_a_huge_file_is_refused_unread(tmp_path, monkeypatch):
     path = tmp_path / "huge.json"
     path.write_bytes(b"[" + b" " * 2_000_000)
