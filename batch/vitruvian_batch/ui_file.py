@@ -107,6 +107,8 @@ def _links(saved: Any, name: str, ids: dict[str, str]) -> dict[int, Link]:
     keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
     if isinstance(saved, dict):
         saved = list(saved.values())
+    if saved is not None and not isinstance(saved, list):
+        raise BadInput(f"the wires of {name} are not a list")
     for entry in saved or []:
         values = [entry.get(key) for key in keys] if isinstance(entry, dict) else entry
         if entry is None:
@@ -126,7 +128,7 @@ def _ports(saved: Any, name: str) -> list[Port]:
         Port(
             str(entry.get("name")),
             str(entry.get("type", "*")),
-            [link for link in map(to_whole, entry.get("linkIds") or ()) if link is not None],
+            [link for link in map(to_whole, to_list(entry.get("linkIds"))) if link is not None],
         )
         for entry in _dicts(saved, f"the inputs and outputs of {name}")
     ]
@@ -137,3 +139,15 @@ def to_whole(value: Any) -> int | None:
     if isinstance(value, str) and value.isdecimal():
         return int(value)
     return value if type(value) is int else None
+
+
+def to_list(value: Any) -> list[Any]:
+    """Return a list, an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def fed_links(saved: dict[str, Any]) -> list[int]:
+    """List the wires at a saved node's first output."""
+    outputs = to_list(saved.get("outputs"))
+    numbers = map(to_whole, to_list(outputs[0].get("links")) if outputs else [])
+    return [number for number in numbers if number is not None]

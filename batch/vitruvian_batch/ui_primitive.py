@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .ui_file import fed_links
 from .ui_graph import PRIMITIVE, Graph, Node, Slot
 from .ui_widgets import DEFAULTS, MISSING, Widget
 
@@ -48,10 +49,9 @@ def _first_type(slot: Slot) -> str:
 
 def fed_slots(graph: Graph, primitive: Node) -> list[tuple[Node, Slot]]:
     """List the inputs that a Primitive node is wired to."""
-    outputs = primitive.saved.get("outputs") or [{}]
     fed = []
-    for number in outputs[0].get("links") or ():
-        link = graph.links.get(number) if type(number) is int else None
+    for number in fed_links(primitive.saved):
+        link = graph.links.get(number)
         node = graph.nodes.get(link.target) if link else None
         slot = next((s for s in node.slots if s.link == number), None) if node else None
         if node and slot:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .ui_file import to_whole
+from .ui_file import fed_links, to_whole
 from .ui_graph import INPUTS, PRIMITIVE, Graph, Link, Node, Port, Slot
 from .ui_widgets import DYNAMIC_COMBO, Widget
 
@@ -227,8 +227,7 @@ def _source_widget(node: Node, proxy: Proxy) -> Widget | None:
 
 def _consumers(graph: Graph, primitive: Node) -> list[tuple[Node, int]]:
     """List the inputs that a primitive feeds, as nodes and places among their inputs."""
-    outputs = primitive.saved.get("outputs") or [{}]
-    links = (graph.links.get(to_whole(n) or -1) for n in outputs[0].get("links") or ())
+    links = (graph.links.get(number) for number in fed_links(primitive.saved))
     return [
         (graph.nodes[link.target], _place(graph.nodes[link.target], link))
         for link in links
