@@ -20,20 +20,27 @@ def missing_nodes(content: dict[str, Any], info: dict[str, Any]) -> list[str]:
 
 
 def _kinds(ui: dict[str, Any]) -> Iterator[str]:
-    """The classes of the nodes that run, also within subgraphs."""
+    """The classes of the nodes that run, also within subgraphs that are neither muted nor bypassed.
+
+    Inside of others a subgraph's mode does not count: what it holds has modes of its own.
+    """
     definitions = ui.get("definitions")
-    subgraphs = definitions.get("subgraphs") if isinstance(definitions, dict) else None
-    graphs = [graph for graph in subgraphs or () if isinstance(graph, dict)]
-    names = {graph.get("id") for graph in graphs}
-    for graph in [ui, *graphs]:
+    listed = definitions.get("subgraphs") if isinstance(definitions, dict) else None
+    subgraphs = {str(graph.get("id")): graph for graph in listed or () if isinstance(graph, dict)}
+    waiting, reached = [ui], set()
+    while waiting:
+        graph = waiting.pop()
         nodes = graph.get("nodes")
         for node in nodes if isinstance(nodes, list) else ():
-            if not isinstance(node, dict) or node.get("mode", 0) in (2, 4):
-                continue
-            kind = node.get("type")
+            kind = node.get("type") if isinstance(node, dict) else None
             if not isinstance(kind, str) or kind.startswith(("workflow>", "workflow/")):
                 continue  # the second is a group node
-            if kind not in NOTES and kind not in names:
+            is_active = node.get("mode", 0) not in (2, 4)
+            if kind in subgraphs:
+                if kind not in reached and (is_active or graph is not ui):
+                    reached.add(kind)
+                    waiting.append(subgraphs[kind])
+            elif is_active and kind not in NOTES:
                 yield kind
 
 

@@ -85,7 +85,7 @@ class _Filled:
     def switch(self, place: Place | None, name: str, values: dict[str, Any]) -> None:
         """Choose an option of a dynamic combo: its widgets take the place of the other one's.
 
-        values: of the combo and of what it brings, by their names; the rest get first values.
+        values: of the combo and of what it brings, by their names; the others get first values.
         """
         if place is None:
             return
@@ -98,12 +98,12 @@ class _Filled:
                 if widget.name in values and widget.place is not None:
                     self.put(Place(place.hosts, place.node, widget.place), values[widget.name])
             return
-        rest = [w for w in widgets[at + 1 :] if not w.name.startswith(f"{name}.")]
+        behind = [w for w in widgets[at + 1 :] if not w.name.startswith(f"{name}.")]
         combo = widgets[at]
         combo.value = values[name]
         brought = option_widgets(combo.spec, combo.value, values)
         grown = [combo, *(widget for widget in brought if widget.is_saved)]
-        saved = [widget.value for widget in (*widgets[:at], *grown, *rest)]
+        saved = [widget.value for widget in (*widgets[:at], *grown, *behind)]
         node["widgets_values"] = [None if value is MISSING else value for value in saved]
         node.pop("widgets_values_named", None)
 

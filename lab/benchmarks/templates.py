@@ -175,7 +175,7 @@ def differences(truth: Prompt, ours: Prompt, info: dict[str, Any]) -> list[str]:
 def _executed(prompt: Prompt, info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Return class and inputs of the nodes that output nodes need; of all, if there are none."""
     kinds = {name: node.get("class_type") for name, node in prompt.items()}
-    waiting = [name for name, kind in kinds.items() if info.get(kind, {}).get("output_node")]
+    waiting = [name for name, kind in kinds.items() if info.get(kind or "", {}).get("output_node")]
     needed: set[str] = set() if waiting else set(prompt)
     while waiting:
         name = waiting.pop()

@@ -58,10 +58,10 @@ def test_an_example(page, info, path):
 
 def test_templates_of_every_kind(page, info):
     """A few of ComfyUI's own for each thing that is hard; `dev.py bench templates` has them all."""
-    chosen = choose(info)
-    assert len(chosen) >= 10
+    selection = choose(info)
+    assert len(selection) >= 10
     wrong = {}
-    for path, saved in chosen.items():
+    for path, saved in selection.items():
         different = compare(workflow.build(path, saved, info), queue(page, saved), info)
         if different:
             wrong[path.stem] = different
@@ -70,7 +70,7 @@ def test_templates_of_every_kind(page, info):
 
 def choose(info):
     """path -> workflow: three for each kind, of those whose classes are all there."""
-    counts, chosen = {}, {}
+    counts, selection = {}, {}
     for path in templates():
         saved = json.loads(path.read_text(encoding="utf-8-sig"))
         graphs = [saved, *saved.get("definitions", {}).get("subgraphs", [])]
@@ -93,10 +93,10 @@ def choose(info):
             if "." in slot["name"]
         }
         if any(counts.get(thing, 0) < PER_KIND for thing in things or {"plain"}):
-            chosen[path] = saved
+            selection[path] = saved
             for thing in things or {"plain"}:
                 counts[thing] = counts.get(thing, 0) + 1
-    return chosen
+    return selection
 
 
 @pytest.mark.parametrize("name", HARD)

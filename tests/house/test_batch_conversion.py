@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from vitruvian.batch.vitruvian_batch import workflow
+from vitruvian.batch.vitruvian_batch import needs, workflow
 from vitruvian.batch.vitruvian_batch.trouble import BadInput
 from vitruvian.batch.vitruvian_batch.ui_text import choose, replace_tokens
 from vitruvian.batch.vitruvian_batch.workflow import Target
@@ -80,6 +80,17 @@ def test_a_muted_subgraph_is_gone():
     flow = build(content)
     assert "images" not in flow.nodes["3"]["inputs"]
     assert "ImageInvert" not in {node["class_type"] for node in flow.nodes.values()}
+
+
+def test_what_a_bypassed_subgraph_holds_need_not_be_installed():
+    content = case("core_bypassed_subgraph")
+    content["definitions"]["subgraphs"][0]["nodes"][0]["type"] = "FromAPack"
+    assert needs.missing_nodes(content, INFO) == []
+    assert build(content).nodes["3"]["inputs"]["images"] == ["1", 0]
+    next(node for node in content["nodes"] if node["mode"] == 4)["mode"] = 0
+    assert needs.missing_nodes(content, INFO) == ["FromAPack"]
+    with pytest.raises(BadInput, match=r"FromAPack \(node 2:1\)"):
+        build(content)
 
 
 def test_a_primitive_gives_the_value_and_shows_the_rows():
