@@ -111,3 +111,47 @@ def test_nodes_say_what_to_do():
         ours.VitruvianPlaceHands.execute(image, mask, [["left"]], 0, 0, 0.0, image)
     with pytest.raises(ValueError, match="must have one size"):
         ours.VitruvianPasteHands.execute(image, image[:, :32], mask, 4, 0.5)
+
+
+def test_boxes_without_lists_are_those_of_one_image():
+    """As other nodes write the boxes of one image: both hands on it, not one on each of two."""
+    boxes = [
+        {"x": 4, "y": 4, "width": 20, "height": 20},
+        {"x": 40, "y": 8, "width": 20, "height": 20},
+    ]
+    hand_images, masks = torch.rand(2, 20, 20, 3), torch.ones(2, 20, 20)
+    inputs = hand_images, masks
+    flat = ours.VitruvianPlaceHands.execute(*inputs, boxes, 64, 64, 0.0).result
+    listed = ours.VitruvianPlaceHands.execute(*inputs, [boxes], 64, 64, 0.0).result
+    assert flat[0].shape == (1, 64, 64, 3)
+    for one, other in zip(flat, listed, strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(
+        ValueError, match="has 2 boxes, but there are 3 'hand_images' and 2 'masks'"
+    ):
+        ours.VitruvianPlaceHands.execute(torch.rand(3, 20, 20, 3), masks, boxes, 64, 64, 0.0)
+
+
+def test_hands_keep_their_proportions_on_an_image_of_another_shape():
+    """A square pose covers a tall image: three times as large, its sides cut off."""
+    image = torch.rand(1, 768, 512, 3)
+    size = {"crop_size": 64, "margin": 0.0, "upright": False, "if_no_hands": ours.STOP}
+    boxes = ours.VitruvianCutHands.execute(waving(), "both", image=image, **size).result[2]
+    small = ours.VitruvianCutHands.execute(waving(), "both", **size).result[2]
+    (box,), (small_box,) = boxes[0], small[0]
+    assert box["width"] == pytest.approx(3 * small_box["width"], rel=1e-5)
+    assert box["x"] == pytest.approx(3 * small_box["x"] - 128, abs=1e-3)
+    assert box["y"] == pytest.approx(3 * small_box["y"], abs=1e-3)
+
+
+def test_a_frame_of_people_without_hands_is_what_the_choice_is_about():
+    frames = [*waving(), *without_hands()]
+    with pytest.raises(ValueError, match="frame 2 of the pose has no hand"):
+        ours.VitruvianCutHands.execute(frames, "both", 64, 0.3, False, ours.STOP)
+    boxes = ours.VitruvianCutHands.execute(frames, "both", 64, 0.3, False, ours.GO_ON).result[2]
+    assert [len(of_frame) for of_frame in boxes] == [1, 0]
+    nobody = {"people": [], "canvas_width": 256, "canvas_height": 256}
+    boxes = ours.VitruvianCutHands.execute(
+        [*waving(), nobody, *waving()], "both", 64, 0.3, False, ours.STOP
+    ).result[2]
+    assert [len(of_frame) for of_frame in boxes] == [1, 0, 1]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vitruvian.models import compose, pose
+from vitruvian.models import body_masks, compose, outfit, pose, pose_drawing
 
 
 def occupied(n=3, side=12):
@@ -116,6 +116,24 @@ def test_a_pose_covers_another_canvas_as_the_host_crops_a_control_image():
     assert (wide.width, wide.height) == (256, 128)
     torch.testing.assert_close(wide.body[..., 0], person.body[..., 0] * 2)
     torch.testing.assert_close(wide.body[..., 1], person.body[..., 1] * 2 - 64)
+
+
+@pytest.mark.parametrize("size", [(200, 300), (300, 200), (64, 64)])
+def test_every_drawing_places_a_pose_as_compose_does(size):
+    """Skeletons, masks and maps of a pose, on an image of other proportions than its canvas."""
+    one = people(1)
+    placed = pose.cover_canvas(one, *size)
+    drawn = pose_drawing.draw_people(one, *size)
+    assert torch.equal(drawn, compose.draw_skeleton(one, compose.MERGED, *size))
+    assert torch.equal(drawn, pose_drawing.draw_people(placed, *size))
+    edge = {"dilation": 0.03, "feather": 0.0}
+    masks = body_masks.person_masks(one, *size, **edge)
+    assert torch.equal(masks, body_masks.person_masks(placed, *size, **edge))
+    clothes = outfit.Outfit()
+    labels = outfit.map_from_pose(one, clothes, *size)
+    assert torch.equal(labels, outfit.map_from_pose(placed, clothes, *size))
+    merged = pose.merge(pose.no_people(*size), one)
+    assert torch.equal(merged.body, placed.body)
 
 
 def test_the_drawing_of_shares_shows_every_owner():
