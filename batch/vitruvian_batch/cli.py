@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
+        place = f"{error.filename}: " if error.filename else "The system refuses: "
         sys.stderr.write(f"{place}{error.strerror or error}.\n")
         return SOME_FAILED
     except Exception as error:

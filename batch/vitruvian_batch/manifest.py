@@ -24,7 +24,7 @@ import filelock
 from .jobs import Job, Plan
 from .trouble import BadInput, DiskFull
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last where files have a limit
 LOCK = ".vitruvian-batch.lock"
 BEGINNING = b'{"batch": "'
 BEGUN = re.compile(BEGINNING.replace(b"{", rb"\{") + rb'[0-9a-f-]{0,36}"?\}?')
@@ -254,8 +254,8 @@ def full_disk(folder: Path) -> Iterator[None]:
         if error.errno not in FULL:
             raise
         raise DiskFull(
-            f"The disk of {folder} is full. What is done stays done: make room and run the same "
-            "command again with --resume."
+            f"The disk of {folder} is full ({error.strerror}). What is done stays done: make room "
+            "and run the same command again with --resume."
         ) from None
 
 

@@ -1,5 +1,6 @@
 """The folder of a batch: what is not its own stays, and nobody else works in it."""
 
+import errno
 import json
 import os
 
@@ -327,6 +328,21 @@ def test_an_error_of_the_system_while_it_runs(tmp_path, command, monkeypatch):
     code, output = command("--out", tmp_path / "out")
     assert code == 1
     assert output.splitlines()[-1].endswith("/out/image.png: Read-only file system.")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_or_a_file_that_may_not_grow(tmp_path, command, monkeypatch, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        code, output = command("--out", tmp_path / "out")
+    assert code == 1
+    reason = f"is full ({os.strerror(number)}). What is done stays done: make room"
+    assert reason in output.splitlines()[-1]
+    assert command("--out", tmp_path / "out", "--resume")[0] == 0
+    assert images(tmp_path / "out") == {"001_image.png": "a"}
 
 
 def test_a_fault_of_the_program_is_one_line_too(tmp_path, command, monkeypatch):
