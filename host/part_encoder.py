@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import comfy.clip_vision
@@ -96,11 +95,11 @@ def _load_stock(path: Path) -> tuple[Any, Tensor | None]:
             names = set(file.keys())
     else:
         names = set[str]()
-    try:
-        with weights.fitting(path, kind):
+    with weights.fitting(path, kind):
+        try:
             encoder = comfy.clip_vision.load(str(path))
-    except (OSError, EOFError, UnpicklingError, SafetensorError) as error:
-        raise ValueError(f"{path}: expected {kind}, and it can not be read: {error}") from error
+        except Exception as error:  # each of the host's formats has errors of its own
+            raise ValueError(f"it can not be read: {error}") from error
     if encoder is None:
         raise ValueError(f"{path}: expected {kind}, found another file.")
     projection, tensors = read_text_projection(path), encoder.get_sd()

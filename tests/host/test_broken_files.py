@@ -287,3 +287,13 @@ def test_a_network_for_pose_features_is_read_or_refused(tmp_path):
     file.mkdir()
     with pytest.raises(ValueError, match="resnet.safetensors: .*ResNet-50 here, found a folder"):
         pose_features.resnet50(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights, but words", b"PK\x03\x04 a broken archive"])
+def test_an_encoder_in_another_format_that_is_broken_is_said(tmp_path, content):
+    from vitruvian.host import part_encoder
+
+    file = tmp_path / "encoder.bin"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"encoder.bin: expected an image encoder .* not be read"):
+        part_encoder.load(file)
