@@ -160,10 +160,10 @@ def left_to_right(people: People, minimum: float = 0.0) -> list[int]:
     Points below the minimum confidence do not count; people without another point are left out.
     """
     points = torch.cat(people[:5], dim=1)
-    seen = (points[..., 2] > 0) & (points[..., 2] >= minimum)
-    middle = (points[..., 0] * seen).sum(1) / seen.sum(1).clamp(min=1)
+    certain = (points[..., 2] > 0) & (points[..., 2] >= minimum)
+    middle = (points[..., 0] * certain).sum(1) / certain.sum(1).clamp(min=1)
     order = middle.argsort(stable=True).tolist()
-    return [number for number in order if seen[number].any()]
+    return [number for number in order if certain[number].any()]
 
 
 def parse_numbers(text: str, people: int) -> list[int]:

@@ -55,7 +55,7 @@ def read_points(
 
 def are_fractions(points: Tensor) -> bool:
     """Say whether the points [n, 3] are fractions of the canvas: all lie near 0..1."""
-    return _reach(_sure(points)) <= REACH
+    return _reach(_deciding_points(points)) <= REACH
 
 
 def to_pixels(
@@ -76,17 +76,17 @@ def to_pixels(
         return _scale_fractions(points, size, name)
     if size is not None and are_far_away(points, size) and not outside:
         raise ValueError(
-            f"{name} reaches to {_reach(_seen(points)):g}: these are neither pixels of a canvas of "
+            f"{name} reaches to {_reach(_certain_points(points)):g}: these are neither pixels of a canvas of "
             f"{size[0]} x {size[1]} nor fractions of it (0 to 1)."
         )
-    if (_seen(points)[:, :2].abs() <= 1).all(1).any():
+    if (_certain_points(points)[:, :2].abs() <= 1).all(1).any():
         raise ValueError(f"{name} mixes points in fractions (0 to 1) with points in pixels.")
     return points
 
 
 def are_far_away(points: Tensor, size: tuple[int, int]) -> bool:
     """Say whether points [n, 3] lie too far from a canvas (width, height) to be in its pixels."""
-    return _reach(_seen(points)) > REACH * max(size)
+    return _reach(_certain_points(points)) > REACH * max(size)
 
 
 def extent(parts: Sequence[Tensor]) -> tuple[int, int] | None:
@@ -94,7 +94,7 @@ def extent(parts: Sequence[Tensor]) -> tuple[int, int] | None:
 
     parts: [n, 3] each, in pixels. None without a visible point right of and below (0, 0).
     """
-    points = _sure(torch.cat([torch.zeros(0, 3), *parts]))
+    points = _deciding_points(torch.cat([torch.zeros(0, 3), *parts]))
     if not len(points) or (points[:, :2].amax(0) <= 0).any():
         return None
     width, height = points[:, :2].amax(0).ceil().int().tolist()
@@ -105,12 +105,12 @@ def look_swapped(points: Tensor, size: tuple[int, int]) -> bool:
     """Say whether width and height of the canvas look swapped: the points [n, 3] in pixels lie far
     outside it, but fit into a canvas of `height` x `width`.
     """
-    seen = _seen(points)[:, :2]
-    if not len(seen) or size[0] == size[1]:
+    certain = _certain_points(points)[:, :2]
+    if not len(certain) or size[0] == size[1]:
         return False
     canvas = torch.tensor(size, dtype=torch.float32)
-    far_outside = bool((seen > 1.2 * canvas).any())  # detectors guess feet below an image's edge
-    return far_outside and bool(((seen >= 0) & (seen <= canvas.flip(0))).all())
+    far_outside = bool((certain > 1.2 * canvas).any())  # detectors guess feet below an image's edge
+    return far_outside and bool(((certain >= 0) & (certain <= canvas.flip(0))).all())
 
 
 def _unwrap(values: Any) -> Any:
@@ -130,8 +130,8 @@ def _is_list(value: Any) -> bool:
 def _flat_points(values: Sequence[Any], counts: Collection[int], name: str) -> list[Any]:
     """Split flat numbers into points of three or two numbers, whichever gives a possible count."""
     for columns in (3, 2):
-        count, rest = divmod(len(values), columns)
-        if not rest and count in counts:
+        count, remainder = divmod(len(values), columns)
+        if not remainder and count in counts:
             starts = range(0, len(values), columns)
             return [_numbers(values[start : start + columns], name) for start in starts]
     raise ValueError(
@@ -195,14 +195,14 @@ def _listed(counts: Collection[int]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def _seen(points: Tensor) -> Tensor:
+def _certain_points(points: Tensor) -> Tensor:
     return points[points[:, 2] >= MIN_CONFIDENCE]
 
 
-def _sure(points: Tensor) -> Tensor:
+def _deciding_points(points: Tensor) -> Tensor:
     """The points that are seen, or, where none is, all that are not missing."""
-    seen = _seen(points)
-    return seen if len(seen) else points[points[:, 2] > 0]
+    certain = _certain_points(points)
+    return certain if len(certain) else points[points[:, 2] > 0]
 
 
 def _reach(points: Tensor) -> float:
@@ -215,8 +215,8 @@ def _scale_fractions(points: Tensor, size: tuple[int, int] | None, name: str) ->
             f"{name} is in fractions of a canvas whose size is not known: add 'canvas_width' and "
             "'canvas_height' in pixels."
         )
-    seen = _seen(points)[:, :2]
-    if len(seen) and (seen < -0.05).any(0).all() and seen.abs().max() <= 1:
+    certain = _certain_points(points)[:, :2]
+    if len(certain) and (certain < -0.05).any(0).all() and certain.abs().max() <= 1:
         raise ValueError(
             f"{name} seems to run from -1 to 1, but only pixels and fractions from 0 to 1 can be "
             "read."
