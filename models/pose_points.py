@@ -76,8 +76,8 @@ def to_pixels(
         return _scale_fractions(points, size, name)
     if size is not None and are_far_away(points, size) and not outside:
         raise ValueError(
-            f"{name} reaches to {_reach(_certain_points(points)):g}: these are neither pixels of a canvas of "
-            f"{size[0]} x {size[1]} nor fractions of it (0 to 1)."
+            f"{name} reaches to {_reach(_certain_points(points)):g}: these are neither pixels of a "
+            f"canvas of {size[0]} x {size[1]} nor fractions of it (0 to 1)."
         )
     if (_certain_points(points)[:, :2].abs() <= 1).all(1).any():
         raise ValueError(f"{name} mixes points in fractions (0 to 1) with points in pixels.")
