@@ -16,6 +16,7 @@ from .ui_open import read_graph
 from .ui_primitive import apply_primitives
 from .ui_widgets import IN_BROWSER, MISSING, Widget
 
+PACKS = "custom_nodes."  # in the name of a class's module
 MOST_NODES = 100_000  # of one workflow, with every subgraph in its place
 Nodes = dict[str, dict[str, Any]]
 
@@ -123,6 +124,21 @@ def _refuse(sent: list[Spot], info: dict[str, Any]) -> None:
             if widget.spec.type in IN_BROWSER:
                 reason = IN_BROWSER[widget.spec.type]
                 raise BadInput(f"node {spot.id} ('{spot.node.title}') {reason}")
+        module = str(info[spot.node.kind].get("python_module", ""))
+        if module.startswith(PACKS) and (value := _value_of_script(spot.node)) is not None:
+            raise BadInput(
+                f"node {spot.id} ('{spot.node.title}') holds {value!r:.60} for a widget that its "
+                f"pack's own script adds ({module.removeprefix(PACKS)}), and the host says nothing "
+                "of it"
+            )
+
+
+def _value_of_script(node: Node) -> Any:
+    """Return a saved value behind those of all widgets that are known, None if there is none."""
+    saved = node.saved_values if isinstance(node.saved_values, list) else []
+    places = [widget.place for widget in node.widgets if isinstance(widget.place, int)]
+    behind = saved[max(places, default=-1) + 1 :]
+    return next((value for value in behind if value not in (None, "", [], {})), None)
 
 
 def _inputs(graph: Graph, spot: Spot, sources: dict[tuple[str, str], Source]) -> dict[str, Any]:

@@ -75,9 +75,9 @@ def choose(info):
         saved = json.loads(path.read_text(encoding="utf-8-sig"))
         graphs = [saved, *saved.get("definitions", {}).get("subgraphs", [])]
         nodes = [node for graph in graphs for node in graph["nodes"]]
-        own = {graph["id"] for graph in graphs[1:]} | set(workflow.NOTES)
+        not_asked_for = {graph["id"] for graph in graphs[1:]} | set(workflow.NOTES)
         kinds = {node["type"] for node in nodes}
-        if not (kinds - own) <= info.keys() or "Load3D" in kinds:
+        if not (kinds - not_asked_for) <= info.keys() or "Load3D" in kinds:
             continue
         things = kinds & {"Reroute", "PrimitiveNode", "CustomCombo", "ResizeImageMaskNode"}
         things |= {"bypassed"} if any(node.get("mode") == 4 for node in nodes) else set()

@@ -214,6 +214,18 @@ def paths(content, path=()):
             yield from paths(value, (*path, key))
 
 
+def test_a_value_of_a_packs_own_script_is_not_dropped():
+    """As LoRA stackers of packs have them: the host lists no input for it."""
+    info = {
+        "Stack": {"input": {"required": {"on": ["BOOLEAN"]}}, "python_module": "custom_nodes.x"}
+    }
+    node = {"id": 4, "type": "Stack", "widgets_values": [True, {"lora": "a.safetensors"}]}
+    with pytest.raises(BadInput, match=r"node 4 \('Stack'\) holds \{'lora'.*own script adds \(x\)"):
+        workflow.build(Path("flow.json"), nodes(node), info)
+    node["widgets_values"] = [True, None, ""]
+    assert inputs(workflow.build(Path("flow.json"), nodes(node), info)) == {"4": {"on": True}}
+
+
 def test_ten_thousand_reroutes():
     """A chain as long as no recursion could follow."""
     count = 10_000
