@@ -67,8 +67,8 @@ def _check_schedule(clip: Any) -> None:
     if hooks is not None and len(hooks.get_hooks_for_clip_schedule()) > 1:
         raise ValueError(
             "the hooks of 'clip' change during the sampling, but a phrase is looked up once for "
-            "all of it. Turn 'schedule_clip' off in Set CLIP Hooks, or connect 'clip' as it is "
-            "before that node."
+            "all of it. Turn the schedule off in Set CLIP Hooks, or connect 'clip' as it is before "
+            "that node."
         )
 
 

@@ -73,7 +73,7 @@ def base(name: str, loaded: tuple[Any, Any, Any]) -> Any:
     return structure_model() if name == STRUCTURE else loaded[0]
 
 
-def random_weights(module: torch.nn.Module, seed: int, scale: float = 1.0) -> torch.nn.Module:
+def random_weights(module: Any, seed: int, scale: float = 1.0) -> Any:
     """Fill a module in place with weights that keep activations near `scale`."""
     g = torch.Generator().manual_seed(seed)
     for p in module.parameters():
@@ -94,7 +94,8 @@ def random_prior(model: Any, seed: int = 3) -> human_prior.Prior:
     """Make a layer beside every cross-attention key."""
     layers = {}
     for place, attention in human_prior.cross_attentions(model.model.diffusion_model).items():
-        layer = prior_maths.PriorLayer(*attention.to_k.weight.shape[::-1], 8)
+        inner, context = human_prior.key_shape(attention)
+        layer = prior_maths.PriorLayer(context, inner, 8)
         layers[place] = random_weights(layer, seed)
     return human_prior.Prior(layers, 0.6, prior_maths.BEFORE, "random")
 
@@ -102,9 +103,9 @@ def random_prior(model: Any, seed: int = 3) -> human_prior.Prior:
 def apply_human_prior(
     model, positive, negative, strength=1.0, *, mask_tokens=prior_maths.BEFORE, window=(0.0, 1.0)
 ):
-    prior = random_prior(model)
+    prior, (start, end) = random_prior(model), window
     (patched,) = VitruvianApplyHumanPrior.execute(
-        model, prior, strength, -1.0, mask_tokens, *window, 1.0, 1.0, 1.0
+        model, prior, strength, -1.0, mask_tokens, start, end, 1.0, 1.0, 1.0
     ).result
     return Inputs(patched, positive, negative, empty_latent())
 
@@ -113,7 +114,7 @@ def random_appearance(model: Any, seed: int = 3) -> appearance.Appearance:
     """Make layers before the first and the last output block."""
     unet = model.model.diffusion_model
     places = 0, len(unet.output_blocks) - 1
-    channels = {place: appearance.channels_before(unet, place) for place in places}
+    channels: Any = {place: appearance.channels_before(unet, place) for place in places}
     sizes = Sizes(features=10, width=16, tokens=2, heads=2, hidden=6)
     return appearance.Appearance(random_weights(Alignment(channels, sizes), seed), "random")
 
@@ -187,17 +188,25 @@ def random_refiner() -> Any:
             tensors[name] = tensor + 0.1 * noise
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "random.safetensors"
-        facts = {"method": "refiner", "version": refiner_maths.VERSION, "base": "mini"}
+        facts: dict[str, Any] = {
+            "method": "refiner",
+            "version": refiner_maths.VERSION,
+            "base": "mini",
+        }
         weights.save(file, tensors, facts)
         return refiner.load(file)
 
 
 def apply_refiner(model, positive, negative, strength=1.0, *, window=(0.0, 1.0)):
-    images = {f"{name}_image": random_image(k) for k, name in enumerate(refiner_maths.CONDITIONS)}
-    conditionings = VitruvianApplyStructureRefiner.execute(
-        positive, negative, strength, *window, refiner=random_refiner(), **images
+    start, end = window
+    images: Any = {
+        f"{condition}_image": random_image(k)
+        for k, condition in enumerate(refiner_maths.CONDITIONS)
+    }
+    positive, negative = VitruvianApplyStructureRefiner.execute(
+        positive, negative, strength, start, end, refiner=random_refiner(), **images
     ).result
-    return Inputs(model, *conditionings, empty_latent())
+    return Inputs(model, positive, negative, empty_latent())
 
 
 @cache
@@ -213,7 +222,7 @@ def structure_model() -> Any:
     joint[structure.EPSILON_MARK] = torch.zeros(0)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "random.safetensors"
-        facts = {"method": STRUCTURE, "version": structure.VERSION, "base": "mini"}
+        facts: dict[str, Any] = {"method": STRUCTURE, "version": structure.VERSION, "base": "mini"}
         weights.save(file, {prefix + key: t for key, t in joint.items()}, facts)
         return structure_family.load(file)
 
@@ -229,10 +238,10 @@ class HalvingVae:
 def apply_structure(model, positive, negative, strength=1.0):
     """Give a joint model a pose; strength 0 is a black pose image, which is none."""
     image = strength * random_image(8)
-    conditionings = VitruvianApplyStructurePose.execute(
+    positive, negative = VitruvianApplyStructurePose.execute(
         positive, negative, HalvingVae(), image
     ).result
-    return Inputs(model, *conditionings, empty_latent(12))
+    return Inputs(model, positive, negative, empty_latent(12))
 
 
 METHODS: dict[str, Callable[..., Inputs]] = {
