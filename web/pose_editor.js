@@ -81,7 +81,7 @@ function stepsOf(element) {
 
 /** What editors showed when their nodes were last there: undo makes all nodes of a graph anew. */
 const memories = new Map()
-const placeOf = ({ id, graph }) => graph && `${(graph.rootGraph ?? graph).id} ${graph.id} ${id}`
+const placeOf = ({ id, graph }) => `${(graph?.rootGraph ?? graph)?.id} ${graph?.id} ${id}`
 
 function remember(place, editor) {
     // ComfyUI takes the keyboard a moment before it takes the node
@@ -194,9 +194,9 @@ function makeWidget(node, name) {
         place = placeOf(node)
         takeSeatsSoon()
     })
-    after(node, "onConfigure", () => recall(placeOf(node), editor))
+    after(node, "onConfigure", () => node.graph && recall(placeOf(node), editor))
     after(node, "onRemoved", () => {
-        remember(place, editor)
+        if (place) remember(place, editor)
         editor.canvas.dispose()
         setTimeout(() => editor.element.isConnected || owners.delete(editor.element), 1000)
     })

@@ -5,6 +5,7 @@ import math
 
 import pytest
 from playwright.sync_api import expect
+from vitruvian.models import pose_editor
 from vitruvian.tests.browser.pose_editor_page import NECK, WRIST, is_old, joint, settle
 
 COMMAND = "(id) => app.extensionManager.command.execute(id)"
@@ -428,6 +429,62 @@ def test_any_wrong_text_is_told_and_kept(editor, page, wrong):
     assert editor.status().startswith("the saved people ")
     assert editor.text() == wrong
     assert "undefined" not in editor.status() and "function" not in editor.status()
+
+
+def test_a_point_in_the_corner_stays_there(editor, page):
+    """Where numbers are so small, they could be fractions of the canvas, or a missing point."""
+    editor.use("mirror")
+    editor.use("lengths")  # off
+    editor.drag(joint(editor.people()[0], WRIST), (0, 0))
+    text = editor.text()
+    assert joint(editor.people()[0], WRIST) == pytest.approx([0, 0], abs=4)
+    read = pose_editor.read_state(text).people
+    assert read.body[0, WRIST, :2].tolist() == pytest.approx(joint(editor.people()[0], WRIST))
+    assert read.body[0, NECK, :2].tolist() == pytest.approx(joint(editor.people()[0], NECK))
+    page.evaluate(
+        """text => {
+            const widget = app.graph.nodes[0].widgets.find(w => w.name === 'people')
+            widget.value = ''
+            widget.value = text
+        }""",
+        text,
+    )
+    editor.press("Tab")
+    editor.use("duplicate")
+    assert joint(editor.people()[0], WRIST) == joint(json.loads(text)["people"][0], WRIST)
+
+
+TWO_OF_ONE_NUMBER = """() => {
+    const graph = app.rootGraph ?? app.graph
+    if (!graph.convertToSubgraph) return false
+    window.inside = graph.convertToSubgraph(new Set([graph.nodes[0]])).subgraph
+    const outer = LiteGraph.createNode('VitruvianPoseEditor')
+    outer.id = window.inside.nodes[0].id
+    outer.pos = [450, 60]
+    graph.add(outer)
+    return true
+}"""
+GO_TO = """(inside) => {
+    app.canvas.setGraph(inside ? window.inside : (app.rootGraph ?? app.graph))
+    app.canvas.ds.scale = 1
+    app.canvas.ds.offset = [0, 0]
+    if (inside) window.inside.nodes[0].pos = [450, 60]
+    app.canvas.setDirty(true, true)
+}"""
+
+
+def test_two_editors_of_one_number(editor, page):
+    """Nodes in a subgraph are numbered anew: a renderer that goes by numbers mixes them up."""
+    raise_arm(editor)
+    editor.prompts.nth(0).fill("inside")
+    editor.press("Enter")
+    if not page.evaluate(TWO_OF_ONE_NUMBER):
+        pytest.skip("this front end has no subgraphs")
+    for inside in (True, False, True):
+        page.evaluate(GO_TO, inside)
+        page.wait_for_timeout(1000)
+        visible = [field for field in editor.prompts.all() if field.is_visible()]
+        assert [field.input_value() for field in visible] == ["inside" if inside else ""]
 
 
 CONNECT = """([type, name, value]) => {

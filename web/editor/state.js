@@ -6,7 +6,7 @@ import * as geometry from "./geometry.js"
 import { PARTS } from "./skeleton.js"
 
 export const SOMEBODY = "a person"
-const NORMALIZED_REACH = 4
+const FRACTIONS = 2.5 // a part that reaches no farther is in fractions: REACH of models/pose_points.py
 // where newcomers stand, in widths of the canvas: eight find room, each with the next number
 const FIRST = 0.2
 const STEP = 0.2 // of the way from the last one to
@@ -30,39 +30,48 @@ export function parse(text) {
     return fromFrame(frame)
 }
 
-/** The state of an OpenPose frame; coordinates in pixels or 0..1. */
+/** The state of an OpenPose frame; the coordinates of each part in pixels or 0..1. */
 export function fromFrame(frame) {
     const [width, height] = [frame?.canvas_width, frame?.canvas_height].map(Number)
     if (!(width >= 1 && height >= 1)) throw new Error("the saved people have no canvas size")
     if (!Array.isArray(frame.people)) throw new Error("the saved people are not a list")
     const isSeen = ({ points }) => points.some(geometry.isKnown)
-    const people = frame.people.map(readPerson).filter(isSeen)
-    const reach = Math.max(0, ...people.flatMap(({ points }) => points.flatMap(
-        ([x, y, c]) => (c > 0 ? [Math.abs(x), Math.abs(y)] : []))))
-    const unit = reach <= NORMALIZED_REACH ? [width, height] : [1, 1]
-    const scale = (person) => geometry.mapPoints(person, ([x, y]) => [x * unit[0], y * unit[1]])
-    return { width: Math.round(width), height: Math.round(height), people: people.map(scale) }
+    const people = frame.people.map((person) => readPerson(person, width, height)).filter(isSeen)
+    return { width: Math.round(width), height: Math.round(height), people }
 }
 
-function readPerson(person) {
+function readPerson(person, width, height) {
     const points = Object.values(PARTS).flatMap(({ key, count }) => {
         const values = (person?.[key] ?? []).flat()
         if (values.length < 3) return Array.from({ length: count }, () => [0, 0, 0])
         if (values.length !== 3 * count && !(key === PARTS.face.key && values.length === 204))
             throw new Error(`${key} has ${values.length / 3} points instead of ${count}`)
         if (!values.every(Number.isFinite)) throw new Error(`${key} holds what is no number`)
-        return Array.from({ length: count }, (_, i) => {
+        return inPixels(Array.from({ length: count }, (_, i) => {
             const [x = 0, y = 0, confidence = 0] = values.slice(3 * i, 3 * i + 3)
             const known = confidence > 0 && !(x === -1 && y === -1)
             return [x, y, known ? Math.min(1, confidence) : 0]
-        })
+        }), width, height)
     })
     return { prompt: typeof person?.prompt === "string" ? person.prompt : "", points }
 }
 
-/** The text of a state. Hidden points keep their place, parts without a shown one are left out. */
+/** The points of a part, whether in pixels or in fractions of the canvas, in pixels. */
+function inPixels(points, width, height) {
+    const isSmall = ([x, y]) => Math.max(Math.abs(x), Math.abs(y)) <= FRACTIONS
+    const known = points.filter(geometry.isKnown)
+    if (!known.length || !known.every(isSmall)) return points
+    return points.map(([x, y, c]) => [x * width, y * height, c])
+}
+
+/**
+ * The text of a state. Hidden points keep their place, parts without a shown one are left out. A
+ * point in the very corner, where it would be read as a fraction or as missing, goes beside it.
+ */
 export function serialize(state) {
-    const round = ([x, y, c]) => [Math.round(x * 10) / 10, Math.round(y * 10) / 10, c]
+    const inCorner = (x, y) => Math.max(Math.abs(x), Math.abs(y)) <= FRACTIONS
+    const round = ([x, y, c]) =>
+        [c > 0 && inCorner(x, y) ? FRACTIONS + 0.1 : Math.round(x * 10) / 10, Math.round(y * 10) / 10, c]
     const people = state.people.map((person) => {
         const parts = Object.entries(PARTS)
             .filter(([part]) => part === "body" || geometry.hasPart(person, part))
