@@ -68,10 +68,10 @@ def to_pixels(
     distance from the canvas.
     Raises ValueError, which begins with `name`, if they are neither fractions nor pixels of it.
     """
+    if not points[:, 2].any():
+        return points
     if size is not None:
         points = _drop_scaled_missing(points, size)
-    if not (points[:, 2] > 0).any():
-        return points
     if are_fractions(points):
         return _scale_fractions(points, size, name)
     if size is not None and are_far_away(points, size) and not outside:
