@@ -126,7 +126,8 @@ class _Recorder:
         uuids = extra["uuids"]
         self._number = uuids.index(self._uuid) if self._uuid in uuids else None
         if self._number is not None:
-            if len(n) != extra["activations_shape"][0]:
+            # a couple multiplies the rows of the attention, and may say so
+            if len(n) != extra["original_shape"][0]:
                 raise ValueError(_wrong_texts("changes the batch"))
             row = sampling.chunks(len(n), extra)[self._number].rows.start
             place = *extra["block"], extra["block_index"]

@@ -360,7 +360,7 @@ def test_composed_people_leave_the_scene_its_maps(loaded, mode):
         model, scene, scene, (compose.Instance(long, 1),), frames, net, *settings
     ).result
     if mode == "couple":
-        with pytest.raises(ValueError, match="another node .* replaces the prompt"):
+        with pytest.raises(ValueError, match="another node .* changes the batch"):
             read_maps(composed, positive, random_latent(8, 8), [0.5])
         return
     (in_composition,) = read_maps(composed, positive, random_latent(8, 8), [0.5])
