@@ -18,6 +18,7 @@ from .streams import (
     ChunkText,
     Stream,
     StreamCall,
+    add_texts,
     group_labels,
     lay_groups,
     stream_texts,
@@ -119,13 +120,16 @@ def _couple(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
 
     @lru_cache(maxsize=2)  # every block gets the same tensor, unless another patch changes it
     def texts_of_streams(context: Tensor) -> Tensor:
-        changes = (context - call.context.to(context)).chunk(len(call.texts))
-        texts = [
-            ChunkText(text, None if chunk.change is None else chunk.change.to(text) + change)
-            for text, chunk, change in zip(
-                context.chunk(len(call.texts)), call.texts, changes, strict=True
-            )
-        ]
+        """The streams' texts, with what wrappers of other packs added to the call's."""
+        count = len(call.texts)
+        changes = (context - call.context.to(context)).chunk(count)
+        texts = []
+        for text, chunk, change in zip(context.chunk(count), call.texts, changes, strict=True):
+            if chunk.change is None:
+                texts.append(ChunkText(text))
+            else:  # the call had the people's mean in the place of the chunk's own text
+                scene = add_texts(chunk.text.to(text), change)
+                texts.append(ChunkText(scene, add_texts(chunk.change.to(text), change)))
         return stream_texts(inner, call.people.contexts, texts)
 
     # `extra` is the block's own copy of the options: writing there tells the patches in between

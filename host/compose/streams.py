@@ -242,8 +242,7 @@ def stream_texts(
         context = context.to(chunk.text)
         if chunk.change is None:
             return context
-        text, change = _equally_long((context, chunk.change))
-        return text + change
+        return add_texts(context, chunk.change)
 
     texts = _equally_long([text_of(stream) for stream in layout.streams])
     return torch.cat([text.expand(layout.batch, -1, -1) for text in texts])
@@ -260,6 +259,12 @@ def text_change(text: Tensor, encoded: Tensor) -> Tensor:
             "without Compose Instances."
         )
     return text - encoded.to(text).repeat(1, text.shape[1] // encoded.shape[1], 1)
+
+
+def add_texts(first: Tensor, second: Tensor) -> Tensor:
+    """Add texts [rows, tokens, C] token by token; the shorter one is repeated."""
+    first, second = _equally_long((first, second))
+    return first + second
 
 
 def _equally_long(texts: Sequence[Tensor]) -> list[Tensor]:

@@ -1,13 +1,14 @@
 """Every method of the pack as a pair of samplings that must be equal."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
 
 from ...models.compose import Instance
 from ...nodes import compose
+from ...tests.host import methods as strengths
 
 PIXELS, STRIDE = 64, 8
 POSE_FILE = "vitruvian_mini_openpose.safetensors"
@@ -56,8 +57,7 @@ def load() -> Loaded:
     with torch.inference_mode():
         model, clip, vae = nodes.CheckpointLoaderSimple().load_checkpoint(CHECKPOINT)[:3]
         control_net = nodes.ControlNetLoader().load_controlnet(POSE_FILE)[0]
-        encode = nodes.CLIPTextEncode().encode
-        positive, negative = (encode(clip, text)[0] for text in ("a man waving", "blurry"))
+        positive, negative = strengths.prompts(clip)
     return Loaded(model, clip, vae, control_net, positive, negative)
 
 
@@ -103,7 +103,33 @@ def equal_people(
         positive, negative, loaded.control_net, hint, 1.0, 0.0, 1.0
     )
     latent = empty_latent(batch)
-    return Pair(Inputs(*ours, latent), Inputs(model, conds[0], conds[1], latent))
+    composed = Inputs(ours[0], ours[1], ours[2], latent)
+    return Pair(composed, Inputs(model, conds[0], conds[1], latent))
+
+
+def of_strength_0(
+    loaded: Loaded, patch: Patch, positive: Any, negative: Any, batch: int, *, name: str
+) -> Pair:
+    """Apply a method with strength 0, which is not there; and with strength 1."""
+    base = _base(name, loaded.model, loaded.clip, loaded.vae)
+    model = patch(base) if patch else base
+
+    def inputs(strength: float) -> Inputs:
+        applied = strengths.METHODS[name](model, positive, negative, strength)
+        latent = _repeated(applied.latent, batch)
+        return Inputs(applied.model, applied.positive, applied.negative, latent)
+
+    ours = inputs(0.0)
+    return Pair(ours, Inputs(model, positive, negative, ours.latent), inputs(1.0))
+
+
+@lru_cache(maxsize=len(strengths.METHODS))
+def _base(name: str, *checkpoint: Any) -> Any:
+    return strengths.base(name, (checkpoint[0], checkpoint[1], checkpoint[2]))
+
+
+def _repeated(latent: dict[str, torch.Tensor], batch: int) -> dict[str, torch.Tensor]:
+    return {name: value.repeat_interleave(batch, 0) for name, value in latent.items()}
 
 
 PAIRS: dict[str, Callable[..., Pair]] = {
@@ -111,4 +137,5 @@ PAIRS: dict[str, Callable[..., Pair]] = {
     "compose exact, one negative": partial(equal_people, mode="exact", shared=True),
     "compose layers": partial(equal_people, mode="layers"),
     "compose couple": partial(equal_people, mode="couple"),
+    **{name: partial(of_strength_0, name=name) for name in strengths.METHODS},
 }

@@ -148,6 +148,18 @@ def test_composed_conditionings_without_their_model_are_refused(loaded):
             sampled(guided(other), people.latent)
 
 
+@MODES
+def test_the_positive_prompt_owns_the_background_if_it_is_asked_to(loaded, mode):
+    other = loaded._replace(positive=text(loaded, "a city at night"))
+    for scene, counts in ((ours.SCENE, True), (ours.MEAN, False)):
+        settings = {"mode": mode, "background_prompt": scene, "start_percent": 0, "end_percent": 1}
+        first, second = (
+            sampled(guided(inputs), inputs.latent)
+            for inputs in (different_people(each, **settings) for each in (loaded, other))
+        )
+        assert (float((first - second).norm() / first.norm()) > 1e-3) == counts
+
+
 # ---- parts of a sampling
 
 

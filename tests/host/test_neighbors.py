@@ -1,0 +1,43 @@
+"""Every node of the host that takes part in a sampling, and stand-ins for other packs, beside our
+methods: two equal people are one ordinary sampling, and strength 0 is not there.
+
+`dev.py bench neighbors` tries every node beside every method in both orders. Here each node meets
+two modes of composing and, in turns, two of the other methods.
+"""
+
+import pytest
+import torch
+from vitruvian.host.registration import register
+from vitruvian.lab.neighbors import laws, methods, table
+from vitruvian.lab.neighbors.stand_ins import STAND_INS
+
+register()
+NODES = [*(name for name in table.sampling_nodes() if name in table.TRIED), *STAND_INS]
+OTHERS = [name for name in methods.PAIRS if not name.startswith("compose")]
+
+
+@pytest.fixture(scope="module")
+def loaded(mini_weights):
+    return methods.load()
+
+
+def test_every_node_of_the_host_is_tried_or_has_a_reason():
+    missing = set(table.sampling_nodes()) - set(table.TRIED) - set(table.NOT_TRIED)
+    assert not missing, f"try these in lab/neighbors/table.py: {sorted(missing)}"
+    assert not set(table.TRIED) & set(table.NOT_TRIED)
+
+
+def turns(node):
+    """The methods beside a node, each with an order."""
+    number, orders = NODES.index(node), laws.orders(node)
+    yield from (("compose exact, one negative", order) for order in orders)
+    yield "compose couple", orders[number % len(orders)]
+    for k in (number, number + 1):
+        yield OTHERS[k % len(OTHERS)], orders[(number // 2 + k) % len(orders)]
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_node_beside_our_methods(loaded, node):
+    with torch.inference_mode():
+        outcomes = [laws.judge(node, method, order, loaded) for method, order in turns(node)]
+    assert [outcome for outcome in outcomes if outcome.verdict != laws.EQUAL] == []
