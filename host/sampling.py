@@ -151,8 +151,8 @@ def with_patch(
     them as the first.
     """
     patches = options.get("patches", {})
-    others = patches.get(kind, [])
-    ordered = [patch, *others] if first else [*others, patch]
+    chain = patches.get(kind, [])
+    ordered = [patch, *chain] if first else [*chain, patch]
     return {**options, "patches": {**patches, kind: ordered}}
 
 

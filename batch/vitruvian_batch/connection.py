@@ -219,8 +219,8 @@ class Connection:
         )
 
     def _pause(self, reply: requests.Response | None, usual: float) -> float:
-        asked = reply.headers.get("retry-after", "") if reply is not None else ""
-        return min(float(asked), LONGEST_PAUSE) if asked.isdecimal() else usual
+        seconds = reply.headers.get("retry-after", "") if reply is not None else ""
+        return min(float(seconds), LONGEST_PAUSE) if seconds.isdecimal() else usual
 
     def _hide(self, text: str) -> str:
         for secret in self.secrets:

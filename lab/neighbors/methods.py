@@ -8,7 +8,7 @@ import torch
 
 from ...models.compose import Instance
 from ...nodes import compose
-from ...tests.host import methods as strengths
+from . import strengths
 
 PIXELS, STRIDE = 64, 8
 POSE_FILE = "vitruvian_mini_openpose.safetensors"

@@ -59,7 +59,7 @@ def raise_arm(editor, to=(120, 150)):
     return editor.text()
 
 
-def shown(page):
+def prompts_on(page):
     """The prompts on the page, by which one sees whose editor it is."""
     return [field.input_value() for field in page.locator(".vitruvian-pose textarea").all()]
 
@@ -136,7 +136,7 @@ def test_a_deleted_node_comes_back_with_its_pose(editor, page):
 
 
 @pytest.fixture
-def kept(editor, page):
+def saved_editor(editor, page):
     """The editor, in a browser that keeps what is open."""
     setting = "v => app.extensionManager.setting.set('Comfy.Workflow.Persist', v)"
     page.evaluate(setting, True)
@@ -144,46 +144,46 @@ def kept(editor, page):
     page.evaluate(setting, False)
 
 
-def test_a_reload_keeps_the_pose(kept, page, said):
-    text = raise_arm(kept)
+def test_a_reload_keeps_the_pose(saved_editor, page, said):
+    text = raise_arm(saved_editor)
     page.wait_for_timeout(1500)  # newer front ends write half a second later
     page.reload()
     page.wait_for_function("window.app?.graph && window.LiteGraph", timeout=60_000)
     settle(page)
     said.clear()  # what the front end says of its own start
-    assert kept.text() == text
+    assert saved_editor.text() == text
 
 
-def test_another_tab_and_back(kept, page):
-    raised = raise_arm(kept)
-    kept.prompts.nth(0).fill("a woman in red")
-    kept.press("Enter")
-    text = kept.text()
+def test_another_tab_and_back(saved_editor, page):
+    raised = raise_arm(saved_editor)
+    saved_editor.prompts.nth(0).fill("a woman in red")
+    saved_editor.press("Enter")
+    text = saved_editor.text()
     page.evaluate(COMMAND, "Comfy.NewBlankWorkflow")
     page.wait_for_function("() => app.graph.nodes.length === 0")
     page.evaluate(ADD, ["VitruvianPoseEditor", 450, 60])
     settle(page)
-    kept.add("sitting")
-    kept.prompts.nth(1).fill("somebody else")
-    kept.press("Enter")
-    other = kept.text()
+    saved_editor.add("sitting")
+    saved_editor.prompts.nth(1).fill("somebody else")
+    saved_editor.press("Enter")
+    other = saved_editor.text()
     tabs = page.locator(".workflow-tabs .workflow-label")
     for tab, expected, prompts in (
         (-2, text, ["a woman in red"]),
         (-1, other, ["", "somebody else"]),
         (-2, text, ["a woman in red"]),
     ):
-        kept.changed_by(lambda tab=tab: tabs.nth(tab).click())
-        assert kept.text() == expected
-        assert shown(page) == prompts
-    kept.canvas.click(position={"x": 5, "y": 5})
-    kept.press("Tab")
-    kept.press("ArrowRight")
-    assert kept.text() != text, "what is on the page is this node's editor"
-    kept.undo()
-    assert kept.text() == text
-    kept.undo()
-    assert kept.text() == raised, "what was done before the other tab can be undone"
+        saved_editor.changed_by(lambda tab=tab: tabs.nth(tab).click())
+        assert saved_editor.text() == expected
+        assert prompts_on(page) == prompts
+    saved_editor.canvas.click(position={"x": 5, "y": 5})
+    saved_editor.press("Tab")
+    saved_editor.press("ArrowRight")
+    assert saved_editor.text() != text, "what is on the page is this node's editor"
+    saved_editor.undo()
+    assert saved_editor.text() == text
+    saved_editor.undo()
+    assert saved_editor.text() == raised, "what was done before the other tab can be undone"
 
 
 def test_save_and_run_from_the_keyboard(editor, page, server, renderer):
@@ -194,7 +194,7 @@ def test_save_and_run_from_the_keyboard(editor, page, server, renderer):
     }""")
     editor.press("Control+Enter")
     page.wait_for_function("() => window.queued")
-    name = f"kept {renderer}"
+    name = f"saved_editor {renderer}"
     editor.press("Control+s")
     field = page.locator("[role='dialog'] input")
     field.fill(name)
@@ -380,8 +380,8 @@ def middle(person):
         if key != "prompt"
         for i in range(0, len(values), 3)
     ]
-    known = [point[0] for point in points if point[2] > 0]
-    return sum(known) / len(known)
+    places = [point[0] for point in points if point[2] > 0]
+    return sum(places) / len(places)
 
 
 def points_of(person, key):

@@ -29,13 +29,13 @@ from vitruvian.host import human_prior_training as prior_training
 from vitruvian.host import part_encoder, part_instances
 from vitruvian.host import structure_data as data_files
 from vitruvian.host.registration import register
+from vitruvian.lab.neighbors import strengths as methods
+from vitruvian.lab.neighbors.strengths import CELLS, PIXELS, HalvingVae
 from vitruvian.models import detect, pose
 from vitruvian.models.compose import Instance
 from vitruvian.models.semantic_map import PALETTE
 from vitruvian.nodes import MODULES
 from vitruvian.nodes.semantic_map import BACKGROUND
-from vitruvian.tests.host import methods
-from vitruvian.tests.host.methods import CELLS, PIXELS, HalvingVae
 
 import nodes as core
 
@@ -64,18 +64,18 @@ def joined(items: Sequence[Any], first: int = 0) -> Value:
     return torch.stack(list(items)) if isinstance(items[0], Tensor) else list(items)
 
 
-def execute(node_id: str, **given: Any) -> Any:
+def execute(node_id: str, **inputs: Any) -> Any:
     """Run a node with the defaults of its schema and these inputs; all of its NodeOutput."""
     node = CLASSES[node_id]
     schema = node.define_schema()
     values = {}
     for entry in schema.inputs:
-        if entry.id in given:
-            values[entry.id] = given.pop(entry.id)
+        if entry.id in inputs:
+            values[entry.id] = inputs.pop(entry.id)
         elif not entry.optional:
             default = getattr(entry, "default", None)
             values[entry.id] = entry.options[0] if default is None else default
-    assert not given, f"{node_id} has no input {given}"
+    assert not inputs, f"{node_id} has no input {inputs}"
     if schema.is_input_list:
         values = {name: [value] for name, value in values.items()}
     return node.execute(**values)
@@ -93,9 +93,9 @@ def images(seed: int) -> list[Tensor]:
 
 
 def masks() -> list[Tensor]:
-    found = torch.zeros(3, PIXELS, PIXELS)
-    found[0, 10:30, 5:40], found[1, 20:60, 20:44], found[2, 30:50, 8:60] = 1, 1, 0.8
-    return [*found]
+    areas = torch.zeros(3, PIXELS, PIXELS)
+    areas[0, 10:30, 5:40], areas[1, 20:60, 20:44], areas[2, 30:50, 8:60] = 1, 1, 0.8
+    return [*areas]
 
 
 def maps() -> list[Tensor]:

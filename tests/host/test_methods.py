@@ -1,4 +1,4 @@
-"""Laws that every method except compose keeps: see methods.py for the methods.
+"""Laws that every method except compose keeps: see lab/neighbors/strengths.py for the methods.
 
 Time: the denoiser is a pure function of the noisy latents, the noise level and the conditioning
 entry. So a sampling may be cut anywhere; only samplers that remember earlier steps lose them at the
@@ -16,8 +16,8 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from vitruvian.host.registration import register
-from vitruvian.tests.host import methods
-from vitruvian.tests.host.methods import METHODS, Inputs, sample
+from vitruvian.lab.neighbors import strengths as methods
+from vitruvian.lab.neighbors.strengths import METHODS, Inputs, sample
 
 register()
 WINDOWED = ("human prior", "appearance", "refiner")

@@ -11,14 +11,14 @@ from comfy_extras.nodes_hooks import SetClipHooks
 from vitruvian.host import human_prior
 from vitruvian.host.prompt_entries import check_unlimited
 from vitruvian.host.registration import register
+from vitruvian.lab.neighbors import strengths as methods
+from vitruvian.lab.neighbors.strengths import METHODS, Inputs, sample
 from vitruvian.models.memory import Memory
 from vitruvian.nodes.appearance import VitruvianInstancesFromParts
 from vitruvian.nodes.human_attention import VitruvianShowHumanAttention
 from vitruvian.nodes.human_prior import VitruvianEncodeHumanPrompt
 from vitruvian.nodes.human_prior_training import _training_samples
 from vitruvian.nodes.refiner import VitruvianApplyStructureRefiner
-from vitruvian.tests.host import methods
-from vitruvian.tests.host.methods import METHODS, Inputs, sample
 
 import nodes as core
 

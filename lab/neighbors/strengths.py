@@ -22,21 +22,22 @@ from typing import Any, NamedTuple
 import comfy.utils
 import folder_paths
 import torch
-from vitruvian.host import appearance, human_prior, refiner, structure_family
-from vitruvian.models import hand_generator as hand_network
-from vitruvian.models import human_prior as prior_maths
-from vitruvian.models import refiner as refiner_maths
-from vitruvian.models import semantic_map, structure, weights
-from vitruvian.models.appearance import Alignment, Sizes
-from vitruvian.models.memory import Part
-from vitruvian.nodes.appearance import VitruvianApplyAppearance
-from vitruvian.nodes.hand_generator import VitruvianApplyHandGenerator
-from vitruvian.nodes.human_prior import VitruvianApplyHumanPrior, VitruvianEncodeHumanPrompt
-from vitruvian.nodes.mask_expansion import VitruvianApplyMaskExpansion
-from vitruvian.nodes.refiner import VitruvianApplyStructureRefiner
-from vitruvian.nodes.structure import VitruvianApplyStructurePose
 
 import nodes as core
+
+from ...host import appearance, human_prior, refiner, structure_family
+from ...models import hand_generator as hand_network
+from ...models import human_prior as prior_maths
+from ...models import refiner as refiner_maths
+from ...models import semantic_map, structure, weights
+from ...models.appearance import Alignment, Sizes
+from ...models.memory import Part
+from ...nodes.appearance import VitruvianApplyAppearance
+from ...nodes.hand_generator import VitruvianApplyHandGenerator
+from ...nodes.human_prior import VitruvianApplyHumanPrior, VitruvianEncodeHumanPrompt
+from ...nodes.mask_expansion import VitruvianApplyMaskExpansion
+from ...nodes.refiner import VitruvianApplyStructureRefiner
+from ...nodes.structure import VitruvianApplyStructurePose
 
 CELLS = 8  # of the latent, each way
 PIXELS = 8 * CELLS
