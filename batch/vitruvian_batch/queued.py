@@ -8,9 +8,9 @@ import random
 from datetime import datetime
 from typing import Any
 
-from .ui_fields import Fields, Input
-from .ui_text import choose, replace_tokens
-from .ui_widgets import (
+from .ui_format.fields import Fields, Input
+from .ui_format.text import choose, replace_tokens
+from .ui_format.widgets import (
     CUSTOM_COMBO,
     DYNAMIC_COMBO,
     MISSING,

@@ -8,11 +8,11 @@ from typing import Any
 from .queued import settle
 from .reading import read_json
 from .trouble import BadInput
-from .ui_convert import convert
-from .ui_fields import Fields, fields_of
-from .ui_fill import put_values
-from .ui_graph import VIRTUAL
-from .ui_widgets import SEEDS as SEEDS
+from .ui_format.convert import convert
+from .ui_format.fields import Fields, fields_of
+from .ui_format.fill import put_values
+from .ui_format.graph import VIRTUAL
+from .ui_format.widgets import SEEDS as SEEDS
 from .values import nearest
 
 Nodes = dict[str, dict[str, Any]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from vitruvian.batch.vitruvian_batch import needs, workflow
 from vitruvian.batch.vitruvian_batch.trouble import BadInput
-from vitruvian.batch.vitruvian_batch.ui_text import choose, replace_tokens
+from vitruvian.batch.vitruvian_batch.ui_format.text import choose, replace_tokens
 from vitruvian.batch.vitruvian_batch.workflow import Target
 from vitruvian.tests.browser.hard_workflows import workflows
 

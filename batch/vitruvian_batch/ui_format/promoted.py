@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .ui_file import fed_links, to_whole
-from .ui_graph import INPUTS, PRIMITIVE, Graph, Link, Node, Port, Slot
-from .ui_widgets import DYNAMIC_COMBO, Widget
+from .file import fed_links, to_whole
+from .graph import INPUTS, PRIMITIVE, Graph, Link, Node, Port, Slot
+from .widgets import DYNAMIC_COMBO, Widget
 
 PREFIX = re.compile(r"^\s*(\d+)\s*:\s*(.+)$")
 LINKED = "-1"  # the source of a widget that is a subgraph's input already

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .ui_widgets import Widget
+from .widgets import Widget
 
 INPUTS, OUTPUTS = "-10", "-20"  # the ids of a subgraph's own ends
 NEVER, BYPASS = 2, 4  # modes of a node that is muted or bypassed

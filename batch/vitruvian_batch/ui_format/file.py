@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .trouble import BadInput
-from .ui_graph import Graph, Link, Node, Port
+from ..trouble import BadInput
+from .graph import Graph, Link, Node, Port
 
 Place = tuple[str | int, ...]  # keys that lead to a part of the file
 

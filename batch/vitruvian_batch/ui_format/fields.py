@@ -11,10 +11,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .ui_convert import Converted, Source, Spot
-from .ui_graph import Node
-from .ui_text import SAVING
-from .ui_widgets import DYNAMIC_COMBO, MISSING, Spec, Widget
+from .convert import Converted, Source, Spot
+from .graph import Node
+from .text import SAVING
+from .widgets import DYNAMIC_COMBO, MISSING, Spec, Widget
 
 REPLACED = "Run widget replace on values"  # properties of the front end's nodes
 SEARCH_NAME = "Node name for S&R"

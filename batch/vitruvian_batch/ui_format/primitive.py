@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .ui_file import fed_links
-from .ui_graph import PRIMITIVE, Graph, Node, Slot
-from .ui_widgets import DEFAULTS, MISSING, Widget
+from .file import fed_links
+from .graph import PRIMITIVE, Graph, Node, Slot
+from .widgets import DEFAULTS, MISSING, Widget
 
 
 def apply_primitives(graph: Graph) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .trouble import BadInput
-from .ui_graph import BYPASS, INPUTS, NEVER, PRIMITIVE, VIRTUAL, Graph, Link, Node, Slot
-from .ui_open import read_graph
-from .ui_primitive import apply_primitives
-from .ui_widgets import IN_BROWSER, MISSING, Widget
+from ..trouble import BadInput
+from .graph import BYPASS, INPUTS, NEVER, PRIMITIVE, VIRTUAL, Graph, Link, Node, Slot
+from .open import read_graph
+from .primitive import apply_primitives
+from .widgets import IN_BROWSER, MISSING, Widget
 
 PACKS = "custom_nodes."  # in the name of a class's module
 MOST_NODES = 100_000  # of one workflow, with every subgraph in its place

@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from .ui_convert import Nodes
-from .ui_fields import Field, Fields, Input, Place
-from .ui_widgets import MISSING, option_widgets, widgets_of
+from .convert import Nodes
+from .fields import Field, Fields, Input, Place
+from .widgets import MISSING, option_widgets, widgets_of
 
 Values = dict[Input, Any]
 

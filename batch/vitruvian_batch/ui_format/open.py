@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .trouble import BadInput
-from .ui_file import read_one, renumbered, subgraph_entries, to_whole
-from .ui_graph import VIRTUAL, Graph, Node, Slot
-from .ui_promoted import open_subgraph_node, promote
-from .ui_widgets import AUTOGROW, DYNAMIC_COMBO, sockets_of, specs_of, widgets_of
+from ..trouble import BadInput
+from .file import read_one, renumbered, subgraph_entries, to_whole
+from .graph import VIRTUAL, Graph, Node, Slot
+from .promoted import open_subgraph_node, promote
+from .widgets import AUTOGROW, DYNAMIC_COMBO, sockets_of, specs_of, widgets_of
 
 GROWING = (AUTOGROW, DYNAMIC_COMBO)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from .trouble import BadInput
+from ..trouble import BadInput
 
 COMMENT = re.compile(r"/\*[\s\S]*?\*/|//[^\n\r\u2028\u2029]*")
 TOKEN = re.compile(r"%([^%]+)%")
