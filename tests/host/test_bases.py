@@ -108,7 +108,7 @@ def test_the_autoencoder(networks, base):
 def test_other_files_are_refused(checkpoint, tmp_path, monkeypatch):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="broken.safetensors can not be read"):
+    with pytest.raises(ValueError, match="broken.safetensors: .* can not be read"):
         bases.open_base(broken)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="not a checkpoint of SD1.5's kind"):

@@ -177,7 +177,7 @@ def test_a_run_that_fails_leaves_no_image_without_its_maps(output, monkeypatch):
         save_image(self, file, *options)
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
-    with pytest.raises(OSError, match=r"00001\.pose\.png could not be written: no space left"):
+    with pytest.raises(ValueError, match=r"00001\.pose\.png could not be written: no space left"):
         save()
     assert names(output / "data") == ["00001.depth.png", "00001.normal.png"]
     monkeypatch.undo()
