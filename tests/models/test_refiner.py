@@ -54,7 +54,7 @@ def test_a_missing_image_is_black():
             condition: hint_images[condition] for condition in CONDITIONS if condition != missing
         }
         assert torch.equal(refiner.stack_hint(without), refiner.stack_hint(black))
-    with pytest.raises(ValueError, match="connect one of .pose_image., .depth_image., .normal_image."):
+    with pytest.raises(ValueError, match="connect one of 'pose_image', 'depth_image', 'normal"):
         refiner.stack_hint({"pose": None})
 
 
