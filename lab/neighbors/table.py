@@ -157,6 +157,7 @@ NOT_TRIED: dict[str, str] = {
     "ScaleROPE": OTHER_NETWORK,
     "SkipLayerGuidanceSD3": OTHER_NETWORK,
     "TorchCompileModel": SLOW,
+    "TrainLoraNode": "trains, and samples nothing",
     "TripoSplatSamplingPreview": OTHER_NETWORK,
     "USOStyleReference": OTHER_NETWORK,
     "VOIDSampler": VIDEO,
