@@ -117,6 +117,7 @@ def _make_plan(composition: Composition, family: ComposeFamily) -> Callable[[Sam
             tuple(_text_of(entry).to(device) for entry in people),
             tuple(_vector_of(entry) for entry in people),
         )
+        _check_rows(texts, len(sampling.noise))
         roles = controls.roles_of(conds, composition)
         composed = {entry["uuid"]: entry for entry in sampling.entries if entry["uuid"] in roles}
         attached = {uuid: controls.control_of(e, composition) for uuid, e in composed.items()}
@@ -134,6 +135,16 @@ def _make_plan(composition: Composition, family: ComposeFamily) -> Callable[[Sam
         )
 
     return make_plan
+
+
+def _check_rows(texts: PeopleTexts, images: int) -> None:
+    """Refuse a prompt for several images where the latent has another number of them."""
+    for number, context in enumerate(texts.contexts, 1):
+        if len(context) not in (1, images):
+            raise ValueError(
+                f"{NODE}: the prompt of instance {number} is for {len(context)} images, but the "
+                f"sampler's latent has {images}. Give it one prompt, or one for each image."
+            )
 
 
 def _text_of(entry: Mapping[str, Any]) -> Tensor:

@@ -47,11 +47,11 @@ class Composition:
 
 
 class PeopleTexts(NamedTuple):
-    """The people's prompts as the host encoded them, one row each."""
+    """The people's prompts as the host encoded them, one row each or one for every image."""
 
     uuids: tuple[Any, ...]  # of their conditioning entries
-    contexts: tuple[Tensor, ...]  # [1, tokens, C]
-    vectors: tuple[Tensor | None, ...]  # SDXL's pooled text and sizes [1, C]
+    contexts: tuple[Tensor, ...]  # [1 or images, tokens, C]
+    vectors: tuple[Tensor | None, ...]  # SDXL's pooled text and sizes [1 or images, C]
 
 
 class Shares(NamedTuple):
@@ -276,7 +276,8 @@ def _equally_long(texts: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _mean(contexts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(_equally_long(contexts)).mean(0, keepdim=True)
+    """The mean of all people's texts, row by row."""
+    return torch.stack(torch.broadcast_tensors(*_equally_long(contexts))).mean(0)
 
 
 def stream_vectors(

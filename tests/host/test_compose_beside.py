@@ -293,6 +293,34 @@ def test_mask_k_of_an_instance_goes_with_image_k(loaded):
         assert_near(sampled(guided(together), latent, noise=noise)[image], expected, 1e-4)
 
 
+@MODES
+@pytest.mark.parametrize("scene", [ours.MEAN, ours.SCENE])
+def test_row_k_of_a_persons_prompt_goes_with_image_k(loaded, monkeypatch, mode, scene):
+    """Packs with a schedule of prompts encode one row for each image."""
+    latent = methods.empty_latent(2)
+    noise = noise_of(latent)
+    rows = [text(loaded, "a man with a red top"), text(loaded, "a man with a green hat")]
+    woman = text(loaded, "a woman with a blue top")
+
+    def composed(prompt, latent):
+        prompts = {"a man with a red top": prompt, "a woman with a blue top": woman}
+        monkeypatch.setitem(globals(), "text", lambda _, words: prompts[words])
+        return different_people(
+            loaded, latent=latent, mode=mode, background_prompt=scene, shared_negative=True
+        )
+
+    batch = [[torch.cat([row[0][0] for row in rows]), {}]]
+    together = sampled(guided(composed(batch, latent)), latent, noise=noise)
+    for number, row in enumerate(rows):
+        alone = composed([[row[0][0], {}]], None)
+        image = slice(number, number + 1)
+        expected = sampled(guided(alone), methods.empty_latent(), noise=noise[image])
+        assert_near(together[image], expected, 1e-4)
+    three = methods.empty_latent(3)
+    with pytest.raises(ValueError, match="instance 1 is for 2 images, .* latent has 3"):
+        sampled(guided(composed(batch, three)), three)
+
+
 def test_an_empty_frame_among_others_is_an_empty_frame(loaded):
     frames = [frame(0.0), frame(0.0, people=0)]
     latent = methods.empty_latent(2)
