@@ -165,9 +165,10 @@ def apply_hand_generator(model, positive, negative, strength=1.0):
 
 
 def preserved_latent() -> dict[str, torch.Tensor]:
-    """Make a LATENT of which the middle is preserved."""
+    """Make a LATENT of which the middle is preserved, and the lower edge by half."""
     mask = torch.ones(1, 1, PIXELS, PIXELS)
     mask[..., 24:40, 24:40] = 0
+    mask[..., -8:, :] = 0.5
     g = torch.Generator().manual_seed(3)
     return {"samples": torch.randn(1, 4, CELLS, CELLS, generator=g), "noise_mask": mask}
 
