@@ -7,7 +7,7 @@ import math
 import pytest
 from playwright.sync_api import expect
 
-NECK, SHOULDER, ELBOW, WRIST = 1, 2, 3, 4  # of the right arm, on the picture's left
+NECK, SHOULDER, ELBOW, WRIST = 1, 2, 3, 4  # of the right arm, on the image's left
 LEFT_WRIST = 7
 
 NOTHING = {

@@ -174,5 +174,5 @@ def unlike(truth, ours):
 
 def test_what_only_a_browser_can_run_is_refused(info):
     node = {"id": 3, "type": "WebcamCapture", "mode": 0}
-    with pytest.raises(BadInput, match=r"node 3 \('Webcam Capture'\) takes its picture with"):
+    with pytest.raises(BadInput, match=r"node 3 \('Webcam Capture'\) takes its image with"):
         workflow.build(Path("flow.json"), {"nodes": [node], "links": []}, info)

@@ -350,7 +350,7 @@ TRAINING_IMAGES = {
     for k, name in enumerate(("images", "depth_images", "normal_images", "pose_images"))
 }
 HAND_IMAGES = {"hand_images": images(4), "masks": masks()}
-PICTURES = {"image": images(1), "placed_image": images(2), "mask": masks()}
+IMAGES = {"image": images(1), "placed_image": images(2), "mask": masks()}
 ONE_INSTANCE = (Instance([["text", {}]], 1),)
 
 
@@ -386,7 +386,7 @@ NODES = {
         outputs_of("VitruvianPlaceHands"),
         alike=("hand_images", "masks", "hand_bboxes"),
     ),
-    "VitruvianPasteHands": Case(PICTURES, outputs_of("VitruvianPasteHands")),
+    "VitruvianPasteHands": Case(IMAGES, outputs_of("VitruvianPasteHands")),
     "VitruvianApplyHandGenerator": Case(
         {"hand_poses": frames(), LATENT: latents()}, sampled(hand_generator), (LATENT,)
     ),

@@ -59,9 +59,9 @@ DEFAULTS: dict[str, Any] = {
     "LOAD_3D_ANIMATION": "",
 }
 IN_BROWSER = {  # their values are made in the browser at the moment of queueing
-    "WEBCAM": "takes its picture with the browser's camera",
-    "LOAD_3D": "draws its picture in the browser",
-    "LOAD_3D_ANIMATION": "draws its picture in the browser",
+    "WEBCAM": "takes its image with the browser's camera",
+    "LOAD_3D": "draws its image in the browser",
+    "LOAD_3D_ANIMATION": "draws its image in the browser",
 }
 
 
