@@ -49,7 +49,7 @@ def run_per_group(
     `uuids`. The rows of the tensors are the groups', one after the other.
     """
     patches, replaced = options.get("patches", {}), options.get("patches_replace", {})
-    kinds = list(patches) if kinds is None else kinds
+    replaced_kinds = replaced if kinds is None else _replaced_kinds(kinds)
 
     def per_group(patch: Any) -> Any:
         return _PerGroup(patch, labels).run if callable(patch) else patch
@@ -57,14 +57,14 @@ def run_per_group(
     return {
         **options,
         "patches": {
-            kind: [per_group(patch) for patch in those] if kind in kinds else those
-            for kind, those in patches.items()
+            kind: [per_group(patch) for patch in chain] if kinds is None or kind in kinds else chain
+            for kind, chain in patches.items()
         },
         "patches_replace": {
-            kind: {place: per_group(patch) for place, patch in those.items()}
-            if kind in _replaced_kinds(kinds) or kinds == list(patches)
-            else those
-            for kind, those in replaced.items()
+            kind: {place: per_group(patch) for place, patch in by_place.items()}
+            if kind in replaced_kinds
+            else by_place
+            for kind, by_place in replaced.items()
         },
     }
 
@@ -104,12 +104,12 @@ class _PerGroup:
         """
         if GROUPS in options:
             return options[GROUPS]
-        groups = [{**options, **labels, **self._shapes(options, labels)} for labels in self.labels]
+        groups = [{**options, **labels, **self._shapes(options)} for labels in self.labels]
         if "n_heads" in options:
             options[GROUPS] = groups
         return groups
 
-    def _shapes(self, options: Options, labels: Options) -> dict[str, Any]:
+    def _shapes(self, options: Options) -> dict[str, Any]:
         count = len(self.labels)
         return {
             key: [options[key][0] // count, *options[key][1:]]

@@ -198,15 +198,15 @@ class Captured(Exception):
 @contextmanager
 def captured(owner: Any, name: str):
     """Stop at a function of a module, and collect its arguments."""
-    seen: list[tuple] = []
+    calls: list[tuple] = []
 
     def stop(*args: Any, **kwargs: Any) -> None:
-        seen.append(args)
+        calls.append(args)
         raise Captured
 
     with patch.object(owner, name, stop):
         try:
-            yield seen
+            yield calls
         except Captured:
             pass
 
@@ -274,18 +274,18 @@ def attention(values: Mapping[str, Value]) -> Outputs:
 
 def training_levels(values: Mapping[str, Value]) -> Outputs:
     """The latents that Train Human Prior trains with, and the features of their pose images."""
-    with captured(prior_training, "train") as seen:
+    with captured(prior_training, "train") as calls:
         positive = Loaded.prompts()[0]
         execute("VitruvianTrainHumanPrior", model=None, positive=positive, **values)
-    samples = seen[0][1]
+    samples = calls[0][1]
     return [samples.latents, *samples.levels]
 
 
 def saved_data(values: Mapping[str, Value]) -> Outputs:
     """The images and their maps that Save Structure Data writes."""
-    with captured(data_files, "save") as seen:
+    with captured(data_files, "save") as calls:
         execute("VitruvianSaveStructureData", **values)
-    _, batch, maps_by_name, *_ = seen[0]
+    _, batch, maps_by_name, *_ = calls[0]
     return [batch, *maps_by_name.values()]
 
 
@@ -293,9 +293,9 @@ def encoded_pairs(node_id: str, **inputs: Any):
     """Make a `run` that gives the images and the maps whose parts a node encodes."""
 
     def run(values: Mapping[str, Value]) -> Outputs:
-        with captured(part_encoder, "encode_parts") as seen:
+        with captured(part_encoder, "encode_parts") as calls:
             execute(node_id, clip_vision=None, **inputs, **values)
-        return [torch.stack(list(column)) for column in zip(*seen[0][1], strict=True)]
+        return [torch.stack(list(column)) for column in zip(*calls[0][1], strict=True)]
 
     return run
 
@@ -333,11 +333,11 @@ def detected(values: Mapping[str, Value]) -> Outputs:
 def background(values: Mapping[str, Value]) -> Outputs:
     """What the pose editor shows: the pose, and the photograph in a file."""
     output = execute("VitruvianPoseEditor", people="", canvas_width=64, canvas_height=64, **values)
-    shown = []
+    previews = []
     for file in output.ui.get("vitruvian_background", ()):
         path = f"{folder_paths.get_temp_directory()}/{file['subfolder']}/{file['filename']}"
-        shown.append(torch.from_numpy(np.array(Image.open(path))))
-    return [output.result[0], *shown]
+        previews.append(torch.from_numpy(np.array(Image.open(path))))
+    return [output.result[0], *previews]
 
 
 COLORS = [PALETTE[labels.long()].float() / 255 for labels in maps()]

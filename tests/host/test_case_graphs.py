@@ -70,16 +70,16 @@ def test_a_conditioning_that_is_not_composed_is_sampled(run, name):
 
 def test_two_parts_are_the_whole(run):
     parts = graph("g5_two_parts")
-    whole = json.loads(json.dumps(parts))
-    whole["10"]["inputs"] = {
-        **whole["40"]["inputs"],
+    uncut = json.loads(json.dumps(parts))
+    uncut["10"]["inputs"] = {
+        **uncut["40"]["inputs"],
         "end_at_step": 10000,
         "return_with_leftover_noise": "disable",
     }
     for mode in ("exact", "layers", "couple"):
-        for each in (parts, whole):
+        for each in (parts, uncut):
             each["8"]["inputs"]["mode"] = mode
-        first, second = (run(each, "10")["samples"] for each in (parts, whole))
+        first, second = (run(each, "10")["samples"] for each in (parts, uncut))
         assert float((first - second).norm() / second.norm()) < 1e-5
 
 

@@ -168,12 +168,12 @@ def test_two_parts_give_the_image_of_the_whole(loaded):
         people = different_people(loaded, mode=mode, shared_negative=shared)
         guider = guided(people)
         sigmas = steps_of(guider, 8)
-        whole = sampled(guider, people.latent, sigmas)
+        uncut = sampled(guider, people.latent, sigmas)
         first = sampled(guided(people), people.latent, sigmas[:5])
         second = sampled(
             guided(people), {"samples": first}, sigmas[4:], noise=torch.zeros_like(first)
         )
-        assert_near(second, whole, 1e-5)
+        assert_near(second, uncut, 1e-5)
 
 
 def test_an_advanced_sampler_in_two_parts_gives_the_image_of_the_whole(loaded):

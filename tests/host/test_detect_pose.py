@@ -19,12 +19,12 @@ class LookingDetector:
     """A detector that looks this often at each image and finds nobody."""
 
     def __init__(self, looks):
-        self.looks, self.seen = looks, 0
+        self.looks, self.look_count = looks, 0
 
     def detect(self, image, *, boxes, max_people, min_confidence, on_look):
         for _ in range(self.looks):
             on_look()
-            self.seen += 1
+            self.look_count += 1
         return pose.no_people(image.shape[1], image.shape[0])
 
 
@@ -71,17 +71,17 @@ def canceled():
 def test_a_canceled_search_ends_within_the_image(detector, canceled):
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         VitruvianDetectPose.execute(image=torch.zeros(1, 8, 8, 3), **SETTINGS)
-    assert detector.seen == 0
+    assert detector.look_count == 0
 
 
 def test_the_preview_of_a_large_image_is_small(detector, monkeypatch):
     monkeypatch.setattr(pose_drawing, "LARGEST_PREVIEW", 32)
-    shown = []
+    preview_shapes = []
     monkeypatch.setattr(
-        "comfy_api.latest.ui.PreviewImage", lambda images, cls: shown.append(images.shape)
+        "comfy_api.latest.ui.PreviewImage", lambda images, cls: preview_shapes.append(images.shape)
     )
     poses, count = VitruvianDetectPose.execute(image=torch.zeros(3, 60, 80, 3), **SETTINGS).args
-    assert shown == [(3, 24, 32, 3)] and count == 0
+    assert preview_shapes == [(3, 24, 32, 3)] and count == 0
     assert [(f["canvas_width"], f["canvas_height"]) for f in poses] == [(80, 60)] * 3
 
 

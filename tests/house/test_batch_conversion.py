@@ -189,10 +189,10 @@ def test_a_broken_workflow(name):
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_whatever_is_damaged_is_read_or_refused_in_one_line(name):
     """Every part of a workflow, replaced by something else in turn."""
-    whole = json.dumps(WORKFLOWS[name])
+    workflow_text = json.dumps(WORKFLOWS[name])
     for path in list(paths(WORKFLOWS[name])):
         for other in (None, 3, -1.5, "x", [], {}, [None], [[]], {"a": 1}, True):
-            content = json.loads(whole)
+            content = json.loads(workflow_text)
             part = content
             for key in path[:-1]:
                 part = part[key]

@@ -14,8 +14,8 @@ from vitruvian.batch.vitruvian_batch.workflow import Workflow
 
 
 def plan(*texts):
-    flow = Workflow("flow", {"1": {"class_type": "Paint", "inputs": {"text": "", "seed": 1}}})
-    rows = [Row(n, f"row {n}", {"Paint.text": text}) for n, text in enumerate(texts, 1)]
+    flow = Workflow("flow", {"1": {"class_type": "Sample", "inputs": {"text": "", "seed": 1}}})
+    rows = [Row(n, f"row {n}", {"Sample.text": text}) for n, text in enumerate(texts, 1)]
     return jobs.plan([flow], rows, None)
 
 
@@ -28,7 +28,7 @@ class Painter:
         self.count, self.names, self.texts = count, names, []
 
     def perform(self, job, prompt):
-        text = job.cells["Paint.text"]
+        text = job.cells["Sample.text"]
         self.texts.append(text)
         content = text.encode(errors="replace")
         return [Saved(f"{self.names}_{n:05}_.png", lambda: [content]) for n in range(self.count)]
@@ -70,7 +70,7 @@ def lines(out):
         b"my notes",
         b"my notes\n",
         b"\n",
-        b"Paint.text,seed\na,1\n",
+        b"Sample.text,seed\na,1\n",
         b'{"batch": 5}\n',
         b'{"batch": "mine"}\n',
         b'{"batch": "mine"} and more',
@@ -261,7 +261,7 @@ def test_half_of_a_surrogate_pair_is_written_and_read_again(tmp_path):
     out = tmp_path / "out"
     text = "a \ud83d woman"
     work(out, plan(text), Painter())
-    assert lines(out)[-1]["cells"] == {"Paint.text": text}
+    assert lines(out)[-1]["cells"] == {"Sample.text": text}
     painter = Painter()
     work(out, plan(text), painter)
     assert painter.texts == []
@@ -285,19 +285,19 @@ def command(tmp_path, capsys, monkeypatch):
             return False
 
         def info(self):
-            return {"Paint": {"output_node": True, "python_module": "custom_nodes.paint"}}
+            return {"Sample": {"output_node": True, "python_module": "custom_nodes.sample"}}
 
         def perform(self, job, prompt):
             return [Saved("image.png", lambda: [b"a"])]
 
     def start(*options):
         flow = tmp_path / "flow.json"
-        flow.write_text('{"1": {"class_type": "Paint", "inputs": {"text": "", "seed": 1}}}')
+        flow.write_text('{"1": {"class_type": "Sample", "inputs": {"text": "", "seed": 1}}}')
         monkeypatch.setattr(cli, "_workers", lambda options, out: [Nobody()])
         code = cli.main([str(flow), *map(str, options)])
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.out + shown.err
-        return code, shown.out + shown.err
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        return code, printed.out + printed.err
 
     return start
 

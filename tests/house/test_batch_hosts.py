@@ -16,7 +16,7 @@ from vitruvian.batch.vitruvian_batch import cli, connection, host
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 PAGE = (200, "text/html", b"<!DOCTYPE html><html>Please log in</html>")
-PAINT = {
+SAMPLE = {
     "input": {
         "required": {
             "text": ["STRING", {}],
@@ -24,10 +24,10 @@ PAINT = {
             "model": [["a.safetensors"], {}],
         }
     },
-    "python_module": "custom_nodes.paint",
+    "python_module": "custom_nodes.sample",
 }
 INFO = {
-    "Paint": PAINT,
+    "Sample": SAMPLE,
     "LoadImage": {
         "input": {"required": {"image": [["there.png"], {"image_upload": True}]}},
         "python_module": "nodes",
@@ -38,9 +38,9 @@ INFO = {
 
 
 def flow(**more):
-    paint = {"text": "a", "seed": 1, "model": "a.safetensors"}
+    inputs = {"text": "a", "seed": 1, "model": "a.safetensors"}
     return {
-        "1": {"class_type": "Paint", "inputs": paint},
+        "1": {"class_type": "Sample", "inputs": inputs},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "p"}},
         **more,
     }
@@ -216,9 +216,9 @@ def batch(tmp_path, capsys):
             table.write_text(rows)
             line += ["--table", table]
         code = cli.main([str(part) for part in (*line, *options)])
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.out + shown.err
-        return code, shown.out + shown.err
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        return code, printed.out + printed.err
 
     return start
 
@@ -383,7 +383,7 @@ def test_a_part_that_an_earlier_runner_left_running_is_no_finished_row(tmp_path,
 def test_a_dry_run_names_every_node_and_file_that_is_missing(begin, batch):
     one, first = begin()
     two, second = begin()
-    two.info = {name: kind for name, kind in INFO.items() if name != "Paint"}
+    two.info = {name: kind for name, kind in INFO.items() if name != "Sample"}
     nodes = flow(
         **{
             "3": {"class_type": "Absent", "inputs": {}},
@@ -396,8 +396,8 @@ def test_a_dry_run_names_every_node_and_file_that_is_missing(begin, batch):
     code, output = batch([first, second], "--dry-run", nodes=nodes)
     assert code == 2
     assert f"http://{first} has no node Absent, Missing. Install the pack" in output
-    assert f"http://{second} has no node Absent, Missing, Paint." in output
-    assert f"{first} lacks for Paint (node 1): no 'b.safetensors' for model" in output
+    assert f"http://{second} has no node Absent, Missing, Sample." in output
+    assert f"{first} lacks for Sample (node 1): no 'b.safetensors' for model" in output
     for address in (first, second):
         assert f"{address} lacks for LoadImage (node 5): no 'gone.png' for image" in output
     assert "there.png" not in output
@@ -407,7 +407,7 @@ def test_a_dry_run_names_every_node_and_file_that_is_missing(begin, batch):
 def test_a_file_that_every_row_names_anew_is_not_missing(tmp_path, comfy, batch):
     nodes = flow()
     nodes["1"]["inputs"]["model"] = "b.safetensors"
-    code, output = batch(comfy[1], "--dry-run", nodes=nodes, rows="Paint.model\na.safetensors\n")
+    code, output = batch(comfy[1], "--dry-run", nodes=nodes, rows="Sample.model\na.safetensors\n")
     assert code == 0, output
 
 

@@ -14,7 +14,7 @@ NOBODY = "http://127.0.0.1:9"  # the port of discard: nothing listens there
 
 def flow(**inputs):
     sampler = {"text": "", "seed": 7, "steps": 20, "cfg": 4.5, "tile": True, **inputs}
-    return Workflow("flow", {"1": {"class_type": "Paint", "inputs": sampler}})
+    return Workflow("flow", {"1": {"class_type": "Sample", "inputs": sampler}})
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_a_line_that_is_no_row(read, line, reason):
 ROUNDED = ["1.23457E+14", "1,23457E+14", "1.12590E+15", "1E5", "1.8e19"]
 
 
-@pytest.mark.parametrize("column", ["seed", "Paint.seed", "Paint.steps"])
+@pytest.mark.parametrize("column", ["seed", "Sample.seed", "Sample.steps"])
 @pytest.mark.parametrize("cell", ROUNDED)
 def test_a_number_that_a_spreadsheet_rounded_is_refused(plan, column, cell):
     with pytest.raises(BadInput, match="row 1 .*its last digits are lost"):
@@ -184,8 +184,8 @@ def test_a_number_that_a_spreadsheet_rounded_is_refused(plan, column, cell):
 
 
 def test_a_power_of_ten_is_a_number_where_fractions_are(plan):
-    assert plan("Paint.cfg\n1.5e1\n")[0].nodes()["1"]["inputs"]["cfg"] == 15
-    assert plan('{"Paint.cfg": 1.5e1}', "t.jsonl")[0].nodes()["1"]["inputs"]["cfg"] == 15
+    assert plan("Sample.cfg\n1.5e1\n")[0].nodes()["1"]["inputs"]["cfg"] == 15
+    assert plan('{"Sample.cfg": 1.5e1}', "t.jsonl")[0].nodes()["1"]["inputs"]["cfg"] == 15
 
 
 @pytest.mark.parametrize("seed", [2**53 + 1, 2**64 - 1, 0])
@@ -204,9 +204,9 @@ def test_what_is_no_whole_number(plan, cell):
 @pytest.mark.parametrize("cell", ["0,5", "1_0.5", "inf", "nan", "\uff11", "1e999", "9" * 400])
 def test_what_is_no_number(plan, cell):
     with pytest.raises(BadInput, match="is not a number"):
-        plan(json.dumps({"Paint.cfg": cell}), "t.jsonl")
+        plan(json.dumps({"Sample.cfg": cell}), "t.jsonl")
     with pytest.raises(BadInput, match="is not a number"):
-        plan(json.dumps({"Paint.cfg": int("9" * 400)}), "t.jsonl")
+        plan(json.dumps({"Sample.cfg": int("9" * 400)}), "t.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_what_is_no_number(plan, cell):
     + [("FALSE", False), ("no", False), ("0", False), ("Off", False)],
 )
 def test_spellings_of_true_and_false(plan, cell, truth):
-    assert plan(f"Paint.tile\n{cell}\n")[0].nodes()["1"]["inputs"]["tile"] is truth
+    assert plan(f"Sample.tile\n{cell}\n")[0].nodes()["1"]["inputs"]["tile"] is truth
 
 
 def test_choices_with_spaces_and_of_numbers():
@@ -226,8 +226,8 @@ def test_choices_with_spaces_and_of_numbers():
 
 
 def test_a_nested_value_is_not_one_value(plan):
-    with pytest.raises(BadInput, match=r"column 'Paint.text': '\[1, 2\]' is not one value"):
-        plan('{"Paint.text": [1, 2]}', "t.jsonl")
+    with pytest.raises(BadInput, match=r"column 'Sample.text': '\[1, 2\]' is not one value"):
+        plan('{"Sample.text": [1, 2]}', "t.jsonl")
 
 
 def test_a_column_of_a_node_that_is_not_there_is_named_even_if_it_is_empty(plan):
@@ -289,7 +289,7 @@ def test_a_seed_that_cannot_be_set_is_refused(plan, on):
 
 def test_a_seed_beyond_the_inputs_range_is_refused(plan):
     on = flow()
-    on.kinds["Paint"] = {"input": {"required": {"seed": ["INT", {"min": 0, "max": 100}]}}}
+    on.kinds["Sample"] = {"input": {"required": {"seed": ["INT", {"min": 0, "max": 100}]}}}
     for seed in (-5, 100):
         with pytest.raises(BadInput, match=r"row \d .*, --seed: .*(below 0|above 100)"):
             plan("_note\nx\ny\n", on=on, seed=seed)
@@ -312,7 +312,7 @@ def test_a_long_table_takes_no_more_memory_than_its_keys(tmp_path):
     def write(rows):
         path = tmp_path / f"{rows}.csv"
         lines = (f"{n} {'word ' * 800},{n}" for n in range(rows))
-        path.write_text("\n".join(["Paint.text,seed", *lines]) + "\n")
+        path.write_text("\n".join(["Sample.text,seed", *lines]) + "\n")
         return path
 
     short, long = write(2000), write(4000)  # of 8 and of 16 MB

@@ -113,13 +113,13 @@ def direct(module, name):
 
 @cache
 def reachable(module, name):
-    seen, waiting = set(), [(module, name)]
+    visited, waiting = set(), [(module, name)]
     while waiting:
         place = waiting.pop()
-        if place not in seen:
-            seen.add(place)
+        if place not in visited:
+            visited.add(place)
             waiting += direct(*place)
-    return frozenset(seen)
+    return frozenset(visited)
 
 
 def texts(module, tree):
@@ -248,7 +248,7 @@ def test_no_call_names_an_input_that_the_node_does_not_have(node_id):
 
 
 def test_the_calls_are_seen():
-    seen = {
+    visited = {
         (function, quoted)
         for source in sources().values()
         for name in source.definitions
@@ -261,7 +261,7 @@ def test_the_calls_are_seen():
         ("check_order", "shrink_end_percent"),
         ("paired_count", "normal_image"),
         ("check_batch", "hand_poses"),
-    } <= seen
+    } <= visited
 
 
 def test_only_nodes_with_the_input_pass_their_confidence():

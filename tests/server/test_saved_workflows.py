@@ -26,9 +26,9 @@ def test_a_primitive_shows_the_rows_value(tmp_path, server):
     assert red.getpixel((0, 0)) == (255, 0, 0)
     assert blue.size == (64, 64)
     assert blue.getpixel((0, 0)) == (0, 0, 255)
-    shown = {node["id"]: node["widgets_values"] for node in opened(red)["nodes"]}
-    assert shown[4][0] == RED
-    assert shown[1][0] == 96
+    widget_values = {node["id"]: node["widgets_values"] for node in opened(red)["nodes"]}
+    assert widget_values[4][0] == RED
+    assert widget_values[1][0] == 96
 
 
 def test_a_subgraphs_node_shows_the_rows_value(tmp_path, server):
