@@ -110,7 +110,7 @@ def person_masks(
         shape = torch.zeros(height + 2 * margin, width + 2 * margin)
         for start, end, thickness in _capsules(pick(people, [number])):
             fill_capsule(shape, start + margin, end + margin, (thickness + dilation) * size)
-        shape = _blur(shape, feather * size)
+        shape = blur(shape, feather * size)
         masks[number] = shape[margin : margin + height, margin : margin + width]
     return masks.clamp(0, 1)
 
@@ -180,17 +180,21 @@ def fill_capsule(shape: Tensor, start: Tensor, end: Tensor, radius: float) -> No
     shape[y0:y1, x0:x1][distance <= radius] = 1
 
 
-def _blur(image: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian of an image [h, w], edges repeated."""
+def blur(images: Tensor, sigma: float) -> Tensor:
+    """Soften images [..., h, w] by a Gaussian of this standard deviation in pixels.
+
+    Its kernel ends at three standard deviations, and edges are repeated: what sums to 1 in every
+    place over several images does so afterwards.
+    """
     radius = math.ceil(3 * sigma)
     if radius == 0:
-        return image
-    steps = torch.arange(-radius, radius + 1) / sigma
-    kernel = torch.exp(-0.5 * steps.square())
+        return images
+    steps = torch.arange(-radius, radius + 1, device=images.device) / sigma
+    kernel = torch.exp(-0.5 * steps.square()).to(images.dtype)
     kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    image = image[None, None]
+    blurred = images.reshape(-1, 1, *images.shape[-2:])
     for weight, pad in ((kernel, (radius, radius, 0, 0)), (kernel.mT, (0, 0, radius, radius))):
-        image = torch.nn.functional.conv2d(
-            torch.nn.functional.pad(image, pad, mode="replicate"), weight
+        blurred = torch.nn.functional.conv2d(
+            torch.nn.functional.pad(blurred, pad, mode="replicate"), weight
         )
-    return image[0, 0]
+    return blurred.view(images.shape)

@@ -201,6 +201,29 @@ def soft_shares(occupied: Tensor, *, scene: bool = False) -> Tensor:
     return (occupied / TEMPERATURE).softmax(0)[:, None, None]
 
 
+def feather_shares(shares: Tensor, feather: float) -> Tensor:
+    """Soften the borders between the regions of shares [S, frames, 1, h, w]; they still sum to 1.
+
+    feather: how far a border reaches to either side, as a share of the longer side; 0: not at all.
+    """
+    return body_masks.blur(shares, feather * max(shares.shape[-2:]) / 3)
+
+
+def share_with_scene(shares: Tensor, scene_share: float, has_scene: bool) -> Tensor:
+    """Give the scene a share of every place: shares [S, frames, 1, h, w] -> the same or S + 1.
+
+    scene_share: 0 leaves the shares as they are, 1 leaves nothing to the others. has_scene: the
+    scene is the last of the S streams already; otherwise it is added behind them.
+    """
+    if scene_share == 0:
+        return shares
+    if not has_scene:
+        shares = torch.cat((shares, torch.zeros_like(shares[:1])))
+    mixed = (1 - scene_share) * shares
+    mixed[-1] += scene_share
+    return mixed
+
+
 def resize_shares(shares: Tensor, height: int, width: int) -> Tensor:
     """Resize the shares to another grid, bilinear without antialiasing: they still sum to 1."""
     if shares.shape[-2:] == (height, width):

@@ -1,5 +1,7 @@
 """Test the invariants of shares and of the mix of streams."""
 
+import math
+
 import pytest
 import torch
 from vitruvian.models import body_masks, compose, outfit, pose, pose_drawing
@@ -19,6 +21,68 @@ def test_shares_sum_to_one_on_every_grid(scene, size):
     ):
         total = compose.resize_shares(shares, *size).sum(0)
         torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def slowly_feathered(share, sigma):
+    """Blur [h, w] point by point, in doubles, with a kernel that ends at three sigma."""
+    radius, (height, width) = math.ceil(3 * sigma), share.shape
+    steps = range(-radius, radius + 1)
+    weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in steps]
+    blurred = torch.zeros(height, width, dtype=torch.float64)
+    for y in range(height):
+        for x in range(width):
+            blurred[y, x] = sum(
+                weights[i] * weights[j] / sum(weights) ** 2
+                * float(share[min(max(y + dy, 0), height - 1), min(max(x + dx, 0), width - 1)])
+                for i, dy in enumerate(steps)
+                for j, dx in enumerate(steps)
+            )  # fmt: skip
+    return blurred
+
+
+@pytest.mark.parametrize("feather", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("size", [(12, 12), (9, 4), (1, 1)])
+def test_feathered_shares_still_sum_to_one_and_are_blurred(feather, size):
+    g = torch.Generator().manual_seed(3)
+    occupancy = torch.rand(3, *size, generator=g)
+    frames = [compose.hard_shares(occupancy, [0, 0, 0]), compose.soft_shares(1 - occupancy)]
+    shares = torch.cat(frames, 1)
+    feathered = compose.feather_shares(shares, feather)
+    assert feathered.shape == shares.shape
+    torch.testing.assert_close(feathered.sum(0), torch.ones_like(feathered[0]))
+    expected = slowly_feathered(shares[1, 1, 0], feather * max(size) / 3)
+    torch.testing.assert_close(feathered[1, 1, 0].double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_feather_of_0_leaves_the_shares_as_they_are():
+    shares = compose.hard_shares(occupied(), [0, 0, 0])
+    assert compose.feather_shares(shares, 0.0) is shares
+
+
+def test_a_border_gets_softer_only_as_far_as_the_feather_reaches():
+    left = torch.zeros(2, 20, 40)
+    left[0, :, :20], left[1, :, 20:] = 1, 1
+    feathered = compose.feather_shares(compose.hard_shares(left, [0, 0]), 0.1)[0, 0, 0]
+    assert (feathered[:, :16] > 0.9999).all() and (feathered[:, 24:] < 1e-4).all()
+    assert (feathered[:, 19] > 0.5).all() and (feathered[:, 19] < 0.7).all()
+
+
+def test_the_scene_gets_its_share_of_every_place():
+    occupancy = occupied()
+    for scene in (False, True):
+        shares = compose.hard_shares(occupancy, [0, 0, 0], scene=scene)
+        mixed = compose.share_with_scene(shares, 0.25, scene)
+        torch.testing.assert_close(mixed[:3], 0.75 * shares[:3])
+        torch.testing.assert_close(mixed[3], 1 - mixed[:3].sum(0))
+        assert len(mixed) == 4 and mixed[3].min() >= 0.25
+        everything = compose.share_with_scene(shares, 1.0, scene)
+        assert not everything[:3].any() and (everything[3] == 1).all()
+
+
+@pytest.mark.parametrize("scene", [False, True])
+def test_a_scene_share_of_0_leaves_the_shares_as_they_are(scene):
+    shares = compose.soft_shares(occupied(), scene=scene)
+    assert compose.share_with_scene(shares, 0.0, scene) is shares
 
 
 def test_a_tie_goes_by_order_then_to_the_smaller_then_to_the_first():
