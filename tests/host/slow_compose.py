@@ -1,0 +1,124 @@
+"""Composition of people on a transformer the slow way: a plain forward for each person, their
+tokens mixed place by place at the head. Written from the method, apart from what it checks.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+TEXT = ("cross_attn", "pooled_output", "attention_mask", "t5xxl_ids", "t5xxl_weights")
+
+
+class Layout(NamedTuple):
+    """Where a network's head is, and where the image's tokens are in what the head reads."""
+
+    head: str
+    after_text: bool = False  # the image's tokens come behind the text's
+    patch: str = "patch_size"  # what the network calls the side of a token, in latent cells
+
+
+LAYOUTS = {
+    "Flux": Layout("final_layer"),
+    "Chroma": Layout("final_layer"),
+    "QwenImageTransformer2DModel": Layout("norm_out"),
+    "NextDiT": Layout("final_layer", after_text=True),
+    "OpenAISignatureMMDITWrapper": Layout("final_layer"),
+    "SingleStreamDiT": Layout("last", after_text=True, patch="patch"),
+    "Anima": Layout("final_layer", patch="patch_spatial"),
+    "WanModel": Layout("head"),
+}
+
+
+def entry_of(conditioning: Sequence) -> dict[str, Any]:
+    """Return the only entry of a CONDITIONING as the host keeps it while sampling."""
+    ((text, entry),) = conditioning
+    return {**entry, "cross_attn": text}
+
+
+def with_text_of(entry: Mapping[str, Any], person: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry with another one's text, and what else it has."""
+    rest = {key: value for key, value in entry.items() if key not in TEXT}
+    return {**rest, **{key: person[key] for key in TEXT if key in person}}
+
+
+def plain(base: Any, x: Tensor, sigma: Tensor, entry: Mapping[str, Any]) -> Tensor:
+    """Denoise x [B, C, ..., h, w] as the plain model does it for one conditioning entry."""
+    conds = base.extra_conds(**{**entry, "device": x.device, "noise": x})
+    values = {
+        key: cond.process_cond(batch_size=len(x), device=x.device, area=None).cond
+        for key, cond in conds.items()
+    }
+    options = {"cond_or_uncond": [0], "sigmas": sigma[:1]}
+    return base.apply_model(x, sigma, transformer_options=options, **values)
+
+
+@contextmanager
+def _before(head: torch.nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While it lasts, the head reads what `change` makes of its tokens."""
+    hook = head.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]), *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _image_start(network: Any, layout: Layout, entry: Mapping[str, Any]) -> int:
+    """Return the index of the image's first token in what the head reads."""
+    if not layout.after_text:
+        return 0
+    multiple = getattr(network, "pad_tokens_multiple", None) or 1
+    return math.ceil(entry["cross_attn"].shape[1] / multiple) * multiple
+
+
+def composed(
+    base: Any, x: Tensor, sigma: Tensor, entries: Sequence[Mapping[str, Any]], shares: Tensor
+) -> Tensor:
+    """Denoise x for several people at once, each in their share of the image.
+
+    Every person has a forward of their own up to the head. There the tokens of each place are
+    mixed, and every person's head, which their pooled text modulates, goes on with them; the
+    results are mixed once more. entries: the conditioning entry of each person. shares [people,
+    frames, h, w] of each latent cell; one frame serves all of the batch.
+    """
+    network = base.diffusion_model
+    layout = LAYOUTS[type(network).__name__]
+    head, patch = getattr(network, layout.head), getattr(network, layout.patch)
+    side = patch if isinstance(patch, int) else patch[-1]
+    height, width = (math.ceil(cells / side) for cells in x.shape[-2:])
+    share = torch.nn.functional.interpolate(shares, (height, width), mode="bilinear")
+    starts = [_image_start(network, layout, entry) for entry in entries]
+    everyone = range(len(entries))
+
+    tokens: list[Tensor] = []
+    for entry in entries:
+        with _before(head, lambda features: tokens.append(features.clone()) or features):
+            plain(base, x, sigma, entry)
+
+    mixed = [features.clone() for features in tokens]
+    flat = [features.view(len(x), -1, features.shape[-1]) for features in tokens]
+    for image in range(len(x)):
+        frame = image % share.shape[1]
+        for place in range(height * width):
+            of_person = [share[p, frame, place // width, place % width] for p in everyone]
+            token = sum(of_person[p] * flat[p][image, starts[p] + place] for p in everyone)
+            for p in everyone:
+                rows = mixed[p].view(len(x), -1, token.shape[-1])
+                rows[image, starts[p] + place] = token
+
+    results = []
+    for p in everyone:
+        with _before(head, lambda _, p=p: mixed[p]):
+            results.append(plain(base, x, sigma, entries[p]))
+    output = torch.zeros_like(x)
+    for image in range(len(x)):
+        frame = image % share.shape[1]
+        for row in range(x.shape[-2]):
+            for column in range(x.shape[-1]):
+                for p in everyone:
+                    counts = share[p, frame, row // side, column // side]
+                    output[image, ..., row, column] += counts * results[p][image, ..., row, column]
+    return output
