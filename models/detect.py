@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from . import boxes
 from .pose import MIN_CONFIDENCE, People
 
 OpenDetector = Callable[..., AbstractContextManager["Detector"]]
@@ -75,29 +76,15 @@ def open_detector(
 
 
 def read_boxes(value: Any) -> list[list[Box]]:
-    """Read the rectangles of every image from a BOUNDING_BOX value of the host.
-
-    A value is one box {x, y, width, height} in pixels, a list of them, or a list of such lists, one
-    per image. Boxes that are labeled as something else than a person are left out. Raises
-    ValueError on anything else.
+    """Read the rectangles of every image from a BOUNDING_BOX value of the host, in any form that
+    `boxes.read_frames` reads. Boxes that are labeled as something else than a person are left out,
+    and so are empty ones.
     """
-    frames = value if isinstance(value, list) else [value] if value else []
-    if not any(isinstance(frame, list) for frame in frames):
-        frames = [frames]
-    return [_read_frame_boxes(frame) for frame in frames]
-
-
-def _read_frame_boxes(frame: Any) -> list[Box]:
-    if not isinstance(frame, list):
-        raise ValueError(f"each image needs a list of bounding boxes, but one has {frame!r:.80}.")
-    boxes = []
-    for box in frame:
-        try:
-            x, y, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(
-                f"a bounding box has the numbers x, y, width and height, but one is {box!r:.80}."
-            ) from None
-        if box.get("label", "person") == "person" and width >= 1 and height >= 1:
-            boxes.append(Box(round(x), round(y), round(x + width), round(y + height)))
-    return boxes
+    return [
+        [
+            Box(round(x), round(y), round(x + width), round(y + height))
+            for x, y, width, height, label in frame
+            if label in (None, "person") and width >= 1 and height >= 1
+        ]
+        for frame in boxes.read_frames(value)
+    ]
