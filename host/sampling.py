@@ -37,7 +37,14 @@ class Family(NamedTuple):
     """One kind of network that methods can patch."""
 
     names: tuple[str, ...]  # of its checkpoints, as an artist knows them
-    network: type  # the host's class
+    network: type | str  # the host's class; its path, for this very class and none derived from it
+
+    def has(self, network: Any) -> bool:
+        """Say whether a network is of this family."""
+        if isinstance(self.network, str):
+            return f"{type(network).__module__}.{type(network).__qualname__}" == self.network
+        # a joint network is built from a UNet, but has three of each outer layer
+        return isinstance(network, self.network) and not isinstance(network, StructureUNet)
 
 
 UNET = Family(("SD1.5", "SD2.x", "SDXL"), UNetModel)
@@ -51,8 +58,7 @@ def known_family(model: Any, method: str, families: Sequence[Family] = (UNET,)) 
     """
     network = model.get_model_object("diffusion_model")
     for family in families:
-        # a joint network is built from a UNet, but has three of each outer layer
-        if isinstance(network, family.network) and not isinstance(network, StructureUNet):
+        if family.has(network):
             return family
     *names, last = [name for family in families for name in family.names]
     raise ValueError(

@@ -2,12 +2,16 @@
 
 streams.py  which streams one call of the network has, with whose text and skeleton
 control.py  the ControlNet that travels on the conditioning, and its residuals for the streams
-families.py what differs between network families: where features are mixed
-patches.py  the wrappers that travel on the MODEL and turn a batch into streams and back
+plan.py     what stays the same over one sampling
+calls.py    one call of the network by the host
+families.py the network families that can compose, a row each
+unets.py, transformers.py  how they do it; text_masks.py, next_dit.py: what transformers need for it
+patches.py  the wrappers that travel on the MODEL
 """
 
-from .control import ComposedControl, attach
-from .patches import Plan, compose_model
+from .control import ComposedControl, attach, check_controls
+from .patches import compose_model
+from .plan import Plan
 from .streams import (
     COUPLE,
     EXACT,
@@ -33,5 +37,6 @@ __all__ = [
     "Plan",
     "Shares",
     "attach",
+    "check_controls",
     "compose_model",
 ]

@@ -36,6 +36,12 @@ def has_comparing_patches(options: Options, kinds: Sequence[str] = COMPARING) ->
     )
 
 
+def has_foreign_patches(options: Options) -> bool:
+    """Say whether another pack patches the blocks of a transformer, in whatever way."""
+    kinds = {*options.get("patches", {}), *options.get("patches_replace", {})}
+    return has_comparing_patches(options, tuple(kinds))
+
+
 def _replaced_kinds(kinds: Sequence[str]) -> list[str]:
     return sorted({kind.split("_")[0] for kind in kinds})
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ EXACT, LAYERS, COUPLE = "exact", "layers", "couple"  # modes
 KEY = "vitruvian_compose"
 NODE = "Compose Instances"
 PEOPLE, NEGATIVE = "people", "negative"  # the role of a conditioning entry, under KEY
+TEXT_CONDS = frozenset(  # what the host encodes of a text, beside c_crossattn and y
+    {"attention_mask", "num_tokens", "clip_text_pooled", "encoder_hidden_states_llama3", "txt_byt5"}
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,13 @@ class Composition:
     shared_negative: bool  # the negative is one stream with everybody's skeleton
     start_percent: float
     end_percent: float
+    feather: float = 0.0  # blur of the shares' borders, as a share of the latent's longer side
+    scene_share: float = 0.0  # of the positive prompt, everywhere
+
+    @property
+    def has_scene(self) -> bool:
+        """Say whether the positive prompt has a stream, the last one."""
+        return self.scene or self.scene_share > 0
 
     def __deepcopy__(self, memo: dict) -> "Composition":
         """Return the composition itself: it never changes, and its identity says whose it is."""
@@ -51,7 +61,8 @@ class PeopleTexts(NamedTuple):
 
     uuids: tuple[Any, ...]  # of their conditioning entries
     contexts: tuple[Tensor, ...]  # [1 or images, tokens, C]
-    vectors: tuple[Tensor | None, ...]  # SDXL's pooled text and sizes [1 or images, C]
+    vectors: tuple[Tensor | None, ...]  # pooled text and SDXL's sizes [1 or images, C]
+    conds: tuple[Mapping[str, Any], ...] = ()  # of each person: what else belongs to a text
 
 
 class Shares(NamedTuple):
@@ -72,6 +83,16 @@ class Stream(NamedTuple):
     chunk: int
     text: int | None  # whose; MERGED: the mean of all people's, None: the chunk's own
     hint: int | None  # whose skeleton; MERGED: everybody's, None: no control
+
+
+class StreamRows(Protocol):
+    """The rows of some streams, `batch` of each."""
+
+    @property
+    def streams(self) -> tuple[Stream, ...]: ...
+
+    @property
+    def batch(self) -> int: ...
 
 
 class Layout(NamedTuple):
@@ -143,32 +164,14 @@ class ChunkText(NamedTuple):
     change: Tensor | None = None  # what other packs added to it while sampling
 
 
-class StreamCall(NamedTuple):
-    """One call of the network as streams: what mixing them inside the network needs."""
-
-    mode: str
-    layout: Layout
-    shares: Tensor  # [S, frames, 1, h, w]
-    people: PeopleTexts
-    context: Tensor  # the streams' texts [rows, tokens, C]
-    texts: Sequence[ChunkText]  # of each chunk
-    uuids: Sequence[Any]  # of each chunk's conditioning entry
-    is_people: Sequence[bool]  # of each chunk: it is the people's, not the negative or another
-    scene: bool
-
-
-def lay_out(
-    composition: Composition,
-    roles: Mapping[Any, str],
-    uuids: Sequence[Any],
-    batch: int,
-    equal_counts: bool,
-) -> Layout:
-    """Say which streams the chunks of these conditioning entries become.
+def streams_by_chunk(
+    composition: Composition, roles: Mapping[Any, str], uuids: Sequence[Any]
+) -> list[list[Stream]]:
+    """Say which streams the chunks of these conditioning entries become: one, or several whose
+    order is that of the shares.
 
     `roles`: PEOPLE or NEGATIVE of the entries that are composed, by uuid; others stay one stream
-    without control. `equal_counts`: every chunk has as many streams as those of the people, the
-    same one several times if need be, because patches of other packs compare the chunks of a call.
+    without control.
     """
     one_pass = composition.mode == COUPLE
 
@@ -181,14 +184,17 @@ def lay_out(
             return [Stream(chunk, None, MERGED)]
         text = role == PEOPLE
         people = [Stream(chunk, i if text else None, i) for i in range(len(composition.people))]
-        return [*people, Stream(chunk, None, MERGED)] if composition.scene else people
+        return [*people, Stream(chunk, None, MERGED)] if composition.has_scene else people
 
-    by_chunk = [streams_of(chunk, roles.get(uuid)) for chunk, uuid in enumerate(uuids)]
-    return lay_groups(by_chunk, batch, equal_counts)
+    return [streams_of(chunk, roles.get(uuid)) for chunk, uuid in enumerate(uuids)]
 
 
 def lay_groups(by_chunk: Sequence[list[Stream]], batch: int, equal_counts: bool) -> Layout:
-    """Order the streams of each chunk, one or as many as there are people, into a layout."""
+    """Order the streams of each chunk, one or as many as there are people, into a layout.
+
+    `equal_counts`: every chunk has as many streams as those of the people, the same one several
+    times if need be, because patches of other packs compare the chunks of a call.
+    """
     count = max(map(len, by_chunk))
     if count == 1:
         return Layout(tuple(chain(*by_chunk)), (), batch)
@@ -280,25 +286,41 @@ def _mean(contexts: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*_equally_long(contexts))).mean(0)
 
 
+def areas(shares: Tensor) -> Tensor:
+    """Measure each stream's part of the image: shares [S, frames, 1, h, w] -> [S, frames]."""
+    return shares.mean((2, 3, 4))
+
+
 def stream_vectors(
-    layout: Layout, vectors: Sequence[Tensor | None], chunk_vectors: Tensor
+    layout: Layout, vectors: Sequence[Tensor | None], chunk_vectors: Tensor, areas: Tensor
 ) -> Tensor:
     """Return the streams' pooled texts and sizes [rows, C].
 
     vectors: the people's, one row each; chunk_vectors: those of the chunks' rows. A person without
-    one has the chunk's.
+    one has the chunk's. A stream of all people has the mean of theirs by `areas` [S, frames].
     """
-    batch, rows = layout.batch, []
-    present = [vector for vector in vectors if vector is not None]
-    mean = torch.stack(present).mean(0) if present else None
-    for stream in layout.streams:
-        if stream.text is None:
-            vector = None
-        else:
-            vector = mean if stream.text == MERGED else vectors[stream.text]
-        rows.append(
-            chunk_vectors[stream.chunk * batch :][:batch]
-            if vector is None
-            else vector.to(chunk_vectors).expand(batch, -1)
-        )
+    batch = layout.batch
+    rows = [
+        stream_vector(stream, vectors, chunk_vectors[stream.chunk * batch :][:batch], areas)
+        for stream in layout.streams
+    ]
     return torch.cat(rows)
+
+
+def stream_vector(
+    stream: Stream, vectors: Sequence[Tensor | None], chunk_vector: Tensor, areas: Tensor
+) -> Tensor:
+    """Return one stream's vector [batch, C]; the scene's, behind those of the people, is the
+    chunk's.
+    """
+    if stream.text is None:
+        return chunk_vector
+    present = [chunk_vector if v is None else v.to(chunk_vector) for v in vectors]
+    if stream.text != MERGED:
+        return present[stream.text].expand_as(chunk_vector)
+    with_scene = [*present, chunk_vector][: len(areas)]
+    weighted = [
+        area[:, None].to(chunk_vector) * vector
+        for area, vector in zip(areas, with_scene, strict=True)
+    ]
+    return torch.stack(torch.broadcast_tensors(*weighted)).sum(0).expand_as(chunk_vector)

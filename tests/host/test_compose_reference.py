@@ -92,7 +92,7 @@ def epsilon(networks, mode, x, people, *, strength=1.5, sigma=SIGMA, negative=No
     plan = host.Plan(
         Window(1e9, -1.0),
         composition,
-        compose_family(model),
+        compose_family(model, mode),
         texts,
         {"uuid": control},
         {"uuid": host.PEOPLE if negative is None else host.NEGATIVE},

@@ -12,7 +12,7 @@ import torch
 from comfy_api.latest import io
 from vitruvian.host import human_prior, sampling
 from vitruvian.host.registration import register
-from vitruvian.models import compose, human_tokens
+from vitruvian.models import human_tokens
 from vitruvian.nodes import (
     MODULES,
     appearance,
@@ -22,7 +22,6 @@ from vitruvian.nodes import (
     mask_expansion,
     refiner,
 )
-from vitruvian.nodes import compose as compose_nodes
 from vitruvian.nodes import human_prior as human_prior_nodes
 
 register()
@@ -69,26 +68,6 @@ def prompt():
     marks = torch.ones(1, dtype=torch.bool)
     entry = {human_prior.HUMAN: marks, human_prior.WORDS: words}
     return [[torch.randn(1, 1, 48), entry]]
-
-
-def compose_instances(model):
-    text = [[torch.randn(1, 4, 48), {}]]
-    return compose_nodes.VitruvianComposeInstances.execute(
-        model=model,
-        positive=text,
-        negative=text,
-        instances=(compose.Instance(text, 1),),
-        pose=POSE,
-        control_net=None,
-        mode="exact",
-        strength=1.0,
-        harmony=0.5,
-        dilation=0.06,
-        start_percent=0.0,
-        end_percent=1.0,
-        background_prompt=compose_nodes.MEAN,
-        shared_negative=False,
-    )
 
 
 def apply_human_prior(model):
@@ -140,7 +119,6 @@ def apply_hand_generator(model):
 
 
 REFUSING = {
-    "Compose Instances": compose_instances,
     "Apply Human Prior": apply_human_prior,
     "Train Human Prior": train_human_prior,
     "Save Human Prior": save_human_prior,
@@ -150,6 +128,7 @@ REFUSING = {
 }
 BEHIND_ANOTHER = {"Predict Hand Masks"}  # takes the model of Apply Hand Generator, which refuses
 ANY_MODEL = {"Apply Mask Expansion"}
+TRANSFORMERS_TOO = {"Compose Instances"}
 
 
 @pytest.mark.parametrize("name", REFUSING)
@@ -170,7 +149,7 @@ def test_every_node_with_a_model_is_tried():
         for schema in schemas
         if any(isinstance(field, io.Model.Input) for field in schema.inputs)
     }
-    assert with_model == REFUSING.keys() | BEHIND_ANOTHER | ANY_MODEL
+    assert with_model == REFUSING.keys() | BEHIND_ANOTHER | ANY_MODEL | TRANSFORMERS_TOO
 
 
 def test_hand_masks_and_mask_expansion_on_another_family(transformer):

@@ -1,0 +1,81 @@
+"""How Z-Image and Lumina 2 (the host's NextDiT) lay out their tokens: text, image, padding.
+
+Z-Image pads text and image to a multiple of tokens. The image's position on the first axis is that
+behind the text's last token.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .text_masks import JOINT, TEXT
+from .transformers import Transformer
+
+
+def _multiple(network: Any) -> int:
+    return getattr(network, "pad_tokens_multiple", None) or 1
+
+
+def _padded(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+def _image_start(network: Any, tokens: int, _: int, cells: int) -> int:
+    return tokens - _padded(cells, _multiple(network))
+
+
+@contextmanager
+def _lay_texts(network: Any, lengths: Sequence[int], areas: Tensor) -> Iterator[list[int]]:
+    """Pad every text by itself, and let each end right before the image.
+
+    The image, and its padding at position 0, lie as the text of the largest area wants it.
+    """
+    padded = [_padded(length, _multiple(network)) for length in lengths]
+    total, starts = sum(padded), [0, *accumulate(padded)]
+    image_position = torch.tensor(padded, device=areas.device)[areas.argmax()]
+    calls: list[int] = []  # lengths of the positions that were asked for
+
+    def pad(_, __, embedded):
+        return _padded_texts(network, embedded, lengths)
+
+    def move(_, inputs):
+        positions = inputs[0].clone()
+        end = image_position.to(positions)
+        if not calls:  # those of the text; older hosts: of text and image
+            for length, start in zip(padded, starts, strict=False):
+                positions[:, start : start + length, 0] = inputs[0][:, :length, 0] + end - length
+        image = positions[:, 0 if calls else total :, 0]
+        image.copy_(torch.where(image >= total, image - total + end, image))
+        calls.append(positions.shape[1])
+        return (positions, *inputs[1:])
+
+    hooks = [network.rope_embedder.register_forward_pre_hook(move)]
+    if _multiple(network) > 1:
+        hooks.append(network.cap_embedder.register_forward_hook(pad))
+    try:
+        yield padded
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _padded_texts(network: Any, embedded: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Put the network's padding tokens behind each text [rows, tokens, C]."""
+    padding = network.cap_pad_token.to(embedded).expand(len(embedded), 1, -1)
+    parts = []
+    for text in embedded.split(list(lengths), 1):
+        missing = _padded(text.shape[1], _multiple(network)) - text.shape[1]
+        parts += [text, padding.expand(-1, missing, -1)]
+    return torch.cat(parts, 1)
+
+
+NEXT_DIT = Transformer(
+    "final_layer",
+    {"layers.*": JOINT, "context_refiner.*": TEXT},
+    image_start=_image_start,
+    lay_texts=_lay_texts,
+)

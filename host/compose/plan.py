@@ -1,0 +1,122 @@
+"""What stays the same over one sampling: the people's encoded prompts, their places, controls."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...models import compose
+from ..sampling import Sampling, Window, latent_stride
+from . import control as controls
+from .streams import KEY, NODE, TEXT_CONDS, Composition, PeopleTexts, Shares
+
+
+class Plan(NamedTuple):
+    """What stays the same over one sampling."""
+
+    window: Window
+    composition: Composition
+    family: Any  # the row of FAMILIES
+    people: PeopleTexts
+    controls: Mapping[Any, controls.ComposedControl]  # of the entries that are composed, by uuid
+    roles: Mapping[Any, str]  # of the same entries
+    encoded: Mapping[Any, Tensor]  # their own texts [1, tokens, C]
+    shares: Shares
+    size: tuple[int, int]  # of the latent
+
+
+def plan_maker(composition: Composition, family: Any) -> Callable[[Sampling], Plan]:
+    """Return the function that plans one sampling of a composition on a family of networks."""
+
+    def make_plan(sampling: Sampling) -> Plan:
+        conds, device = sampling.guider.conds, sampling.noise.device
+        # where another entry has an area, the host adds entries of that area behind ours
+        people = conds[KEY][: len(composition.people)]
+        texts = PeopleTexts(
+            tuple(entry["uuid"] for entry in people),
+            tuple(_text_of(entry).to(device) for entry in people),
+            tuple(_vector_of(entry) for entry in people),
+            tuple(_text_conds(entry, device) for entry in people),
+        )
+        _check_rows(texts, len(sampling.noise))
+        _check_frames(sampling.noise)
+        roles = controls.roles_of(conds, composition)
+        composed = {entry["uuid"]: entry for entry in sampling.entries if entry["uuid"] in roles}
+        attached = {uuid: controls.control_of(e, composition) for uuid, e in composed.items()}
+        control_by_uuid = {uuid: control for uuid, control in attached.items() if control}
+        return Plan(
+            sampling.window(composition.start_percent, composition.end_percent),
+            composition,
+            family,
+            texts,
+            control_by_uuid,
+            roles,
+            {uuid: _text_of(entry).to(device) for uuid, entry in composed.items()},
+            _shares(next(iter(control_by_uuid.values())), sampling),
+            sampling.size,
+        )
+
+    return make_plan
+
+
+def _check_rows(texts: PeopleTexts, images: int) -> None:
+    """Refuse a prompt for several images where the latent has another number of them."""
+    for number, context in enumerate(texts.contexts, 1):
+        if len(context) not in (1, images):
+            raise ValueError(
+                f"{NODE}: the prompt of instance {number} is for {len(context)} images, but the "
+                f"sampler's latent has {images}. Give it one prompt, or one for each image."
+            )
+
+
+def _check_frames(latent: Tensor) -> None:
+    """Refuse a video [B, C, frames, h, w]: a person has one place."""
+    if latent.dim() == 5 and latent.shape[2] != 1:
+        raise ValueError(
+            f"{NODE}: the sampler's latent is a video of {latent.shape[2]} frames. Give it a "
+            "latent with one frame (length 1): people are composed in images."
+        )
+
+
+def _text_of(entry: Mapping[str, Any]) -> Tensor:
+    return entry["model_conds"]["c_crossattn"].cond
+
+
+def _vector_of(entry: Mapping[str, Any]) -> Tensor | None:
+    return entry["model_conds"]["y"].cond if "y" in entry["model_conds"] else None
+
+
+def _text_conds(entry: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What belongs to a person's text beside its tokens and its vector, as the host encoded it."""
+    conds = {name: c.cond for name, c in entry["model_conds"].items() if name in TEXT_CONDS}
+    return {name: c.to(device) if isinstance(c, Tensor) else c for name, c in conds.items()}
+
+
+def _shares(control: controls.ComposedControl, sampling: Sampling) -> Shares:
+    composition, (height, width) = control.composition, sampling.size
+    stride = latent_stride(sampling.guider.inner_model.latent_format)
+    masks = control.drawings.masks(stride * width, stride * height)
+    images = sampling.noise.shape[0]
+    if len(masks) not in (1, images):
+        raise ValueError(
+            f"{NODE}: the pose or a mask has {len(masks)} frames, but the sampler's latent has "
+            f"{images} images. Give them equally many, or a single frame, which serves all images."
+        )
+    occupied = [
+        compose.occupancies(frame, height, width).to(sampling.noise.device) for frame in masks
+    ]
+    hard = [compose.hard_shares(o, composition.order, scene=composition.scene) for o in occupied]
+    soft = [compose.soft_shares(o, scene=composition.scene) for o in occupied]
+    soft_from = sampling.window(1 - composition.harmony, 1.0).first
+    return Shares(
+        _with_levers(torch.cat(hard, 1), composition),
+        _with_levers(torch.cat(soft, 1), composition),
+        soft_from if composition.harmony > 0 else -1.0,
+    )
+
+
+def _with_levers(shares: Tensor, composition: Composition) -> Tensor:
+    """Soften the borders of the regions, and give the scene its share of every place."""
+    shares = compose.feather_shares(shares, composition.feather)
+    return compose.share_with_scene(shares, composition.scene_share, composition.scene)

@@ -1,0 +1,127 @@
+"""The attention masks that keep the texts of several people apart in one call of a transformer."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+JOINT, TEXT, CROSS = "joint", "text", "cross"  # what the attention of a module reads
+
+
+class Texts(NamedTuple):
+    """The texts of one call, one behind the other, and the image."""
+
+    lengths: tuple[int, ...]  # tokens of each text
+    shares: Tensor  # of the texts in each token of the image [frames or 1, texts, tokens]
+
+    @property
+    def length(self) -> int:
+        """Tokens of all texts."""
+        return sum(self.lengths)
+
+    def owners(self) -> Tensor:
+        """Return the text of each text token [length]."""
+        counts = torch.tensor(self.lengths)
+        return torch.arange(len(self.lengths)).repeat_interleave(counts)
+
+
+class TextMasks:
+    """Masks of one call of the network, made once for each kind of attention."""
+
+    def __init__(self, texts: Texts):
+        self.texts = texts
+        self._reads: str | None = None  # what the attention of the running module reads
+        self._masks: dict[tuple, Tensor] = {}
+
+    def watch(self, module: torch.nn.Module, reads: str) -> list[Any]:
+        """Note while a module runs what its attention reads; return the hooks to remove.
+
+        The lengths alone do not tell: a text may have as many tokens as the image.
+        """
+
+        def begin(*_):
+            self._reads = reads
+
+        def end(*_):
+            self._reads = None
+
+        return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+
+    def override(self, before: Callable | None) -> Callable:
+        """Return an `optimized_attention_override` that adds the masks, around the one `before`."""
+
+        def masked(function: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kw):
+            mask, rest = (args[0], args[1:]) if args else (kw.pop("mask", None), ())
+            kw["mask"] = self._add(mask, q, k.shape[-2])
+            if rest:  # attn_precision and more by position
+                kw = dict(zip(("attn_precision", "skip_reshape"), rest, strict=False)) | kw
+            attend = function if before is None else _around(before, function)
+            return attend(q, k, v, heads, **kw)
+
+        return masked
+
+    def _add(self, mask: Tensor | None, q: Tensor, keys: int) -> Tensor | None:
+        added = self._mask(q.shape[-2], keys, q)
+        if added is None or mask is None:
+            return added if mask is None else mask
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, _lowest(q))
+        while mask.dim() < 4:  # [queries, keys], [rows, queries, keys]
+            mask = mask.unsqueeze(0 if mask.dim() == 2 else 1)
+        return (mask + added).clamp(min=_lowest(q))
+
+    def _mask(self, queries: int, keys: int, q: Tensor) -> Tensor | None:
+        """The additive mask [frames or 1, 1, queries, keys] of the running attention."""
+        reads, texts = self._reads, self.texts
+        cells = texts.shares.shape[-1]
+        if reads is None or (reads == JOINT and keys == cells):  # attention of the image alone
+            return None
+        if reads == CROSS and keys != texts.length:  # an image is read beside the texts
+            return None
+        key = reads, queries, keys, q.dtype, q.device
+        if key not in self._masks:
+            make = {JOINT: _joint_mask, TEXT: _text_mask, CROSS: _cross_mask}[reads]
+            self._masks[key] = make(texts, queries, q)[:, None]
+        return self._masks[key]
+
+
+def _around(before: Callable, function: Callable) -> Callable:
+    def attend(*args, **kwargs):
+        return before(function, *args, **kwargs)
+
+    return attend
+
+
+def _lowest(q: Tensor) -> float:
+    """What is added to hide a key. Not minus infinity: kernels that attend chunk by chunk make NaN
+    of a chunk in which all is hidden.
+    """
+    return torch.finfo(q.dtype).min
+
+
+def _text_mask(texts: Texts, _: int, q: Tensor) -> Tensor:
+    """No text sees another: [1, length, length]."""
+    owners = texts.owners().to(q.device)
+    apart = owners[:, None] != owners
+    return torch.zeros_like(apart, dtype=q.dtype).masked_fill_(apart, _lowest(q))[None]
+
+
+def _cross_mask(texts: Texts, queries: int, q: Tensor) -> Tensor:
+    """How image tokens see the texts: [frames or 1, queries, length].
+
+    Tokens behind those of the image, padding or reference images, see them by their areas.
+    """
+    shares = texts.shares.to(q.device)
+    behind = queries - shares.shape[-1]
+    all_tokens = torch.cat((shares, shares.mean(-1, keepdim=True).expand(-1, -1, behind)), -1)
+    logs = all_tokens.log().to(q.dtype).clamp(min=_lowest(q))
+    return logs.mT[..., texts.owners().to(q.device)]
+
+
+def _joint_mask(texts: Texts, queries: int, q: Tensor) -> Tensor:
+    """How all tokens see each other: [frames or 1, queries, queries]. Texts see all the image."""
+    mask = q.new_zeros(len(texts.shares), queries, queries)
+    mask[:, : texts.length, : texts.length] = _text_mask(texts, texts.length, q)
+    mask[:, texts.length :, : texts.length] = _cross_mask(texts, queries - texts.length, q)
+    return mask

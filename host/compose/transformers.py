@@ -1,0 +1,488 @@
+"""Compose on transformers, whose attention reads the tokens of text and image together.
+
+EXACT   every stream runs like a call of the plain network with that person's prompt; streams whose
+        inputs have equal shapes share one call, a pass. Before the head, the streams' image tokens
+        are mixed by the shares.
+COUPLE  the people's texts lie behind one another in one context. A mask adds the logarithm of a
+        person's share to what an image token attends to in their text, so texts divide its
+        attention by their shares. No text sees another one, and the image sees itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...models import compose
+from ..sampling import with_options
+from . import control as controls
+from .calls import NetworkCall, chunk_texts, encoded_texts
+from .neighbors import has_foreign_patches
+from .streams import (
+    COUPLE,
+    MERGED,
+    NODE,
+    TEXT_CONDS,
+    ChunkText,
+    Stream,
+    areas,
+    lay_groups,
+    stream_vector,
+    streams_by_chunk,
+)
+from .text_masks import TextMasks, Texts
+
+
+class Transformer(NamedTuple):
+    """Say how one family's network lays out its tokens. Modules are named by their paths."""
+
+    head: str  # its first input holds the image tokens
+    attention: Mapping[str, str]  # modules, `*` for all children -> what their attention reads
+    patch: str = "patch_size"  # attribute of the network: cells per token
+    # network, tokens of the head's input, tokens of the text, cells -> the first image token
+    image_start: Callable[[Any, int, int, int], int] = lambda *_: 0
+    # network, lengths of the texts, their areas in the image -> a context in which every text lies
+    # as if it were alone; it gives the lengths that the texts have in the network
+    lay_texts: Callable[[Any, Sequence[int], Tensor], AbstractContextManager] | None = None
+
+
+class PassStream(NamedTuple):
+    """One stream with what the network reads for it."""
+
+    stream: Stream
+    number: int  # among the streams of its chunk, as the shares count them
+    conds: Mapping[str, Any]
+    control_conds: Mapping[str, Any]  # what its ControlNet reads: texts as the host encoded them
+
+
+class Pass(NamedTuple):
+    """The streams of one call of the network, `batch` rows each."""
+
+    members: tuple[PassStream, ...]
+    batch: int
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams in the order of their rows."""
+        return tuple(member.stream for member in self.members)
+
+    def rows(self, chunk_rows: Tensor) -> Tensor:
+        """Take the rows of the streams out of those of all chunks."""
+        return torch.cat([_chunk(chunk_rows, s.chunk, self.batch) for s in self.streams])
+
+
+def run(call: NetworkCall, transformer: Transformer) -> Tensor:
+    """Run the streams of a call in passes; return the chunks' rows."""
+    passes, stream_counts = _passes(call)
+    head = _Head(call, transformer, stream_counts)
+    denoised: dict[int, Tensor] = {}
+    for number, one_pass in enumerate(passes, 1):
+        with _numbers_kept(call, one_pass, is_last=number == len(passes)):
+            rows = _run_pass(call, transformer, one_pass, head)
+        for stream, part in zip(one_pass.streams, rows.split(call.batch), strict=True):
+            denoised[stream.chunk] = part  # of a mixed chunk the last one holds the mixed image
+    return torch.cat([denoised[chunk] for chunk in sorted(denoised)])
+
+
+def _passes(call: NetworkCall) -> tuple[list[Pass], list[int]]:
+    """Divide the streams of a call into passes; also the number of streams of each chunk."""
+    plan = call.plan
+    by_chunk = streams_by_chunk(plan.composition, plan.roles, call.uuids)
+    foreign = has_foreign_patches(call.options)
+    if foreign:  # they may compare the chunks of a call: every person gets all chunks, alone
+        layout = lay_groups(by_chunk, call.batch, equal_counts=True)
+        by_chunk = [[s for s in layout.streams if s.chunk == c] for c in range(len(by_chunk))]
+    conds = _Conds(call)
+    members = [
+        PassStream(stream, number, conds.of(stream), conds.for_control(stream))
+        for streams in by_chunk
+        for number, stream in enumerate(streams)
+    ]
+    members.sort(key=lambda member: member.number)  # person by person, as the host orders chunks
+    groups: dict[Any, list[PassStream]] = {}
+    for member in members:
+        stream = member.stream
+        kind = stream.text == MERGED, stream.hint is None
+        key = member.number if foreign else None, kind, _shapes(member)
+        groups.setdefault(key, []).append(member)
+    return [Pass(tuple(group), call.batch) for group in groups.values()], [*map(len, by_chunk)]
+
+
+def _shapes(member: PassStream) -> tuple:
+    """What must be equal in all streams of a pass."""
+    return tuple(sorted((name, _shape(value)) for name, value in member.conds.items()))
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape[1:]))
+    if isinstance(value, (list, tuple)):
+        return str([_shape(each) for each in value])
+    return repr(value)
+
+
+class _Conds:
+    """The conds of the streams of one call."""
+
+    def __init__(self, call: NetworkCall):
+        self.call, self.people, self.batch = call, call.plan.people, call.batch
+        self.texts = chunk_texts(call)
+        self.encoded = encoded_texts(call, self.texts)
+        self.areas = areas(call.shares)
+
+    def of(self, stream: Stream) -> dict[str, Any]:
+        """Return the conds of a stream's rows. Of a person comes the text; all else, guidance and
+        reference latents for example, is the chunk's.
+        """
+        chunk = self._of_chunk(stream, self.texts[stream.chunk])
+        if stream.text is None:
+            return chunk
+        texts = self._texts(stream, self.texts[stream.chunk])
+        conds = {name: value for name, value in chunk.items() if name not in TEXT_CONDS}
+        conds["c_crossattn"] = torch.cat([text.expand(self.batch, -1, -1) for text in texts], 1)
+        if isinstance(conds.get("y"), Tensor):
+            conds["y"] = stream_vector(stream, self.people.vectors, conds["y"], self.areas)
+        text_conds = self._merged(chunk) if stream.text == MERGED else self._person(stream.text)
+        return conds | text_conds
+
+    def for_control(self, stream: Stream) -> dict[str, Any]:
+        """Return what a stream's ControlNet reads: of all people together, the positive prompt."""
+        clean = self.encoded[stream.chunk]
+        if stream.text in (None, MERGED):
+            return self._of_chunk(stream, clean)
+        text = self.people.contexts[stream.text].to(clean.text)
+        return self.of(stream) | {"c_crossattn": text.expand(self.batch, -1, -1)}
+
+    def lengths(self, stream: Stream) -> list[int]:
+        """Count the tokens of each text of a stream of all people."""
+        return [text.shape[1] for text in self._texts(stream, self.texts[stream.chunk])]
+
+    def _of_chunk(self, stream: Stream, text: ChunkText) -> dict[str, Any]:
+        def rows(value: Any) -> Any:
+            if isinstance(value, list):
+                return [rows(each) for each in value]
+            per_row = isinstance(value, Tensor) and value.dim() and len(value) == len(self.call.x)
+            return _chunk(value, stream.chunk, self.batch) if per_row else value
+
+        conds = {name: rows(value) for name, value in self.call.conds.items() if value is not None}
+        return conds | {"c_crossattn": text.text}
+
+    def _texts(self, stream: Stream, chunk: ChunkText) -> list[Tensor]:
+        """The texts of a person, or of everybody one by one, and of the scene behind them."""
+        contexts = [_changed(c.to(chunk.text), chunk.change) for c in self.people.contexts]
+        if stream.text is not None and stream.text != MERGED:
+            return [contexts[stream.text]]
+        return [*contexts, chunk.text] if len(self.areas) > len(contexts) else contexts
+
+    def _person(self, person: int) -> dict[str, Any]:
+        def rows(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.dim():
+                return value.expand(self.batch, *value.shape[1:])
+            return value
+
+        return {name: rows(value) for name, value in self.people.conds[person].items()}
+
+    def _merged(self, chunk: Mapping[str, Any]) -> dict[str, Any]:
+        """What belongs to all texts together."""
+        everybody = [self._person(person) for person in range(len(self.people.conds))]
+        lengths = [context.shape[1] for context in self.people.contexts]
+        if len(self.areas) > len(everybody):
+            everybody.append({name: value for name, value in chunk.items() if name in TEXT_CONDS})
+            lengths.append(chunk["c_crossattn"].shape[1])
+        merged: dict[str, Any] = {}
+        if any("attention_mask" in conds for conds in everybody):
+            ones = [chunk["c_crossattn"].new_ones(self.batch, length) for length in lengths]
+            masks = [
+                conds.get("attention_mask", one).to(one)
+                for conds, one in zip(everybody, ones, strict=True)
+            ]
+            merged["attention_mask"] = torch.cat(masks, 1)
+        if any("num_tokens" in conds for conds in everybody):
+            merged["num_tokens"] = sum(lengths)
+        if all("clip_text_pooled" in conds for conds in everybody):
+            merged["clip_text_pooled"] = sum(
+                area[:, None].to(conds["clip_text_pooled"]) * conds["clip_text_pooled"]
+                for area, conds in zip(self.areas, everybody, strict=True)
+            )
+        return merged
+
+
+def _changed(text: Tensor, change: Tensor | None) -> Tensor:
+    """Add to a person's text what other packs added to the chunk's, as far as both reach."""
+    if change is None:
+        return text
+    length = min(text.shape[1], change.shape[1])
+    rest = text[:, length:].expand(len(change), -1, -1)
+    return torch.cat((text[:, :length] + change[:, :length], rest), 1)
+
+
+def _chunk(value: Tensor, chunk: int, batch: int) -> Tensor:
+    return value[chunk * batch :][:batch]
+
+
+def _run_pass(call: NetworkCall, transformer: Transformer, one_pass: Pass, head: "_Head") -> Tensor:
+    """Call the network for the streams of a pass."""
+    conds = _joined([member.conds for member in one_pass.members])
+    control_conds = _joined([member.control_conds for member in one_pass.members])
+    x, t = one_pass.rows(call.x), one_pass.rows(call.t)
+    options = controls.with_drawn_patches(
+        call.composed_control, one_pass, x, _pass_options(call, one_pass)
+    )
+    control = _residuals(call, one_pass, controls.Rows(x, t, control_conds))
+    joined: AbstractContextManager = nullcontext(options)
+    if call.plan.composition.mode == COUPLE and one_pass.streams[0].text == MERGED:
+        joined = _joined_texts(call, transformer, one_pass, options)
+    with joined as attention_options, head.mixing(one_pass, conds["c_crossattn"].shape[1]):
+        c_concat, c_crossattn = conds.pop("c_concat", None), conds.pop("c_crossattn")
+        return call.executor(x, t, c_concat, c_crossattn, control, attention_options, **conds)
+
+
+def _joined(conds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join the conds of a pass's streams: rows behind rows."""
+
+    def join(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], Tensor) and values[0].dim():
+            return torch.cat(list(values))
+        if isinstance(values[0], list):
+            return [join(each) for each in zip(*values, strict=True)]
+        return values[0]
+
+    return {name: join([each[name] for each in conds]) for name in conds[0]}
+
+
+def _pass_options(call: NetworkCall, one_pass: Pass) -> dict[str, Any]:
+    """The transformer_options of a pass: what each of its rows is."""
+    kinds, people = call.options["cond_or_uncond"], call.plan.people
+
+    def uuid_of(stream: Stream) -> Any:
+        if stream.text in (None, MERGED):
+            return call.uuids[stream.chunk] if stream.text is None else None
+        return people.uuids[stream.text]
+
+    return with_options(
+        call.options,
+        cond_or_uncond=[kinds[stream.chunk] for stream in one_pass.streams],
+        uuids=[uuid_of(stream) for stream in one_pass.streams],
+    )
+
+
+def _residuals(call: NetworkCall, one_pass: Pass, rows: controls.Rows) -> dict[str, list] | None:
+    """The residuals of the streams' ControlNet and of the other controls in the chain."""
+    residuals = controls.stream_residuals(call.composed_control, one_pass, rows, call.options)
+    added = {
+        place: [r if r is None else one_pass.rows(r) for r in rs]
+        for place, rs in (call.control or {}).items()
+    }
+    summed = controls.add_residuals(residuals, added)
+    return summed if any(summed.values()) else None
+
+
+@contextmanager
+def _numbers_kept(call: NetworkCall, one_pass: Pass, is_last: bool) -> Iterator[None]:
+    """Let other packs' patches that draw random numbers draw the same ones in every pass, and as
+    many in all as in an ordinary call.
+    """
+    if is_last or not has_foreign_patches(call.options):
+        yield
+        return
+    with torch.random.fork_rng([call.x.device] if call.x.is_cuda else []):
+        yield
+
+
+class HeadInput(NamedTuple):
+    """What the head reads or gives in one pass."""
+
+    members: tuple[PassStream, ...]
+    image: slice  # where the image's tokens are
+    tokens: Tensor  # [rows, tokens, C] or [rows, frames, height, width, C]
+
+    def image_tokens(self, batch: int) -> list[tuple[PassStream, Tensor]]:
+        """Return the image's tokens of each stream [batch, height * width, C]."""
+        image = self.tokens.flatten(1, -2)[:, self.image]
+        return list(zip(self.members, image.split(batch), strict=True))
+
+    def with_image(self, images: Mapping[int, Tensor], batch: int) -> Tensor:
+        """Return the tokens with those of the image replaced, in the streams of some chunks."""
+        replaced = self.tokens.flatten(1, -2).clone()
+        for member, rows in zip(self.members, replaced.split(batch), strict=True):
+            if member.stream.chunk in images:
+                rows[:, self.image] = images[member.stream.chunk]
+        return replaced.view_as(self.tokens)
+
+
+class _Head:
+    """The mixing of a call's streams at the head, pass after pass.
+
+    The head modulates by pooled text, which every person has of their own. So each person's head
+    reads the mixed tokens, and the results are mixed again.
+    """
+
+    def __init__(self, call: NetworkCall, transformer: Transformer, stream_counts: Sequence[int]):
+        self.call, self.transformer = call, transformer
+        self.stream_counts = stream_counts  # of each chunk
+        self.grid = token_grid(call.network, transformer, call.x)
+        self.module = call.network.get_submodule(transformer.head)
+        self.inputs: list[HeadInput] = []  # of the passes so far
+        self.others: list[tuple[tuple, dict[str, Any]]] = []  # the head's other inputs
+        self.is_paused = False
+
+    @contextmanager
+    def mixing(self, one_pass: Pass, text_length: int) -> Iterator[None]:
+        """While it lasts, the head reads mixed tokens for the chunks whose streams are complete."""
+        if all(self.stream_counts[stream.chunk] == 1 for stream in one_pass.streams):
+            yield
+            return
+        complete: dict[int, Tensor] = {}  # chunk -> its mixed tokens
+
+        def before(_, inputs, named):
+            if self.is_paused:
+                return None
+            image = self._image(inputs[0], text_length)
+            self.inputs.append(HeadInput(one_pass.members, image, inputs[0]))
+            self.others.append((inputs[1:], named))
+            chunks = {s.chunk for s in one_pass.streams if self._is_complete(s.chunk)}
+            complete.update(self._mix(self.inputs, chunks))
+            return (self.inputs[-1].with_image(complete, self.call.batch), *inputs[1:]), named
+
+        def after(_, __, output):
+            return None if self.is_paused else self._mix_outputs(output, complete)
+
+        hooks = [
+            self.module.register_forward_pre_hook(before, with_kwargs=True),
+            self.module.register_forward_hook(after),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _image(self, tokens: Tensor, text_length: int) -> slice:
+        """Where the image's tokens are."""
+        cells, length = self.grid[0] * self.grid[1], tokens.flatten(1, -2).shape[1]
+        start = self.transformer.image_start(self.call.network, length, text_length, cells)
+        return slice(start, start + cells)
+
+    def _is_complete(self, chunk: int) -> bool:
+        members = chain.from_iterable(read.members for read in self.inputs)
+        count = sum(member.stream.chunk == chunk for member in members)
+        return count == self.stream_counts[chunk] > 1
+
+    def _mix(self, passes: Sequence[HeadInput], chunks: Set[int]) -> dict[int, Tensor]:
+        """Mix the image's tokens of chunks, whose streams lie in several passes."""
+        by_chunk: dict[int, dict[int, Tensor]] = {chunk: {} for chunk in chunks}
+        for each in passes:
+            for member, tokens in each.image_tokens(self.call.batch):
+                if member.stream.chunk in chunks:
+                    by_chunk[member.stream.chunk][member.number] = tokens
+        return {
+            chunk: compose.compose_tokens(
+                torch.cat([streams[number] for number in sorted(streams)]),
+                self.call.shares,
+                *self.grid,
+            )
+            for chunk, streams in by_chunk.items()
+        }
+
+    def _mix_outputs(self, output: Tensor, complete: Mapping[int, Tensor]) -> Tensor:
+        """Mix what the heads of all streams of the complete chunks give."""
+        outputs = [
+            read._replace(tokens=self._run_again(number, complete))
+            for number, read in enumerate(self.inputs[:-1])
+            if {member.stream.chunk for member in read.members} & set(complete)
+        ]
+        last = self.inputs[-1]._replace(tokens=output)
+        return last.with_image(self._mix([*outputs, last], set(complete)), self.call.batch)
+
+    def _run_again(self, number: int, complete: Mapping[int, Tensor]) -> Tensor:
+        """Run the head of an earlier pass on the mixed tokens."""
+        others, named = self.others[number]
+        self.is_paused = True
+        try:
+            tokens = self.inputs[number].with_image(complete, self.call.batch)
+            return self.module(tokens, *others, **named)
+        finally:
+            self.is_paused = False
+
+
+def token_grid(network: Any, transformer: Transformer, x: Tensor) -> tuple[int, int]:
+    """Return height and width of the image in tokens."""
+    patch = getattr(network, transformer.patch)
+    patch = patch[-1] if isinstance(patch, (list, tuple)) else patch
+    return -(-x.shape[-2] // patch), -(-x.shape[-1] // patch)
+
+
+@contextmanager
+def _joined_texts(
+    call: NetworkCall, transformer: Transformer, one_pass: Pass, options: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """While it lasts, attention keeps the texts of all people apart by the options that it gives.
+
+    These are module hooks: of the host's object patches there is one slot for all packs.
+    """
+    network, grid = call.network, token_grid(call.network, transformer, call.x)
+    shares = compose.resize_shares(call.shares, *grid).flatten(2).movedim(0, 1)  # [frames, S, N]
+    if len(shares) > 1:
+        shares = shares.repeat(len(one_pass.streams), 1, 1)
+    lay_texts = transformer.lay_texts or as_they_are
+    text_lengths, text_areas = _Conds(call).lengths(one_pass.streams[0]), areas(call.shares).mean(1)
+    with lay_texts(network, text_lengths, text_areas) as lengths:
+        masks = TextMasks(Texts(tuple(lengths), shares))
+        hooks = list(
+            chain.from_iterable(
+                masks.watch(module, reads)
+                for path, reads in transformer.attention.items()
+                for module in modules_at(network, path)
+            )
+        )
+        try:
+            override = masks.override(options.get("optimized_attention_override"))
+            yield with_options(options, optimized_attention_override=override)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def modules_at(network: Any, path: str) -> list[torch.nn.Module]:
+    """Return the modules of a path such as `blocks.*.cross_attn`; `*` stands for every child."""
+    modules = [network]
+    for name in path.split("."):
+        modules = [
+            child
+            for module in modules
+            for child in (module.children() if name == "*" else [getattr(module, name)])
+        ]
+    return modules
+
+
+@contextmanager
+def as_they_are(_: Any, lengths: Sequence[int], __: Tensor) -> Iterator[Sequence[int]]:
+    """Leave the texts as they lie: their tokens have no positions."""
+    yield lengths
+
+
+def counted_from_the_first(embedder: str) -> Callable:
+    """Return a `lay_texts` for networks that count the tokens of the text, and begin with them.
+
+    embedder: the module that turns positions [rows, tokens, axes] into rotations.
+    """
+
+    @contextmanager
+    def lay_texts(network: Any, lengths: Sequence[int], _: Tensor) -> Iterator[Sequence[int]]:
+        def restart(_, inputs):
+            positions = inputs[0]
+            if positions.shape[1] < sum(lengths):
+                raise RuntimeError(f"{NODE}: the network has fewer positions than the texts")
+            texts = [positions[:, :length] for length in lengths]
+            return torch.cat((*texts, positions[:, sum(lengths) :]), 1), *inputs[1:]
+
+        hook = network.get_submodule(embedder).register_forward_pre_hook(restart)
+        try:
+            yield lengths
+        finally:
+            hook.remove()
+
+    return lay_texts

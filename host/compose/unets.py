@@ -1,0 +1,236 @@
+"""Compose on UNets: all streams are rows of one call of the network.
+
+EXACT mixes them before the head, LAYERS after every block, COUPLE after every cross-attention.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..sampling import with_options, with_patch
+from . import control as controls
+from .calls import NetworkCall, chunk_texts, encoded_texts
+from .neighbors import has_comparing_patches, run_per_group
+from .streams import (
+    COUPLE,
+    EXACT,
+    LAYERS,
+    PEOPLE,
+    ChunkText,
+    Layout,
+    PeopleTexts,
+    Stream,
+    add_texts,
+    areas,
+    group_labels,
+    lay_groups,
+    stream_texts,
+    stream_uuids,
+    stream_vectors,
+    streams_by_chunk,
+)
+
+CROSS_ATTENTION = ("attn2_patch", "attn2_output_patch")
+
+
+class StreamCall(NamedTuple):
+    """One call of the network as streams: what mixing them inside the network needs."""
+
+    mode: str
+    layout: Layout
+    shares: Tensor  # [S, frames, 1, h, w]
+    people: PeopleTexts
+    context: Tensor  # the streams' texts [rows, tokens, C]
+    texts: Sequence[ChunkText]  # of each chunk
+    uuids: Sequence[Any]  # of each chunk's conditioning entry
+    is_people: Sequence[bool]  # of each chunk: it is the people's, not the negative or another
+    has_scene: bool
+
+
+def run(call: NetworkCall) -> Tensor:
+    """Run each chunk's rows once per stream, with the stream's own text and control; return the
+    chunks' rows.
+    """
+    plan, x, uuids = call.plan, call.x, call.uuids
+    by_chunk = streams_by_chunk(plan.composition, plan.roles, uuids)
+    layout = lay_groups(by_chunk, call.batch, has_comparing_patches(call.options))
+    rows = layout.chunk_rows().to(x.device)
+
+    def per_stream(value: Any) -> Any:
+        per_row = isinstance(value, Tensor) and value.dim() and len(value) == len(x)
+        return value[rows] if per_row else value
+
+    texts = chunk_texts(call)
+    context = stream_texts(layout, plan.people.contexts, texts)
+    conds = {name: per_stream(value) for name, value in call.conds.items()}
+    c_concat = conds.pop("c_concat", None)
+    conds.pop("c_crossattn")
+    if isinstance(conds.get("y"), Tensor):
+        vectors = plan.people.vectors
+        conds["y"] = stream_vectors(layout, vectors, call.conds["y"], areas(call.shares))
+    stream_call = StreamCall(
+        plan.composition.mode,
+        layout,
+        call.shares,
+        plan.people,
+        context,
+        texts,
+        uuids,
+        [plan.roles.get(uuid) == PEOPLE for uuid in uuids],
+        plan.composition.has_scene,
+    )
+    clean = stream_texts(layout, plan.people.contexts, encoded_texts(call, texts))
+    stream_rows = controls.Rows(x[rows], call.t[rows], {**conds, "c_crossattn": clean})
+    added = {place: [per_stream(r) for r in rs] for place, rs in (call.control or {}).items()}
+    residuals = _all_residuals(call, layout, stream_rows, added)
+    with _mixing(call.network, stream_call):
+        mixed = call.executor(
+            stream_rows.x,
+            stream_rows.t,
+            c_concat,
+            context,
+            residuals,
+            _stream_options(stream_call, call.options),
+            **conds,
+        )
+    return layout.first_streams(mixed)
+
+
+def _stream_options(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The transformer_options of the streams: what each row is, and the patches."""
+    layout, kinds = call.layout, options["cond_or_uncond"]
+    if layout.grouped:
+        options = run_per_group(options, group_labels(layout, call.people, call.uuids, kinds))
+    options = _add_patches(call, options)
+    return with_options(
+        options,
+        cond_or_uncond=[kinds[stream.chunk] for stream in layout.streams],
+        uuids=stream_uuids(layout, call.people, call.uuids),
+    )
+
+
+def _all_residuals(
+    call: NetworkCall, layout: Layout, rows: controls.Rows, added: Mapping[str, list]
+) -> dict[str, list]:
+    """The residuals of the streams' ControlNet and of the other controls in the chain, `added`."""
+    residuals = controls.stream_residuals(call.composed_control, layout, rows, call.options)
+    if call.plan.composition.mode == EXACT:
+        deep = controls.share_deep_residuals(layout, residuals["output"], call.shares)
+        residuals["output"] = deep
+    return controls.add_residuals(residuals, added)
+
+
+@contextmanager
+def _mixing(unet: Any, call: StreamCall) -> Iterator[None]:
+    """While it lasts, the head reads the chunks' mixed features and its result goes to all streams;
+    in the mode LAYERS the middle block's result is mixed as well, before control is added to it.
+
+    These are module hooks: of the host's object patches there is one slot for all packs.
+    """
+    layout, shares = call.layout, call.shares
+    rows = layout.chunk_rows().to(shares.device)  # once per call, not per block
+
+    def mix(_, inputs):
+        return (layout.mix(inputs[0], shares),)
+
+    def to_all_streams(_, __, output):
+        return output[rows]
+
+    def mix_for_all_streams(_, __, output):
+        return layout.mix(output, shares)[rows]
+
+    hooks = [
+        unet.out.register_forward_pre_hook(mix),
+        unet.out.register_forward_hook(to_all_streams),
+    ]
+    if call.mode == LAYERS and unet.middle_block is not None:
+        last = unet.middle_block[-1]  # the host calls the layers, never the block
+        hooks.append(last.register_forward_hook(mix_for_all_streams))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _add_patches(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
+    """LAYERS mixes the features after every block, COUPLE the results of cross-attention; EXACT
+    needs no patch.
+    """
+    if call.mode == LAYERS:
+        return _mix_every_block(call, options)
+    if call.mode == COUPLE:
+        return _couple(call, options)
+    return dict(options)
+
+
+def _mix_every_block(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
+    layout, shares = call.layout, call.shares
+    rows = layout.chunk_rows().to(shares.device)
+
+    def mix_input(h, _):
+        return layout.mix(h, shares)[rows]
+
+    def mix_output(h, skip, extra):  # h is of the block before; the middle's is mixed already
+        return h if extra["block"][1] == 0 else layout.mix(h, shares)[rows], skip
+
+    options = with_patch(options, "input_block_patch", mix_input)
+    return with_patch(options, "output_block_patch", mix_output, first=True)
+
+
+def _couple(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Attend to every person's text, each only inside their share of the image: the rows of the
+    people's chunks are multiplied before cross-attention and mixed after it. Other packs' patches
+    of cross-attention run in between, per person.
+    """
+    people: list[int | None] = [*range(len(call.people.contexts))] + [None] * call.has_scene
+    inner = lay_groups(
+        [
+            [Stream(chunk, text, None) for text in (people if is_people else [None])]
+            for chunk, is_people in enumerate(call.is_people)
+        ],
+        call.layout.batch,
+        has_comparing_patches(options, CROSS_ATTENTION),
+    )
+    rows = inner.chunk_rows().to(call.shares.device)
+    outer_kinds = options["cond_or_uncond"]
+    outer = {"cond_or_uncond": outer_kinds, "uuids": call.uuids}
+    multiplied = {
+        "cond_or_uncond": [outer_kinds[stream.chunk] for stream in inner.streams],
+        "uuids": stream_uuids(inner, call.people, call.uuids),
+    }
+
+    @lru_cache(maxsize=2)  # every block gets the same tensor, unless another patch changes it
+    def texts_of_streams(context: Tensor) -> Tensor:
+        """The streams' texts, with what wrappers of other packs added to the call's."""
+        count = len(call.texts)
+        changes = (context - call.context.to(context)).chunk(count)
+        texts = []
+        for text, chunk, change in zip(context.chunk(count), call.texts, changes, strict=True):
+            if chunk.change is None:
+                texts.append(ChunkText(text))
+            else:  # the call had the people's mean in the place of the chunk's own text
+                scene = add_texts(chunk.text.to(text), change)
+                texts.append(ChunkText(scene, add_texts(chunk.change.to(text), change)))
+        return stream_texts(inner, call.people.contexts, texts)
+
+    # `extra` is the block's own copy of the options: writing there tells the patches in between
+    # how many chunks they see.
+    def multiply(n, keys, values, extra):
+        shape = extra["activations_shape"]
+        extra.update(multiplied, activations_shape=[len(rows), *shape[1:]])
+        return n[rows], texts_of_streams(keys), texts_of_streams(values)
+
+    def mix(n, extra):
+        shape = extra["activations_shape"]
+        extra.update(outer, activations_shape=[call.layout.batch * len(outer_kinds), *shape[1:]])
+        return inner.mix_tokens(n, call.shares, *shape[-2:])
+
+    if inner.grouped:
+        labels = group_labels(inner, call.people, call.uuids, outer_kinds)
+        options = run_per_group(options, labels, CROSS_ATTENTION)
+    options = with_patch(options, "attn2_patch", multiply, first=True)
+    return with_patch(options, "attn2_output_patch", mix)
