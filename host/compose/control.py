@@ -1,5 +1,6 @@
-"""The ControlNet of a composition: it travels on the conditioning, so that the host loads, starts
-and cleans it up by its own rules, and gives every stream the residuals of its own skeleton.
+"""The control of a composition, a ControlNet or a family's own: it travels on the conditioning, so
+that the host loads, starts and cleans it up by its own rules, and controls every stream by its own
+skeleton.
 """
 
 import copy
@@ -11,9 +12,17 @@ import torch
 from torch import Tensor
 
 from ...models import compose
-from ..sampling import latent_stride
+from ..sampling import latent_stride, with_patch
+from .control_kinds import (
+    check_control_net,
+    check_model_patch,
+    check_vae,
+    pose_patch_kind,
+    with_pose_type,
+)
 from .drawings import Drawings
-from .streams import KEY, NEGATIVE, NODE, PEOPLE, Composition, Layout
+from .model_patches import DrawingEncoder, drawn_patches
+from .streams import KEY, NEGATIVE, NODE, PEOPLE, Composition, Layout, StreamRows
 
 Residuals = dict[str, list]  # lists of tensors or None, under the host's names of places
 PLACES = ("input", "middle", "output")
@@ -23,7 +32,7 @@ TEXT = "vitruvian_compose_text"  # in a conditioning entry: the text that was co
 class Rows(NamedTuple):
     """The streams' rows, as a ControlNet reads them."""
 
-    x: Tensor  # noisy latents [rows, C, h, w]
+    x: Tensor  # noisy latents [rows, C, h, w], [rows, C, 1, h, w] for networks of videos
     t: Tensor  # noise levels [rows]
     cond: Mapping[str, Any]  # texts and more; what has as many rows belongs to them
 
@@ -49,18 +58,37 @@ class ComposedControl(comfy.controlnet.ControlBase):
 
     def __init__(
         self,
-        controlnet: Any,
+        control_net: Any | None,
         composition: Composition,
         strength: float,
+        vae: Any | None = None,
+        model_patch: Any | None = None,
+        *,
         drawings: Drawings | None = None,
     ):
+        """Take a CONTROL_NET and a MODEL_PATCH, either, or none: then regions alone compose.
+
+        vae: for those that read latents; ValueError where it is missing or of another model.
+        """
         self.drawings = drawings or Drawings(composition)
         super().__init__()
-        self.controlnet, self.composition = controlnet, composition
-        self.strength = strength
+        if strength == 0:  # as the host's Apply ControlNet
+            control_net = model_patch = None
+        if control_net is not None:
+            if control_net.latent_format is not None:
+                check_vae(vae, control_net.latent_format, "control_net")
+            control_net = with_pose_type(control_net)
+        if model_patch is not None:
+            patch_format = pose_patch_kind(model_patch.model).latent_format
+            if patch_format is not None:
+                check_vae(vae, patch_format(), "model_patch")
+        self.controlnet, self.composition, self.vae = control_net, composition, vae
+        self.model_patch, self.strength = model_patch, strength
         self.timestep_percent_range = (composition.start_percent, composition.end_percent)
         self._pre_run_args: tuple | None = None  # model, percent to timestep
         self._controls: dict[tuple, Any] = {}
+        self._patches: dict[tuple, dict[str, list]] = {}
+        self._encoder: DrawingEncoder | None = None
 
     @property
     def cond_hint_original(self) -> Tensor:
@@ -95,62 +123,109 @@ class ComposedControl(comfy.controlnet.ControlBase):
     def residuals(
         self, hints: Sequence[int], batch: int, rows: Rows, options: Mapping[str, Any]
     ) -> Residuals | None:
-        """Return the ControlNet's residuals, strength applied, for streams of `batch` rows each.
+        """Return the ControlNet's residuals, strength applied, for streams of `batch` rows each;
+        None without a ControlNet.
 
         hints: whose skeleton each stream has, MERGED for everybody's.
         """
+        if self.controlnet is None:
+            return None
         control = self._control_for(tuple(hints), batch, rows.x)
         return control.get_control(rows.x, rows.t, dict(rows.cond), 1, options)
+
+    def patches(self, hints: Sequence[int], batch: int, x: Tensor) -> Mapping[str, Sequence]:
+        """Return the MODEL_PATCH's patches of blocks, by kind, for the same streams. They may keep
+        something from block to block, so each call has its own, kept until the sampling ends.
+        """
+        if self.model_patch is None:
+            return {}
+        key = tuple(hints), batch, tuple(x.shape[-2:])
+        if key not in self._patches:
+            model = self._model_that_runs()
+            cells = pose_patch_kind(self.model_patch.model).cells
+            height, width = (-(-side // cells) * cells for side in x.shape[-2:])
+            images = self._hint_rows(key[0], batch, (height, width))
+            self._patches[key] = drawn_patches(
+                self.model_patch, self._encoder_on(x.device), images, self.strength, model
+            )
+        return self._patches[key]
 
     def _control_for(self, hints: tuple[int, ...], batch: int, x: Tensor) -> Any:
         """A copy of the ControlNet with one hint per row, kept until the sampling ends."""
         key = hints, batch, tuple(x.shape[-2:])
         if key not in self._controls:
-            if self._pre_run_args is None:
-                raise RuntimeError("the ControlNet was asked before sampling began")
-            stride = latent_stride(self._pre_run_args[0].latent_format)
-            height, width = (stride * side for side in x.shape[-2:])
-            images = {k: self.drawings.hint(k, width, height) for k in set(hints)}
-            one_serves_all = len(images) == 1 and len(images[hints[0]]) == 1
-            rows = hints[:1] if one_serves_all else hints
+            self._model_that_runs()
             control = self.controlnet.copy()
             control.set_cond_hint(
-                torch.cat(
-                    [
-                        images[k] if one_serves_all else images[k].expand(batch, -1, -1, -1)
-                        for k in rows
-                    ]
-                ).movedim(-1, 1),
+                self._hint_rows(hints, batch, key[2]).movedim(-1, 1),
                 self.strength,
                 self.timestep_percent_range,
+                vae=self._encoder_on(x.device),
             )
             control.pre_run(*self._pre_run_args)
             _embed_hint_once(control)
             self._controls[key] = control
         return self._controls[key]
 
+    def _hint_rows(self, hints: tuple[int, ...], batch: int, size: tuple[int, ...]) -> Tensor:
+        """Draw the hints of all rows [rows, H, W, 3] for a latent of this size, or a single one
+        that serves all.
+        """
+        stride = latent_stride(self._model_that_runs().latent_format)
+        height, width = (stride * side for side in size)
+        images = {k: self.drawings.hint(k, width, height) for k in set(hints)}
+        if len(images) == 1 and len(images[hints[0]]) == 1:
+            return images[hints[0]]
+        return torch.cat([images[k].expand(batch, -1, -1, -1) for k in hints])
+
+    def _model_that_runs(self) -> Any:
+        if self._pre_run_args is None:
+            raise RuntimeError("the control was asked before sampling began")
+        return self._pre_run_args[0]
+
+    def _encoder_on(self, device: torch.device) -> DrawingEncoder:
+        if self._encoder is None or self._encoder.device != device:
+            self._encoder = DrawingEncoder(self.vae, device)
+        return self._encoder
+
     def get_models(self) -> list:
-        return [*super().get_models(), *self.controlnet.get_models()]
+        models = super().get_models()
+        if self.controlnet is not None:
+            models = [*models, *self.controlnet.get_models()]
+        return models if self.model_patch is None else [*models, self.model_patch]
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
-        needed = self.controlnet.inference_memory_requirements(dtype)
-        return max(needed, super().inference_memory_requirements(dtype))
+        needed = super().inference_memory_requirements(dtype)
+        if self.controlnet is None:
+            return needed
+        return max(needed, self.controlnet.inference_memory_requirements(dtype))
 
     def cleanup(self) -> None:
         super().cleanup()
         for control in self._controls.values():
             control.cleanup()
-        self._controls, self._pre_run_args = {}, None
+        self._controls, self._patches = {}, {}
+        self._encoder = self._pre_run_args = None
 
     def copy(self) -> "ComposedControl":
-        duplicate = ComposedControl(self.controlnet, self.composition, self.strength, self.drawings)
+        duplicate = ComposedControl(
+            self.controlnet,
+            self.composition,
+            self.strength,
+            self.vae,
+            self.model_patch,
+            drawings=self.drawings,
+        )
         self.copy_to(duplicate)
         duplicate.timestep_percent_range = self.timestep_percent_range
         return duplicate
 
     def deepclone_multigpu(self, load_device, autoregister=False):
         clone = self.copy()
-        clone.controlnet = self.controlnet.deepclone_multigpu(load_device)
+        if self.controlnet is not None:
+            clone.controlnet = self.controlnet.deepclone_multigpu(load_device)
+        if self.model_patch is not None:
+            clone.model_patch = self.model_patch.deepclone_multigpu(load_device)
         if autoregister:
             self.multigpu_clones[load_device] = clone
         return clone
@@ -179,6 +254,14 @@ def _embed_hint_once(control: Any) -> None:
         control.control_model = copy.copy(control.control_model)
         embedding = _EmbeddedOnce(blocks["input_hint_block"])
         control.control_model._modules = {**blocks, "input_hint_block": embedding}
+
+
+def check_controls(model: Any, control: ComposedControl) -> None:
+    """Refuse a ControlNet or a MODEL_PATCH that is for another kind of network than the MODEL's."""
+    if control.controlnet is not None:
+        check_control_net(model, control.controlnet)
+    if control.model_patch is not None:
+        check_model_patch(model, control.model_patch)
 
 
 def attach(control: ComposedControl, positive: Any, negative: Any) -> tuple[list, list]:
@@ -253,7 +336,7 @@ def control_of(entry: Mapping[str, Any], composition: Composition) -> ComposedCo
 
 
 def stream_residuals(
-    control: ComposedControl, layout: Layout, rows: Rows, options: Mapping[str, Any]
+    control: ComposedControl, layout: StreamRows, rows: Rows, options: Mapping[str, Any]
 ) -> Residuals:
     """Return the ControlNet's residuals for the rows of all streams; zeros where a stream has no
     control.
@@ -274,6 +357,24 @@ def stream_residuals(
         return padded
 
     return {place: [to_all_rows(r) for r in residuals.get(place, [])] for place in PLACES}
+
+
+def with_drawn_patches(
+    control: ComposedControl, layout: StreamRows, x: Tensor, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return new transformer_options with the family's own control of the rows of all streams.
+
+    x: their noisy latents. Either all streams have a control, or none has.
+    """
+    hints = [stream.hint for stream in layout.streams if stream.hint is not None]
+    if len(hints) not in (0, len(layout.streams)):
+        raise RuntimeError("streams with and without a control in one call of the network")
+    by_kind = control.patches(hints, layout.batch, x) if hints else {}
+    options = dict(options)
+    for kind, patches in by_kind.items():
+        for patch in patches:
+            options = with_patch(options, kind, patch)
+    return options
 
 
 def share_deep_residuals(layout: Layout, residuals: list, shares: Tensor) -> list:

@@ -46,14 +46,18 @@ def with_text_of(entry: Mapping[str, Any], person: Mapping[str, Any]) -> dict[st
 
 
 def plain(base: Any, x: Tensor, sigma: Tensor, entry: Mapping[str, Any]) -> Tensor:
-    """Denoise x [B, C, ..., h, w] as the plain model does it for one conditioning entry."""
+    """Denoise x [B, C, ..., h, w] as the plain model does it for one conditioning entry: with the
+    host's control in it, and with the patches of blocks that a test put there.
+    """
     conds = base.extra_conds(**{**entry, "device": x.device, "noise": x})
     values = {
         key: cond.process_cond(batch_size=len(x), device=x.device, area=None).cond
         for key, cond in conds.items()
     }
-    options = {"cond_or_uncond": [0], "sigmas": sigma[:1]}
-    return base.apply_model(x, sigma, transformer_options=options, **values)
+    options = {"cond_or_uncond": [0], "sigmas": sigma[:1], "patches": entry.get("patches", {})}
+    control = entry.get("control")
+    residuals = None if control is None else control.get_control(x, sigma, values, 1, options)
+    return base.apply_model(x, sigma, control=residuals, transformer_options=options, **values)
 
 
 @contextmanager
