@@ -27,7 +27,8 @@ def instances_from_parts(
         mask = semantic_map.part_mask(labels, (part.part,))
         if mask.any():
             encoded = encode_part(clip, part, memory, token_count)
-            instances.append(Instance(encoded, 0, mask, weight=max(part.strength, 0.01)))
+            weight = max(part.strength, 0.01)
+            instances.append(Instance(encoded, 0, mask, weight=weight, name=part.phrase))
     if not instances:
         names = ", ".join(sorted(semantic_map.CLASSES[int(k)] for k in labels.unique()))
         raise ValueError(f"none of the parts is on the map, which has {names}.")

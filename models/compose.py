@@ -6,6 +6,7 @@ the S streams; over the streams they sum to 1. The rows of one stream's batch li
 s * B + b.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,17 +19,20 @@ from .batches import one_each, paired_count
 
 TEMPERATURE = 0.001  # of the soft shares
 MERGED = -1  # instead of a person's number: all people together
+STRETCHING = 0.1  # of a mask over an image of other proportions, as a share; more is refused
+LONGEST_TITLE = 40  # letters of an instance's name in an error text
 SCENE_OCCUPANCY = 0.01  # the scene's stream owns cells of which no person covers more than this
 
 
 class Instance(NamedTuple):
-    """Describe one person of a composition."""
+    """Describe one person, animal or thing of a composition."""
 
     conditioning: Any  # this person's prompt, as the host encoded it
     person: int  # number in the pose, 1 is the leftmost; 0: no skeleton, only the mask
     mask: Tensor | None = None  # [frames, H, W] in 0..1; None: the body around the skeleton
     order: int = 0  # higher is nearer to the viewer
     weight: float = 1.0  # of this person's occupancy where people overlap
+    name: str = ""  # what people read, such as the prompt in words
 
 
 class Frames(NamedTuple):
@@ -37,18 +41,93 @@ class Frames(NamedTuple):
     instances: tuple[Instance, ...]
     people: Sequence[pose.People]
 
-    def areas(self, width: int, height: int, *, dilation: float) -> Tensor:
-        """Draw `instance_areas` of every frame, [frames, N, height, width]."""
-        return torch.stack(
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Width and height of the pose or, without one, of the masks."""
+        return self.people[0].width, self.people[0].height
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The order of each instance."""
+        return tuple(instance.order for instance in self.instances)
+
+    def areas(self, width: int, height: int, *, dilation: float, blended: bool = True) -> Tensor:
+        """Draw `instance_areas` of every frame, [frames, N, height, width].
+
+        Raises ValueError where masks have other proportions than the image, and for an instance
+        that has no place in any frame: nothing of it is in the image, or others cover all of it.
+        blended: of instances with one and the same area, each has a place.
+        """
+        _check_proportions(self.instances, width, height)
+        areas = torch.stack(
             [
                 instance_areas(self.instances, people, width, height, dilation, number)
                 for number, people in enumerate(self.people)
             ]
         )
+        self._check_places(areas, blended)
+        return areas
 
     def skeletons(self, person: int, width: int, height: int) -> Tensor:
         """Draw `draw_skeleton` of every frame, [frames, height, width, 3]."""
         return torch.stack([draw_skeleton(people, person, width, height) for people in self.people])
+
+    def _check_places(self, areas: Tensor, blended: bool) -> None:
+        """Refuse an instance without a place; somebody may be away in some of the frames."""
+        owned = torch.stack([owned_places(frame, self.order) for frame in areas])
+        owners = owned.any(0).flatten(1).any(1).tolist()
+        for number, instance in enumerate(self.instances):
+            twins = self._twins(number, areas) if blended else []
+            if owners[number] or any(owners[twin] for twin in twins):
+                continue
+            if not areas[:, number].any():
+                raise ValueError(f"{title(number, instance)} has no place: {_absence(instance)}")
+            raise ValueError(
+                f"{title(number, instance)} has no place: others cover all of it. Raise its "
+                "'order' or 'weight' in Add Instance, or change the masks so that they leave room "
+                "for it."
+            )
+
+    def _twins(self, number: int, areas: Tensor) -> list[int]:
+        """List the instances with the same area and order, which share it."""
+        return [
+            twin
+            for twin in range(len(self.instances))
+            if self.order[twin] == self.order[number]
+            and torch.equal(areas[:, twin], areas[:, number])
+        ]
+
+
+def _absence(instance: Instance) -> str:
+    if instance.mask is not None:
+        return "its mask is empty. Connect a mask that is white where it is to be."
+    return (
+        f"nothing of person {instance.person} is inside the image. The pose covers the image, so "
+        "give both the same proportions, or move the person."
+    )
+
+
+def title(number: int, instance: Instance) -> str:
+    """Name an instance by its number (from 0) and its name for an error text."""
+    name = instance.name
+    if len(name) > LONGEST_TITLE:
+        name = f"{name[:LONGEST_TITLE].rstrip()} ..."
+    return f"instance {number + 1}" + (f" ({name})" if name else "")
+
+
+def _check_proportions(
+    instances: Sequence[Instance], width: int, height: int, of: str = "the image"
+) -> None:
+    """Refuse masks whose proportions are not those of the image: they would be stretched."""
+    for number, instance in enumerate(instances):
+        if instance.mask is not None:
+            rows, columns = instance.mask.shape[1:]
+            if abs(columns * height - rows * width) > STRETCHING * rows * width:
+                raise ValueError(
+                    f"the mask of {title(number, instance)} has {columns} x {rows} pixels, but "
+                    f"{of} {width} x {height}, and a mask lies on the entire image. Give both the "
+                    "same proportions."
+                )
 
 
 def instance_people(instances: Sequence[Instance], people: pose.People) -> pose.People:
@@ -59,17 +138,17 @@ def instance_people(instances: Sequence[Instance], people: pose.People) -> pose.
     """
     numbers = [instance.person for instance in instances]
     available = pose.count(people)
-    for number, instance in enumerate(instances, 1):
+    for number, instance in enumerate(instances):
         if instance.person > available:
             raise ValueError(
-                f"instance {number} is for person {instance.person}, but the pose has {available} "
-                "people. Give it the number of somebody who is there, or connect a pose with more "
-                "people."
+                f"{title(number, instance)} is for person {instance.person}, but the pose has "
+                f"{available} people. Give it the number of somebody who is there, or connect a "
+                "pose with more people."
             )
         if instance.person == 0 and instance.mask is None:
             raise ValueError(
-                f"instance {number} has neither a person nor a mask. In its Add Instance, choose a "
-                "person from 1, or connect a mask."
+                f"{title(number, instance)} has neither a person nor a mask. In its Add Instance, "
+                "choose a person from 1, or connect a mask."
             )
     repeated = {n for n in numbers if n and numbers.count(n) > 1}
     if repeated:
@@ -94,19 +173,26 @@ def _rows_of(people: pose.People, rows: Sequence[int | None]) -> pose.People:
     return pose.people_from_points(parts, people.width, people.height)
 
 
-def instance_frames(instances: Sequence[Instance], frames: Sequence[pose.People]) -> Frames:
+def instance_frames(
+    instances: Sequence[Instance], frames: Sequence[pose.People] | None = None
+) -> Frames:
     """Pick the person of each instance in every frame of a pose: frame k is for image k.
 
     Masks with several frames go with them one by one, and a single frame serves all. In a frame
-    without people, among others that have some, nobody has a skeleton. Raises ValueError, naming
-    the frame, when the numbers do not fit it.
+    without people, among others that have some, nobody has a skeleton. Without a pose nobody has
+    one, and the masks say where everybody is. Raises ValueError, naming the frame, when the numbers
+    do not fit it.
     """
-    masks = {
+    counts = {
         f"mask of instance {number}": len(instance.mask)
         for number, instance in enumerate(instances, 1)
         if instance.mask is not None
     }
-    count = paired_count({"pose": len(frames), **masks})
+    if frames is None:
+        frames = [pose.no_people(*_mask_canvas(instances))]
+    else:
+        counts = {"pose": len(frames), **counts}
+    count = paired_count(counts or {"pose": 1})
     picked = []
     for number, people in enumerate(frames, 1):
         if len(frames) > 1 and not pose.count(people):
@@ -118,6 +204,23 @@ def instance_frames(instances: Sequence[Instance], frames: Sequence[pose.People]
             place = f"frame {number} of the pose: " if len(frames) > 1 else ""
             raise ValueError(f"{place}{error}") from None
     return Frames(tuple(instances), one_each(picked, count))
+
+
+def _mask_canvas(instances: Sequence[Instance]) -> tuple[int, int]:
+    """Return width and height of the largest mask; ValueError for an instance that needs a pose."""
+    for number, instance in enumerate(instances):
+        if instance.person > 0:
+            raise ValueError(
+                f"{title(number, instance)} is for person {instance.person} of a pose, but the "
+                "input 'pose' is not connected. Connect it or, for an instance without a skeleton, "
+                "use Instances from Masks, Instances from Boxes, or Add Instance with a mask and "
+                "the person 0."
+            )
+    masks = [instance.mask for instance in instances if instance.mask is not None]
+    sizes = [(mask.shape[2], mask.shape[1]) for mask in masks]
+    width, height = max(sizes, key=math.prod, default=(1, 1))
+    _check_proportions(instances, width, height, "that of another instance")
+    return width, height
 
 
 def instance_areas(
@@ -194,6 +297,14 @@ def hard_shares(occupied: Tensor, order: Sequence[int], *, scene: bool = False) 
     return shares[:, None, None]
 
 
+def owned_places(areas: Tensor, order: Sequence[int]) -> Tensor:
+    """Say which places each person has for themselves: areas [N, h, w] -> 0 or 1 [N, h, w].
+
+    As `hard_shares`, but a place that nobody covers is nobody's.
+    """
+    return hard_shares(areas, order)[:, 0, 0] * (areas.amax(0) > 0)
+
+
 def soft_shares(occupied: Tensor, *, scene: bool = False) -> Tensor:
     """Compute softmax(occupancy / TEMPERATURE): as hard_shares, but people who tie share a cell."""
     if scene:
@@ -259,33 +370,3 @@ def share_residuals(residuals: Sequence[Tensor | None], shares: Tensor) -> list[
         else compose_features(r, shares).repeat(len(shares), 1, 1, 1)
         for r in residuals
     ]
-
-
-def draw_shares(shares: Tensor, skeletons: Tensor) -> Tensor:
-    """Draw which person owns which pixel, with the skeletons [H, W, 3] on top, as [H, W, 3].
-
-    shares: [N, H, W]. Every person's area has a hue of its own and a number, from 1, at its middle.
-    """
-    import cv2
-
-    hues = [torch.tensor(color) / 255 for color in pose_drawing.hues(max(3, len(shares)))]
-    image = 0.1 + sum(0.45 * s[..., None] * hue for s, hue in zip(shares, hues, strict=False))
-    image = torch.where(skeletons.amax(-1, keepdim=True) > 0, skeletons, image)
-    canvas = (image.clamp(0, 1) * 255).byte().numpy().copy()
-    size = min(canvas.shape[:2]) / 400
-    for number, share in enumerate(shares, 1):
-        if share.sum() > 0:
-            rows, columns = (share > 0.5).nonzero().double().mean(0).tolist()
-            place = (round(columns - 10 * size), round(rows + 10 * size))
-            for color, thickness in (((0, 0, 0), 5), ((255, 255, 255), 2)):
-                cv2.putText(
-                    canvas,
-                    str(number),
-                    place,
-                    cv2.FONT_HERSHEY_SIMPLEX,
-                    size,
-                    color,
-                    max(1, round(thickness * size)),
-                    cv2.LINE_AA,
-                )
-    return torch.from_numpy(canvas).float() / 255

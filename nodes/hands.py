@@ -10,8 +10,9 @@ from comfy_api.latest import io, ui
 from ..models import hands
 from ..models.batches import one_each, paired_count
 from ..models.hands import GRAY, Hand, Square, read_squares
-from ..models.pose import LARGEST_CANVAS, MIN_CONFIDENCE, People, count, cover_canvas, no_people
+from ..models.pose import MIN_CONFIDENCE, People, count, cover_canvas, no_people
 from .inputs import (
+    canvas_inputs,
     check_one_size,
     min_confidence_input,
     named_errors,
@@ -299,7 +300,10 @@ class VitruvianPlaceHands(io.ComfyNode):
                     extra_dict={"forceInput": True},
                     tooltip="Where the squares are, from Cut Hands.",
                 ),
-                *_canvas_inputs(),
+                *canvas_inputs(
+                    "Width of the result in pixels when no image is connected.",
+                    "Height of the result in pixels when no image is connected.",
+                ),
                 io.Float.Input(
                     "ring_width",
                     default=0.0,
@@ -352,22 +356,6 @@ class VitruvianPlaceHands(io.ComfyNode):
         )
         placed, hands_mask, inpaint_mask = _place(frames, image, size, ring_width)
         return io.NodeOutput(placed, hands_mask, inpaint_mask, ui=ui.PreviewImage(placed, cls=cls))
-
-
-def _canvas_inputs() -> list[io.Input]:
-    side: dict[str, Any] = {"default": 512, "min": 16, "max": LARGEST_CANVAS, "step": 8}
-    return [
-        io.Int.Input(
-            "canvas_width",
-            tooltip="Width of the result in pixels when no image is connected.",
-            **side,
-        ),
-        io.Int.Input(
-            "canvas_height",
-            tooltip="Height of the result in pixels when no image is connected.",
-            **side,
-        ),
-    ]
 
 
 class PlacedHands(NamedTuple):

@@ -65,10 +65,11 @@ def weight_path(name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise("vitruvian", name))
 
 
-def pose_input(name: str = "pose", tooltip: str = "") -> io.Input:
+def pose_input(name: str = "pose", tooltip: str = "", *, optional: bool = False) -> io.Input:
     """Make the input for people as keypoints."""
     return PoseKeypoint.Input(
         name,
+        optional=optional,
         tooltip=tooltip
         or "The people, as keypoints: from this pack, from SDPose or from controlnet_aux.",
     )
@@ -155,6 +156,15 @@ def output_size(frames: list[People], width: int, height: int) -> tuple[int, int
         width or max(1, round(height * canvas.width / canvas.height)),
         height or max(1, round(width * canvas.height / canvas.width)),
     )
+
+
+def canvas_inputs(width: str, height: str) -> list[io.Input]:
+    """Make the inputs for the size of an image in pixels, with these tooltips."""
+    side: dict[str, Any] = {"default": 512, "min": 16, "max": pose.LARGEST_CANVAS, "step": 8}
+    return [
+        io.Int.Input("canvas_width", tooltip=width, **side),
+        io.Int.Input("canvas_height", tooltip=height, **side),
+    ]
 
 
 def percent_input(name: str, default: float, tooltip: str) -> io.Input:

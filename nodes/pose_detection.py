@@ -13,7 +13,7 @@ from comfy_api.latest import io, ui
 from ..models import detect, pose, pose_drawing
 from ..models.batches import one_each
 from .inputs import min_confidence_input, named_errors, read_images, write_poses
-from .wires import BoundingBox, PoseKeypoint
+from .wires import AnyBoundingBox, PoseKeypoint
 
 CATEGORY = "Vitruvian/pose"
 IMAGE_PROGRESS = 100  # of one image, in the progress bar's units
@@ -51,7 +51,7 @@ class VitruvianDetectPose(io.ComfyNode):
                     default=STOP,
                     tooltip="What to do with an image in which nobody is found.",
                 ),
-                BoundingBox.Input(
+                AnyBoundingBox.Input(
                     "bboxes",
                     optional=True,
                     extra_dict={"forceInput": True},

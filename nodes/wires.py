@@ -4,6 +4,8 @@ from comfy_api.latest import io
 
 PoseKeypoint = io.Custom("POSE_KEYPOINT")
 BoundingBox = io.Custom("BOUNDING_BOX")  # newer hosts have a class for it
+AnyBoundingBox = io.Custom("BOUNDING_BOX,BOUNDING_BOXES")  # one box, or several with metadata
+ModelPatch = io.Custom("MODEL_PATCH")  # hosts have a class for it, under different names
 Instances = io.Custom("VITRUVIAN_INSTANCES")
 HandGenerator = io.Custom("VITRUVIAN_HAND_GENERATOR")
 HumanPrior = io.Custom("VITRUVIAN_HUMAN_PRIOR")

@@ -35,6 +35,7 @@ from vitruvian.models import detect, pose
 from vitruvian.models.compose import Instance
 from vitruvian.models.semantic_map import PALETTE
 from vitruvian.nodes import MODULES
+from vitruvian.nodes import instances as instance_nodes
 from vitruvian.nodes.semantic_map import BACKGROUND
 
 import nodes as core
@@ -313,6 +314,29 @@ def instance_mask(values: Mapping[str, Value]) -> Outputs:
     return [instance.mask for instance in instances]
 
 
+def instance_areas(node_id: str, lines: Callable[[Mapping[str, Value]], int]):
+    """Make a `run` that gives the masks of all instances of a node with a prompt per line.
+
+    lines: how many lines the values of the inputs need.
+    """
+
+    def encoded(clip: Any, prompts: Sequence[str], *_: str) -> list[Any]:
+        return [[["text", {}]] for _ in prompts]
+
+    def run(values: Mapping[str, Value]) -> Outputs:
+        prompts = "somebody\n" * lines(values)
+        with patch.object(instance_nodes, "_encode_prompts", encoded):
+            (instances,) = execute(node_id, clip=None, prompts=prompts, **values).result
+        return [torch.cat([instance.mask for instance in instances])]
+
+    return run
+
+
+def mask_count(values: Mapping[str, Value]) -> int:
+    masks = values["masks"]
+    return len(masks) if isinstance(masks, Tensor) and masks.dim() > 2 else 1
+
+
 class BoxDetector:
     """Stands for a detector: a person at the first box, or where the image's mean says."""
 
@@ -372,10 +396,19 @@ NODES = {
     ),
     "VitruvianPoseEditor": Case({"background_image": images(0)[:1]}, background),
     "VitruvianAddInstance": Case({"mask": masks()}, instance_mask),
+    "VitruvianInstancesFromMasks": Case(
+        {"masks": masks()}, instance_areas("VitruvianInstancesFromMasks", mask_count)
+    ),
+    "VitruvianInstancesFromBoxes": Case(
+        {"bboxes": boxes(), "image": images(0)},
+        instance_areas("VitruvianInstancesFromBoxes", lambda values: 1),
+    ),
     "VitruvianComposeInstances": Case(
         {"pose": frames(), LATENT: latents()}, sampled(composed), (LATENT,)
     ),
-    "VitruvianPreviewInstances": pose_case("VitruvianPreviewInstances", instances=ONE_INSTANCE),
+    "VitruvianPreviewInstances": pose_case(
+        "VitruvianPreviewInstances", instances=ONE_INSTANCE, only=(0, 1)
+    ),
     "VitruvianDrawHandMasks": pose_case("VitruvianDrawHandMasks", only=(0, 1)),
     "VitruvianCutHands": Case(
         {"pose": frames(), "image": images(0)},

@@ -303,12 +303,15 @@ def test_one_composed_person_is_that_person_alone(loaded, mode):
     plain = core.ControlNetApplyAdvanced().apply_controlnet(
         words, negative, net, hint, 1.0, 0.0, 1.0
     )
-    settings = (mode, 1.0, 0.5, 0.06, 0.0, 1.0, people.MEAN, False)
+    settings = {
+        "mode": mode, "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0,
+        "end_percent": 1.0, "background_prompt": people.MEAN, "shared_negative": False,
+    }  # fmt: skip
     latents = []
     for order in (0, 1):
         start = apply(model, appearance) if order == 0 else model
         composed, *conds = people.VitruvianComposeInstances.execute(
-            start, scene, negative, (Instance(words, 1),), frames, net, *settings
+            start, scene, negative, (Instance(words, 1),), frames, net, **settings
         ).result
         latents.append(sample(composed if order == 0 else apply(composed, appearance), *conds))
     torch.testing.assert_close(latents[0], latents[1], atol=1e-5, rtol=1e-4)

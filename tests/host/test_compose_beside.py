@@ -15,6 +15,7 @@ from vitruvian.host.registration import register
 from vitruvian.lab.neighbors import methods
 from vitruvian.models import compose
 from vitruvian.nodes import compose as ours
+from vitruvian.nodes.instances import VitruvianAddInstance, VitruvianInstancesFromText
 
 import nodes as core
 
@@ -280,7 +281,7 @@ def test_mask_k_of_an_instance_goes_with_image_k(loaded):
     masks[0, :, : SIZE // 2], masks[1, : SIZE // 2] = 1, 1
     latent = methods.empty_latent(2)
     noise = noise_of(latent)
-    node = ours.VitruvianAddInstance
+    node = VitruvianAddInstance
     for number in (0, 1):
         batch, single = (
             node.execute(loaded.positive, 1, 0, 1.0, mask=m).result[0][0].mask
@@ -460,17 +461,17 @@ def with_entry(conditioning, **entry):
 def test_what_a_persons_prompt_can_not_carry_is_refused_by_name(loaded, carried, words):
     prompt = with_entry(loaded.positive, **carried)
     with pytest.raises(ValueError, match=f"'conditioning' carries .*{words}"):
-        ours.VitruvianAddInstance.execute(prompt, 1, 0, 1.0)
+        VitruvianAddInstance.execute(prompt, 1, 0, 1.0)
 
 
 def test_a_prompt_of_several_parts_is_refused(loaded):
     with pytest.raises(ValueError, match="'conditioning' gives 2 parts"):
-        ours.VitruvianAddInstance.execute([*loaded.positive, *loaded.negative], 1, 0, 1.0)
+        VitruvianAddInstance.execute([*loaded.positive, *loaded.negative], 1, 0, 1.0)
 
 
 def test_a_full_range_and_an_ordinary_strength_are_a_plain_prompt(loaded):
     prompt = with_entry(loaded.positive, start_percent=0.0, end_percent=1.0, strength=1.0)
-    assert len(ours.VitruvianAddInstance.execute(prompt, 1, 0, 1.0).result[0]) == 1
+    assert len(VitruvianAddInstance.execute(prompt, 1, 0, 1.0).result[0]) == 1
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
@@ -480,4 +481,4 @@ def test_hooks_of_the_text_encoder_are_refused_in_prompts_of_lines(loaded, sched
     clip.apply_hooks_to_conds = lora_hook()
     clip.use_clip_schedule = scheduled
     with pytest.raises(ValueError, match="'clip' carries hooks"):
-        ours.VitruvianInstancesFromText.execute(clip, "a man\na woman", "", "")
+        VitruvianInstancesFromText.execute(clip, "a man\na woman", "", "")

@@ -482,11 +482,14 @@ def test_every_composed_person_has_their_own_words(loaded, mode):
     plain = core.ControlNetApplyAdvanced().apply_controlnet(
         mark(words, 2), negative, net, hint, 1.0, 0.0, 1.0
     )
-    settings = (mode, 1.0, 0.5, 0.06, 0.0, 1.0, people.MEAN, False)
+    settings = {
+        "mode": mode, "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0,
+        "end_percent": 1.0, "background_prompt": people.MEAN, "shared_negative": False,
+    }  # fmt: skip
     for order in (0, 1):
         start = apply(model, prior) if order == 0 else model
         composed, *conds = people.VitruvianComposeInstances.execute(
-            start, scene, negative, (compose.Instance(mark(words, 2), 1),), frames, net, *settings
+            start, scene, negative, (compose.Instance(mark(words, 2), 1),), frames, net, **settings
         ).result
         sampled = sample(composed if order == 0 else apply(composed, prior), *conds)
         expected = sample(apply(model, prior), *plain)
@@ -501,11 +504,14 @@ def test_composed_in_one_pass_nobodys_words_are_taken_for_the_scenes(loaded):
     scene, text = mark(encode(clip, "a park")[0], 2), encode(clip, "a man waving")[0]
     flat = [32.0, 32.0, 1.0] * 18
     frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
-    settings = ("couple", 1.0, 0.5, 0.06, 0.0, 1.0, people.MEAN, False)
+    settings = {
+        "mode": "couple", "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0,
+        "end_percent": 1.0, "background_prompt": people.MEAN, "shared_negative": False,
+    }  # fmt: skip
 
     def sample_composed(model):
         composed = people.VitruvianComposeInstances.execute(
-            model, scene, mark(text), (compose.Instance(text, 1),), frames, net, *settings
+            model, scene, mark(text), (compose.Instance(text, 1),), frames, net, **settings
         ).result
         return sample(*composed)
 
@@ -518,11 +524,14 @@ def test_composed_in_one_pass_the_order_of_the_nodes_does_not_matter(loaded):
     scene, text = encode(clip, "a park")[0], mark(encode(clip, "a man waving")[0], 2)
     flat = [32.0, 32.0, 1.0] * 18
     frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
-    settings = ("couple", 1.0, 0.5, 0.06, 0.0, 1.0, people.MEAN, False)
+    settings = {
+        "mode": "couple", "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0,
+        "end_percent": 1.0, "background_prompt": people.MEAN, "shared_negative": False,
+    }  # fmt: skip
 
     def composed(model):
         return people.VitruvianComposeInstances.execute(
-            model, scene, scene, (compose.Instance(text, 1),), frames, net, *settings
+            model, scene, scene, (compose.Instance(text, 1),), frames, net, **settings
         ).result
 
     before = sample(*composed(apply(model, prior)))

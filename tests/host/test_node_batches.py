@@ -12,6 +12,7 @@ BY_THE_IMAGE = {
     "LATENT",
     "POSE_KEYPOINT",
     "BOUNDING_BOX",
+    "BOUNDING_BOX,BOUNDING_BOXES",
     "VITRUVIAN_SEMANTIC_MAP",
 }
 PAIRED = sorted(node for node, case in NODES.items() if len(case.items) > 1 and not case.apart)

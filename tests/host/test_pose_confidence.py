@@ -107,7 +107,7 @@ def composition(monkeypatch):
         return composed.masks(128, 128), composed.hint(-1, 128, 128)
 
     monkeypatch.setattr(compose.host, "compose_model", draw)
-    monkeypatch.setattr(compose.host, "ComposedControl", lambda *_: None)
+    monkeypatch.setattr(compose.host, "ComposedControl", lambda *_, **__: None)
     monkeypatch.setattr(compose.host, "attach", lambda control, positive, negative: ([], []))
     monkeypatch.setattr(
         hand_generator.generator, "apply", lambda model, loaded, frames, strength: list(frames[0])

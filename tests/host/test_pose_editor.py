@@ -7,7 +7,7 @@ import folder_paths
 import pytest
 import torch
 from vitruvian.models import pose, pose_editor
-from vitruvian.nodes.compose import VitruvianInstancesFromText
+from vitruvian.nodes.instances import VitruvianInstancesFromText
 from vitruvian.nodes.pose_drawing import VitruvianDrawPersonMasks
 from vitruvian.nodes.pose_editor import VitruvianPoseEditor
 

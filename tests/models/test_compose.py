@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from vitruvian.models import body_masks, compose, outfit, pose, pose_drawing
+from vitruvian.models import body_masks, compose, compose_drawing, outfit, pose, pose_drawing
 
 
 def occupied(n=3, side=12):
@@ -203,7 +203,7 @@ def test_every_drawing_places_a_pose_as_compose_does(size):
 def test_the_drawing_of_shares_shows_every_owner():
     owned = torch.zeros(2, 64, 64)
     owned[0, :, :30], owned[1, :, 34:] = 1, 1
-    image = compose.draw_shares(owned, torch.zeros(64, 64, 3))
+    image = compose_drawing.draw_shares(owned, torch.zeros(64, 64, 3))
     assert image.shape == (64, 64, 3)
     assert not torch.allclose(image[5, 5], image[5, 60])
     assert image[5, 32].max() < 0.15
