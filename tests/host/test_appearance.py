@@ -304,9 +304,15 @@ def test_one_composed_person_is_that_person_alone(loaded, mode):
         words, negative, net, hint, 1.0, 0.0, 1.0
     )
     settings = {
-        "mode": mode, "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0,
-        "end_percent": 1.0, "background_prompt": people.MEAN, "shared_negative": False,
-    }  # fmt: skip
+        "mode": mode,
+        "strength": 1.0,
+        "harmony": 0.5,
+        "dilation": 0.06,
+        "start_percent": 0.0,
+        "end_percent": 1.0,
+        "background_prompt": people.MEAN,
+        "shared_negative": False,
+    }
     latents = []
     for order in (0, 1):
         start = apply(model, appearance) if order == 0 else model

@@ -356,9 +356,15 @@ def test_composed_people_leave_the_scene_its_maps(loaded, mode):
     flat = [32.0, 32.0, 1.0] * 18
     frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
     settings = {
-        "mode": mode, "strength": 0.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0,
-        "end_percent": 1.0, "background_prompt": people.SCENE, "shared_negative": True,
-    }  # fmt: skip
+        "mode": mode,
+        "strength": 0.0,
+        "harmony": 0.5,
+        "dilation": 0.06,
+        "start_percent": 0.0,
+        "end_percent": 1.0,
+        "background_prompt": people.SCENE,
+        "shared_negative": True,
+    }
     composed, positive, _ = people.VitruvianComposeInstances.execute(
         model, scene, scene, (compose.Instance(long, 1),), frames, net, **settings
     ).result

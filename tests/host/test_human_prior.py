@@ -18,6 +18,15 @@ from vitruvian.nodes import human_prior as ours
 import nodes as core
 
 register()
+SETTINGS = {  # of Compose Instances, beside the mode
+    "strength": 1.0,
+    "harmony": 0.5,
+    "dilation": 0.06,
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "background_prompt": people.MEAN,
+    "shared_negative": False,
+}
 CELLS = 8
 INPUTS = {
     "strength": 1.0,
@@ -482,10 +491,7 @@ def test_every_composed_person_has_their_own_words(loaded, mode):
     plain = core.ControlNetApplyAdvanced().apply_controlnet(
         mark(words, 2), negative, net, hint, 1.0, 0.0, 1.0
     )
-    settings = {
-        "mode": mode, "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0,
-        "end_percent": 1.0, "background_prompt": people.MEAN, "shared_negative": False,
-    }  # fmt: skip
+    settings = {"mode": mode, **SETTINGS}
     for order in (0, 1):
         start = apply(model, prior) if order == 0 else model
         composed, *conds = people.VitruvianComposeInstances.execute(
@@ -504,10 +510,7 @@ def test_composed_in_one_pass_nobodys_words_are_taken_for_the_scenes(loaded):
     scene, text = mark(encode(clip, "a park")[0], 2), encode(clip, "a man waving")[0]
     flat = [32.0, 32.0, 1.0] * 18
     frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
-    settings = {
-        "mode": "couple", "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0,
-        "end_percent": 1.0, "background_prompt": people.MEAN, "shared_negative": False,
-    }  # fmt: skip
+    settings = {"mode": "couple", **SETTINGS}
 
     def sample_composed(model):
         composed = people.VitruvianComposeInstances.execute(
@@ -524,10 +527,7 @@ def test_composed_in_one_pass_the_order_of_the_nodes_does_not_matter(loaded):
     scene, text = encode(clip, "a park")[0], mark(encode(clip, "a man waving")[0], 2)
     flat = [32.0, 32.0, 1.0] * 18
     frames = [{"people": [{"pose_keypoints_2d": flat}], "canvas_width": 64, "canvas_height": 64}]
-    settings = {
-        "mode": "couple", "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0,
-        "end_percent": 1.0, "background_prompt": people.MEAN, "shared_negative": False,
-    }  # fmt: skip
+    settings = {"mode": "couple", **SETTINGS}
 
     def composed(model):
         return people.VitruvianComposeInstances.execute(
