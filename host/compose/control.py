@@ -68,24 +68,17 @@ class ComposedControl(comfy.controlnet.ControlBase):
     ):
         """Take a CONTROL_NET and a MODEL_PATCH, either, or none: then regions alone compose.
 
-        vae: for those that read latents; ValueError where it is missing or of another model.
+        vae: for those that read latents. `check_controls` says whether all fit together.
         """
         self.drawings = drawings or Drawings(composition)
         super().__init__()
         if strength == 0:  # as the host's Apply ControlNet
             control_net = model_patch = None
-        if control_net is not None:
-            if control_net.latent_format is not None:
-                check_vae(vae, control_net.latent_format, "control_net")
-            control_net = with_pose_type(control_net)
-        if model_patch is not None:
-            patch_format = pose_patch_kind(model_patch.model).latent_format
-            if patch_format is not None:
-                check_vae(vae, patch_format(), "model_patch")
-        self.controlnet, self.composition, self.vae = control_net, composition, vae
+        self.controlnet: Any = None if control_net is None else with_pose_type(control_net)
+        self.composition, self.vae = composition, vae
         self.model_patch, self.strength = model_patch, strength
         self.timestep_percent_range = (composition.start_percent, composition.end_percent)
-        self._pre_run_args: tuple | None = None  # model, percent to timestep
+        self._pre_run_args: tuple[Any, Callable] | None = None
         self._controls: dict[tuple, Any] = {}
         self._patches: dict[tuple, dict[str, list]] = {}
         self._encoder: DrawingEncoder | None = None
@@ -141,7 +134,7 @@ class ComposedControl(comfy.controlnet.ControlBase):
             return {}
         key = tuple(hints), batch, tuple(x.shape[-2:])
         if key not in self._patches:
-            model = self._model_that_runs()
+            model, _ = self._run_args()
             cells = pose_patch_kind(self.model_patch.model).cells
             height, width = (-(-side // cells) * cells for side in x.shape[-2:])
             images = self._hint_rows(key[0], batch, (height, width))
@@ -154,15 +147,14 @@ class ComposedControl(comfy.controlnet.ControlBase):
         """A copy of the ControlNet with one hint per row, kept until the sampling ends."""
         key = hints, batch, tuple(x.shape[-2:])
         if key not in self._controls:
-            self._model_that_runs()
-            control = self.controlnet.copy()
+            control: Any = self.controlnet.copy()
             control.set_cond_hint(
                 self._hint_rows(hints, batch, key[2]).movedim(-1, 1),
                 self.strength,
                 self.timestep_percent_range,
                 vae=self._encoder_on(x.device),
             )
-            control.pre_run(*self._pre_run_args)
+            control.pre_run(*self._run_args())
             _embed_hint_once(control)
             self._controls[key] = control
         return self._controls[key]
@@ -171,17 +163,18 @@ class ComposedControl(comfy.controlnet.ControlBase):
         """Draw the hints of all rows [rows, H, W, 3] for a latent of this size, or a single one
         that serves all.
         """
-        stride = latent_stride(self._model_that_runs().latent_format)
+        stride = latent_stride(self._run_args()[0].latent_format)
         height, width = (stride * side for side in size)
         images = {k: self.drawings.hint(k, width, height) for k in set(hints)}
         if len(images) == 1 and len(images[hints[0]]) == 1:
             return images[hints[0]]
         return torch.cat([images[k].expand(batch, -1, -1, -1) for k in hints])
 
-    def _model_that_runs(self) -> Any:
+    def _run_args(self) -> tuple[Any, Callable]:
+        """The model that is sampled and its function from percent to timestep."""
         if self._pre_run_args is None:
             raise RuntimeError("the control was asked before sampling began")
-        return self._pre_run_args[0]
+        return self._pre_run_args
 
     def _encoder_on(self, device: torch.device) -> DrawingEncoder:
         if self._encoder is None or self._encoder.device != device:
@@ -257,11 +250,16 @@ def _embed_hint_once(control: Any) -> None:
 
 
 def check_controls(model: Any, control: ComposedControl) -> None:
-    """Refuse a ControlNet or a MODEL_PATCH that is for another kind of network than the MODEL's."""
+    """Refuse a ControlNet or a MODEL_PATCH that is for another kind of network than the MODEL's,
+    and a VAE that they need and that is missing or of another model.
+    """
     if control.controlnet is not None:
         check_control_net(model, control.controlnet)
+        check_vae(control.vae, control.controlnet.latent_format, "control_net")
     if control.model_patch is not None:
         check_model_patch(model, control.model_patch)
+        reads = pose_patch_kind(control.model_patch.model).latent_format
+        check_vae(control.vae, reads, "model_patch")
 
 
 def attach(control: ComposedControl, positive: Any, negative: Any) -> tuple[list, list]:

@@ -223,8 +223,10 @@ def pose_patch_kind(network: Any) -> ControlKind:
 def check_vae(vae: Any, latent_format: Any, name: str) -> None:
     """Refuse a missing VAE, and one whose latents a control can not read.
 
-    `name`: of the input that the control comes from.
+    latent_format: what the control reads, None for images; name: of the input that it comes from.
     """
+    if latent_format is None:
+        return
     if vae is None:
         raise ValueError(
             f"the input '{name}' is a control that reads latents, as those for Flux, SD3, "

@@ -21,9 +21,11 @@ class DrawingEncoder:
 
     A VAE of videos would take a batch of images for the frames of one video. Several people,
     images of a batch and calls of the network ask for the same drawings again.
+
+    vae: None where the control reads the images themselves.
     """
 
-    def __init__(self, vae: Any | None, device: torch.device):
+    def __init__(self, vae: Any, device: torch.device):
         self.vae, self.device = vae, device
         self._latents: list[tuple[Tensor, Tensor]] = []  # an image and its latent
 

@@ -136,16 +136,21 @@ def test_a_union_composes_as_the_hosts_own_node_set_to_openpose(
     def everybodys(_, width, height):
         return drawing(5, width, height)
 
-    typed = SetUnionControlNetType.execute(union, "openpose").result[0]
+    openpose = typed(union, "openpose")
     applied = core.ControlNetApplyAdvanced().apply_controlnet(
-        texts[0], texts[3], typed, drawing(5, SIZE, SIZE), 1.0, 0.0, 1.0
+        texts[0], texts[3], openpose, drawing(5, SIZE, SIZE), 1.0, 0.0, 1.0
     )
     expected = sample(wide_model, *applied)
     result = sample(*composed(wide_model, union, texts, mode, hint=everybodys))
     assert (result - expected).abs().max() < 1e-4 * expected.abs().max()
-    other = SetUnionControlNetType.execute(union, "segment").result[0]
+    other = typed(union, "segment")
     segmented = sample(*composed(wide_model, other, texts, mode, hint=everybodys))
     assert (segmented - expected).abs().max() > 1e-3 * expected.abs().max()
+
+
+def typed(control_net, name):
+    """Set the type of a union with the host's own node."""
+    return SetUnionControlNetType().set_controlnet_type(control_net, name)[0]
 
 
 def asked_types(control_net, monkeypatch):
@@ -179,12 +184,12 @@ class _Sampled:
 def test_a_union_is_set_to_poses(union, monkeypatch):
     assert asked_types(union, monkeypatch) == [[0]]
     assert union.extra_args == {}  # the artist's own stays as it is
-    automatic = SetUnionControlNetType.execute(union, "auto").result[0]
+    automatic = typed(union, "auto")
     assert asked_types(automatic, monkeypatch) == [[0]]
 
 
 def test_the_type_that_an_artist_sets_stays(union, monkeypatch):
-    depth = SetUnionControlNetType.execute(union, "depth").result[0]
+    depth = typed(union, "depth")
     assert asked_types(depth, monkeypatch) == [[1]]
 
 
@@ -247,8 +252,9 @@ def test_a_model_patch_without_a_pose_is_refused(family, random_text):
     )
     patch = comfy.model_patcher.ModelPatcher(style, load_device=CPU, offload_device=CPU)
     words = "'model_patch' is no pose control .SigLIPMultiFeatProjModel.*Z-Image.*Anima"
+    control = host.ComposedControl(None, composition, 1.0, model_patch=patch)
     with pytest.raises(ValueError, match=words):
-        host.ComposedControl(None, composition, 1.0, model_patch=patch)
+        host.check_controls(model, control)
 
 
 def test_a_model_patch_is_refused_on_a_unet(family, random_text):
@@ -258,10 +264,7 @@ def test_a_model_patch_is_refused_on_a_unet(family, random_text):
     )
     patch = comfy.model_patcher.ModelPatcher(network, load_device=CPU, offload_device=CPU)
 
-    class Vae:
-        latent_channels, latent_dim = 16, 3
-
     composition = composition_of([random_text(model, 1)] * 2)
-    control = host.ComposedControl(None, composition, 1.0, Vae(), patch)
+    control = host.ComposedControl(None, composition, 1.0, model_patch=patch)
     with pytest.raises(ValueError, match="'model_patch' is for Qwen-Image, but .* .UNetModel"):
         host.check_controls(model, control)

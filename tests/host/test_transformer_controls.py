@@ -82,12 +82,13 @@ def compose(name, model, prompts, people, regions=None, **changes):
     return host.compose_model(model, composition), *host.attach(control, *prompts)
 
 
-def composed_control(name, composition, strength=1.0):
+def composed_control(name, composition, strength=1.0, **changes):
     if name is None:
         return host.ComposedControl(None, composition, strength)
+    vae, control = changes.get("vae", vae_of(name)), make_control(name)
     if CONTROLS[name].is_patch:
-        return host.ComposedControl(None, composition, strength, vae_of(name), make_control(name))
-    return host.ComposedControl(make_control(name), composition, strength, vae_of(name))
+        return host.ComposedControl(None, composition, strength, vae, control)
+    return host.ComposedControl(control, composition, strength, vae)
 
 
 def plain(name, model, prompts, person, size=(8, 12), **settings):
@@ -281,29 +282,25 @@ def applied_to(name, sampled, person):
     return plain(name, model, prompts, person)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if CONTROLS[n].latent_format])
-def test_latent_controls_ask_for_the_vae(name, model_of):
+latent_controls = pytest.mark.parametrize("name", [n for n in NAMES if CONTROLS[n].latent_format])
+
+
+@latent_controls
+def test_a_control_that_reads_latents_asks_for_the_vae(name, model_of):
     words = "input '(control_net|model_patch)' is a control that reads latents.*input 'vae'"
-    composition = composition_of(name)
     with pytest.raises(ValueError, match=words):
-        given = {"model_patch": make_control(name)} if CONTROLS[name].is_patch else {}
-        net = None if given else make_control(name)
-        host.ComposedControl(net, composition, 1.0, **given)
+        host.check_controls(model_of(name), composed_control(name, composition_of(name), vae=None))
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if CONTROLS[n].latent_format])
+@latent_controls
 def test_a_vae_of_another_model_is_refused(name, model_of):
-    wrong = [transformer_controls.image_vae(4)]
-    if CONTROLS[name].latent_format == "Wan21":
-        wrong.append(transformer_controls.image_vae(16))
-    else:
-        wrong.append(transformer_controls.VideoVae())
-    for vae in wrong:
+    reads_images = transformer_controls.image_vae(16)
+    reads_videos = transformer_controls.VideoVae()
+    other = reads_images if CONTROLS[name].latent_format == "Wan21" else reads_videos
+    for vae in (transformer_controls.image_vae(4), other):
+        control = composed_control(name, composition_of(name), vae=vae)
         with pytest.raises(ValueError, match="the input 'vae' is of another model"):
-            if CONTROLS[name].is_patch:
-                host.ComposedControl(None, composition_of(name), 1.0, vae, make_control(name))
-            else:
-                host.ComposedControl(make_control(name), composition_of(name), 1.0, vae)
+            host.check_controls(model_of(name), control)
 
 
 def composition_of(name):
