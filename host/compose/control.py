@@ -16,6 +16,7 @@ from ..sampling import latent_stride, with_patch
 from .control_kinds import (
     check_control_net,
     check_model_patch,
+    check_size,
     check_vae,
     pose_patch_kind,
     with_pose_type,
@@ -147,6 +148,7 @@ class ComposedControl(comfy.controlnet.ControlBase):
         """A copy of the ControlNet with one hint per row, kept until the sampling ends."""
         key = hints, batch, tuple(x.shape[-2:])
         if key not in self._controls:
+            check_size(self.controlnet, key[2])
             control: Any = self.controlnet.copy()
             control.set_cond_hint(
                 self._hint_rows(hints, batch, key[2]).movedim(-1, 1),

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import comfy.latent_formats
 from comfy.cldm.control_types import UNION_CONTROLNET_TYPES
 
+from .streams import NODE
+
 FLUX_UNION_POSE = 4  # of Flux's union models; the host's list of types has SDXL's numbers
 UNET, FLUX, CHROMA, QWEN, MMDIT, LUMINA, ANIMA, HUNYUAN, CASCADE = (
     "openaimodel.UNetModel",
@@ -238,6 +240,19 @@ def check_vae(vae: Any, latent_format: Any, name: str) -> None:
             f"the input 'vae' is of another model: it makes latents of {vae.latent_channels} "
             f"channels in {vae.latent_dim} dimensions, but the input '{name}' reads {channels} "
             f"channels in {dimensions}. Connect the VAE of the model."
+        )
+
+
+def check_size(control_net: Any, size: Sequence[int]) -> None:
+    """Refuse a latent of `size` cells that a ControlNet's own layers can not divide into tokens."""
+    network = control_network(control_net)
+    reads_images = getattr(network, "latent_input", None) is False  # of Flux: XLabs and MistoLine
+    if reads_images and any(cells % network.params.patch_size for cells in size):
+        pixels = 8 * network.params.patch_size
+        raise ValueError(
+            f"{NODE}: the input 'control_net' reads images whose sides are multiples of {pixels} "
+            f"pixels, but the latent has {size[-1]} x {size[-2]} cells of 8. Give the image other "
+            "sides, or use a ControlNet that reads latents."
         )
 
 

@@ -6,7 +6,9 @@ import comfy.model_management
 import pytest
 import torch
 from vitruvian.host import compose as host
-from vitruvian.models.compose import MERGED
+from vitruvian.models import pose, pose_drawing
+from vitruvian.models.compose import MERGED, Instance
+from vitruvian.nodes import compose as ours
 from vitruvian.tests.host import slow_compose, transformer_controls, transformer_networks
 from vitruvian.tests.host.transformer_compositions import (
     HALVES,
@@ -140,6 +142,13 @@ def test_exact_equals_a_slow_loop_over_people(name, model_of, lengths, size, cfg
         else:
             slow = slow_compose.plain(model.model, chunk.x, chunk.sigma, negative)
         assert distance(chunk.denoised, slow) < CLOSE
+
+
+def test_a_latent_that_a_control_can_not_divide_is_refused(model_of):
+    model, prompts = model_of("Flux XLabs"), prompts_of("Flux XLabs")
+    composed = compose("Flux XLabs", model, prompts, [text("Flux XLabs", 5)] * 2)
+    with pytest.raises(ValueError, match="multiples of 16 pixels, .* has 11 x 8 cells"):
+        sample(*composed, size=(8, 11))
 
 
 @controls
@@ -280,6 +289,52 @@ def test_it_adds_to_the_hosts_own_control_behind_it(name, model_of):
 def applied_to(name, sampled, person):
     model, *prompts = sampled
     return plain(name, model, prompts, person)
+
+
+def standing(height, width):
+    """One person, as the ecosystem's POSE_KEYPOINT."""
+    g = torch.Generator().manual_seed(6)
+    points = torch.rand(18, 2, generator=g) * torch.tensor([0.8 * width, 0.8 * height])
+    flat = [v for x, y in points.tolist() for v in (x, y, 1.0)]
+    person = {"pose_keypoints_2d": flat}
+    return [{"people": [person], "canvas_width": width, "canvas_height": height}]
+
+
+def by_the_node(name, model, prompts, **changes):
+    """Compose Instances with one person, whose prompt is the positive."""
+    control = {"model_patch" if CONTROLS[name].is_patch else "control_net": make_control(name)}
+    settings = {
+        "mode": host.EXACT, "strength": 0.7, "harmony": 0.5, "dilation": 0.1,
+        "start_percent": 0.0, "end_percent": 1.0, "background_prompt": ours.MEAN,
+        "shared_negative": False, "pose": standing(64, 96), "vae": vae_of(name), **control,
+    }  # fmt: skip
+    return ours.VitruvianComposeInstances.execute(
+        model, *prompts, (Instance(prompts[0], 1),), **{**settings, **changes}
+    ).result
+
+
+@controls
+def test_one_person_by_our_node_is_the_hosts_own_node(name, model_of):
+    model, prompts = model_of(name), prompts_of(name)
+    people = pose.read_poses(standing(64, 96))[0]
+    image = pose_drawing.draw_people(people, 96, 64)[None]
+    applied = transformer_controls.apply(name, model, prompts, image, strength=0.7)
+    composed = sample(*by_the_node(name, model, prompts), cfg=3.0)
+    assert distance(composed, sample(*applied, cfg=3.0)) < CLOSE
+
+
+@controls
+def test_our_node_says_what_does_not_fit(name, model_of):
+    model, prompts = model_of(name), prompts_of(name)
+    if CONTROLS[name].latent_format:
+        with pytest.raises(ValueError, match="Compose Instances: .*the input 'vae'"):
+            by_the_node(name, model, prompts, vae=None)
+    other = transformer_networks.make_model("Lumina 2")
+    texts = [transformer_networks.text("Lumina 2", seed) for seed in (1, 2)]
+    with pytest.raises(
+        ValueError, match="Compose Instances: the input '(control_net|model_patch)'"
+    ):
+        by_the_node(name, other, texts)
 
 
 latent_controls = pytest.mark.parametrize("name", [n for n in NAMES if CONTROLS[n].latent_format])
