@@ -192,6 +192,7 @@ class VitruvianComposeInstances(io.ComfyNode):
         check_order(start_percent, end_percent)
         if pose is None:
             _check_nothing_is_drawn({"control_net": control_net, "model_patch": model_patch})
+        _check_guidance(instances, positive)
         frames = _read_frames(instances, pose, min_confidence)
         composition = host.Composition(
             people=tuple(instance.conditioning[0] for instance in instances),
@@ -225,6 +226,19 @@ def _check_nothing_is_drawn(controls: dict[str, Any]) -> None:
             raise ValueError(
                 f"the input '{name}' is connected, but 'pose' is not, so there is no pose for it "
                 f"to follow. Connect 'pose', or take '{name}' away: places need neither."
+            )
+
+
+def _check_guidance(instances: tuple[Instance, ...], positive: Any) -> None:
+    """Refuse a person's prompt with another guidance than the one that holds for all people."""
+    common = {entry.get("guidance") for _, entry in positive}
+    for number, instance in enumerate(instances):
+        guidance = instance.conditioning[0][1].get("guidance")
+        if guidance is not None and common != {guidance}:
+            raise ValueError(
+                f"the prompt of {compose.title(number, instance)} has the guidance {guidance:g}, "
+                "but that of 'positive' holds for all people. Connect Flux Guidance to 'positive', "
+                "and encode the prompts of the people without one."
             )
 
 

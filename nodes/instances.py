@@ -131,11 +131,11 @@ REFUSED = {  # in a conditioning entry: what it is, and what to do instead
     "default": ("the mark of a default conditioning", "take away that node"),
     "start_percent": ("a timestep range", _TIME),
     "end_percent": ("a timestep range", _TIME),
-    "hooks": ("hooks, such as a LoRA", "load the LoRA for the model, or hook it to the positive"),
+    "hooks": ("hooks, such as a LoRA", f"load the LoRA for the model, or {_PROMPTS}"),
     "gligen": ("GLIGEN boxes", _AREA),
     "concat_latent_image": ("an image to inpaint", _PROMPTS),
     "concat_mask": ("a mask to inpaint", _PROMPTS),
-    "reference_latents": ("reference latents", "take away that node"),
+    "reference_latents": ("reference latents", _PROMPTS),
     "unclip_conditioning": ("an unCLIP image", _PROMPTS),
     "additional_models": ("models of its own", "take away the node that adds them"),
 }
