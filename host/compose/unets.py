@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..module_hooks import hook_after, hook_before, hooked_call
 from ..sampling import with_options, with_patch
 from . import control as controls
 from .calls import NetworkCall, chunk_texts, encoded_texts
@@ -18,6 +19,7 @@ from .streams import (
     COUPLE,
     EXACT,
     LAYERS,
+    NODE,
     PEOPLE,
     ChunkText,
     Layout,
@@ -86,14 +88,18 @@ def run(call: NetworkCall) -> Tensor:
     stream_rows = controls.Rows(x[rows], call.t[rows], {**conds, "c_crossattn": clean})
     added = {place: [per_stream(r) for r in rs] for place, rs in (call.control or {}).items()}
     residuals = _all_residuals(call, layout, stream_rows, added)
-    with _mixing(call.network, stream_call):
+    stream_options = _stream_options(stream_call, call.options)
+    with (
+        hooked_call(call.network, stream_options, NODE) as hooked_options,
+        _mixing(call.network, stream_call),
+    ):
         mixed = call.executor(
             stream_rows.x,
             stream_rows.t,
             c_concat,
             context,
             residuals,
-            _stream_options(stream_call, call.options),
+            hooked_options,
             **conds,
         )
     return layout.first_streams(mixed)
@@ -127,14 +133,12 @@ def _all_residuals(
 def _mixing(unet: Any, call: StreamCall) -> Iterator[None]:
     """While it lasts, the head reads the chunks' mixed features and its result goes to all streams;
     in the mode LAYERS the middle block's result is mixed as well, before control is added to it.
-
-    These are module hooks: of the host's object patches there is one slot for all packs.
     """
     layout, shares = call.layout, call.shares
     rows = layout.chunk_rows().to(shares.device)  # once per call, not per block
 
-    def mix(_, inputs):
-        return (layout.mix(inputs[0], shares),)
+    def mix(_, inputs, named):
+        return (layout.mix(inputs[0], shares),), named
 
     def to_all_streams(_, __, output):
         return output[rows]
@@ -143,12 +147,12 @@ def _mixing(unet: Any, call: StreamCall) -> Iterator[None]:
         return layout.mix(output, shares)[rows]
 
     hooks = [
-        unet.out.register_forward_pre_hook(mix),
-        unet.out.register_forward_hook(to_all_streams),
+        hook_before(unet.out, mix),
+        hook_after(unet.out, to_all_streams),
     ]
     if call.mode == LAYERS and unet.middle_block is not None:
         last = unet.middle_block[-1]  # the host calls the layers, never the block
-        hooks.append(last.register_forward_hook(mix_for_all_streams))
+        hooks.append(hook_after(last, mix_for_all_streams))
     try:
         yield
     finally:
