@@ -14,6 +14,7 @@ One sampling, as the host runs it and as the patches of this pack take part in i
 The host's dicts are shared between calls, models and threads. Nothing here edits one in place.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -25,12 +26,14 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .model_names import MODEL_NAMES
 from .structure_unet import StructureUNet
 
 POSITIVE = 0  # in the host's `cond_or_uncond`, where nothing else is known
 LISTS = "vitruvian_lists"  # in transformer_options: conditioning entry's uuid -> it is positive
 POSITIVE_LISTS = "vitruvian_positive_lists"  # in transformer_options: numbers of `cond_or_uncond`
 STRIDE = 8  # pixels per latent cell where the host does not say it
+PROMPTLESS_UNETS = ("SVD_img2vid", "SV3D_u", "SV3D_p", "Stable_Zero123", "Lotus")
 
 
 class Family(NamedTuple):
@@ -38,13 +41,21 @@ class Family(NamedTuple):
 
     names: tuple[str, ...]  # of its checkpoints, as an artist knows them
     network: type | str  # the host's class; its path, for this very class and none derived from it
+    models: tuple[str, ...] = ()  # the host's classes of MODELs, where their network is another's
 
-    def has(self, network: Any) -> bool:
-        """Say whether a network is of this family."""
+    def has(self, model: Any) -> bool:
+        """Say whether a MODEL is of this family."""
+        network, name = model.get_model_object("diffusion_model"), type(model.model).__name__
+        if self.models and name not in self.models:
+            return False
         if isinstance(self.network, str):
             return f"{type(network).__module__}.{type(network).__qualname__}" == self.network
         # a joint network is built from a UNet, but has three of each outer layer
-        return isinstance(network, self.network) and not isinstance(network, StructureUNet)
+        return (
+            isinstance(network, self.network)
+            and not isinstance(network, StructureUNet)
+            and name not in PROMPTLESS_UNETS
+        )
 
 
 UNET = Family(("SD1.5", "SD2.x", "SDXL"), UNetModel)
@@ -56,14 +67,15 @@ def known_family(model: Any, method: str, families: Sequence[Family] = (UNET,)) 
     Raises ValueError for any other network. `method` is the display name of the node that asks, and
     begins the error.
     """
-    network = model.get_model_object("diffusion_model")
     for family in families:
-        if family.has(network):
+        if family.has(model):
             return family
     *names, last = [name for family in families for name in family.names]
+    network = type(model.get_model_object("diffusion_model")).__name__
     raise ValueError(
-        f"{method} knows {', '.join(names)} and {last}, but this model is another network "
-        f"({type(network).__name__}). Connect a model of one of these to 'model'."
+        f"{method} knows {', '.join(names)} and {last}, but this model is "
+        f"{MODEL_NAMES.get(type(model.model).__name__, 'another network')} ({network}). "
+        "Connect a model of one of these to 'model'."
     )
 
 
@@ -77,9 +89,10 @@ def latent_stride(latent_format: Any) -> int:
     """Return the pixels per latent cell of one of the host's latent formats.
 
     A MODEL's is `model.get_model_object("latent_format")`. Hosts that do not say it have models of
-    8 pixels only.
+    8 pixels and of colors, which are pixels themselves.
     """
-    return getattr(latent_format, "spacial_downscale_ratio", STRIDE)
+    colors = getattr(latent_format, "latent_channels", None) == 3
+    return getattr(latent_format, "spacial_downscale_ratio", 1 if colors else STRIDE)
 
 
 @dataclass(frozen=True)
@@ -91,11 +104,15 @@ class Window:
 
     @classmethod
     def of(cls, model_sampling: Any, start_percent: float, end_percent: float) -> "Window":
-        """Build a window from two shares of the sampling in 0 to 1, as the host counts them."""
-        return cls(
-            float(model_sampling.percent_to_sigma(start_percent)),
-            float(model_sampling.percent_to_sigma(end_percent)),
-        )
+        """Build a window from two shares of the sampling in 0 to 1, as the host counts them. Share 0
+        is above every noise level: of flow models the host gives that of the first step, which a
+        window that ends at 0 would contain.
+        """
+
+        def sigma(percent: float) -> float:
+            return float(model_sampling.percent_to_sigma(percent)) if percent > 0 else math.inf
+
+        return cls(sigma(start_percent), sigma(end_percent))
 
     def contains(self, sigma: float) -> bool:
         """Say whether the patch works at this noise level. Both ends belong to the window."""

@@ -25,6 +25,7 @@ NODE = "Compose Instances"
 PEOPLE, NEGATIVE = "people", "negative"  # the role of a conditioning entry, under KEY
 TEXT_CONDS = frozenset(  # what the host encodes of a text, beside c_crossattn and y
     {"attention_mask", "num_tokens", "clip_text_pooled", "encoder_hidden_states_llama3", "txt_byt5"}
+    | {"text_embedding_mask", "encoder_hidden_states_t5", "text_embedding_mask_t5"}
 )
 
 

@@ -6,14 +6,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..module_hooks import hook_after, hook_before
+
 JOINT, TEXT, CROSS = "joint", "text", "cross"  # what the attention of a module reads
+TEXTS, IMAGE, REST = "texts", "image", "rest"  # parts of the tokens that joint attention reads
+TEXTS_FIRST, IMAGE_FIRST = (TEXTS, IMAGE, REST), (IMAGE, REST, TEXTS)
 
 
 class Texts(NamedTuple):
     """The texts of one call, one behind the other, and the image."""
 
-    lengths: tuple[int, ...]  # tokens of each text
+    lengths: tuple[int, ...]  # tokens of each text; of second texts, person by person again
     shares: Tensor  # of the texts in each token of the image [frames or 1, texts, tokens]
+    order: tuple[str, ...] = TEXTS_FIRST  # the rest is padding, reference images and registers
 
     @property
     def length(self) -> int:
@@ -22,8 +27,8 @@ class Texts(NamedTuple):
 
     def owners(self) -> Tensor:
         """Return the text of each text token [length]."""
-        counts = torch.tensor(self.lengths)
-        return torch.arange(len(self.lengths)).repeat_interleave(counts)
+        numbers = torch.arange(len(self.lengths)) % self.shares.shape[1]
+        return numbers.repeat_interleave(torch.tensor(self.lengths))
 
 
 class TextMasks:
@@ -46,7 +51,7 @@ class TextMasks:
         def end(*_):
             self._reads = None
 
-        return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+        return [hook_before(module, begin), hook_after(module, end)]
 
     def override(self, before: Callable | None) -> Callable:
         """Return an `optimized_attention_override` that adds the masks, around the one `before`."""
@@ -110,18 +115,22 @@ def _text_mask(texts: Texts, _: int, q: Tensor) -> Tensor:
 def _cross_mask(texts: Texts, queries: int, q: Tensor) -> Tensor:
     """How image tokens see the texts: [frames or 1, queries, length].
 
-    Tokens behind those of the image, padding or reference images, see them by their areas.
+    The rest of the tokens, behind those of the image here, sees them by their areas.
     """
     shares = texts.shares.to(q.device)
-    behind = queries - shares.shape[-1]
-    all_tokens = torch.cat((shares, shares.mean(-1, keepdim=True).expand(-1, -1, behind)), -1)
+    rest = queries - shares.shape[-1]
+    all_tokens = torch.cat((shares, shares.mean(-1, keepdim=True).expand(-1, -1, rest)), -1)
     logs = all_tokens.log().to(q.dtype).clamp(min=_lowest(q))
     return logs.mT[..., texts.owners().to(q.device)]
 
 
 def _joint_mask(texts: Texts, queries: int, q: Tensor) -> Tensor:
     """How all tokens see each other: [frames or 1, queries, queries]. Texts see all the image."""
+    cells, text_length = texts.shares.shape[-1], texts.length
+    rows = {TEXTS: _text_mask(texts, text_length, q).expand(len(texts.shares), -1, -1)}
+    rows[IMAGE], rows[REST] = _cross_mask(texts, queries - text_length, q).tensor_split([cells], 1)
+    to_texts = torch.cat([rows[part] for part in texts.order], 1)
     mask = q.new_zeros(len(texts.shares), queries, queries)
-    mask[:, : texts.length, : texts.length] = _text_mask(texts, texts.length, q)
-    mask[:, texts.length :, : texts.length] = _cross_mask(texts, queries - texts.length, q)
+    start = sum(rows[part].shape[1] for part in texts.order[: texts.order.index(TEXTS)])
+    mask[..., start : start + text_length] = to_texts
     return mask

@@ -9,7 +9,7 @@ COUPLE  the people's texts lie behind one another in one context. A mask adds th
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...models import compose
+from ..module_hooks import hook_after, hook_before, hooked_call
 from ..sampling import with_options
 from . import control as controls
 from .calls import NetworkCall, chunk_texts, encoded_texts
@@ -33,20 +34,27 @@ from .streams import (
     stream_vector,
     streams_by_chunk,
 )
-from .text_masks import TextMasks, Texts
+from .text_masks import TEXTS_FIRST, TextMasks, Texts
+
+# other texts of a person -> how often joint attention reads their tokens, behind all first texts
+SECOND_TEXTS = {"encoder_hidden_states_llama3": 2, "txt_byt5": 1}
 
 
 class Transformer(NamedTuple):
-    """Say how one family's network lays out its tokens. Modules are named by their paths."""
+    """Say how one family's network lays out its tokens. Modules are named by their paths, with `*`
+    for all children.
+    """
 
-    head: str  # its first input holds the image tokens
-    attention: Mapping[str, str]  # modules, `*` for all children -> what their attention reads
-    patch: str = "patch_size"  # attribute of the network: cells per token
+    head: str  # the last of these modules; its first input holds the image tokens
+    attention: Mapping[str, str]  # modules -> what their attention reads; none: no mode COUPLE
+    patch: str | int = "patch_size"  # cells per token, or the network's attribute that tells it
     # network, tokens of the head's input, tokens of the text, cells -> the first image token
     image_start: Callable[[Any, int, int, int], int] = lambda *_: 0
     # network, lengths of the texts, their areas in the image -> a context in which every text lies
     # as if it were alone; it gives the lengths that the texts have in the network
     lay_texts: Callable[[Any, Sequence[int], Tensor], AbstractContextManager] | None = None
+    # network -> the parts of the tokens that joint attention reads
+    order: Callable[[Any], tuple[str, ...]] = lambda _: TEXTS_FIRST
 
 
 class PassStream(NamedTuple):
@@ -137,7 +145,7 @@ class _Conds:
         """Return the conds of a stream's rows. Of a person comes the text; all else, guidance and
         reference latents for example, is the chunk's.
         """
-        chunk = self._of_chunk(stream, self.texts[stream.chunk])
+        chunk = self._of_chunk(stream.chunk, self.texts[stream.chunk])
         if stream.text is None:
             return chunk
         texts = self._texts(stream, self.texts[stream.chunk])
@@ -145,14 +153,14 @@ class _Conds:
         conds["c_crossattn"] = torch.cat([text.expand(self.batch, -1, -1) for text in texts], 1)
         if isinstance(conds.get("y"), Tensor):
             conds["y"] = stream_vector(stream, self.people.vectors, conds["y"], self.areas)
-        text_conds = self._merged(chunk) if stream.text == MERGED else self._person(stream.text)
+        text_conds = self._merged(stream) if stream.text == MERGED else self._person(stream.text)
         return conds | text_conds
 
     def for_control(self, stream: Stream) -> dict[str, Any]:
         """Return what a stream's ControlNet reads: of all people together, the positive prompt."""
         clean = self.encoded[stream.chunk]
         if stream.text in (None, MERGED):
-            return self._of_chunk(stream, clean)
+            return self._of_chunk(stream.chunk, clean)
         text = self.people.contexts[stream.text].to(clean.text)
         return self.of(stream) | {"c_crossattn": text.expand(self.batch, -1, -1)}
 
@@ -160,12 +168,22 @@ class _Conds:
         """Count the tokens of each text of a stream of all people."""
         return [text.shape[1] for text in self._texts(stream, self.texts[stream.chunk])]
 
-    def _of_chunk(self, stream: Stream, text: ChunkText) -> dict[str, Any]:
+    def second_lengths(self, stream: Stream) -> list[int]:
+        """Count the tokens of the other texts that all people have, as joint attention reads them:
+        0 for a person without one.
+        """
+        lengths = []
+        for name, times in SECOND_TEXTS.items():
+            texts = [conds.get(name) for conds in self._everybody(stream.chunk)]
+            lengths += times * [0 if text is None else text.shape[-2] for text in texts]
+        return lengths
+
+    def _of_chunk(self, chunk: int, text: ChunkText) -> dict[str, Any]:
         def rows(value: Any) -> Any:
             if isinstance(value, list):
                 return [rows(each) for each in value]
             per_row = isinstance(value, Tensor) and value.dim() and len(value) == len(self.call.x)
-            return _chunk(value, stream.chunk, self.batch) if per_row else value
+            return _chunk(value, chunk, self.batch) if per_row else value
 
         conds = {name: rows(value) for name, value in self.call.conds.items() if value is not None}
         return conds | {"c_crossattn": text.text}
@@ -185,21 +203,31 @@ class _Conds:
 
         return {name: rows(value) for name, value in self.people.conds[person].items()}
 
-    def _merged(self, chunk: Mapping[str, Any]) -> dict[str, Any]:
-        """What belongs to all texts together."""
+    def _everybody(self, chunk: int) -> list[dict[str, Any]]:
+        """What belongs to the text of each person, and of the scene behind them."""
         everybody = [self._person(person) for person in range(len(self.people.conds))]
-        lengths = [context.shape[1] for context in self.people.contexts]
         if len(self.areas) > len(everybody):
-            everybody.append({name: value for name, value in chunk.items() if name in TEXT_CONDS})
-            lengths.append(chunk["c_crossattn"].shape[1])
+            conds = self._of_chunk(chunk, self.texts[chunk])
+            everybody.append({name: value for name, value in conds.items() if name in TEXT_CONDS})
+        return everybody
+
+    def _merged(self, stream: Stream) -> dict[str, Any]:
+        """What belongs to all texts together."""
+        everybody, lengths = self._everybody(stream.chunk), self.lengths(stream)
         merged: dict[str, Any] = {}
-        if any("attention_mask" in conds for conds in everybody):
-            ones = [chunk["c_crossattn"].new_ones(self.batch, length) for length in lengths]
+        if masks := [c["attention_mask"] for c in everybody if "attention_mask" in c]:
+            # what is added to attention, or whether a token counts
+            no_mask = torch.zeros if masks[0].is_floating_point() else torch.ones
             masks = [
-                conds.get("attention_mask", one).to(one)
-                for conds, one in zip(everybody, ones, strict=True)
+                conds["attention_mask"].to(masks[0])
+                if "attention_mask" in conds
+                else no_mask(self.batch, length).to(masks[0])
+                for conds, length in zip(everybody, lengths, strict=True)
             ]
             merged["attention_mask"] = torch.cat(masks, 1)
+        for name in SECOND_TEXTS:
+            if texts := [conds[name] for conds in everybody if name in conds]:
+                merged[name] = torch.cat([text.to(texts[0]) for text in texts], -2)
         if any("num_tokens" in conds for conds in everybody):
             merged["num_tokens"] = sum(lengths)
         if all("clip_text_pooled" in conds for conds in everybody):
@@ -232,10 +260,11 @@ def _run_pass(call: NetworkCall, transformer: Transformer, one_pass: Pass, head:
         call.composed_control, one_pass, x, _pass_options(call, one_pass)
     )
     control = _residuals(call, one_pass, controls.Rows(x, t, control_conds))
-    joined: AbstractContextManager = nullcontext(options)
-    if call.plan.composition.mode == COUPLE and one_pass.streams[0].text == MERGED:
-        joined = _joined_texts(call, transformer, one_pass, options)
-    with joined as attention_options, head.mixing(one_pass, conds["c_crossattn"].shape[1]):
+    with (
+        hooked_call(call.network, options, NODE) as hooked_options,
+        _joined_texts(call, transformer, one_pass, hooked_options) as attention_options,
+        head.mixing(one_pass, conds["c_crossattn"].shape[1]),
+    ):
         c_concat, c_crossattn = conds.pop("c_concat", None), conds.pop("c_crossattn")
         return call.executor(x, t, c_concat, c_crossattn, control, attention_options, **conds)
 
@@ -324,7 +353,7 @@ class _Head:
         self.call, self.transformer = call, transformer
         self.stream_counts = stream_counts  # of each chunk
         self.grid = token_grid(call.network, transformer, call.x)
-        self.module = call.network.get_submodule(transformer.head)
+        self.module = modules_at(call.network, transformer.head)[-1]
         self.inputs: list[HeadInput] = []  # of the passes so far
         self.others: list[tuple[tuple, dict[str, Any]]] = []  # the head's other inputs
         self.is_paused = False
@@ -351,8 +380,8 @@ class _Head:
             return None if self.is_paused else self._mix_outputs(output, complete)
 
         hooks = [
-            self.module.register_forward_pre_hook(before, with_kwargs=True),
-            self.module.register_forward_hook(after),
+            hook_before(self.module, before, with_kwargs=True),
+            hook_after(self.module, after),
         ]
         try:
             yield
@@ -410,7 +439,8 @@ class _Head:
 
 def token_grid(network: Any, transformer: Transformer, x: Tensor) -> tuple[int, int]:
     """Return height and width of the image in tokens."""
-    patch = getattr(network, transformer.patch)
+    patch = transformer.patch
+    patch = getattr(network, patch) if isinstance(patch, str) else patch
     patch = patch[-1] if isinstance(patch, (list, tuple)) else patch
     return -(-x.shape[-2] // patch), -(-x.shape[-1] // patch)
 
@@ -418,19 +448,22 @@ def token_grid(network: Any, transformer: Transformer, x: Tensor) -> tuple[int, 
 @contextmanager
 def _joined_texts(
     call: NetworkCall, transformer: Transformer, one_pass: Pass, options: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """While it lasts, attention keeps the texts of all people apart by the options that it gives.
-
-    These are module hooks: of the host's object patches there is one slot for all packs.
+) -> Iterator[Mapping[str, Any]]:
+    """While it lasts, attention keeps the texts of all people apart by the options that it gives,
+    in a pass that has them.
     """
+    if call.plan.composition.mode != COUPLE or one_pass.streams[0].text != MERGED:
+        yield options
+        return
     network, grid = call.network, token_grid(call.network, transformer, call.x)
     shares = compose.resize_shares(call.shares, *grid).flatten(2).movedim(0, 1)  # [frames, S, N]
     if len(shares) > 1:
         shares = shares.repeat(len(one_pass.streams), 1, 1)
     lay_texts = transformer.lay_texts or as_they_are
-    text_lengths, text_areas = _Conds(call).lengths(one_pass.streams[0]), areas(call.shares).mean(1)
-    with lay_texts(network, text_lengths, text_areas) as lengths:
-        masks = TextMasks(Texts(tuple(lengths), shares))
+    conds, stream = _Conds(call), one_pass.streams[0]
+    with lay_texts(network, conds.lengths(stream), areas(call.shares).mean(1)) as lengths:
+        all_lengths = (*lengths, *conds.second_lengths(stream))
+        masks = TextMasks(Texts(all_lengths, shares, transformer.order(network)))
         hooks = list(
             chain.from_iterable(
                 masks.watch(module, reads)
@@ -462,27 +495,3 @@ def modules_at(network: Any, path: str) -> list[torch.nn.Module]:
 def as_they_are(_: Any, lengths: Sequence[int], __: Tensor) -> Iterator[Sequence[int]]:
     """Leave the texts as they lie: their tokens have no positions."""
     yield lengths
-
-
-def counted_from_the_first(embedder: str) -> Callable:
-    """Return a `lay_texts` for networks that count the tokens of the text, and begin with them.
-
-    embedder: the module that turns positions [rows, tokens, axes] into rotations.
-    """
-
-    @contextmanager
-    def lay_texts(network: Any, lengths: Sequence[int], _: Tensor) -> Iterator[Sequence[int]]:
-        def restart(_, inputs):
-            positions = inputs[0]
-            if positions.shape[1] < sum(lengths):
-                raise RuntimeError(f"{NODE}: the network has fewer positions than the texts")
-            texts = [positions[:, :length] for length in lengths]
-            return torch.cat((*texts, positions[:, sum(lengths) :]), 1), *inputs[1:]
-
-        hook = network.get_submodule(embedder).register_forward_pre_hook(restart)
-        try:
-            yield lengths
-        finally:
-            hook.remove()
-
-    return lay_texts

@@ -137,7 +137,7 @@ def test_another_network_family_is_refused_by_every_method_in_its_own_name(trans
         REFUSING[name](transformer)
     network = type(transformer.model.diffusion_model).__name__
     assert str(error.value) == (
-        f"{name} knows SD1.5, SD2.x and SDXL, but this model is another network ({network}). "
+        f"{name} knows SD1.5, SD2.x and SDXL, but this model is SD3 ({network}). "
         "Connect a model of one of these to 'model'."
     )
 
