@@ -207,3 +207,21 @@ def test_the_drawing_of_shares_shows_every_owner():
     assert image.shape == (64, 64, 3)
     assert not torch.allclose(image[5, 5], image[5, 60])
     assert image[5, 32].max() < 0.15
+
+
+def test_names_and_shares_are_written_inside_the_own_area():
+    """Each change of one name changes the area of its person, and no other place."""
+    owned = torch.zeros(2, 128, 256)
+    owned[0, :, :120], owned[1, :, 136:] = 1, 1
+
+    def drawn(*names):
+        return compose_drawing.draw_shares(owned, torch.zeros(128, 256, 3), names)
+
+    numbers, named = drawn(), drawn("a man with long grey hair and a hat", "")
+    changed = (numbers != named).any(-1)
+    assert changed[:, :120].any() and changed[:, 136:].any()  # both have a share
+    with_name, without = drawn("a man with long grey hair", ""), drawn("", "")
+    changed = (with_name != without).any(-1)
+    assert changed[:, :124].any() and not changed[:, 124:].any()
+    assert torch.equal(drawn("\u7537\u4eba", ""), without)  # the font has no such letters
+    assert torch.equal(drawn("Jos\u00e9", ""), drawn("Jose", ""))
