@@ -262,9 +262,8 @@ REFUSED = {
     "MiniMaxMusic3": _SOUND,
     **dict.fromkeys(("WAN21_FlowRVS", "RT_DETR_v4", "DepthAnything3", "SAM3", "Lotus"), _READS),
     **dict.fromkeys(("SV3D_u", "SV3D_p", "Stable_Zero123"), "turns an object and reads no prompt"),
-    **dict.fromkeys(
-        ("SeedVR2", "PiD", "StableCascade_B", "HunyuanVideo15_SR_Distilled"), _ENLARGES
-    ),
+    **dict.fromkeys(("SeedVR2", "PiD", "StableCascade_B", "SD_X4Upscaler"), _ENLARGES),
+    "HunyuanVideo15_SR_Distilled": _VIDEO,
     "StableCascade_C": "blends its prompt with other inputs before it reads it",
     "PixelDiTT2I": "works on single pixels behind the blocks that read the prompt",
     "HiDreamO1": "reads its prompt like a language model, and keeps what it has read",

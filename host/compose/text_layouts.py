@@ -93,15 +93,15 @@ def refined_alone(refiner: str) -> LayTexts:
             all_inputs[:] = [(part, time, part_mask) for part, part_mask in parts]
             return all_inputs[0]
 
-        def others(module, _, named, refined):
+        def further_texts(module, _, named, refined):
             # not as a call: these hooks would run again
-            rest = [module.forward(*inputs, **named) for inputs in all_inputs[1:]]
-            return torch.cat((refined, *rest), 1)
+            further = [module.forward(*inputs, **named) for inputs in all_inputs[1:]]
+            return torch.cat((refined, *further), 1)
 
         module = network.get_submodule(refiner)
         hooks = (
             hook_before(module, first_text),
-            hook_after(module, others, with_kwargs=True),
+            hook_after(module, further_texts, with_kwargs=True),
         )
         with _hooks(*hooks):
             yield lengths

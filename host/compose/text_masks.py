@@ -118,8 +118,8 @@ def _cross_mask(texts: Texts, queries: int, q: Tensor) -> Tensor:
     The rest of the tokens, behind those of the image here, sees them by their areas.
     """
     shares = texts.shares.to(q.device)
-    rest = queries - shares.shape[-1]
-    all_tokens = torch.cat((shares, shares.mean(-1, keepdim=True).expand(-1, -1, rest)), -1)
+    behind = queries - shares.shape[-1]
+    all_tokens = torch.cat((shares, shares.mean(-1, keepdim=True).expand(-1, -1, behind)), -1)
     logs = all_tokens.log().to(q.dtype).clamp(min=_lowest(q))
     return logs.mT[..., texts.owners().to(q.device)]
 
