@@ -68,28 +68,27 @@ def hooked_call(network: Any, options: Mapping[str, Any], method: str) -> Iterat
             hook.remove()
 
 
-def hook_before(module: Any, hook: Callable[..., Any]) -> Any:
-    """Call hook(module, inputs, named inputs) before a module runs in our call; what it returns,
-    (inputs, named inputs), takes their place. Returns a handle to remove.
+def hook_before(module: Any, hook: Callable, *, with_kwargs: bool = False) -> Any:
+    """Let a hook act before a module in the calls of `hooked_call`; its arguments are those of
+    torch's `register_forward_pre_hook`. Returns a handle to remove.
     """
+    return original(module).register_forward_pre_hook(_guarded(hook), with_kwargs=with_kwargs)
+
+
+def hook_after(module: Any, hook: Callable, *, with_kwargs: bool = False) -> Any:
+    """Let a hook act behind a module in the calls of `hooked_call`; its arguments are those of
+    torch's `register_forward_hook`. Returns a handle to remove.
+    """
+    return original(module).register_forward_hook(_guarded(hook), with_kwargs=with_kwargs)
+
+
+def _guarded(hook: Callable) -> Callable:
     call = _CALL.get()
 
-    def before(*arguments):
+    def guarded(*arguments):
         return hook(*arguments) if call.is_running else None
 
-    return original(module).register_forward_pre_hook(before, with_kwargs=True)
-
-
-def hook_after(module: Any, hook: Callable[..., Any]) -> Any:
-    """Call hook(module, inputs, output) after a module ran in our call; what it returns takes the
-    output's place. Returns a handle to remove.
-    """
-    call = _CALL.get()
-
-    def after(*arguments):
-        return hook(*arguments) if call.is_running else None
-
-    return original(module).register_forward_hook(after)
+    return guarded
 
 
 def original(module: Any) -> Any:

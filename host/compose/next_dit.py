@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..module_hooks import hook_after, hook_before
 from .text_masks import JOINT, TEXT
 from .transformers import Transformer
 
@@ -53,9 +54,9 @@ def _lay_texts(network: Any, lengths: Sequence[int], areas: Tensor) -> Iterator[
         calls.append(positions.shape[1])
         return (positions, *inputs[1:])
 
-    hooks = [network.rope_embedder.register_forward_pre_hook(move)]
+    hooks = [hook_before(network.rope_embedder, move)]
     if _multiple(network) > 1:
-        hooks.append(network.cap_embedder.register_forward_hook(pad))
+        hooks.append(hook_after(network.cap_embedder, pad))
     try:
         yield padded
     finally:

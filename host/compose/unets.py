@@ -137,8 +137,8 @@ def _mixing(unet: Any, call: StreamCall) -> Iterator[None]:
     layout, shares = call.layout, call.shares
     rows = layout.chunk_rows().to(shares.device)  # once per call, not per block
 
-    def mix(_, inputs, named):
-        return (layout.mix(inputs[0], shares),), named
+    def mix(_, inputs):
+        return (layout.mix(inputs[0], shares),)
 
     def to_all_streams(_, __, output):
         return output[rows]
