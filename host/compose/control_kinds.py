@@ -19,7 +19,7 @@ UNET, FLUX, CHROMA, QWEN, MMDIT, LUMINA, ANIMA, HUNYUAN, CASCADE = (
     "flux.model.Flux",
     "chroma.model.Chroma",
     "qwen_image.model.QwenImageTransformer2DModel",
-    "mmdit.MMDiT",
+    "diffusionmodules.mmdit.MMDiT",
     "lumina.model.NextDiT",
     "anima.model.Anima",
     "hydit.models.HunYuanDiT",

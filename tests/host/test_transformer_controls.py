@@ -256,17 +256,18 @@ def test_a_second_sampling_and_a_clone_give_the_same(name, model_of):
 @controls
 def test_the_host_loads_the_control_beside_the_model(name, model_of, monkeypatch):
     model, prompts = model_of(name), prompts_of(name)
-    loaded, load = [], comfy.model_management.load_models_gpu
+    comfy.model_management.unload_all_models()
+    loads, load = [], comfy.model_management.load_models_gpu
 
     def note(models, *args, **kwargs):
-        loaded.extend(models)
+        loads.append(list(models))
         return load(models, *args, **kwargs)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", note)
     sample(*compose(name, model, prompts, [text(name, 5), text(name, 6)]), steps=1)
     control = make_control(name)
     wrapped = control if CONTROLS[name].is_patch else control.control_model_wrapped
-    assert any(each is wrapped for each in loaded)
+    assert any(each is wrapped for each in loads[0])
 
 
 @controls
