@@ -5,7 +5,7 @@ torch's device "meta". What goes in and comes out has values, so that all wrappe
 network run as they are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from ...host.sampling import run_as_sampler
 
 META = torch.device("meta")
 OVERRIDE = "optimized_attention_override"
+EXPERTS = 4  # of HiDream
 SAMPLED = 0.3  # share of a sampling at which the call is
 
 
@@ -39,9 +40,19 @@ class ShapesOnly(TorchDispatchMode):
         leaves = tree_flatten((args, kwargs))[0]
         if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
             args, kwargs = tree_map_only(Tensor, _shape, (args, kwargs))
+            if func is torch.ops.aten.index.Tensor:
+                args = (args[0], _expert_rows(*args))
             if kwargs.get("device") is not None:
                 kwargs = {**kwargs, "device": META}
         return func(*args, **kwargs)
+
+
+def _expert_rows(tokens: Tensor, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Give every expert as many rows of tokens (HiDream): the sum is the same however a network
+    divides them.
+    """
+    share = torch.zeros(len(tokens) // EXPERTS, dtype=torch.int64, device=META)
+    return [share if each is not None and each.dtype == torch.bool else each for each in indices]
 
 
 def _shape(tensor: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ Errors are the largest difference over the largest value. `<family>_prompt_effec
 between the two people alone: what errors would be if prompts were mixed up.
 `<family>_parameters` is in billions, `<family>_plain_ops` in 10^12 floating-point operations (two
 per multiply-add), `<family>_text_tokens` the length of a prompt. couple needs at most 1.3 and exact
-at most 4.2 times the operations of one person for four people: `above_bars` lists what does not.
+at most 4.2 times the operations of one person for four people: `above_bars` lists what needs more.
+Where a family has not the mode couple, `<family>_couple_refused` says why, and costs are not
+counted: its attention can not be told anything, not even to count.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ...host import compose
+from ...host.compose.families import compose_family
 from ...host.sampling import run_as_sampler
 from . import counting, networks
 from .counting import SAMPLED
@@ -47,7 +50,9 @@ def run(quick: bool) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for key in QUICK if quick else networks.FAMILIES:
         log.info("%s", key)
-        numbers |= costs(key) | errors(key)
+        numbers |= errors(key)
+        if f"{key}_couple_error" in numbers:
+            numbers |= costs(key)
     numbers["above_bars"] = [
         name
         for mode, bar in BARS.items()
@@ -80,8 +85,11 @@ def costs(key: str) -> dict[str, float]:
     return numbers
 
 
-def errors(key: str) -> dict[str, float]:
-    """Compare compositions of two people on the tiny network of a family with plain calls."""
+def errors(key: str) -> dict[str, Any]:
+    """Compare compositions of two people on the tiny network of a family with plain calls.
+
+    Where a family has not the mode couple, there is the reason instead.
+    """
     model = networks.tiny_network(key)
     people = [networks.prompt(key, tiny=True, seed=number) for number in range(2)]
     pixels = TINY_CELLS * model.get_model_object("latent_format").spacial_downscale_ratio
@@ -91,20 +99,22 @@ def errors(key: str) -> dict[str, float]:
     shares[0, :, :border], shares[1, :, border:] = 1, 1
     exact = composition(model, people, shares, compose.EXACT)
     alone = [denoise(model, person, person, latent) for person in people]
-    couple = [
-        composition(model, people, torch.eye(2)[owner][:, None, None], compose.COUPLE)
-        for owner in range(2)
-    ]
-    return {
+    numbers: dict[str, Any] = {
         f"{key}_prompt_effect": distance(*alone),
         f"{key}_exact_error": distance(
             denoise(*exact, latent), one_by_one(key, model, people, shares, latent)
         ),
-        f"{key}_couple_error": max(
-            distance(denoise(*each, latent), expected)
-            for each, expected in zip(couple, alone, strict=True)
-        ),
     }
+    family = compose_family(model, compose.EXACT)
+    if compose.COUPLE not in family.modes:
+        return numbers | {f"{key}_couple_refused": family.why_not_couple}
+    everywhere = torch.eye(2)[:, :, None, None]  # of each owner
+    couple = [composition(model, people, regions, compose.COUPLE) for regions in everywhere]
+    numbers[f"{key}_couple_error"] = max(
+        distance(denoise(*each, latent), expected)
+        for each, expected in zip(couple, alone, strict=True)
+    )
+    return numbers
 
 
 def columns(count: int) -> Tensor:

@@ -10,7 +10,7 @@ the row that it has all else from.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +43,11 @@ class Published(NamedTuple):
     pooled: int = 0  # width of the pooled text; 0: there is none
     tiny_pooled: int = TINY_POOLED
     token_mask: bool = False  # a mask of all tokens comes with them
+    extra: Mapping[str, Sequence[int]] = {}  # shapes of what else comes with them, by its name
+    tiny_extra: Mapping[str, Sequence[int]] = {}
     head: str = "final_layer"  # the module that reads the image's tokens last
     patch: int = 2  # cells of the latent along a token's side
+    pose: str = "none"  # what the host has to hold every person in a pose, for the tables
 
     @property
     def is_unet(self) -> bool:
@@ -97,6 +100,7 @@ def _base(
     supported: str, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device
 ) -> BaseModel:
     model_config = getattr(comfy.supported_models, supported)(config)
+    model_config.unet_config.update(config)  # the host fixes some settings, for all sizes
     model_config.set_inference_dtype(dtype, None)
     return model_config.get_model({}, device=device)
 
@@ -110,7 +114,8 @@ def prompt(key: str, *, tiny: bool = False, seed: int = 0) -> list[list[Any]]:
         else (family.tokens, family.width, family.pooled)
     )
     generator = torch.Generator().manual_seed(seed)
-    extra: dict[str, Tensor] = {}
+    shapes = family.tiny_extra if tiny else family.extra
+    extra = {name: torch.randn(1, *shape, generator=generator) for name, shape in shapes.items()}
     if family.pooled:
         extra["pooled_output"] = torch.randn(1, pooled, generator=generator)
     if family.token_mask:
