@@ -2,7 +2,7 @@
 
 streams.py  which streams one call of the network has, with whose text and skeleton
 control.py  the control that travels on the conditioning: residuals and patches for the streams
-control_kinds.py, model_patches.py  which controls fit which networks; controls that are no ControlNets
+control_kinds.py  which controls fit which networks; model_patches.py: those that are no ControlNets
 plan.py     what stays the same over one sampling
 calls.py    one call of the network by the host
 families.py the network families that can compose, a row each
