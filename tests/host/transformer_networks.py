@@ -172,7 +172,7 @@ def randomize(network: torch.nn.Module, seed: int) -> None:
         if p.dim() > 1:
             values = torch.randn(p.shape, generator=g) / p[0].numel() ** 0.5
         else:
-            values = torch.randn(p.shape, generator=g) * 0.1 + name.endswith("weight")
+            values = torch.randn(p.shape, generator=g) * 0.1 + name.endswith(("weight", "scale"))
         p.data = values.to(p.dtype)
     for name, buffer in network.named_buffers():
         if name == "pos_embed":  # of SD3: in the checkpoint
