@@ -57,10 +57,11 @@ class TextMasks:
         """Return an `optimized_attention_override` that adds the masks, around the one `before`."""
 
         def masked(function: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kw):
-            mask, rest = (args[0], args[1:]) if args else (kw.pop("mask", None), ())
+            mask, positional = (args[0], args[1:]) if args else (kw.pop("mask", None), ())
             kw["mask"] = self._add(mask, q, k.shape[-2])
-            if rest:  # attn_precision and more by position
-                kw = dict(zip(("attn_precision", "skip_reshape"), rest, strict=False)) | kw
+            if positional:
+                names = "attn_precision", "skip_reshape"
+                kw = dict(zip(names, positional, strict=False)) | kw
             attend = function if before is None else _around(before, function)
             return attend(q, k, v, heads, **kw)
 
