@@ -33,11 +33,11 @@ def _image_start(network: Any, tokens: int, _: int, cells: int) -> int:
 def _lay_texts(network: Any, lengths: Sequence[int], areas: Tensor) -> Iterator[list[int]]:
     """Pad every text by itself, and let each end right before the image.
 
-    The image, and its padding at position 0, lie as the text of the largest area wants it.
+    Each image, and its padding at position 0, lie as the text of the largest area wants it.
     """
     padded = [_padded(length, _multiple(network)) for length in lengths]
     total, starts = sum(padded), [0, *accumulate(padded)]
-    image_position = torch.tensor(padded, device=areas.device)[areas.argmax()]
+    image_positions = torch.tensor(padded, device=areas.device)[areas.argmax(0)]  # of each frame
     calls: list[int] = []  # lengths of the positions that were asked for
 
     def pad(_, __, embedded):
@@ -45,7 +45,7 @@ def _lay_texts(network: Any, lengths: Sequence[int], areas: Tensor) -> Iterator[
 
     def move(_, inputs):
         positions = inputs[0].clone()
-        end = image_position.to(positions)
+        end = image_positions.to(positions).repeat(len(positions) // len(image_positions))[:, None]
         if not calls:  # those of the text; older hosts: of text and image
             for length, start in zip(padded, starts, strict=False):
                 positions[:, start : start + length, 0] = inputs[0][:, :length, 0] + end - length

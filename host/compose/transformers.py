@@ -50,7 +50,7 @@ class Transformer(NamedTuple):
     patch: str | int = "patch_size"  # cells per token, or the network's attribute that tells it
     # network, tokens of the head's input, tokens of the text, cells -> the first image token
     image_start: Callable[[Any, int, int, int], int] = lambda *_: 0
-    # network, lengths of the texts, their areas in the image -> a context in which every text lies
+    # network, lengths of the texts, their areas in each frame -> a context in which every text lies
     # as if it were alone; it gives the lengths that the texts have in the network
     lay_texts: Callable[[Any, Sequence[int], Tensor], AbstractContextManager] | None = None
     # network -> the parts of the tokens that joint attention reads
@@ -461,7 +461,7 @@ def _joined_texts(
         shares = shares.repeat(len(one_pass.streams), 1, 1)
     lay_texts = transformer.lay_texts or as_they_are
     conds, stream = _Conds(call), one_pass.streams[0]
-    with lay_texts(network, conds.lengths(stream), areas(call.shares).mean(1)) as lengths:
+    with lay_texts(network, conds.lengths(stream), areas(call.shares)) as lengths:
         all_lengths = (*lengths, *conds.second_lengths(stream))
         masks = TextMasks(Texts(all_lengths, shares, transformer.order(network)))
         hooks = list(

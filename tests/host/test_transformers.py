@@ -117,7 +117,7 @@ def test_each_image_of_a_batch_has_places_of_its_own(name, mode):
     """An odd size; the first image is the first person's, the second one the other's."""
     size, batch = (7, 11), 2
     prompts = prompts_of(name, size)
-    people = [text(name, 5, 20), text(name, 6, 30)]
+    people = [text(name, 5, 20), text(name, 6, 33)]
     regions = Regions((((0, 11), (0, 0)), ((0, 0), (0, 11))), 11)
     composed = compose(model_of(name), prompts, people, regions, mode=mode)
     images = sample(*composed, size=size, batch=batch)
