@@ -187,21 +187,28 @@ def one_by_one(
 
     call_each(keep)
     weights = by_token.flatten(1)[:, None, :, None]  # [people, 1, tokens, 1]
-    tokens = torch.stack([_tokens(read, family)[:, -weights.shape[2] :] for read in inputs])
-    mixed = (weights * tokens).sum(0)
+    tokens = torch.stack([_tokens(read, family) for read in inputs])
+    mixed = (weights * tokens[:, :, _image(tokens[0], weights.shape[2], family)]).sum(0)
     results = torch.stack(call_each(lambda read: _with_image(read, mixed, family)))
     by_cell = by_token.repeat_interleave(family.patch, -1).repeat_interleave(family.patch, -2)
     return torch.einsum("p...hw,phw->...hw", results, by_cell)
 
 
 def _tokens(read: Tensor, family: networks.Published) -> Tensor:
-    """What a head reads as rows of tokens [1, tokens, C]. The image's are the last."""
+    """What a head reads as rows of tokens [1, tokens, C]."""
     return (read.movedim(1, -1) if family.is_unet else read).flatten(1, -2)
+
+
+def _image(tokens: Tensor, count: int, family: networks.Published) -> slice:
+    """Where the image's tokens are."""
+    start = 0 if family.image_first else tokens.shape[1] - count
+    return slice(start, start + count)
 
 
 def _with_image(read: Tensor, image: Tensor, family: networks.Published) -> Tensor:
     """What a head reads, with other tokens of the image."""
-    tokens = torch.cat((_tokens(read, family)[:, : -image.shape[1]], image), 1)
+    tokens = _tokens(read, family).clone()
+    tokens[:, _image(tokens, image.shape[1], family)] = image
     if family.is_unet:
         return tokens.view_as(read.movedim(1, -1)).movedim(-1, 1)
     return tokens.view_as(read)

@@ -46,6 +46,7 @@ class Published(NamedTuple):
     extra: Mapping[str, Sequence[int]] = {}  # shapes of what else comes with them, by its name
     tiny_extra: Mapping[str, Sequence[int]] = {}
     head: str = "final_layer"  # the module that reads the image's tokens last
+    image_first: bool = False  # there; otherwise they are the last ones
     patch: int = 2  # cells of the latent along a token's side
     pose: str = "none"  # what the host has to hold every person in a pose, for the tables
 
@@ -106,7 +107,7 @@ def _base(
 
 
 def prompt(key: str, *, tiny: bool = False, seed: int = 0) -> list[list[Any]]:
-    """Make the CONDITIONING of a random text, as long and as wide as the family's."""
+    """Make the CONDITIONING of a text as long and as wide as the family's; a tiny one is random."""
     family = FAMILIES[key]
     tokens, width, pooled = (
         (TINY_TOKENS, family.tiny_width, family.tiny_pooled)
@@ -114,13 +115,17 @@ def prompt(key: str, *, tiny: bool = False, seed: int = 0) -> list[list[Any]]:
         else (family.tokens, family.width, family.pooled)
     )
     generator = torch.Generator().manual_seed(seed)
+
+    def values(*shape: int) -> Tensor:
+        return torch.randn(1, *shape, generator=generator) if tiny else torch.zeros(1, *shape)
+
     shapes = family.tiny_extra if tiny else family.extra
-    extra = {name: torch.randn(1, *shape, generator=generator) for name, shape in shapes.items()}
+    extra = {name: values(*shape) for name, shape in shapes.items()}
     if family.pooled:
-        extra["pooled_output"] = torch.randn(1, pooled, generator=generator)
+        extra["pooled_output"] = values(pooled)
     if family.token_mask:
         extra["attention_mask"] = torch.ones(1, tokens, dtype=torch.int64)
-    return [[torch.randn(1, tokens, width, generator=generator), extra]]
+    return [[values(tokens, width), extra]]
 
 
 def empty_latent(model: ModelPatcher, pixels: int) -> dict[str, Tensor]:
