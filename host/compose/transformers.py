@@ -21,7 +21,7 @@ from ..module_hooks import hook_after, hook_before, hooked_call
 from ..sampling import with_options
 from . import control as controls
 from .calls import NetworkCall, chunk_texts, encoded_texts
-from .neighbors import has_foreign_patches
+from .neighbors import has_comparing_patches, has_foreign_patches
 from .streams import (
     COUPLE,
     MERGED,
@@ -84,6 +84,7 @@ class Pass(NamedTuple):
 
 def run(call: NetworkCall, transformer: Transformer) -> Tensor:
     """Run the streams of a call in passes; return the chunks' rows."""
+    _check_nothing_compares(call)
     passes, stream_counts = _passes(call)
     head = _Head(call, transformer, stream_counts)
     denoised: dict[int, Tensor] = {}
@@ -93,6 +94,21 @@ def run(call: NetworkCall, transformer: Transformer) -> Tensor:
         for stream, part in zip(one_pass.streams, rows.split(call.batch), strict=True):
             denoised[stream.chunk] = part  # of a mixed chunk the last one holds the mixed image
     return torch.cat([denoised[chunk] for chunk in sorted(denoised)])
+
+
+def _check_nothing_compares(call: NetworkCall) -> None:
+    """Refuse patches that may compare the attention of positive and negative, which COUPLE runs in
+    passes of their own: their texts are not equally long.
+    """
+    is_couple = call.plan.composition.mode == COUPLE
+    if not is_couple or len(set(call.options["cond_or_uncond"])) == 1:
+        return
+    if has_comparing_patches(call.options, ("attn1_output_patch",)):
+        raise ValueError(
+            f"{NODE}: another node patches what attention gives (Normalized Attention Guidance or "
+            "the like), for positive and negative together, but the mode 'couple' runs these apart "
+            "on this network. Set mode to exact, or remove that node."
+        )
 
 
 def _passes(call: NetworkCall) -> tuple[list[Pass], list[int]]:

@@ -7,20 +7,23 @@ must both still count at strength 1: nothing may be dropped in silence.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import table
+from . import families, table
 from .methods import PAIRS, Inputs, Loaded, Pair
 from .stand_ins import STAND_INS
 
 EQUAL, REFUSED, WRONG = "equal", "refused", "wrong"
+IDLE = "idle"  # equal, and the node changes nothing on this network
+INAPPLICABLE = "inapplicable"  # the host can not sample this network with the node
 BEFORE, BEHIND = "before", "behind"
 TOLERANCE = 2e-4  # relative: mixing adds shares in another order than one pass
 COUNTS = 1e-3  # relative: a method or a node that changes less has been dropped
-STEPS, SEED = 3, 7
+STEPS, SEED, BATCH = 3, 7, 2
 
 
 class Outcome(NamedTuple):
@@ -29,7 +32,7 @@ class Outcome(NamedTuple):
     node: str
     method: str
     order: str
-    verdict: str  # EQUAL, REFUSED or WRONG
+    verdict: str
     reason: str = ""
 
 
@@ -45,7 +48,7 @@ def judge(node: str, method: str, order: str, loaded: Loaded) -> Outcome:
     """Try one node of the table, or one stand-in, beside one method of PAIRS."""
     try:
         beside = _beside(node, order, loaded)
-        for batch in (2, 1):
+        for batch in (BATCH, 1):
             pair = PAIRS[method](loaded, *beside.prepared, batch)
             try:
                 plain = _sampled(beside, pair.plain)
@@ -53,7 +56,9 @@ def judge(node: str, method: str, order: str, loaded: Loaded) -> Outcome:
             except (RuntimeError, TypeError):  # some of the host's nodes take one image only
                 if batch == 1:
                     raise
-        verdict = _verdict(beside, pair, plain, PAIRS[method](loaded, *_prompts(loaded), batch))
+        verdict = _verdict(
+            beside, pair, plain, lambda: _sampled_alone(PAIRS[method], loaded, batch)
+        )
     except ValueError as error:
         verdict = REFUSED, str(error)
     except Exception as error:  # noqa: BLE001  whatever it is, the sampling is lost
@@ -61,19 +66,63 @@ def judge(node: str, method: str, order: str, loaded: Loaded) -> Outcome:
     return Outcome(node, method, order, *verdict)
 
 
-def _verdict(beside: "_Beside", pair: Pair, plain: Tensor, alone: Pair) -> tuple[str, str]:
+def judge_on(family: str, node: str, method: str, order: str) -> Outcome:
+    """Try one node or stand-in beside one method of `families.PAIRS` on a transformer family."""
+    loaded, named, batch = families.load(family), f"{method}, {family}", BATCH
+    try:
+        beside = _beside(node, order, loaded)
+        try:
+            ordinary = _sampled(beside, families.plain(loaded, *beside.prepared, batch))
+        except (RuntimeError, TypeError):  # some of the host's nodes take one image only
+            batch = 1
+            ordinary = _sampled(beside, families.plain(loaded, *beside.prepared, batch))
+    except Exception as error:  # noqa: BLE001  whatever it is, it is none of ours
+        return Outcome(node, named, order, INAPPLICABLE, f"{type(error).__name__}: {error}")
+    alone = partial(_alone_on, family, method, batch)
+    try:
+        pair = families.PAIRS[method](loaded, *beside.prepared, batch)
+        verdict = _verdict(beside, pair, ordinary, alone)
+        if verdict == (EQUAL, "") and _distance(ordinary, alone().plain) < COUNTS:
+            verdict = IDLE, ""
+    except ValueError as error:
+        verdict = REFUSED, str(error)
+    except Exception as error:  # noqa: BLE001  whatever it is, the sampling is lost
+        verdict = WRONG, f"{type(error).__name__}: {error}"
+    return Outcome(node, named, order, *verdict)
+
+
+class _Alone(NamedTuple):
+    """Sampled without a node: without the method, and with it at strength 1."""
+
+    plain: Tensor
+    strong: Tensor
+
+
+def _sampled_alone(make_pair: Callable[..., Pair], loaded: Loaded, batch: int) -> _Alone:
+    pair = make_pair(loaded, *_prompts(loaded), batch)
+    return _Alone(_sampled(_alone(), pair.plain), _sampled(_alone(), pair.strong or pair.ours))
+
+
+@cache
+def _alone_on(family: str, method: str, batch: int) -> _Alone:
+    return _sampled_alone(families.PAIRS[method], families.load(family), batch)
+
+
+def _verdict(
+    beside: "_Beside", pair: Pair, plain: Tensor, alone: Callable[[], _Alone]
+) -> tuple[str, str]:
     """Compare the method beside the node with the ordinary sampling beside the node; and check that
-    neither the method nor the node is dropped when both count. `alone`: the method without a node.
+    neither the method nor the node is dropped when both count.
     """
     if (error := _distance(_sampled(beside, pair.ours), plain)) > TOLERANCE:
         return WRONG, f"differs by {error:.1e} from the sampling without the method"
-    if pair.strong is None or alone.strong is None:
+    if pair.strong is None:
         return EQUAL, ""
     strong = _sampled(beside, pair.strong)
     if not strong.isfinite().all() or _distance(strong, plain) < COUNTS:
         return WRONG, "the method does nothing beside this node"
-    node_counts = _distance(plain, _sampled(_alone(), alone.plain)) > COUNTS
-    if node_counts and _distance(strong, _sampled(_alone(), alone.strong)) < COUNTS / 10:
+    node_counts = _distance(plain, alone().plain) > COUNTS
+    if node_counts and _distance(strong, alone().strong) < COUNTS / 10:
         return WRONG, "the node does nothing beside the method"
     return EQUAL, ""
 
@@ -124,12 +173,12 @@ def _beside(node: str, order: str, loaded: Loaded) -> _Beside:
     kind = table.kind_of(table.host_nodes()[node])
     if kind == table.SAMPLER:
         # the one sampler with a MODEL input reads its noise levels only
-        (sampler,) = table.run_node(node, make, **_model_wire(node, loaded.model))
+        (sampler,) = table.run_node(node, make, **_wires(node, loaded))
         return alone._replace(sampler=sampler)
     if kind == table.GUIDER:
         return alone._replace(guider=lambda inputs: _guider(node, make, inputs, loaded))
     if kind == table.HOOKS:
-        hooks = table.run_node(node, make)[0]
+        hooks = table.run_node(node, make, **_files(node, loaded))[0]
         if order == BEFORE:
             return alone._replace(prepared=(None, *_hooked(hooks, positive, negative)))
 
@@ -140,7 +189,7 @@ def _beside(node: str, order: str, loaded: Loaded) -> _Beside:
         return alone._replace(change=hook)
 
     def patch(model: Any) -> Any:
-        return table.run_node(node, make, **_model_wire(node, model))[0]
+        return table.run_node(node, make, **_wires(node, loaded, model))[0]
 
     return _patched(alone, patch, order)
 
@@ -152,11 +201,17 @@ def _patched(alone: _Beside, patch: Callable[[Any], Any], order: str) -> _Beside
     return alone._replace(change=lambda inputs: inputs._replace(model=patch(inputs.model)))
 
 
-def _model_wire(node: str, model: Any) -> dict[str, Any]:
-    """The MODEL goes to the first input of that type."""
+def _wires(node: str, loaded: Loaded, model: Any = None) -> dict[str, Any]:
+    """The MODEL goes to the first input of that type; and the family's files."""
     types = table.input_types(table.host_nodes()[node])
     name = next((name for name, kind in types.items() if kind == table.MODEL), None)
-    return {} if name is None else {name: model}
+    wires = {} if name is None else {name: loaded.model if model is None else model}
+    return wires | _files(node, loaded)
+
+
+def _files(node: str, loaded: Loaded) -> dict[str, str]:
+    types = table.input_types(table.host_nodes()[node])
+    return {"lora_name": loaded.lora} if "lora_name" in types else {}
 
 
 def _hooked(hooks: Any, positive: Any, negative: Any) -> tuple[Any, Any]:
@@ -170,6 +225,8 @@ def _hooked(hooks: Any, positive: Any, negative: Any) -> tuple[Any, Any]:
 
 def _guider(node: str, make: Mapping[str, Callable], inputs: Inputs, loaded: Loaded) -> Any:
     types = table.input_types(table.host_nodes()[node])
+    other_model = loaded.other_model or loaded.model
+    channels = other_model.get_model_object("latent_format").latent_channels
     wires = {
         "model": inputs.model,
         "positive": inputs.positive,
@@ -177,8 +234,8 @@ def _guider(node: str, make: Mapping[str, Callable], inputs: Inputs, loaded: Loa
         "cond1": inputs.positive,
         "cond2": inputs.positive,
         "negative": inputs.negative,
-        "empty_conditioning": loaded.negative,
-        "model_negative": loaded.model if inputs.channels == 4 else inputs.model,
+        "empty_conditioning": loaded.other_prompt or loaded.negative,
+        "model_negative": other_model if inputs.channels == channels else inputs.model,
     }
     return table.run_node(node, make, **{k: v for k, v in wires.items() if k in types})[0]
 
@@ -192,7 +249,7 @@ def _makers(loaded: Loaded) -> dict[str, Callable[[], Any]]:
         return getattr(result, "result", result)[0]
 
     def lora_hook() -> Any:
-        return table.run_node("CreateHookLoraModelOnly", {})[0]
+        return table.run_node("CreateHookLoraModelOnly", {}, lora_name=loaded.lora)[0]
 
     def keyframes() -> Any:
         group = comfy.hooks.HookKeyframeGroup()
@@ -200,9 +257,9 @@ def _makers(loaded: Loaded) -> dict[str, Callable[[], Any]]:
         return group
 
     return {
-        table.MODEL: lambda: loaded.model,
+        table.MODEL: lambda: loaded.other_model or loaded.model,
         "CLIP": lambda: loaded.clip,
-        "CONDITIONING": lambda: loaded.negative,
+        "CONDITIONING": lambda: loaded.other_prompt or loaded.negative,
         "LATENT_OPERATION": sharpen,
         "HOOKS": lora_hook,
         "HOOK_KEYFRAMES": keyframes,

@@ -16,7 +16,7 @@ CHECKPOINT = "vitruvian_mini.safetensors"
 
 
 class Loaded(NamedTuple):
-    """The mini checkpoint with its pose ControlNet, and two prompts."""
+    """The mini checkpoint with its pose ControlNet, or a network of another family; and prompts."""
 
     model: Any
     clip: Any
@@ -24,6 +24,9 @@ class Loaded(NamedTuple):
     control_net: Any
     positive: Any
     negative: Any
+    other_prompt: Any = None
+    other_model: Any = None  # of the same family; None: the same model again
+    lora: str = "vitruvian_mini_lora.safetensors"
 
 
 class Inputs(NamedTuple):

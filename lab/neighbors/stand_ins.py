@@ -215,6 +215,55 @@ def post_guidance(model: Any) -> Any:
     return model
 
 
+def tokens_by_chunk(model: Any) -> Any:
+    """Scale the image's tokens of each chunk by its kind, before the blocks of a transformer and
+    between them.
+    """
+
+    def patch(arguments: dict) -> dict:
+        kinds = arguments["transformer_options"]["cond_or_uncond"]
+        scale = torch.tensor([1.05 if kind == 0 else 0.97 for kind in kinds])
+        img = arguments["img"]
+        rows = scale.repeat_interleave(len(img) // len(kinds)).to(img)
+        return {**arguments, "img": img * rows.view(-1, *(1,) * (img.dim() - 1))}
+
+    model = model.clone()
+    for kind in ("post_input", "noise_refiner", "double_block"):
+        model.set_model_patch(patch, kind)
+    return model
+
+
+def replaced_blocks(model: Any) -> Any:
+    """Take every block's own slot in a transformer, and weaken what the block changes."""
+
+    def run(arguments: dict, extra: dict) -> dict:
+        out = extra["original_block"](arguments)
+        return {**out, "img": 0.9 * out["img"] + 0.1 * arguments["img"].mean()}
+
+    model = model.clone()
+    for kind in ("double_block", "single_block"):
+        for number in range(2):
+            model.set_model_patch_replace(run, "dit", kind, number)
+    return model
+
+
+def joint_attention_by_chunk(model: Any) -> Any:
+    """Push the first positive chunk away from the first negative one in joint attention."""
+
+    def patch(n: Tensor, extra: dict) -> Tensor:
+        kinds = extra["cond_or_uncond"]
+        if not {0, 1} <= set(kinds):
+            return n
+        rows = list(n.chunk(len(kinds)))
+        positive, negative = kinds.index(0), kinds.index(1)
+        rows[positive] = rows[positive] + 0.3 * (rows[positive] - rows[negative])
+        return torch.cat(rows)
+
+    model = model.clone()
+    model.set_model_attn1_output_patch(patch)
+    return model
+
+
 STAND_INS: dict[str, Callable[[Any], Any]] = {
     function.__name__: function
     for function in (
@@ -231,5 +280,8 @@ STAND_INS: dict[str, Callable[[Any], Any]] = {
         copied_options,
         network_wrapper,
         post_guidance,
+        tokens_by_chunk,
+        replaced_blocks,
+        joint_attention_by_chunk,
     )
 }

@@ -14,7 +14,8 @@ MODEL, GUIDER, HOOKS, SAMPLER = "MODEL", "GUIDER", "HOOKS", "SAMPLER"
 KINDS = (MODEL, GUIDER, HOOKS, SAMPLER)
 
 VIDEO = "for video models"
-OTHER_NETWORK = "for another kind of network than a UNet"
+OTHER_NETWORK = "for a network that can not compose, or needs a file of another family"
+MERGES = "merges weights before a sampling, as ModelMergeSimple does"
 NEEDS_A_FILE = "needs a file that does not come with the host or the pack"
 SLOW = "compiles for minutes on a CPU"
 
@@ -30,7 +31,7 @@ class Values:
 
 
 DEFAULTS = Values()
-LORA = Values(lora_name="vitruvian_mini_lora.safetensors", strength_model=0.8)
+LORA = Values(strength_model=0.8)
 CHECKPOINT = Values(ckpt_name="vitruvian_mini.safetensors", strength_model=0.3)
 
 TRIED: dict[str, Values] = {
@@ -40,14 +41,14 @@ TRIED: dict[str, Values] = {
     "CFGOverride": Values(cfg=2.0),
     "CFGZeroStar": DEFAULTS,
     "DifferentialDiffusion": DEFAULTS,
-    "EasyCache": DEFAULTS,
+    "EasyCache": Values(reuse_threshold=3.0, start_percent=0.0, end_percent=1.0),
     "Epsilon Scaling": Values(scaling_factor=1.01),
-    "FreSca": DEFAULTS,
+    "FreSca": Values(freq_cutoff=2),
     "FreeU": DEFAULTS,
     "FreeU_V2": DEFAULTS,
     "HyperTile": Values(tile_size=32, max_depth=2),
     "LatentApplyOperationCFG": DEFAULTS,
-    "LazyCache": DEFAULTS,
+    "LazyCache": Values(reuse_threshold=3.0, start_percent=0.0, end_percent=1.0),
     "LoraLoader": LORA,
     "LoraLoaderBypass": LORA,
     "LoraLoaderBypassModelOnly": LORA,
@@ -73,8 +74,8 @@ TRIED: dict[str, Values] = {
     "RescaleCFG": DEFAULTS,
     "SelectModelDevice": DEFAULTS,
     "SelfAttentionGuidance": Values(scale=0.5),
-    "SkipLayerGuidanceDiT": DEFAULTS,
-    "SkipLayerGuidanceDiTSimple": DEFAULTS,
+    "SkipLayerGuidanceDiT": Values(double_layers="0", single_layers="0", start_percent=0.0),
+    "SkipLayerGuidanceDiTSimple": Values(double_layers="0", single_layers="0"),
     "TCFG": DEFAULTS,
     "TemporalScoreRescaling": DEFAULTS,
     "TomePatchModel": DEFAULTS,
@@ -115,12 +116,35 @@ TRIED: dict[str, Values] = {
     "SamplerSEEDS2": DEFAULTS,
 }
 
+ON_TRANSFORMERS: dict[str, Values] = {  # tried on these only
+    "FluxKVCache": DEFAULTS,
+    "ModelNoiseScale": Values(noise_scale=1.1),
+    "ModelSamplingAuraFlow": DEFAULTS,
+    "ModelSamplingFlux": Values(max_shift=2.0),
+    "ModelSamplingSD3": DEFAULTS,
+    "ScaleROPE": Values(scale_x=4.0, scale_y=0.3, shift_x=20.0),
+    "SkipLayerGuidanceSD3": Values(layers="0", start_percent=0.0),
+}
+
+WITH_A_UNETS_FILE = {"CreateHookModelAsLora", "CreateHookModelAsLoraModelOnly"}
+COMPARES_CHUNKS = {"NAGuidance", "HyperTile", "joint_attention_by_chunk"}  # couple refuses these
+IDLE_ON_TRANSFORMERS = {  # change nothing on tiny ones, or can not be sampled without people either
+    "CFGGuider", "CombineHooks2", "CombineHooks4", "CombineHooks8", "DifferentialDiffusion",
+    "FluxKVCache", "FreeU", "FreeU_V2", "HyperTile", "ModelAttentionBackend", "ModelComputeDtype",
+    "ModelMergeSD1", "ModelMergeSD2", "ModelMergeSDXL", "MultiGPU_WorkUnits",
+    "PatchModelAddDownscale", "PerturbedAttentionGuidance", "SamplerEulerCFGpp",
+    "ScaleROPE", "SelectModelDevice", "SelfAttentionGuidance", "TomePatchModel",
+    "UNetCrossAttentionMultiply",
+    "UNetSelfAttentionMultiply", "UNetTemporalAttentionMultiply", "attention_couple",
+    "attention_output_by_chunk", "block_patches", "copied_options", "guidance_in_attention",
+    "replaced_cross_attention", "scaled_values", "tiled_self_attention",
+}  # fmt: skip
+
 NOT_TRIED: dict[str, str] = {
     "ARVideoI2V": VIDEO,
     "AnimaLLLiteApply": OTHER_NETWORK,
     "ChromaRadianceOptions": OTHER_NETWORK,
     "ContextWindowsManual": VIDEO,
-    "FluxKVCache": OTHER_NETWORK,
     "HiDreamO1PatchSeamSmoothing": OTHER_NETWORK,
     "HypernetworkLoader": NEEDS_A_FILE,
     "LTXVContextWindows": VIDEO,
@@ -130,32 +154,26 @@ NOT_TRIED: dict[str, str] = {
     "LTXVSpatioTemporalGuidance": VIDEO,
     "LoraModelLoader": "loads what the host's trainer has trained",
     "MiniMaxH3SigmaShift": VIDEO,
-    "ModelMergeAuraflow": OTHER_NETWORK,
+    "ModelMergeAuraflow": MERGES,
     "ModelMergeCosmos14B": VIDEO,
     "ModelMergeCosmos7B": VIDEO,
-    "ModelMergeCosmosPredict2_14B": OTHER_NETWORK,
-    "ModelMergeCosmosPredict2_2B": OTHER_NETWORK,
-    "ModelMergeFlux1": OTHER_NETWORK,
-    "ModelMergeKrea2": OTHER_NETWORK,
+    "ModelMergeCosmosPredict2_14B": MERGES,
+    "ModelMergeCosmosPredict2_2B": MERGES,
+    "ModelMergeFlux1": MERGES,
+    "ModelMergeKrea2": MERGES,
     "ModelMergeLTXV": VIDEO,
     "ModelMergeMochiPreview": VIDEO,
-    "ModelMergeQwenImage": OTHER_NETWORK,
-    "ModelMergeSD35_Large": OTHER_NETWORK,
-    "ModelMergeSD3_2B": OTHER_NETWORK,
+    "ModelMergeQwenImage": MERGES,
+    "ModelMergeSD35_Large": MERGES,
+    "ModelMergeSD3_2B": MERGES,
     "ModelMergeSubtract": "leaves a difference of models, which is no network to sample",
     "ModelMergeWAN2_1": VIDEO,
-    "ModelSamplingAuraFlow": OTHER_NETWORK,
-    "ModelSamplingFlux": OTHER_NETWORK,
-    "ModelNoiseScale": OTHER_NETWORK,
     "ModelSamplingLTXV": VIDEO,
-    "ModelSamplingSD3": OTHER_NETWORK,
     "ModelSamplingStableCascade": OTHER_NETWORK,
     "QwenImageDiffsynthControlnet": OTHER_NETWORK,
     "SUPIRApply": NEEDS_A_FILE,
     "SamplerARVideo": VIDEO,
     "SamplerLCMUpscale": "changes the size of the latent, which no control and no mask follows",
-    "ScaleROPE": OTHER_NETWORK,
-    "SkipLayerGuidanceSD3": OTHER_NETWORK,
     "TorchCompileModel": SLOW,
     "TrainLoraNode": "trains, and samples nothing",
     "TripoSplatSamplingPreview": OTHER_NETWORK,
@@ -207,13 +225,19 @@ def sampling_nodes() -> dict[str, str]:
     }
 
 
+def transformer_nodes() -> list[str]:
+    """List the host's nodes that are tried beside people on transformers."""
+    tried = (TRIED.keys() | ON_TRANSFORMERS.keys()) - WITH_A_UNETS_FILE
+    return [name for name in sampling_nodes() if name in tried]
+
+
 def run_node(name: str, make: Mapping[str, Callable[[], Any]], **wires: Any) -> tuple[Any, ...]:
     """Run one of the host's nodes with the table's values and these wires.
 
     What remains are the inputs' defaults, or what `make` gives for their type. Returns its outputs.
     """
     node = host_nodes()[name]
-    values = {**TRIED[name].inputs, **wires}
+    values = {**(TRIED | ON_TRANSFORMERS)[name].inputs, **wires}
     groups = node.INPUT_TYPES()
     for group in ("required", "optional"):
         for key, spec in groups.get(group, {}).items():
