@@ -167,12 +167,12 @@ def _read_lines(prompts: str) -> list[str]:
     return [line.strip() for line in prompts.splitlines() if line.strip()]
 
 
-def _check_count(lines: list[str], count: int, items: str) -> None:
-    """Refuse another number of lines than of `items`, such as "'bboxes' has 2 boxes"."""
+def _check_count(lines: list[str], name: str, count: int) -> None:
+    """Refuse another number of lines than of masks or boxes in the input of this name."""
     if len(lines) != count:
         raise ValueError(
-            f"the input 'prompts' has {len(lines)} lines, but {items}. Write one line for each, in "
-            "their order."
+            f"the number of lines in 'prompts' is {len(lines)}, but that of '{name}' is {count}. "
+            "Write one line for each, in their order."
         )
 
 
@@ -266,7 +266,7 @@ class VitruvianInstancesFromMasks(io.ComfyNode):
         instances: tuple[Instance, ...] = (),
     ) -> io.NodeOutput:
         areas, lines = read_masks(masks, "masks"), _read_lines(prompts)
-        _check_count(lines, len(areas), f"'masks' has {len(areas)} masks")
+        _check_count(lines, "masks", len(areas))
         for number, area in enumerate(areas, 1):
             if not area.any():
                 raise ValueError(
@@ -348,7 +348,7 @@ class VitruvianInstancesFromBoxes(io.ComfyNode):
             size, fix = (images.shape[2], images.shape[1]), "Connect as 'image' the"
             frames = one_each(frames, paired_count({"image": len(images), "bboxes": len(frames)}))
         lines = _read_lines(prompts)
-        _check_count(lines, max(map(len, frames)), f"'bboxes' has {max(map(len, frames))} boxes")
+        _check_count(lines, "bboxes", max(map(len, frames)))
         if box_order == LEFT_TO_RIGHT:
             frames = [boxes.left_to_right(frame) for frame in frames]
         areas = [
@@ -371,7 +371,9 @@ def _read_boxes(bboxes: Any) -> list[list[boxes.Rectangle]]:
         raise ValueError(f"the input 'bboxes' can not be used: {error}") from None
     counts = {len(frame) for frame in frames if frame}
     if not counts:
-        raise ValueError("the input 'bboxes' has no boxes. Draw one, or lower the detector's bar.")
+        raise ValueError(
+            "the input 'bboxes' has no boxes. Draw one, or lower the threshold of the detector."
+        )
     if len(counts) > 1:
         listed = ", ".join(str(len(frame)) for frame in frames)
         raise ValueError(

@@ -93,7 +93,8 @@ def test_instances_before_are_kept(clip):
 @pytest.mark.parametrize("prompts, lines", [("a dog", 1), (LINES + "a cat", 3), ("", 0)])
 def test_another_number_of_lines_than_masks_is_refused(clip, prompts, lines):
     with pytest.raises(
-        ValueError, match=f"^Instances from Masks: .*'prompts' has {lines} lines, but 'masks' has 2"
+        ValueError,
+        match=f"^Instances from Masks: .*in 'prompts' is {lines}, but that of 'masks' is 2",
     ):
         from_masks(clip, two_masks(), prompts)
 
@@ -133,6 +134,14 @@ def test_each_box_is_an_instance_with_its_line(clip, bboxes):
     assert torch.equal(dog.conditioning[0][0], encoded(clip, "a dog in a park"))
 
 
+def test_boxes_that_are_drawn_in_the_host_are_read(clip):
+    drawing = pytest.importorskip("comfy_extras.nodes_bounding_boxes")  # of newer hosts
+    drawn = drawing.CreateBoundingBoxes.execute(SIZE, SIZE, editor_state=[LEFT, RIGHT]).result[1]
+    man, dog = from_boxes(clip, drawn)
+    assert torch.equal(man.mask, area((0, 24), (8, 56)))
+    assert torch.equal(dog.mask, area((32, 64), (0, 64)))
+
+
 def test_one_box_alone_is_one_instance(clip):
     (dog,) = from_boxes(clip, RIGHT, "a dog")
     assert torch.equal(dog.mask, area((32, 64), (0, 64)))
@@ -159,8 +168,8 @@ def test_an_image_without_boxes_among_others_is_empty(clip):
 @pytest.mark.parametrize(
     "bboxes, inputs, words",
     [
-        ([LEFT], {}, "'prompts' has 2 lines, but 'bboxes' has 1 boxes"),
-        ([LEFT, RIGHT], {"prompts": "a dog"}, "'prompts' has 1 lines, but 'bboxes' has 2 boxes"),
+        ([LEFT], {}, "lines in 'prompts' is 2, but that of 'bboxes' is 1"),
+        ([LEFT, RIGHT], {"prompts": "a dog"}, "lines in 'prompts' is 1, but that of 'bboxes' is 2"),
         ([], {}, "'bboxes' has no boxes"),
         ([[], []], {}, "'bboxes' has no boxes"),
         ([[LEFT, RIGHT], [LEFT]], {}, r"number of boxes for each image \(2, 1\)"),

@@ -72,6 +72,8 @@ def test_the_mask_of_a_huge_image_has_its_proportions():
         (Rectangle(0, -6, 5, 5), "outside"),
         (Rectangle(0.1, 0.1, 0.4, 0.8), "empty: it has 0.4 x 0.8 pixels.* not shares of the image"),
         (Rectangle(5, 5, -3, 2), "empty: it has -3 x 2 pixels"),
+        (Rectangle(5, 5, 0, 2), "empty: it has 0 x 2 pixels"),
+        (Rectangle(5, 5, 2, 0), "empty: it has 2 x 0 pixels"),
     ],
 )
 def test_a_box_without_a_place_is_refused(box, problem):
