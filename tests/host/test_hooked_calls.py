@@ -74,12 +74,9 @@ def with_compiled(model, parts):
         f"diffusion_model.{name}.{number}" for name, length in names for number in range(length)
     ]
     model = model.clone()
-    nodes_torch_compile.set_torch_compile_wrapper(
-        model,
-        "eager",
-        {"guard_filter_fn": nodes_torch_compile.skip_torch_compile_dict},
-        keys=keys,
-    )
+    overlook = getattr(nodes_torch_compile, "skip_torch_compile_dict", None)  # newer hosts'
+    options = overlook and {"guard_filter_fn": overlook}
+    nodes_torch_compile.set_torch_compile_wrapper(model, "eager", options, keys=keys)
     return model
 
 
