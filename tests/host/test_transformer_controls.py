@@ -2,14 +2,22 @@
 part of an image sees equals the host's own apply node with that person's skeleton.
 """
 
+import comfy.controlnet
+import comfy.latent_formats
 import comfy.model_management
 import pytest
 import torch
+from comfy.ldm.hydit.controlnet import HunYuanControlNet
 from vitruvian.host import compose as host
 from vitruvian.models import pose, pose_drawing
 from vitruvian.models.compose import MERGED, Instance
 from vitruvian.nodes import compose as ours
-from vitruvian.tests.host import slow_compose, transformer_controls, transformer_networks
+from vitruvian.tests.host import (
+    other_networks,
+    slow_compose,
+    transformer_controls,
+    transformer_networks,
+)
 from vitruvian.tests.host.transformer_compositions import (
     HALVES,
     SETTINGS,
@@ -19,6 +27,8 @@ from vitruvian.tests.host.transformer_compositions import (
     watched,
 )
 from vitruvian.tests.host.transformer_controls import CONTROLS, known, make_control, vae_of
+
+import nodes as core
 
 NAMES = [name for name in CONTROLS if known(name)]
 controls = pytest.mark.parametrize("name", NAMES)
@@ -400,3 +410,46 @@ FITS = {
     "Z-Image Fun 2": {"Z-Image"},
     "Anima LLLite": {"Anima"},
 }
+
+
+def test_hunyuan_dits_control_composes_by_person():
+    """Its ControlNet reads both texts of a person with their masks."""
+    model = other_networks.make_model("HunyuanDiT")
+    prompts = tuple(other_networks.text("HunyuanDiT", seed) for seed in (1, 2))
+    person = other_networks.text("HunyuanDiT", 3)
+    config = other_networks.OTHERS["HunyuanDiT"].config
+    network = HunYuanControlNet(**{**config, **transformer_controls.FLOAT})
+    skips = config["depth"] // 2 - 1  # the host fixes as many as the real network has
+    network.blocks = network.blocks[:skips]
+    network.after_proj_list = network.after_proj_list[:skips]
+    transformer_networks.randomize(network, 11)
+    control_net = comfy.controlnet.ControlNet(
+        network,
+        compression_ratio=1,
+        latent_format=comfy.latent_formats.SDXL(),
+        load_device=transformer_networks.CPU,
+        extra_conds=[
+            "text_embedding_mask",
+            "encoder_hidden_states_t5",
+            "text_embedding_mask_t5",
+            "image_meta_size",
+        ],
+    )
+    vae = transformer_controls.image_vae(4)
+    composition = host.Composition(
+        people=(prompts[0][0], person[0]),
+        masks=Regions((((0, 0), (0, 12)),)).masks,
+        hint=drawing,
+        canvas=(96, 64),
+        order=(0, 0),
+        **SETTINGS,
+    )
+    control = host.ComposedControl(control_net, composition, 1.0, vae)
+    host.check_controls(model, control)
+    composed = host.compose_model(model, composition), *host.attach(control, *prompts)
+    applied = core.ControlNetApplyAdvanced().apply_controlnet(
+        person, prompts[1], control_net, drawing(1, 96, 64), 1.0, 0.0, 1.0, vae=vae
+    )
+    expected = sample(model, *applied)
+    assert distance(sample(*composed), expected) < CLOSE
+    assert distance(expected, sample(model, person, prompts[1])) > FELT
