@@ -9,6 +9,7 @@ from vitruvian.batch.vitruvian_batch.trouble import BadInput
 from vitruvian.batch.vitruvian_batch.workflow import Target
 from vitruvian.lab.benchmarks.templates import compare, differences, queue, templates
 from vitruvian.tests.browser.hard_workflows import NEWER, workflows
+from vitruvian.tests.shipped import skip_older as skip_lacking
 
 ROOT = Path(__file__).parents[2]
 HARD = workflows()
@@ -52,6 +53,7 @@ def test_a_hard_workflow(page, info, is_older, name):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda p: p.stem)
 def test_an_example(page, info, path):
+    skip_lacking(path.stem, info)
     saved = workflow.read(path)
     assert compare(workflow.build(path, saved, info), queue(page, saved), info) == []
 

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 SHIPPED = sorted((Path(__file__).parents[2] / "workflows").glob("*.json"))
-FOLDERS = ("checkpoints", "controlnet", "loras", "clip_vision", "vitruvian")
+FOLDERS = (
+    "checkpoints", "clip_vision", "controlnet", "diffusion_models", "loras", "model_patches",
+    "text_encoders", "vae", "vitruvian",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -21,3 +24,21 @@ def test_a_note_names_the_models(path):
         assert any(line.endswith(f"`models/{folder}`") for folder in FOLDERS)
     ours = all(file.startswith("vitruvian_mini") for file in files)
     assert ("come with Vitruvian" in note.split("**Models.**")[1]) == ours
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_front_end_can_offer_the_models(path):
+    """Where files of others are needed, their node says whence they come, and the note agrees."""
+    nodes = json.loads(path.read_text())["nodes"]
+    (note,) = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
+    for node in nodes:
+        values = [str(value) for value in node.get("widgets_values") or ()]
+        files = {value for value in values if value.endswith(".safetensors")}
+        others = {file for file in files if not file.startswith("vitruvian_mini")}
+        models = {model["name"]: model for model in node["properties"].get("models", ())}
+        assert models.keys() == others
+        for file, model in models.items():
+            assert model["url"].startswith("https://huggingface.co/")
+            assert model["url"].endswith(".safetensors")
+            (line,) = [line for line in note.splitlines() if f"`{file}`" in line]
+            assert line.endswith(f"`models/{model['directory']}`")

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from vitruvian.batch.vitruvian_batch.workflow import NOTES
 from vitruvian.tests import schemas
+from vitruvian.tests.shipped import WORKFLOWS, skip_older
 from vitruvian.tools.hosts import make_folders
 from vitruvian.tools.server import Server
 
 pytest.importorskip("pathspec")
 from vitruvian.tools import archive  # noqa: E402
+
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -46,27 +49,28 @@ def test_every_node_loads(bare_server, info):
     assert "IMPORT FAILED" not in bare_server.log.read_text(errors="replace")
 
 
-def test_every_example_opens_without_a_missing_node(installed, info):
-    examples = sorted((installed / "workflows").glob("*.json"))
-    assert examples
-    for path in examples:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        subgraphs = content.get("definitions", {}).get("subgraphs", [])
-        nodes = [node for graph in (content, *subgraphs) for node in graph["nodes"]]
-        kinds = {node["type"] for node in nodes} - {graph["id"] for graph in subgraphs}
-        assert kinds - {*NOTES} <= info.keys(), path.name
+@pytest.mark.parametrize("name", NAMES)
+def test_every_example_opens_without_a_missing_node(installed, info, name):
+    skip_older(name, info)
+    path = installed / "workflows" / f"{name}.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    subgraphs = content.get("definitions", {}).get("subgraphs", [])
+    nodes = [node for graph in (content, *subgraphs) for node in graph["nodes"]]
+    kinds = {node["type"] for node in nodes} - {graph["id"] for graph in subgraphs}
+    assert kinds - {*NOTES} <= info.keys()
 
 
-def test_every_api_workflow_names_nodes_and_weights_that_are_installed(installed, info):
-    for path in sorted((installed / "workflows" / "api").glob("*.json")):
-        for node in json.loads(path.read_text(encoding="utf-8")).values():
-            inputs = info[node["class_type"]]["input"]
-            for name, value in node["inputs"].items():
-                if str(value).startswith("vitruvian_mini"):
-                    choices, *options = {**inputs["required"], **inputs.get("optional", {})}[name]
-                    assert value in (
-                        choices if isinstance(choices, list) else options[0]["options"]
-                    )
+@pytest.mark.parametrize("name", NAMES)
+def test_every_api_workflow_names_nodes_and_weights_that_are_installed(installed, info, name):
+    skip_older(name, info)
+    path = installed / "workflows" / "api" / f"{name}.json"
+    for node in json.loads(path.read_text(encoding="utf-8")).values():
+        inputs = info[node["class_type"]]["input"]
+        for input_name, value in node["inputs"].items():
+            if str(value).startswith("vitruvian_mini"):
+                known = {**inputs["required"], **inputs.get("optional", {})}
+                choices, *options = known[input_name]
+                assert value in (choices if isinstance(choices, list) else options[0]["options"])
 
 
 def test_the_weights_and_the_editor_come_from_the_archive(bare_server, installed):

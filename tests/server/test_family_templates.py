@@ -1,0 +1,104 @@
+"""The examples for today's models, unchanged but for size and steps, on tiny random networks."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+from comfy import supported_models
+from PIL import Image
+from vitruvian.tests.tiny import narrow_host, weights
+from vitruvian.tools.hosts import prepare_base
+from vitruvian.tools.server import Server
+
+HOST = Path(supported_models.__file__).parents[1]
+WORKFLOWS = Path(__file__).parents[2] / "workflows"
+FAMILIES = {  # example: ComfyUI's class of the family, which an older one may lack
+    "two_people_sdxl": "SDXL",
+    "two_people_flux": "Flux",
+    "two_people_qwen_image": "QwenImage",
+    "two_people_z_image": "ZImage",
+    "two_people_flux2_klein": "Flux2",
+    "two_people_krea2": "Krea2",
+    "two_people_anima": "Anima",
+}
+POOLED = {"two_people_flux"}  # the sum of all words, which acts everywhere, outdoes a random text
+SIDE, STEPS = 128, 2
+
+
+@pytest.fixture(scope="module")
+def narrow_server(tmp_path_factory):
+    """A running ComfyUI that builds the networks as narrow as their random files are."""
+    base = tmp_path_factory.mktemp("narrow")
+    prepare_base(base)
+    node = base / "custom_nodes" / "narrow_host.py"
+    narrowing = "NARROWED = narrow()\nNARROWED.__enter__()\n"
+    node.write_text(Path(narrow_host.__file__).read_text() + narrowing)
+    with Server(Path(sys.executable), HOST, base, "--cpu") as running:
+        yield running
+    shutil.rmtree(base / "models")
+
+
+def named_models(name):
+    """Yield the folder and the name of every file that the example offers to download."""
+    for node in json.loads((WORKFLOWS / f"{name}.json").read_text())["nodes"]:
+        for model in node["properties"].get("models", ()):
+            yield model["directory"], model["name"]
+
+
+def reduced(workflow):
+    """Return the workflow with a small image and few steps."""
+    small = {"width": SIDE, "height": SIDE, "steps": STEPS}
+    for node in workflow.values():
+        inputs = node["inputs"]
+        inputs.update((key, value) for key, value in small.items() if key in inputs)
+    return workflow
+
+
+def run(server, workflow):
+    """Return the saved image."""
+    outputs = server.wait(server.queue(workflow)).values()
+    (file,) = [
+        file for output in outputs for file in output.get("images", ()) if file["type"] == "output"
+    ]
+    path = server.base / "output" / file["subfolder"] / file["filename"]
+    return numpy.array(Image.open(path)).astype(int)
+
+
+def missing_weights(server):
+    """List what the loaders did not find in the files, other than the eyes of language models."""
+    lines = server.log.read_text(errors="replace").splitlines()
+    return [line for line in lines if "missing" in line.lower() and "['visual." not in line]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_example_of_a_family(narrow_server, api, name):
+    """Stock loaders take the files, and every person's words act where that person is."""
+    if not hasattr(supported_models, FAMILIES[name]):
+        pytest.skip(f"this ComfyUI does not know the models of {name}")
+    for folder, file in named_models(name):
+        path = narrow_server.base / "models" / folder / file
+        if not path.exists():
+            weights.write(path)
+    workflow = reduced(api(name))
+    image = run(narrow_server, workflow)
+    assert missing_weights(narrow_server) == []
+    assert image.shape == (SIDE, SIDE, 3)
+    assert image.std() > 5, "the image is one flat color"
+
+    (people,) = [
+        node["inputs"]
+        for node in workflow.values()
+        if node["class_type"] == "VitruvianInstancesFromText"
+    ]
+    lines = people["prompts"].splitlines()
+    for person in range(len(lines)):
+        others = [*lines[:person], "a blue horse and a green tree,", *lines[person + 1 :]]
+        people["prompts"] = "\n".join(others)
+        changed = abs(run(narrow_server, workflow) - image).mean(axis=(0, 2))
+        left, right = changed[: SIDE // 2].mean(), changed[SIDE // 2 :].mean()
+        here, elsewhere = (right, left) if person else (left, right)
+        assert here > 0.1, f"the words of person {person + 1} change nothing"
+        assert here > elsewhere or name in POOLED, f"the words of person {person + 1} are elsewhere"
