@@ -7,6 +7,7 @@ import numpy
 import pytest
 from PIL import Image
 from vitruvian.batch.vitruvian_batch.trouble import Trouble
+from vitruvian.tests.shipped import skip_older
 
 SHIPPED = Path(__file__).parents[2] / "workflows" / "api"
 NAMES = sorted(  # those for other models than Stable Diffusion: test_family_templates.py
@@ -96,6 +97,7 @@ def on_mini_weights(workflow):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_seed_same_image(server, mini_weights, api, name):
+    skip_older(name, server.get("/object_info"))
     workflow = on_mini_weights(api(name))
     sizes = {
         (latent["height"], latent["width"], 3)
@@ -123,6 +125,7 @@ def on_sd15_weights(workflow, sd15):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in TRAINED_FOR_MINI])
 def test_on_sd15(server, sd15, api, name):
+    skip_older(name, server.get("/object_info"))
     images = run_afresh(server, on_sd15_weights(api(name), sd15))
     assert len(images) == IMAGE_COUNTS.get(name, 1)
     for image in images:
