@@ -348,7 +348,7 @@ def test_everybodys_prompt_counts_most_where_they_are(name):
     change = (results[0] - results[1]).abs()
     middle = size[1] // 2
     assert float(change[..., middle:].max()) > 1e-4 * float(results[0].abs().max())
-    assert float(change[..., :middle].mean()) < float(change[..., middle:].mean())
+    assert float(change[..., :middle].mean()) < 0.7 * float(change[..., middle:].mean())
 
 
 UNETS = set("SDXL SDXLRefiner SD21UNCLIP SD15_instructpix2pix SDXL_instructpix2pix".split())
