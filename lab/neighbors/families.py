@@ -5,6 +5,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import comfy.latent_formats
 import comfy.supported_models
 import folder_paths
 import torch
@@ -29,7 +30,11 @@ SETTINGS: dict[str, Any] = {
 
 
 def known_families() -> list[str]:
-    """List the transformer families that this host knows."""
+    """List the transformer families that this host knows; none on hosts that are older than the
+    settings of the networks.
+    """
+    if not hasattr(comfy.latent_formats.LatentFormat, "spacial_downscale_ratio"):
+        return []
     return [
         key
         for key, family in networks.FAMILIES.items()

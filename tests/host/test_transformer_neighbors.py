@@ -10,6 +10,8 @@ from vitruvian.host.registration import register
 from vitruvian.lab.neighbors import families, laws, table
 from vitruvian.lab.neighbors.stand_ins import STAND_INS
 
+if not families.known_families():
+    pytest.skip("the settings of the networks are those of newer hosts", allow_module_level=True)
 register()
 NODES = [*table.transformer_nodes(), *STAND_INS]
 METHODS = list(families.PAIRS)
