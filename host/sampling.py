@@ -104,9 +104,10 @@ class Window:
 
     @classmethod
     def of(cls, model_sampling: Any, start_percent: float, end_percent: float) -> "Window":
-        """Build a window from two shares of the sampling in 0 to 1, as the host counts them. Share 0
-        is above every noise level: of flow models the host gives that of the first step, which a
-        window that ends at 0 would contain.
+        """Build a window from two shares of the sampling in 0 to 1, as the host counts them.
+
+        Share 0 is above every noise level: of flow models the host gives that of the first step,
+        which a window that ends at 0 would contain.
         """
 
         def sigma(percent: float) -> float:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..module_hooks import hook_after, hook_before
+from .streams import NODE
 
 JOINT, TEXT, CROSS = "joint", "text", "cross"  # what the attention of a module reads
 TEXTS, IMAGE, REST = "texts", "image", "rest"  # parts of the tokens that joint attention reads
@@ -37,6 +38,7 @@ class TextMasks:
     def __init__(self, texts: Texts):
         self.texts = texts
         self._reads: str | None = None  # what the attention of the running module reads
+        self._has_read_texts = False
         self._masks: dict[tuple, Tensor] = {}
 
     def watch(self, module: torch.nn.Module, reads: str) -> list[Any]:
@@ -47,11 +49,21 @@ class TextMasks:
 
         def begin(*_):
             self._reads = reads
+            self._has_read_texts = True
 
         def end(*_):
             self._reads = None
 
         return [hook_before(module, begin), hook_after(module, end)]
+
+    def check(self) -> None:
+        """Raise ValueError where the network's blocks ran and nobody asked for a mask."""
+        if self._has_read_texts and not self._masks:
+            raise ValueError(
+                f"{NODE}: another node puts an attention of its own in the place of the network's, "
+                "so the mode 'couple' can not keep the prompts apart. Set mode to exact, or remove "
+                "that node."
+            )
 
     def override(self, before: Callable | None) -> Callable:
         """Return an `optimized_attention_override` that adds the masks, around the one `before`."""

@@ -490,6 +490,7 @@ def _joined_texts(
         try:
             override = masks.override(options.get("optimized_attention_override"))
             yield with_options(options, optimized_attention_override=override)
+            masks.check()
         finally:
             for hook in hooks:
                 hook.remove()

@@ -278,6 +278,30 @@ def test_another_packs_attention_counts(name):
     assert distance(alone, sample(model_of(name), people[1], prompts[1])) > 1e-3
 
 
+@families
+def test_attention_put_in_the_place_of_ours_is_refused(name):
+    """Another pack that replaces the override of a call, and chains none."""
+    prompts, people = cast_of(name)
+
+    def attend(function, *args, **kwargs):
+        return function(*args, **kwargs)
+
+    model, *conditionings = compose(model_of(name), prompts, people, mode="couple")
+    network = model.model.diffusion_model
+    plain_forward = network.forward
+
+    def with_another_attention(*args, **kwargs):
+        options = {**kwargs["transformer_options"], "optimized_attention_override": attend}
+        return plain_forward(*args, **{**kwargs, "transformer_options": options})
+
+    network.forward = with_another_attention
+    try:
+        with pytest.raises(ValueError, match="Set mode to exact, or remove that node"):
+            sample(model, *conditionings)
+    finally:
+        del network.forward
+
+
 @modes
 def test_a_compiled_network(mode):
     """Compiled by plain calls, which know nothing of the hooks that composing puts on."""
