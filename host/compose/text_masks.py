@@ -61,7 +61,7 @@ class TextMasks:
         if self._has_read_texts and not self._masks:
             raise ValueError(
                 f"{NODE}: another node puts an attention of its own in the place of the network's, "
-                "so the mode 'couple' can not keep the prompts apart. Set mode to exact, or remove "
+                "so the mode couple can not keep the prompts apart. Set mode to exact, or remove "
                 "that node."
             )
 

@@ -106,7 +106,7 @@ def _check_nothing_compares(call: NetworkCall) -> None:
     if has_comparing_patches(call.options, ("attn1_output_patch",)):
         raise ValueError(
             f"{NODE}: another node patches what attention gives (Normalized Attention Guidance or "
-            "the like), for positive and negative together, but the mode 'couple' runs these apart "
+            "the like), for positive and negative together, but the mode couple runs these apart "
             "on this network. Set mode to exact, or remove that node."
         )
 
