@@ -24,11 +24,13 @@ from ..models.hand_generator import (
     heat_maps,
 )
 from ..models.pose import People, count, cover_canvas
+from .module_hooks import hook_before, hooked_call
 from .prompt_entries import acting_entry
 from .sampling import Call, Sampling, Window, add_plan, chunks, run_as_sampler, unet_of
 
 KEY = "vitruvian_hand_generator"
 NODE = "Apply Hand Generator"
+MASK_NODE = "Predict Hand Masks"
 PREFIX = "hand."  # of the generator's own layers in a file
 UP, DOWN = ".lora_up.weight", ".lora_down.weight"  # of a pair of low-rank tensors
 
@@ -222,18 +224,20 @@ def predict_masks(model: Any, loaded: LoadedHandGenerator, positive: Any, latent
         """Keep what the network's last layers read in its first call: a guidance may call it
         again, or beside the prompt for another.
         """
-        batch_chunks = chunks(len(x), transformer_options or {})
+        options, network = transformer_options or {}, executor.class_obj.diffusion_model
+        batch_chunks = chunks(len(x), options)
         positive_rows = [chunk.rows for chunk in batch_chunks if chunk.positive]
 
         def keep(_, inputs):
             if not last_features and positive_rows:
                 last_features.append(inputs[0][positive_rows[0]].float().cpu())
 
-        hook = executor.class_obj.diffusion_model.out.register_forward_pre_hook(keep)
-        try:
-            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **extra)
-        finally:
-            hook.remove()
+        with hooked_call(network, options, MASK_NODE) as hooked_options:
+            hook = hook_before(network.out, keep)
+            try:
+                return executor(x, t, c_concat, c_crossattn, control, hooked_options, **extra)
+            finally:
+                hook.remove()
 
     def denoise_once(denoise, x, sigmas, extra_args=None, callback=None, disable=None):
         denoise(x, sigmas[0] * x.new_ones(len(x)), **(extra_args or {}))

@@ -153,6 +153,30 @@ def test_masks_are_read_for_the_prompt_that_acts_at_the_end(loaded, trained):
                 VitruvianPredictHandMasks.execute(model, generator, wrong, {"samples": samples})
 
 
+def test_a_call_of_another_pack_in_the_middle_does_not_count_for_the_masks(loaded, trained):
+    """Its tokens reach the same layers before ours do."""
+    with torch.inference_mode():
+        generator = host.load(trained[1])
+        (model,) = VitruvianApplyHandGenerator.execute(
+            loaded[0], generator, frames()[:1], 1.0
+        ).result
+        words = core.CLIPTextEncode().encode(loaded[1], "a hand")[0]
+        samples = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(3))
+        expected = host.predict_masks(model, generator, words, samples)
+
+        def call_first(executor, x, t, *args, **kwargs):
+            executor.class_obj.diffusion_model(
+                torch.randn(x.shape, generator=torch.Generator().manual_seed(4)),
+                t,
+                context=words[0][0],
+            )
+            return executor(x, t, *args, **kwargs)
+
+        disturbed = model.clone()
+        disturbed.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "another pack", call_first)
+        assert torch.equal(host.predict_masks(disturbed, generator, words, samples), expected)
+
+
 def test_an_image_that_is_sampled_in_parts_is_refused(loaded, trained):
     """Every part would get the entire hand."""
     with torch.inference_mode():
