@@ -6,6 +6,7 @@ import functools
 
 import comfy.hooks
 import comfy.model_management
+import comfy.model_patcher
 import comfy.samplers
 import comfy.sd
 import pytest
@@ -178,6 +179,24 @@ def test_a_lora_on_the_model_and_as_a_hook(name, mode):
     hooked = comfy.hooks.set_hooks_for_conditioning(positive, hook)
     assert distance(composed(model, hooked), expected) < CLOSE
     assert torch.equal(composed(model), without)
+
+
+@families
+@modes
+def test_low_memory_patches_weights_at_use(name, mode, monkeypatch):
+    """Some weights are left where they are, and get the LoRA whenever they are used."""
+    prompts, people = cast_of(name)
+    expected = sample(*compose(merged(name), prompts, people, mode=mode))
+    load, patched_at_use = comfy.model_patcher.ModelPatcher.load, []
+
+    def load_a_part(self, *args, **named):
+        load(self, *args, **{**named, "lowvram_model_memory": 1, "full_load": False})
+        patched_at_use.append(self.lowvram_patch_counter())
+
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "load", load_a_part)
+    model = with_lora(make_model(name))
+    assert distance(sample(*compose(model, prompts, people, mode=mode)), expected) < CLOSE
+    assert max(patched_at_use) > 0
 
 
 @families
