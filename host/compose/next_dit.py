@@ -37,15 +37,16 @@ def _lay_texts(network: Any, lengths: Sequence[int], areas: Tensor) -> Iterator[
     """
     padded = [_padded(length, _multiple(network)) for length in lengths]
     total, starts = sum(padded), [0, *accumulate(padded)]
-    image_positions = torch.tensor(padded, device=areas.device)[areas.argmax(0)]  # of each frame
+    image_positions = torch.tensor(padded, device=areas.device)[areas.argmax(0)]  # of each row
     calls: list[int] = []  # lengths of the positions that were asked for
 
     def pad(_, __, embedded):
         return _padded_texts(network, embedded, lengths)
 
     def move(_, inputs):
-        positions = inputs[0].clone()
-        end = image_positions.to(positions).repeat(len(positions) // len(image_positions))[:, None]
+        rows = max(len(inputs[0]), len(image_positions))
+        positions = inputs[0].expand(rows, -1, -1).clone()
+        end = image_positions.to(positions)[:, None]
         if not calls:  # those of the text; older hosts: of text and image
             for length, start in zip(padded, starts, strict=False):
                 positions[:, start : start + length, 0] = inputs[0][:, :length, 0] + end - length

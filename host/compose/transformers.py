@@ -50,7 +50,7 @@ class Transformer(NamedTuple):
     patch: str | int = "patch_size"  # cells per token, or the network's attribute that tells it
     # network, tokens of the head's input, tokens of the text, cells -> the first image token
     image_start: Callable[[Any, int, int, int], int] = lambda *_: 0
-    # network, lengths of the texts, their areas in each frame -> a context in which every text lies
+    # network, lengths of the texts, their areas [S, rows or 1] -> a context in which each text lies
     # as if it were alone; it gives the lengths that the texts have in the network
     lay_texts: Callable[[Any, Sequence[int], Tensor], AbstractContextManager] | None = None
     # network -> the parts of the tokens that joint attention reads
@@ -474,10 +474,10 @@ def _joined_texts(
     network, grid = call.network, token_grid(call.network, transformer, call.x)
     shares = compose.resize_shares(call.shares, *grid).flatten(2).movedim(0, 1)  # [frames, S, N]
     if len(shares) > 1:
-        shares = shares.repeat(len(one_pass.streams), 1, 1)
+        shares = shares.repeat(len(one_pass.streams), 1, 1)  # [rows, S, N]
     lay_texts = transformer.lay_texts or as_they_are
     conds, stream = _Conds(call), one_pass.streams[0]
-    with lay_texts(network, conds.lengths(stream), areas(call.shares)) as lengths:
+    with lay_texts(network, conds.lengths(stream), shares.mean(-1).mT) as lengths:
         all_lengths = (*lengths, *conds.second_lengths(stream))
         masks = TextMasks(Texts(all_lengths, shares, transformer.order(network)))
         hooks = list(

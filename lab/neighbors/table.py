@@ -127,7 +127,9 @@ ON_TRANSFORMERS: dict[str, Values] = {  # tried on these only
 }
 
 WITH_A_UNETS_FILE = {"CreateHookModelAsLora", "CreateHookModelAsLoraModelOnly"}
-COMPARES_CHUNKS = {"NAGuidance", "HyperTile", "joint_attention_by_chunk"}  # couple refuses these
+COMPARES_CHUNKS = {  # or may do it: couple refuses these
+    "NAGuidance", "HyperTile", "joint_attention_by_chunk", "tiled_self_attention",
+}  # fmt: skip
 IDLE_ON_TRANSFORMERS = {  # change nothing on tiny ones, or can not be sampled without people either
     "CFGGuider", "CombineHooks2", "CombineHooks4", "CombineHooks8", "DifferentialDiffusion",
     "FluxKVCache", "FreeU", "FreeU_V2", "HyperTile", "ModelAttentionBackend", "ModelComputeDtype",

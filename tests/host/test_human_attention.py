@@ -427,7 +427,7 @@ def test_what_does_not_fit_is_said(loaded, prompt):
     for wrong in ("", "half", "0.1, 1.5", "0.1; 0.2", "nan"):
         with pytest.raises(ValueError, match="'percents' must be numbers from 0 to 1"):
             node(model, prompt, samples, moments=wrong)
-    linear = SimpleNamespace(get_model_object=lambda name: torch.nn.Linear(1, 1))
+    linear = SimpleNamespace(model=None, get_model_object=lambda name: torch.nn.Linear(1, 1))
     with pytest.raises(
         ValueError, match=r"^Show Human Attention knows SD1.5, .* another network \(Linear\)"
     ):

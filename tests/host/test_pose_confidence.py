@@ -108,6 +108,7 @@ def composition(monkeypatch):
 
     monkeypatch.setattr(compose.host, "compose_model", draw)
     monkeypatch.setattr(compose.host, "ComposedControl", lambda *_, **__: None)
+    monkeypatch.setattr(compose.host, "check_controls", lambda model, control: None)
     monkeypatch.setattr(compose.host, "attach", lambda control, positive, negative: ([], []))
     monkeypatch.setattr(
         hand_generator.generator, "apply", lambda model, loaded, frames, strength: list(frames[0])
