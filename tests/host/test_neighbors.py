@@ -7,6 +7,7 @@ two modes of composing and, in turns, two of the other methods.
 
 import pytest
 import torch
+from comfy_extras import nodes_easycache
 from vitruvian.host.registration import register
 from vitruvian.lab.neighbors import laws, methods, table
 from vitruvian.lab.neighbors.stand_ins import STAND_INS
@@ -39,6 +40,8 @@ def turns(node):
 
 @pytest.mark.parametrize("node", NODES)
 def test_a_node_beside_our_methods(loaded, node):
+    if node == "EasyCache" and not hasattr(nodes_easycache.EasyCacheHolder, "can_apply_cache_diff"):
+        pytest.skip("this host's EasyCache adds what it keeps of one prompt to the rows of all")
     with torch.inference_mode():
         outcomes = [laws.judge(node, method, order, loaded) for method, order in turns(node)]
     assert [outcome for outcome in outcomes if outcome.verdict != laws.EQUAL] == []
