@@ -100,7 +100,7 @@ class TextMasks:
         key = reads, queries, keys, q.dtype, q.device
         if key not in self._masks:
             make = {JOINT: _joint_mask, TEXT: _text_mask, CROSS: _cross_mask}[reads]
-            self._masks[key] = make(texts, queries, q)[:, None]
+            self._masks[key] = make(texts, (queries, keys), q)[:, None]
         return self._masks[key]
 
 
@@ -118,32 +118,35 @@ def _lowest(q: Tensor) -> float:
     return torch.finfo(q.dtype).min
 
 
-def _text_mask(texts: Texts, _: int, q: Tensor) -> Tensor:
+def _text_mask(texts: Texts, _: tuple[int, int], q: Tensor) -> Tensor:
     """No text sees another: [1, length, length]."""
     owners = texts.owners().to(q.device)
     apart = owners[:, None] != owners
     return torch.zeros_like(apart, dtype=q.dtype).masked_fill_(apart, _lowest(q))[None]
 
 
-def _cross_mask(texts: Texts, queries: int, q: Tensor) -> Tensor:
+def _cross_mask(texts: Texts, size: tuple[int, int], q: Tensor) -> Tensor:
     """How image tokens see the texts: [frames or 1, queries, length].
 
     The rest of the tokens, behind those of the image here, sees them by their areas.
     """
     shares = texts.shares.to(q.device)
-    behind = queries - shares.shape[-1]
+    behind = size[0] - shares.shape[-1]
     all_tokens = torch.cat((shares, shares.mean(-1, keepdim=True).expand(-1, -1, behind)), -1)
     logs = all_tokens.log().to(q.dtype).clamp(min=_lowest(q))
     return logs.mT[..., texts.owners().to(q.device)]
 
 
-def _joint_mask(texts: Texts, queries: int, q: Tensor) -> Tensor:
-    """How all tokens see each other: [frames or 1, queries, queries]. Texts see all the image."""
-    cells, text_length = texts.shares.shape[-1], texts.length
-    rows = {TEXTS: _text_mask(texts, text_length, q).expand(len(texts.shares), -1, -1)}
-    rows[IMAGE], rows[REST] = _cross_mask(texts, queries - text_length, q).tensor_split([cells], 1)
+def _joint_mask(texts: Texts, size: tuple[int, int], q: Tensor) -> Tensor:
+    """How all tokens see each other: [frames or 1, queries, keys]. Texts see all of the image, and
+    everything sees the keys that a cache adds behind those of the queries.
+    """
+    (queries, keys), cells, text_length = size, texts.shares.shape[-1], texts.length
+    rows = {TEXTS: _text_mask(texts, size, q).expand(len(texts.shares), -1, -1)}
+    image_size = queries - text_length, text_length
+    rows[IMAGE], rows[REST] = _cross_mask(texts, image_size, q).tensor_split([cells], 1)
     to_texts = torch.cat([rows[part] for part in texts.order], 1)
-    mask = q.new_zeros(len(texts.shares), queries, queries)
+    mask = q.new_zeros(len(texts.shares), queries, keys)
     start = sum(rows[part].shape[1] for part in texts.order[: texts.order.index(TEXTS)])
     mask[..., start : start + text_length] = to_texts
     return mask

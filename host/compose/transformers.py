@@ -36,6 +36,7 @@ from .streams import (
 )
 from .text_masks import TEXTS_FIRST, TextMasks, Texts
 
+REFERENCE_CACHE = "KV_Attn_Input"  # the host's class of the patch of Flux KV Cache
 # other texts of a person -> how often joint attention reads their tokens, behind all first texts
 SECOND_TEXTS = {"encoder_hidden_states_llama3": 2, "txt_byt5": 1}
 
@@ -86,6 +87,7 @@ def run(call: NetworkCall, transformer: Transformer) -> Tensor:
     """Run the streams of a call in passes; return the chunks' rows."""
     _check_nothing_compares(call)
     passes, stream_counts = _passes(call)
+    _check_nothing_is_kept(call, passes)
     head = _Head(call, transformer, stream_counts)
     denoised: dict[int, Tensor] = {}
     for number, one_pass in enumerate(passes, 1):
@@ -108,6 +110,20 @@ def _check_nothing_compares(call: NetworkCall) -> None:
             f"{NODE}: another node patches what attention gives (Normalized Attention Guidance or "
             "the like), for positive and negative together, but the mode couple runs these apart "
             "on this network. Set mode to exact, or remove that node."
+        )
+
+
+def _check_nothing_is_kept(call: NetworkCall, passes: Sequence[Pass]) -> None:
+    """Refuse the host's cache of reference images beside several passes of people: it keeps what
+    the first of them has read, and what is read depends on the text.
+    """
+    patches = call.options.get("patches", {}).get("attn1_patch", [])
+    has_cache = any(type(patch).__name__ == REFERENCE_CACHE for patch in patches)
+    with_people = [p for p in passes if any(stream.text is not None for stream in p.streams)]
+    if has_cache and call.conds.get("ref_latents") and len(with_people) > 1:
+        raise ValueError(
+            f"{NODE}: Flux KV Cache would give everybody the reference images as the first person "
+            "has read them. Set mode to couple, or remove that node."
         )
 
 

@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+from comfy_extras import nodes_flux
 from vitruvian.tests.host.transformer_compositions import (
     HALVES,
     Regions,
@@ -256,3 +257,22 @@ def test_reference_latents_stay_with_everybody(name, mode):
     alone = sample(model_of(name), as_positive(edited[0], people[1]), edited[1])
     assert distance(composed, alone) < CLOSE
     assert distance(alone, plain) > 1e-3
+
+
+@pytest.mark.skipif(not hasattr(nodes_flux, "FluxKVCache"), reason="this host has no such node")
+def test_a_cache_of_reference_images_is_for_one_pass():
+    name = "Flux.2 Klein"
+    channels = model_of(name).model.latent_format.latent_channels
+    image = torch.randn(1, channels, 6, 4, generator=torch.Generator().manual_seed(4))
+    people = [text(name, 5, 20), text(name, 6, 33)]
+    edited = [
+        [[tokens, {**entry, "reference_latents": [image]}] for tokens, entry in prompt]
+        for prompt in prompts_of(name)
+    ]
+    cached = nodes_flux.FluxKVCache.execute(model_of(name)).result[0]
+    with pytest.raises(ValueError, match="Flux KV Cache would give everybody .* mode to couple"):
+        sample(*compose(cached, edited, people))
+    regions = Regions((((0, 0), (0, 12)),))
+    composed = sample(*compose(cached, edited, people, regions, mode="couple"), cfg=1.0)
+    alone = sample(cached, as_positive(edited[0], people[1]), edited[1], cfg=1.0)
+    assert distance(composed, alone) < CLOSE
