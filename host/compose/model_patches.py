@@ -38,8 +38,8 @@ class DrawingEncoder:
         return self.vae.spacial_compression_encode()
 
     def _latent(self, image: Tensor) -> Tensor:
-        for known, latent in self._latents:
-            if known.shape == image.shape and torch.equal(known, image):
+        for encoded_image, latent in self._latents:
+            if encoded_image.shape == image.shape and torch.equal(encoded_image, image):
                 return latent
         # the VAE may push the sampled model out of a small GPU
         loaded = comfy.model_management.loaded_models(only_currently_used=True)

@@ -275,8 +275,8 @@ def _changed(text: Tensor, change: Tensor | None) -> Tensor:
     if change is None:
         return text
     length = min(text.shape[1], change.shape[1])
-    rest = text[:, length:].expand(len(change), -1, -1)
-    return torch.cat((text[:, :length] + change[:, :length], rest), 1)
+    unchanged = text[:, length:].expand(len(change), -1, -1)
+    return torch.cat((text[:, :length] + change[:, :length], unchanged), 1)
 
 
 def _chunk(value: Tensor, chunk: int, batch: int) -> Tensor:
@@ -387,7 +387,7 @@ class _Head:
         self.grid = token_grid(call.network, transformer, call.x)
         self.module = modules_at(call.network, transformer.head)[-1]
         self.inputs: list[HeadInput] = []  # of the passes so far
-        self.others: list[tuple[tuple, dict[str, Any]]] = []  # the head's other inputs
+        self.further_inputs: list[tuple[tuple, dict[str, Any]]] = []  # the head's other inputs
         self.is_paused = False
 
     @contextmanager
@@ -403,7 +403,7 @@ class _Head:
                 return None
             image = self._image(inputs[0], text_length)
             self.inputs.append(HeadInput(one_pass.members, image, inputs[0]))
-            self.others.append((inputs[1:], named))
+            self.further_inputs.append((inputs[1:], named))
             chunks = {s.chunk for s in one_pass.streams if self._is_complete(s.chunk)}
             complete.update(self._mix(self.inputs, chunks))
             return (self.inputs[-1].with_image(complete, self.call.batch), *inputs[1:]), named
@@ -460,11 +460,11 @@ class _Head:
 
     def _run_again(self, number: int, complete: Mapping[int, Tensor]) -> Tensor:
         """Run the head of an earlier pass on the mixed tokens."""
-        others, named = self.others[number]
+        further, named = self.further_inputs[number]
         self.is_paused = True
         try:
             tokens = self.inputs[number].with_image(complete, self.call.batch)
-            return self.module(tokens, *others, **named)
+            return self.module(tokens, *further, **named)
         finally:
             self.is_paused = False
 

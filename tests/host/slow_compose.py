@@ -41,8 +41,8 @@ def entry_of(conditioning: Sequence) -> dict[str, Any]:
 
 def with_text_of(entry: Mapping[str, Any], person: Mapping[str, Any]) -> dict[str, Any]:
     """Return an entry with another one's text, and what else it has."""
-    rest = {key: value for key, value in entry.items() if key not in TEXT}
-    return {**rest, **{key: person[key] for key in TEXT if key in person}}
+    without_text = {key: value for key, value in entry.items() if key not in TEXT}
+    return {**without_text, **{key: person[key] for key in TEXT if key in person}}
 
 
 def plain(base: Any, x: Tensor, sigma: Tensor, entry: Mapping[str, Any]) -> Tensor:

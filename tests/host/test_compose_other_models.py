@@ -95,8 +95,8 @@ TEXT = {"cross_attn", "pooled_output"} | {key for other in OTHERS.values() for k
 
 def with_text_of(entry: Mapping[str, Any], person: Mapping[str, Any]) -> dict[str, Any]:
     """Return an entry with another one's text, and what else it has."""
-    rest = {key: value for key, value in entry.items() if key not in TEXT}
-    return {**rest, **{key: value for key, value in person.items() if key in TEXT}}
+    without_text = {key: value for key, value in entry.items() if key not in TEXT}
+    return {**without_text, **{key: value for key, value in person.items() if key in TEXT}}
 
 
 @contextmanager

@@ -390,8 +390,8 @@ def test_a_control_of_another_family_is_refused(name, family):
     if family in FITS[name]:
         host.check_controls(model, control)
         return
-    given = "model_patch" if CONTROLS[name].is_patch else "control_net"
-    with pytest.raises(ValueError, match=f"the input '{given}' is for .*(Connect)"):
+    input_name = "model_patch" if CONTROLS[name].is_patch else "control_net"
+    with pytest.raises(ValueError, match=f"the input '{input_name}' is for .*(Connect)"):
         host.check_controls(model, control)
 
 

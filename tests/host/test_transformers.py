@@ -64,8 +64,8 @@ def prompts_of(name, size=(8, 12), lengths=(24, 20)):
 
 def as_positive(positive, person):
     """Return the positive prompt with a person's text in its place, to be sampled plainly."""
-    rest = {key: value for key, value in positive[0][1].items() if key not in person[0][1]}
-    return [[person[0][0], {**rest, **person[0][1]}]]
+    without_text = {key: value for key, value in positive[0][1].items() if key not in person[0][1]}
+    return [[person[0][0], {**without_text, **person[0][1]}]]
 
 
 CASES = {  # size, regions, lengths of the people's texts, cfg, what else is composed

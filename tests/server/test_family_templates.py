@@ -95,8 +95,8 @@ def test_an_example_of_a_family(narrow_server, api, name):
     ]
     lines = people["prompts"].splitlines()
     for person in range(len(lines)):
-        others = [*lines[:person], "a blue horse and a green tree,", *lines[person + 1 :]]
-        people["prompts"] = "\n".join(others)
+        changed_lines = [*lines[:person], "a blue horse and a green tree,", *lines[person + 1 :]]
+        people["prompts"] = "\n".join(changed_lines)
         changed = abs(run(narrow_server, workflow) - image).mean(axis=(0, 2))
         left, right = changed[: SIDE // 2].mean(), changed[SIDE // 2 :].mean()
         here, elsewhere = (right, left) if person else (left, right)

@@ -181,9 +181,9 @@ def flux_arguments(**changes) -> dict:
     """Return Flux's arguments; an older ComfyUI takes no dimensions of the text's positions."""
     from comfy.ldm.flux.model import FluxParams
 
-    known = FluxParams.__dataclass_fields__
+    field_names = FluxParams.__dataclass_fields__
     arguments = {**FLUX, "txt_ids_dims": [], **changes}
-    return {name: value for name, value in arguments.items() if name in known}
+    return {name: value for name, value in arguments.items() if name in field_names}
 
 
 def flux() -> Shapes:
