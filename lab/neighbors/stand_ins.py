@@ -6,6 +6,7 @@ first positive and the first negative chunk, texts of a certain form, or a copy 
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,19 +31,19 @@ def attention_output_by_chunk(model: Any) -> Any:
 
 def guidance_in_attention(model: Any) -> Any:
     """Push the first positive chunk away from the first negative one, as NAG does."""
-
-    def patch(n: Tensor, extra: dict) -> Tensor:
-        kinds = extra["cond_or_uncond"]
-        if not {0, 1} <= set(kinds):
-            return n
-        rows = list(n.chunk(len(kinds)))
-        positive, negative = kinds.index(0), kinds.index(1)
-        rows[positive] = rows[positive] + 0.5 * (rows[positive] - rows[negative])
-        return torch.cat(rows)
-
     model = model.clone()
-    model.set_model_attn2_output_patch(patch)
+    model.set_model_attn2_output_patch(partial(_push_positive_away, strength=0.5))
     return model
+
+
+def _push_positive_away(n: Tensor, extra: dict, strength: float) -> Tensor:
+    kinds = extra["cond_or_uncond"]
+    if not {0, 1} <= set(kinds):
+        return n
+    rows = list(n.chunk(len(kinds)))
+    positive, negative = kinds.index(0), kinds.index(1)
+    rows[positive] = rows[positive] + strength * (rows[positive] - rows[negative])
+    return torch.cat(rows)
 
 
 def scaled_values(model: Any) -> Any:
@@ -250,18 +251,8 @@ def replaced_blocks(model: Any) -> Any:
 
 def joint_attention_by_chunk(model: Any) -> Any:
     """Push the first positive chunk away from the first negative one in joint attention."""
-
-    def patch(n: Tensor, extra: dict) -> Tensor:
-        kinds = extra["cond_or_uncond"]
-        if not {0, 1} <= set(kinds):
-            return n
-        rows = list(n.chunk(len(kinds)))
-        positive, negative = kinds.index(0), kinds.index(1)
-        rows[positive] = rows[positive] + 0.3 * (rows[positive] - rows[negative])
-        return torch.cat(rows)
-
     model = model.clone()
-    model.set_model_attn1_output_patch(patch)
+    model.set_model_attn1_output_patch(partial(_push_positive_away, strength=0.3))
     return model
 
 
