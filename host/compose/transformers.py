@@ -65,6 +65,8 @@ class PassStream(NamedTuple):
     number: int  # among the streams of its chunk, as the shares count them
     conds: Mapping[str, Any]
     control_conds: Mapping[str, Any]  # what its ControlNet reads: texts as the host encoded them
+    text_lengths: Sequence[int]  # tokens of each of its texts: several if it is all people's
+    second_lengths: Sequence[int]  # of their other texts, as joint attention reads them
 
 
 class Pass(NamedTuple):
@@ -137,7 +139,7 @@ def _passes(call: NetworkCall) -> tuple[list[Pass], list[int]]:
         by_chunk = [[s for s in layout.streams if s.chunk == c] for c in range(len(by_chunk))]
     conds = _Conds(call)
     members = [
-        PassStream(stream, number, conds.of(stream), conds.for_control(stream))
+        conds.member(stream, number)
         for streams in by_chunk
         for number, stream in enumerate(streams)
     ]
@@ -173,34 +175,39 @@ class _Conds:
         self.encoded = encoded_texts(call, self.texts)
         self.areas = areas(call.shares)
 
-    def of(self, stream: Stream) -> dict[str, Any]:
+    def member(self, stream: Stream, number: int) -> PassStream:
+        """Return a stream with all that the network reads for it."""
+        texts = self._texts(stream)
+        lengths = [text.shape[1] for text in texts]
+        conds = self._of(stream, texts)
+        second_lengths = self._second_lengths(stream) if stream.text == MERGED else []
+        control_conds = self._for_control(stream, conds)
+        return PassStream(stream, number, conds, control_conds, lengths, second_lengths)
+
+    def _of(self, stream: Stream, texts: Sequence[Tensor]) -> dict[str, Any]:
         """Return the conds of a stream's rows. Of a person comes the text; all else, guidance and
         reference latents for example, is the chunk's.
         """
         chunk = self._of_chunk(stream.chunk, self.texts[stream.chunk])
         if stream.text is None:
             return chunk
-        texts = self._texts(stream, self.texts[stream.chunk])
         conds = {name: value for name, value in chunk.items() if name not in TEXT_CONDS}
         conds["c_crossattn"] = torch.cat([text.expand(self.batch, -1, -1) for text in texts], 1)
         if isinstance(conds.get("y"), Tensor):
             conds["y"] = stream_vector(stream, self.people.vectors, conds["y"], self.areas)
-        text_conds = self._merged(stream) if stream.text == MERGED else self._person(stream.text)
-        return conds | text_conds
+        if stream.text != MERGED:
+            return conds | self._person(stream.text)
+        return conds | self._merged(stream, [text.shape[1] for text in texts])
 
-    def for_control(self, stream: Stream) -> dict[str, Any]:
+    def _for_control(self, stream: Stream, conds: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a stream's ControlNet reads: of all people together, the positive prompt."""
         clean = self.encoded[stream.chunk]
         if stream.text in (None, MERGED):
             return self._of_chunk(stream.chunk, clean)
         text = self.people.contexts[stream.text].to(clean.text)
-        return self.of(stream) | {"c_crossattn": text.expand(self.batch, -1, -1)}
+        return {**conds, "c_crossattn": text.expand(self.batch, -1, -1)}
 
-    def lengths(self, stream: Stream) -> list[int]:
-        """Count the tokens of each text of a stream of all people."""
-        return [text.shape[1] for text in self._texts(stream, self.texts[stream.chunk])]
-
-    def second_lengths(self, stream: Stream) -> list[int]:
+    def _second_lengths(self, stream: Stream) -> list[int]:
         """Count the tokens of the other texts that all people have, as joint attention reads them:
         0 for a person without one.
         """
@@ -220,10 +227,13 @@ class _Conds:
         conds = {name: rows(value) for name, value in self.call.conds.items() if value is not None}
         return conds | {"c_crossattn": text.text}
 
-    def _texts(self, stream: Stream, chunk: ChunkText) -> list[Tensor]:
-        """The texts of a person, or of everybody one by one, and of the scene behind them."""
+    def _texts(self, stream: Stream) -> list[Tensor]:
+        """The chunk's text, or that of a person, or of everybody and of the scene behind them."""
+        chunk = self.texts[stream.chunk]
+        if stream.text is None:
+            return [chunk.text]
         contexts = [_changed(c.to(chunk.text), chunk.change) for c in self.people.contexts]
-        if stream.text is not None and stream.text != MERGED:
+        if stream.text != MERGED:
             return [contexts[stream.text]]
         return [*contexts, chunk.text] if len(self.areas) > len(contexts) else contexts
 
@@ -243,9 +253,9 @@ class _Conds:
             everybody.append({name: value for name, value in conds.items() if name in TEXT_CONDS})
         return everybody
 
-    def _merged(self, stream: Stream) -> dict[str, Any]:
-        """What belongs to all texts together."""
-        everybody, lengths = self._everybody(stream.chunk), self.lengths(stream)
+    def _merged(self, stream: Stream, lengths: Sequence[int]) -> dict[str, Any]:
+        """What belongs to all texts together, of so many tokens each."""
+        everybody = self._everybody(stream.chunk)
         merged: dict[str, Any] = {}
         if masks := [c["attention_mask"] for c in everybody if "attention_mask" in c]:
             # what is added to attention, or whether a token counts
@@ -492,9 +502,9 @@ def _joined_texts(
     if len(shares) > 1:
         shares = shares.repeat(len(one_pass.streams), 1, 1)  # [rows, S, N]
     lay_texts = transformer.lay_texts or as_they_are
-    conds, stream = _Conds(call), one_pass.streams[0]
-    with lay_texts(network, conds.lengths(stream), shares.mean(-1).mT) as lengths:
-        all_lengths = (*lengths, *conds.second_lengths(stream))
+    member = one_pass.members[0]
+    with lay_texts(network, member.text_lengths, shares.mean(-1).mT) as lengths:
+        all_lengths = (*lengths, *member.second_lengths)
         masks = TextMasks(Texts(all_lengths, shares, transformer.order(network)))
         hooks = list(
             chain.from_iterable(

@@ -46,7 +46,7 @@ def cast_of(name):
             words = "a park", "blurry", "a man with a red top", "a woman with a blue top"
             texts = [core.CLIPTextEncode().encode(loaded[1], each)[0] for each in words]
         return Cast(loaded[0], (texts[0], texts[1]), texts[2:])
-    if not transformer_networks.known(name):
+    if not transformer_networks.is_known(name):
         pytest.skip(f"this host has no {name}")
     text = functools.partial(transformer_networks.text, name)
     model = transformer_networks.make_model(name)

@@ -26,11 +26,11 @@ from vitruvian.tests.host.transformer_compositions import (
     sample,
     watched,
 )
-from vitruvian.tests.host.transformer_controls import CONTROLS, known, make_control, vae_of
+from vitruvian.tests.host.transformer_controls import CONTROLS, is_known, make_control, vae_of
 
 import nodes as core
 
-NAMES = [name for name in CONTROLS if known(name)]
+NAMES = [name for name in CONTROLS if is_known(name)]
 controls = pytest.mark.parametrize("name", NAMES)
 modes = pytest.mark.parametrize("mode", ["exact", "couple"])
 CLOSE = 1e-5
@@ -383,7 +383,7 @@ def composition_of(name):
 @controls
 @pytest.mark.parametrize("family", transformer_networks.NETWORKS)
 def test_a_control_of_another_family_is_refused(name, family):
-    if not transformer_networks.known(family):
+    if not transformer_networks.is_known(family):
         pytest.skip("this host does not know the family")
     model = transformer_networks.make_model(family)
     control = composed_control(name, composition_of(name))

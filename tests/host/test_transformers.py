@@ -16,13 +16,13 @@ from vitruvian.tests.host.transformer_compositions import (
     sample,
     watched,
 )
-from vitruvian.tests.host.transformer_networks import NETWORKS, known, make_model, text
+from vitruvian.tests.host.transformer_networks import NETWORKS, is_known, make_model, text
 
 import nodes as core
 
-FAMILIES = [name for name in NETWORKS if known(name)]
+FAMILIES = [name for name in NETWORKS if is_known(name)]
 WITH_REFERENCES = [
-    name for name in ("Flux.1 dev", "Flux.2 Klein", "Qwen-Image", "Krea 2") if known(name)
+    name for name in ("Flux.1 dev", "Flux.2 Klein", "Qwen-Image", "Krea 2") if is_known(name)
 ]
 families = pytest.mark.parametrize("name", FAMILIES)
 modes = pytest.mark.parametrize("mode", ["exact", "couple"])

@@ -25,14 +25,14 @@ from vitruvian.tests.host.transformer_compositions import (
 from vitruvian.tests.host.transformer_networks import (
     NETWORKS,
     empty_latent,
-    known,
+    is_known,
     make_model,
     text,
 )
 
 import nodes as core
 
-FAMILIES = [name for name in NETWORKS if known(name)]
+FAMILIES = [name for name in NETWORKS if is_known(name)]
 families = pytest.mark.parametrize("name", FAMILIES)
 modes = pytest.mark.parametrize("mode", ["exact", "couple"])
 model_of = functools.cache(make_model)

@@ -1,7 +1,7 @@
 """A tiny random ControlNet or MODEL_PATCH for each family that has one, of the host's own classes,
 and the VAEs that they ask for.
 
-    CONTROLS[name] -> a Control; `known(name)` tells whether this host has it
+    CONTROLS[name] -> a Control; `is_known(name)` tells whether this host has it
     make_control(name) -> a CONTROL_NET or a MODEL_PATCH
     apply(control, name, ...) -> a plain MODEL and prompts with the host's own apply node
 """
@@ -167,12 +167,12 @@ CONTROLS = {
 }
 
 
-def known(name: str) -> bool:
+def is_known(name: str) -> bool:
     """Tell whether this host has a control and its family."""
     control = CONTROLS[name]
     if control.is_patch and not name.startswith("Qwen"):
         return hasattr(patch_nodes, "ZImageFunControlnet")
-    return transformer_networks.known(control.model) and hasattr(
+    return transformer_networks.is_known(control.model) and hasattr(
         comfy.controlnet, control.host_class
     )
 

@@ -1,7 +1,7 @@
 """A tiny random MODEL for each family of diffusion transformers, of the host's own classes, and
 conditionings as the family's text encoder gives them.
 
-    NETWORKS[name] -> a Network; `known(name)` tells whether this host has the family
+    NETWORKS[name] -> a Network; `is_known(name)` tells whether this host has the family
     make_model(name) -> a MODEL on the CPU that every sampler of the host can sample
     text(name, seed, tokens) -> a CONDITIONING
     empty_latent(model, height, width) -> what an empty latent node gives
@@ -119,7 +119,7 @@ NETWORKS = {
 }
 
 
-def known(name: str) -> bool:
+def is_known(name: str) -> bool:
     """Tell whether this host has the family's class."""
     return hasattr(comfy.supported_models, NETWORKS[name].supported)
 

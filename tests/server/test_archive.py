@@ -68,8 +68,8 @@ def test_every_api_workflow_names_nodes_and_weights_that_are_installed(installed
         inputs = info[node["class_type"]]["input"]
         for input_name, value in node["inputs"].items():
             if str(value).startswith("vitruvian_mini"):
-                known = {**inputs["required"], **inputs.get("optional", {})}
-                choices, *options = known[input_name]
+                fields = {**inputs["required"], **inputs.get("optional", {})}
+                choices, *options = fields[input_name]
                 assert value in (choices if isinstance(choices, list) else options[0]["options"])
 
 
