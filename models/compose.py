@@ -7,7 +7,7 @@ s * B + b.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,15 @@ LONGEST_TITLE = 40  # letters of an instance's name in an error text
 SCENE_OCCUPANCY = 0.01  # the scene's stream owns cells of which no person covers more than this
 
 
+class PersonLora(NamedTuple):
+    """Hold a LoRA file for one person, as it was loaded, with its strengths."""
+
+    name: str  # the file's
+    tensors: Mapping[str, Tensor]
+    strength: float  # of what it adds to the model
+    strength_clip: float  # of what it adds to the text encoder
+
+
 class Instance(NamedTuple):
     """Describe one person, animal or thing of a composition."""
 
@@ -33,6 +42,8 @@ class Instance(NamedTuple):
     order: int = 0  # higher is nearer to the viewer
     weight: float = 1.0  # of this person's occupancy where people overlap
     name: str = ""  # what people read, such as the prompt in words
+    loras: tuple[PersonLora, ...] = ()  # that change this person only, in their order
+    references: tuple[Tensor, ...] = ()  # latents [B, C, h, w] of images that this person follows
 
 
 class Frames(NamedTuple):

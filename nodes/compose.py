@@ -195,7 +195,7 @@ class VitruvianComposeInstances(io.ComfyNode):
         _check_guidance(instances, positive)
         frames = _read_frames(instances, pose, min_confidence)
         composition = host.Composition(
-            people=tuple(instance.conditioning[0] for instance in instances),
+            people=tuple(_entry(instance) for instance in instances),
             masks=_areas_while_sampling(
                 frames, dilation, blended=harmony > 0, node=cls.define_schema().display_name
             ),
@@ -210,6 +210,7 @@ class VitruvianComposeInstances(io.ComfyNode):
             end_percent=end_percent,
             feather=region_feather,
             scene_share=scene_share,
+            loras=tuple(instance.loras for instance in instances),
         )
         composed = host.compose_model(model, composition)
         control = host.ComposedControl(
@@ -240,6 +241,17 @@ def _check_guidance(instances: tuple[Instance, ...], positive: Any) -> None:
                 "but that of 'positive' holds for all people. Connect Flux Guidance to 'positive', "
                 "and encode the prompts of the people without one."
             )
+
+
+def _entry(instance: Instance) -> list[Any]:
+    """Return the conditioning entry of an instance, with the reference images of this person behind
+    those that the prompt carries.
+    """
+    text, conds = instance.conditioning[0]
+    if not instance.references:
+        return instance.conditioning[0]
+    latents = [*conds.get("reference_latents", ()), *instance.references]
+    return [text, {**conds, "reference_latents": latents}]
 
 
 def _areas_while_sampling(

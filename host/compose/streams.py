@@ -46,6 +46,7 @@ class Composition:
     end_percent: float
     feather: float = 0.0  # blur of the shares' borders, as a share of the latent's longer side
     scene_share: float = 0.0  # of the positive prompt, everywhere
+    loras: tuple[tuple[compose.PersonLora, ...], ...] = ()  # of each person; none: of nobody
 
     @property
     def has_scene(self) -> bool:
