@@ -315,7 +315,7 @@ def _composed(
             end_percent=1.0,
             background_prompt=SCENE,
             shared_negative=True,
-        ).result
+        ).result[:3]
     )
 
 

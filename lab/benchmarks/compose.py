@@ -201,7 +201,7 @@ def _ours(
                 end_percent=1.0,
                 background_prompt=MEAN,
                 shared_negative=shared_negative,
-            ).result
+            ).result[:3]
         return _sample(loaded, conds, i, model)
 
     return sample

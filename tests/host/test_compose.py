@@ -92,7 +92,7 @@ def composed(loaded, instances, keypoints, **changes):
         keypoints,
         controlnet,
         **{**SETTINGS, **changes},
-    ).result
+    ).result[:3]
 
 
 SAMPLING = {"steps": 2, "cfg": 4.0, "sampler": "euler", "batch": 1, "height": SIZE}

@@ -237,7 +237,7 @@ def different_people(loaded, pose=None, latent=None, masks=(None, None), **chang
     result = ours.VitruvianComposeInstances.execute(
         loaded.model, loaded.positive, loaded.negative, instances,
         pose or [frame(0.0)], loaded.control_net, **settings,
-    ).result  # fmt: skip
+    ).result[:3]  # fmt: skip
     return methods.Inputs(*result, latent or methods.empty_latent())
 
 

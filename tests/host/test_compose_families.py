@@ -133,7 +133,7 @@ def test_equals_a_slow_loop_over_people(family, random_text, mode):
         end_percent=1.0,
         background_prompt=ours.MEAN,
         shared_negative=False,
-    ).result
+    ).result[:3]
     calls = []
 
     def spy(executor, x, t, *args, **kwargs):
@@ -199,7 +199,7 @@ def test_couple_feels_every_text_and_pooled_text(family, random_text):
             end_percent=1.0,
             background_prompt=ours.SCENE,
             shared_negative=True,
-        ).result
+        ).result[:3]
         latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
         return core.common_ksampler(
             composed[0], 3, 1, 1.0, "euler", "normal", *composed[1:], latent

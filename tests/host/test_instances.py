@@ -212,7 +212,7 @@ def composed(loaded, instances, **inputs):
     prompt = core.CLIPTextEncode().encode(clip, "two people in a park")[0]
     return ours.VitruvianComposeInstances.execute(
         model, prompt, prompt, instances, **{**SETTINGS, **inputs}
-    ).result
+    ).result[:3]
 
 
 def sample(loaded, instances, width=SIZE, height=SIZE, images=1, **inputs):

@@ -321,7 +321,7 @@ def by_the_node(name, model, prompts, **changes):
     }  # fmt: skip
     return ours.VitruvianComposeInstances.execute(
         model, *prompts, (Instance(prompts[0], 1),), **{**settings, **changes}
-    ).result
+    ).result[:3]
 
 
 @controls
