@@ -26,6 +26,7 @@ class ComposeFamily(NamedTuple):
     run: Callable[[NetworkCall], Tensor]  # a call of the host -> the rows of its chunks
     modes: tuple[str, ...]
     why_not_couple: str = ""  # where that mode is missing
+    prompt_reader: str = ""  # a part of the network that reads the prompts before the sampling
 
 
 def _transformer(
@@ -34,10 +35,12 @@ def _transformer(
     transformer: Transformer,
     models: tuple[str, ...] = (),
     why_not_couple: str = "",
+    prompt_reader: str = "",
 ) -> ComposeFamily:
     family = Family(names, f"comfy.ldm.{network}", models)
     modes = (EXACT,) if why_not_couple else (EXACT, COUPLE)
-    return ComposeFamily(family, partial(run, transformer=transformer), modes, why_not_couple)
+    run_family = partial(run, transformer=transformer)
+    return ComposeFamily(family, run_family, modes, why_not_couple, prompt_reader)
 
 
 def _ends_with_image(_: Any, tokens: int, __: int, cells: int) -> int:
@@ -108,6 +111,7 @@ FAMILIES = (
         ("Anima",),
         "anima.model.Anima",
         Transformer("final_layer", {"blocks.*.cross_attn": CROSS}, patch="patch_spatial"),
+        prompt_reader="llm_adapter",
     ),
     _transformer(
         ("Cosmos Predict2",),

@@ -21,12 +21,14 @@ def _multiple(network: Any) -> int:
     return getattr(network, "pad_tokens_multiple", None) or 1
 
 
-def _padded(length: int, multiple: int) -> int:
+def _padded(network: Any, length: int) -> int:
+    """Return a number of tokens with the padding behind them."""
+    multiple = _multiple(network)
     return -(-length // multiple) * multiple
 
 
 def _image_start(network: Any, tokens: int, _: int, cells: int) -> int:
-    return tokens - _padded(cells, _multiple(network))
+    return tokens - _padded(network, cells)
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def _lay_texts(network: Any, lengths: Sequence[int], areas: Tensor) -> Iterator[
 
     Each image, and its padding at position 0, lie as the text of the largest area wants it.
     """
-    padded = [_padded(length, _multiple(network)) for length in lengths]
+    padded = [_padded(network, length) for length in lengths]
     total, starts = sum(padded), [0, *accumulate(padded)]
     image_positions = torch.tensor(padded, device=areas.device)[areas.argmax(0)]  # of each row
     calls: list[int] = []  # lengths of the positions that were asked for
@@ -70,7 +72,7 @@ def _padded_texts(network: Any, embedded: Tensor, lengths: Sequence[int]) -> Ten
     padding = network.cap_pad_token.to(embedded).expand(len(embedded), 1, -1)
     parts = []
     for text in embedded.split(list(lengths), 1):
-        missing = _padded(text.shape[1], _multiple(network)) - text.shape[1]
+        missing = _padded(network, text.shape[1]) - text.shape[1]
         parts += [text, padding.expand(-1, missing, -1)]
     return torch.cat(parts, 1)
 
@@ -80,4 +82,5 @@ NEXT_DIT = Transformer(
     {"layers.*": JOINT, "context_refiner.*": TEXT},
     image_start=_image_start,
     lay_texts=_lay_texts,
+    padded=_padded,
 )

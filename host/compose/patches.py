@@ -7,7 +7,8 @@ SAMPLER_SAMPLE    reads the encoded conditionings and the masks into a Plan
 APPLY_MODEL       gives the call to the network's family, which turns chunks into streams and back
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.sampler_helpers
@@ -18,6 +19,7 @@ from ..sampling import plan_wrapper, sigma_in_window
 from . import control as controls
 from .calls import NetworkCall
 from .families import compose_family
+from .person_loras import Changes, person_changes
 from .plan import Plan, plan_maker
 from .streams import COUPLE, KEY, NODE, Composition
 
@@ -34,11 +36,14 @@ def compose_model(model: Any, composition: Composition) -> Any:
             "chain their Add Instance nodes."
         )
     family = compose_family(model, composition.mode)
+    changes = person_changes(model, composition, family.prompt_reader)
     model = model.clone()
     model.set_attachments(KEY, composition)
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _add_people(composition))
-    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _reserve_memory(composition))
-    plan = plan_wrapper(KEY, plan_maker(composition, family))
+    model.add_wrapper_with_key(
+        WrappersMP.PREPARE_SAMPLING, KEY, _reserve_memory(composition, changes)
+    )
+    plan = plan_wrapper(KEY, plan_maker(composition, family, changes))
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, plan)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _apply_streams)
     return model
@@ -59,12 +64,19 @@ def _add_people(composition: Composition) -> Callable:
     return wrapper
 
 
-def _reserve_memory(composition: Composition) -> Callable:
-    """Tell the host how many streams one chunk becomes, before it decides what to load."""
+def _reserve_memory(composition: Composition, changes: Sequence[Changes]) -> Callable:
+    """Tell the host how many streams one chunk becomes and what the people's LoRAs take, before it
+    decides what to load.
+    """
+    factor_bytes = sum(
+        change.bytes for layers in changes for parts in layers.values() for change in parts
+    )
     streams = 1 if composition.mode == COUPLE else len(composition.people) + composition.has_scene
 
     def wrapper(executor, model, noise_shape, *args, **kwargs):
-        shape = [noise_shape[0] * streams, *noise_shape[1:]]
+        row_bytes = model.model.memory_required([1, *noise_shape[1:]])
+        rows = noise_shape[0] * streams + math.ceil(factor_bytes / row_bytes)
+        shape = [rows, *noise_shape[1:]]
         return executor(model, shape, *args, **kwargs)
 
     return wrapper

@@ -1,6 +1,6 @@
 """What stays the same over one sampling: the people's encoded prompts, their places, controls."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from ...models import compose
 from ..sampling import Sampling, Window, latent_stride
 from . import control as controls
+from .person_loras import Changes, PlacedChanges, place_changes
 from .streams import KEY, NODE, TEXT_CONDS, Composition, PeopleTexts, Shares
 
 
@@ -24,10 +25,16 @@ class Plan(NamedTuple):
     encoded: Mapping[Any, Tensor]  # their own texts [1, tokens, C]
     shares: Shares
     size: tuple[int, int]  # of the latent
+    loras: PlacedChanges
 
 
-def plan_maker(composition: Composition, family: Any) -> Callable[[Sampling], Plan]:
-    """Return the function that plans one sampling of a composition on a family of networks."""
+def plan_maker(
+    composition: Composition, family: Any, changes: Sequence[Changes]
+) -> Callable[[Sampling], Plan]:
+    """Return the function that plans one sampling of a composition on a family of networks.
+
+    changes: what the LoRAs of each person change.
+    """
 
     def make_plan(sampling: Sampling) -> Plan:
         conds, device = sampling.guider.conds, sampling.noise.device
@@ -55,9 +62,16 @@ def plan_maker(composition: Composition, family: Any) -> Callable[[Sampling], Pl
             {uuid: _text_of(entry).to(device) for uuid, entry in composed.items()},
             _shares(next(iter(control_by_uuid.values())), sampling),
             sampling.size,
+            _placed(changes, sampling),
         )
 
     return make_plan
+
+
+def _placed(changes: Sequence[Changes], sampling: Sampling) -> PlacedChanges:
+    model = sampling.guider.inner_model
+    dtype = model.manual_cast_dtype or model.get_dtype()
+    return place_changes(changes, sampling.noise.device, dtype)
 
 
 def _check_rows(texts: PeopleTexts, images: int) -> None:

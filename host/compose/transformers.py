@@ -8,8 +8,10 @@ COUPLE  the people's texts lie behind one another in one context. A mask adds th
         attention by their shares. No text sees another one, and the image sees itself.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -21,7 +23,9 @@ from ..module_hooks import hook_after, hook_before, hooked_call
 from ..sampling import with_options
 from . import control as controls
 from .calls import NetworkCall, chunk_texts, encoded_texts
+from .lora_places import Places, TextTokens, TokenLayout, TransformerPlaces, parts_of_rows
 from .neighbors import has_comparing_patches, has_foreign_patches
+from .person_loras import Part, Where, acting, mixed_blocks, row_blocks
 from .streams import (
     COUPLE,
     MERGED,
@@ -36,6 +40,7 @@ from .streams import (
 )
 from .text_masks import TEXTS_FIRST, TextMasks, Texts
 
+LAST = -1  # of the passes so far
 REFERENCE_CACHE = "KV_Attn_Input"  # the host's class of the patch of Flux KV Cache
 # other texts of a person -> how often joint attention reads their tokens, behind all first texts
 SECOND_TEXTS = {"encoder_hidden_states_llama3": 2, "txt_byt5": 1}
@@ -56,6 +61,8 @@ class Transformer(NamedTuple):
     lay_texts: Callable[[Any, Sequence[int], Tensor], AbstractContextManager] | None = None
     # network -> the parts of the tokens that joint attention reads
     order: Callable[[Any], tuple[str, ...]] = lambda _: TEXTS_FIRST
+    # network, a number of tokens of a text or of the image -> with the padding behind them
+    padded: Callable[[Any, int], int] = lambda _, length: length
 
 
 class PassStream(NamedTuple):
@@ -298,6 +305,7 @@ def _run_pass(call: NetworkCall, transformer: Transformer, one_pass: Pass, head:
     conds = _joined([member.conds for member in one_pass.members])
     control_conds = _joined([member.control_conds for member in one_pass.members])
     x, t = one_pass.rows(call.x), one_pass.rows(call.t)
+    head.begin(_where(call, transformer, one_pass, head))
     options = controls.with_drawn_patches(
         call.composed_control, one_pass, x, _pass_options(call, one_pass)
     )
@@ -305,10 +313,59 @@ def _run_pass(call: NetworkCall, transformer: Transformer, one_pass: Pass, head:
     with (
         hooked_call(call.network, options, NODE) as hooked_options,
         _joined_texts(call, transformer, one_pass, hooked_options) as attention_options,
+        acting(call.network, call.plan.loras, head.where),  # before the head's results are mixed
         head.mixing(one_pass, conds["c_crossattn"].shape[1]),
     ):
         c_concat, c_crossattn = conds.pop("c_concat", None), conds.pop("c_crossattn")
         return call.executor(x, t, c_concat, c_crossattn, control, attention_options, **conds)
+
+
+def _where(call: NetworkCall, transformer: Transformer, one_pass: Pass, head: "_Head") -> Where:
+    """Return where in a layer the LoRAs of each person count, in one pass."""
+    plan = call.plan
+    people = len(plan.composition.people)
+    places = TransformerPlaces(
+        Places(call.shares[:people], id(call.shares), plan.loras.once),
+        _token_layout(call, transformer, one_pass.members[0], head.grid),
+    )
+    unmixed = row_blocks(one_pass, plan.roles, call.uuids)
+    chunks = [call.uuids[stream.chunk] for stream in one_pass.streams]
+    mixed = mixed_blocks(chunks, plan.roles, call.batch)
+
+    def where(path: str, layer: Any, output: Tensor) -> Iterable[Part]:
+        blocks = mixed if head.is_behind else unmixed
+        folded = places.folded(path, len(output) // sum(block.rows for block in blocks))
+        rows = output if folded == 1 else output.unflatten(0, (-1, folded))
+        for part in parts_of_rows(blocks, rows, lambda: places.parts(path, layer, rows)):
+            yield part._replace(folded=folded)
+
+    return where
+
+
+def _token_layout(
+    call: NetworkCall, transformer: Transformer, member: PassStream, grid: tuple[int, int]
+) -> TokenLayout:
+    """Say how the rows of all people lay out their tokens, in the pass of a member."""
+    merged = member.stream.text == MERGED
+    people = range(len(call.plan.composition.people))
+    owners = [*people, None] if merged else [None]
+
+    def tokens(lengths: Sequence[int]) -> tuple[TextTokens, ...]:
+        everybodys = not merged
+        return tuple(
+            TextTokens(length, owners[number % len(member.text_lengths)], everybodys)
+            for number, length in enumerate(lengths)
+        )
+
+    references = call.conds.get("ref_latents") or []
+    return TokenLayout(
+        tokens(member.text_lengths),
+        tokens(member.second_lengths),
+        partial(transformer.padded, call.network),
+        transformer.order(call.network),
+        grid,
+        sum(math.prod(token_grid(call.network, transformer, latent)) for latent in references),
+    )
 
 
 def _joined(conds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -398,7 +455,18 @@ class _Head:
         self.module = modules_at(call.network, transformer.head)[-1]
         self.inputs: list[HeadInput] = []  # of the passes so far
         self.further_inputs: list[tuple[tuple, dict[str, Any]]] = []  # the head's other inputs
-        self.is_paused = False
+        self.wheres: list[Where] = []  # of the passes so far
+        self.running = LAST  # the pass whose head runs
+        self.is_behind = False  # what runs now reads mixed features
+
+    def begin(self, where: Where) -> None:
+        """Begin a pass; `where` in a layer the LoRAs of each person count in it."""
+        self.current, self.is_behind = where, False
+
+    def where(self, path: str, layer: Any, output: Tensor) -> Iterable[Part]:
+        """Return where in a layer the LoRAs of each person count, in the running pass."""
+        where = self.current if self.running == LAST else self.wheres[self.running]
+        return where(path, layer, output)
 
     @contextmanager
     def mixing(self, one_pass: Pass, text_length: int) -> Iterator[None]:
@@ -409,17 +477,22 @@ class _Head:
         complete: dict[int, Tensor] = {}  # chunk -> its mixed tokens
 
         def before(_, inputs, named):
-            if self.is_paused:
+            if self.running != LAST:
                 return None
             image = self._image(inputs[0], text_length)
             self.inputs.append(HeadInput(one_pass.members, image, inputs[0]))
             self.further_inputs.append((inputs[1:], named))
+            self.wheres.append(self.current)
             chunks = {s.chunk for s in one_pass.streams if self._is_complete(s.chunk)}
             complete.update(self._mix(self.inputs, chunks))
             return (self.inputs[-1].with_image(complete, self.call.batch), *inputs[1:]), named
 
         def after(_, __, output):
-            return None if self.is_paused else self._mix_outputs(output, complete)
+            if self.running != LAST:
+                return None
+            mixed = self._mix_outputs(output, complete)
+            self.is_behind = True
+            return mixed
 
         hooks = [
             hook_before(self.module, before, with_kwargs=True),
@@ -471,12 +544,12 @@ class _Head:
     def _run_again(self, number: int, complete: Mapping[int, Tensor]) -> Tensor:
         """Run the head of an earlier pass on the mixed tokens."""
         further, named = self.further_inputs[number]
-        self.is_paused = True
+        self.running = number
         try:
             tokens = self.inputs[number].with_image(complete, self.call.batch)
             return self.module(tokens, *further, **named)
         finally:
-            self.is_paused = False
+            self.running = LAST
 
 
 def token_grid(network: Any, transformer: Transformer, x: Tensor) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 EXACT mixes them before the head, LAYERS after every block, COUPLE after every cross-attention.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,7 +14,9 @@ from ..module_hooks import hook_after, hook_before, hooked_call
 from ..sampling import with_options, with_patch
 from . import control as controls
 from .calls import NetworkCall, chunk_texts, encoded_texts
+from .lora_places import Places, UNetPlaces, parts_of_rows
 from .neighbors import has_comparing_patches, run_per_group
+from .person_loras import Part, Where, acting, mixed_blocks, row_blocks
 from .streams import (
     COUPLE,
     EXACT,
@@ -92,6 +94,7 @@ def run(call: NetworkCall) -> Tensor:
     with (
         hooked_call(call.network, stream_options, NODE) as hooked_options,
         _mixing(call.network, stream_call),
+        acting(call.network, plan.loras, _where(call, stream_call)),
     ):
         mixed = call.executor(
             stream_rows.x,
@@ -127,6 +130,24 @@ def _all_residuals(
         deep = controls.share_deep_residuals(layout, residuals["output"], call.shares)
         residuals["output"] = deep
     return controls.add_residuals(residuals, added)
+
+
+def _where(call: NetworkCall, stream_call: StreamCall) -> Where:
+    """Return where in a layer the LoRAs of each person count."""
+    plan, roles = call.plan, call.plan.roles
+    people = len(plan.composition.people)
+    shares = Places(call.shares[:people], id(call.shares), plan.loras.once)
+    places = UNetPlaces(shares, plan.size)
+    outer = row_blocks(stream_call.layout, roles, call.uuids)
+    inner, head = outer, mixed_blocks(call.uuids, roles, call.batch)
+    if stream_call.mode == COUPLE:
+        inner = row_blocks(_attention_layout(stream_call, call.options), roles, call.uuids)
+
+    def where(path: str, layer: Any, output: Tensor) -> Iterable[Part]:
+        blocks = head if path.startswith("out.") else inner if ".attn2." in path else outer
+        return parts_of_rows(blocks, output, lambda: places.parts(path, layer, output))
+
+    return where
 
 
 @contextmanager
@@ -190,15 +211,7 @@ def _couple(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
     people's chunks are multiplied before cross-attention and mixed after it. Other packs' patches
     of cross-attention run in between, per person.
     """
-    people: list[int | None] = [*range(len(call.people.contexts))] + [None] * call.has_scene
-    inner = lay_groups(
-        [
-            [Stream(chunk, text, None) for text in (people if is_people else [None])]
-            for chunk, is_people in enumerate(call.is_people)
-        ],
-        call.layout.batch,
-        has_comparing_patches(options, CROSS_ATTENTION),
-    )
+    inner = _attention_layout(call, options)
     rows = inner.chunk_rows().to(call.shares.device)
     outer_kinds = options["cond_or_uncond"]
     outer = {"cond_or_uncond": outer_kinds, "uuids": call.uuids}
@@ -238,3 +251,14 @@ def _couple(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
         options = run_per_group(options, labels, CROSS_ATTENTION)
     options = with_patch(options, "attn2_patch", multiply, first=True)
     return with_patch(options, "attn2_output_patch", mix)
+
+
+def _attention_layout(call: StreamCall, options: Mapping[str, Any]) -> Layout:
+    """Lay out the rows of COUPLE's cross-attention: the people's chunks once per text."""
+    people: list[int | None] = [*range(len(call.people.contexts))] + [None] * call.has_scene
+    streams = [
+        [Stream(chunk, text, None) for text in (people if is_people else [None])]
+        for chunk, is_people in enumerate(call.is_people)
+    ]
+    equal_counts = has_comparing_patches(options, CROSS_ATTENTION)
+    return lay_groups(streams, call.layout.batch, equal_counts)

@@ -1,0 +1,285 @@
+"""Where in a layer's output each person's LoRAs count: which rows, tokens and cells, how much."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
+
+from ...models import compose
+from .person_loras import SHARED, Block, Once, Part
+from .streams import NODE, areas
+from .text_masks import IMAGE, JOINT, REST, TEXTS
+
+TEXT_KEYS = re.compile(r"\.attn2\.to_[kv]$")  # of a UNet: layers that read the text
+# layers of transformers that read texts, where their number of tokens is that of the image as well
+TEXT_LAYERS = re.compile(
+    r"txt|text|context|cap_|caption|add_[qkv]_|to_add_|instruct|encoder_|llm|\.[kv]_proj|\.[kv]$"
+)
+# tables of modulations, whose rows are no tokens
+VECTOR_LAYERS = re.compile(r"distilled_guidance|time_|timestep|vector_in|t_embed")
+
+
+class TextTokens(NamedTuple):
+    """The tokens of one text in a call, and whose they are."""
+
+    length: int
+    owner: int | None  # a person; None: nobody's, the scene's
+    is_everybodys: bool = False  # the negative prompt of all people
+
+
+def parts_of_rows(
+    blocks: Sequence[Block], output: Tensor, shared_parts: Callable[[], Sequence[Part]]
+) -> Iterator[Part]:
+    """Divide a layer's rows among their owners; `shared_parts` are those of rows of all people."""
+    start, tiles = 0, 1
+    times, remainder = divmod(len(output), sum(block.rows for block in blocks))
+    if remainder or not times:
+        raise ValueError(
+            f"{NODE}: a layer has {len(output)} rows, so it is not known where a person's LoRA "
+            "counts. Remove other nodes that change the network, or the LoRAs of the people."
+        )
+    if is_vectors(output):  # reference images have vectors of their own, behind all others
+        blocks = [*blocks] * times
+    else:  # HyperTile divides the image into tiles, those of one image in succession
+        tiles = times
+    for block in blocks:
+        rows = slice(start * tiles, (start + block.rows) * tiles)
+        start += block.rows
+        if isinstance(block.owner, int):
+            yield Part(block.owner, rows)
+        elif block.owner == SHARED:
+            if tiles != 1:
+                raise ValueError(
+                    f"{NODE}: another node divides the image into tiles inside the network "
+                    "(HyperTile or the like), so it is not known where a person's LoRA counts. "
+                    "Set mode to exact and shared_negative to off, or remove that node."
+                )
+            for part in shared_parts():
+                yield part._replace(rows=rows, weight=_repeated(part.weight, block.rows))
+
+
+def is_vectors(output: Tensor) -> bool:
+    """Say whether an output is a vector per row, [rows, C] or [rows, 1, C]."""
+    return output.dim() == 2 or (output.dim() == 3 and output.shape[1] == 1)
+
+
+def _repeated(weight: Tensor | None, rows: int) -> Tensor | None:
+    """Bring a weight for every image to as many rows, chunk after chunk."""
+    if weight is None or len(weight) == 1:
+        return weight
+    return weight.repeat(rows // len(weight), *[1] * (weight.dim() - 1))
+
+
+_EVERYWHERE = slice(None)
+
+
+def _token_parts(weights: Tensor) -> list[Part]:
+    """Make the parts of token weights [people, frames or 1, tokens]: only tokens that a person has
+    a share of.
+    """
+    parts = []
+    for person, weight in enumerate(weights):
+        tokens = weight.any(0).nonzero()[:, 0]
+        if not len(tokens):
+            continue
+        factor = weight[:, tokens, None]
+        parts.append(
+            Part(
+                person,
+                _EVERYWHERE,
+                None if len(tokens) == weight.shape[1] else tokens,
+                None if (factor == 1).all() else factor,
+            )
+        )
+    return parts
+
+
+def _cell_parts(weights: Tensor) -> list[Part]:
+    """Make the parts of cell weights [people, frames or 1, 1, ..., h, w]."""
+    return [
+        Part(person, _EVERYWHERE, None, None if (weight == 1).all() else weight)
+        for person, weight in enumerate(weights)
+        if weight.any()
+    ]
+
+
+def _vector_parts(weights: Tensor, dims: int) -> list[Part]:
+    """Make the parts of vectors [rows, C] or [rows, n, C] by areas [people, frames or 1]."""
+    return [
+        Part(person, _EVERYWHERE, None, weight.view(-1, *[1] * (dims - 1)))
+        for person, weight in enumerate(weights)
+        if weight.any()
+    ]
+
+
+class Places(NamedTuple):
+    """Where LoRAs count in rows of all people, kept for the next calls of the sampling."""
+
+    shares: Tensor  # of the people alone [people, frames or 1, 1, h, w]
+    key: Any  # of these shares
+    once: Once
+
+    def stored(self, key: tuple, compute: Callable[[], list[Part]]) -> list[Part]:
+        """Return what was computed once for these shares under a key."""
+        return self.once((self.key, *key), compute)
+
+    def vectors(self, dims: int) -> list[Part]:
+        """Return the parts of vectors [rows, C] or [rows, n, C], by the people's areas."""
+        return self.stored(("vectors", dims), lambda: _vector_parts(areas(self.shares), dims))
+
+    def cells(self, height: int, width: int, dims: int) -> list[Part]:
+        """Return the parts of cells [rows, C, h, w] or [rows, C, frames, h, w]."""
+
+        def parts() -> list[Part]:
+            shares = compose.resize_shares(self.shares, height, width)
+            return _cell_parts(shares if dims == 4 else shares[:, :, None])
+
+        return self.stored(("cells", height, width, dims), parts)
+
+
+class UNetPlaces:
+    """Where LoRAs count in a UNet's rows of all people; `size` of the latent."""
+
+    def __init__(self, places: Places, size: tuple[int, int]):
+        self.places, self.sizes = places, _halved(size)
+
+    def parts(self, path: str, layer: Any, output: Tensor) -> list[Part]:
+        """Return the parts of a layer's output."""
+        if isinstance(layer, _ConvNd):
+            return self.places.cells(output.shape[-2], output.shape[-1], 4)
+        if is_vectors(output) or TEXT_KEYS.search(path):
+            return self.places.vectors(output.dim())
+        size = self.sizes.get(output.shape[1])
+        if size is None:
+            raise ValueError(
+                f"{NODE}: another node changes the number of tokens inside the network (Token "
+                "Merging or the like), so it is not known where a person's LoRA counts. Set mode "
+                "to exact and shared_negative to off, or remove that node."
+            )
+        return self.places.stored(("tokens", size), lambda: self._token_parts(size))
+
+    def _token_parts(self, size: tuple[int, int]) -> list[Part]:
+        return _token_parts(compose.resize_shares(self.places.shares, *size).flatten(2))
+
+
+def _halved(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
+    """Return the sizes of a UNet's levels by their number of cells."""
+    height, width = size
+    sizes = {height * width: size}
+    while height > 1 or width > 1:
+        height, width = -(-height // 2), -(-width // 2)
+        sizes.setdefault(height * width, (height, width))
+    return sizes
+
+
+class TokenLayout(NamedTuple):
+    """How a transformer's layers lay out texts and image in one call."""
+
+    texts: tuple[TextTokens, ...]  # as embedded, one behind the other
+    second_texts: tuple[TextTokens, ...]  # which joint attention reads behind them
+    padded: Callable[[int], int]  # a number of tokens -> with the network's padding
+    order: tuple[str, ...]  # of texts, image and rest where a layer reads all of them
+    grid: tuple[int, int]  # height and width of the image in tokens
+    further_image: int = 0  # tokens of reference images behind those of the image
+
+    def text_choices(self) -> dict[int, tuple[TextTokens, ...]]:
+        """Return which texts a layer may read, by their number of tokens."""
+        padded = tuple(text._replace(length=self.padded(text.length)) for text in self.texts)
+        choices = (*padded, *self.second_texts), self.second_texts, padded, self.texts
+        by_length = {sum(text.length for text in texts): texts for texts in choices}
+        return {length: texts for length, texts in by_length.items() if length}
+
+    def rests(self) -> set[int]:
+        """Return how many tokens may lie behind those of the image: padding, reference images."""
+        cells = self.grid[0] * self.grid[1]
+        return {0, self.padded(cells) - cells, self.further_image}
+
+
+class TransformerPlaces:
+    """Where LoRAs count in a transformer's rows of all people."""
+
+    def __init__(self, places: Places, layout: TokenLayout):
+        self.places, self.layout = places, layout
+        self.texts, self.rests = layout.text_choices(), layout.rests()
+
+    def parts(self, path: str, layer: Any, output: Tensor) -> list[Part]:
+        """Return the parts of a layer's output."""
+        if isinstance(layer, _ConvNd):  # an embedding of patches
+            return self.places.cells(output.shape[-2], output.shape[-1], output.dim())
+        length = output.shape[1:-1].numel()
+        if is_vectors(output) or VECTOR_LAYERS.search(path):
+            return self.places.vectors(output.dim())
+        reads = self._reads(path, output.shape[1:-1])
+        key = self.layout.texts, self.layout.grid, reads, length
+        return self.places.stored(key, lambda: _token_parts(self._weights(reads, length)))
+
+    def folded(self, path: str, times: int) -> int:
+        """Return how many rows of a layer are one row of the call: the tokens of the texts, where
+        it reads each of them by itself; 1 as a rule.
+        """
+        return times if times in self.texts and TEXT_LAYERS.search(path) else 1
+
+    def _reads(self, path: str, shape: torch.Size) -> str:
+        """Say whether the tokens of an output [rows, *shape, C] are texts, the image, or both."""
+        if len(shape) > 1 and shape[0] in self.texts and TEXT_LAYERS.search(path):
+            return TEXTS  # several values of each token
+        length = shape.numel()
+        cells = self.layout.grid[0] * self.layout.grid[1]
+        choices = {TEXTS} if length in self.texts else set()
+        choices |= {IMAGE} if length - cells in self.rests else set()
+        choices |= {
+            JOINT for text_length in self.texts if length - cells - text_length in self.rests
+        }
+        if len(choices) > 1:
+            choices &= {TEXTS} if TEXT_LAYERS.search(path) else {IMAGE, JOINT}
+        if len(choices) != 1:
+            raise ValueError(
+                f"{NODE}: it is not known which of the {length} tokens of the layer '{path}' are "
+                "a person's, so no LoRA can act on them in the mode couple. Set mode to exact and "
+                "shared_negative to off."
+            )
+        return choices.pop()
+
+    def _weights(self, reads: str, length: int) -> Tensor:
+        """Return the weights [people, frames or 1, length] of the tokens."""
+        shares = compose.resize_shares(self.places.shares, *self.layout.grid).flatten(2)
+        if reads == TEXTS:
+            texts = self.texts.get(length) or next(
+                t for n, t in self.texts.items() if not length % n
+            )
+            weights = self._text_weights(texts, shares)
+            return weights.repeat_interleave(length // weights.shape[-1], -1)
+        if reads == IMAGE:
+            return torch.cat((shares, _rest_weights(shares, length - shares.shape[-1])), -1)
+        text_length = next(
+            text_length
+            for text_length in self.texts
+            if length - shares.shape[-1] - text_length in self.rests
+        )
+        parts = {
+            TEXTS: self._text_weights(self.texts[text_length], shares),
+            IMAGE: shares,
+            REST: _rest_weights(shares, length - shares.shape[-1] - text_length),
+        }
+        return torch.cat([parts[part] for part in self.layout.order], -1)
+
+    def _text_weights(self, texts: Sequence[TextTokens], shares: Tensor) -> Tensor:
+        """Weigh a person's text by 1 for that person, and everybody's by the areas."""
+        people, frames = shares.shape[:2]
+        weights = []
+        for text in texts:
+            weight = shares.new_zeros(people, frames, 1)
+            if text.is_everybodys:
+                weight = shares.mean(-1, keepdim=True)
+            elif text.owner is not None:
+                weight[text.owner] = 1
+            weights.append(weight.expand(-1, -1, text.length))
+        return torch.cat(weights, -1)
+
+
+def _rest_weights(shares: Tensor, count: int) -> Tensor:
+    """Weigh tokens that belong to no place by the people's areas."""
+    return shares.mean(-1, keepdim=True).expand(-1, -1, count)
