@@ -11,6 +11,7 @@ from torch.nn.functional import conv1d, conv2d, conv3d, linear
 from torch.nn.modules.conv import _ConvNd
 
 CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}  # by the number of their axes
+COMPUTED = (torch.float32, torch.float16, torch.bfloat16)  # dtypes without a cast
 PROBES = 256  # inputs at once where the response of a layer is measured
 ChangeOutput = Callable[[Tensor, Tensor], None]  # output, input: changes the output in place
 
@@ -85,13 +86,22 @@ def _probes(layer: Any, start: int, end: int, device: torch.device, dtype: torch
     """Make inputs that are 1 at one place each, from column `start` to `end` of the weight, or a
     single one of zeros where both are the same.
     """
-    columns = layer_shape(layer)[1]
-    inputs = torch.zeros(max(1, end - start), columns, device=device, dtype=dtype)
+    is_convolution = isinstance(layer, _ConvNd)
+    size = (layer.in_channels, *layer.kernel_size) if is_convolution else (layer.in_features,)
+    inputs = torch.zeros(
+        max(1, end - start), *size, device=device, dtype=_input_dtype(layer, dtype)
+    )
     if end > start:
-        inputs[:, start:end].fill_diagonal_(1)
-    if not isinstance(layer, _ConvNd):
-        return inputs
-    return inputs.unflatten(1, (layer.in_channels, *layer.kernel_size))
+        inputs.flatten(1)[:, start:end].fill_diagonal_(1)
+    return inputs
+
+
+def _input_dtype(layer: Any, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that the layer takes: its weight's where it does not cast that."""
+    weight_dtype = layer.weight.dtype
+    if getattr(layer, "comfy_cast_weights", False) or weight_dtype not in COMPUTED:
+        return dtype
+    return weight_dtype
 
 
 def _responses(layer: Any, change: ChangeOutput, probes: Tensor) -> Tensor:
