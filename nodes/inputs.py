@@ -205,6 +205,11 @@ def seed_input(tooltip: str) -> io.Input:
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip=tooltip)
 
 
+def count_input(tooltip: str, *, optional: bool = False) -> io.Input:
+    """Make the input for how many people there are; 0 leaves it open."""
+    return io.Int.Input("count", default=0, min=0, max=99, optional=optional, tooltip=tooltip)
+
+
 def read_phrases(text: str) -> list[str]:
     """Split a text at commas and line ends."""
     return [phrase.strip() for phrase in text.replace("\n", ",").split(",") if phrase.strip()]

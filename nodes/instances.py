@@ -6,9 +6,10 @@ import torch
 from comfy_api.latest import io
 
 from ..models import boxes
+from ..models.answers import read_answer
 from ..models.batches import one_each, paired_count
 from ..models.compose import Instance
-from .inputs import canvas_inputs, named_errors, read_images, read_masks
+from .inputs import canvas_inputs, count_input, named_errors, read_images, read_masks
 from .wires import AnyBoundingBox, Instances
 
 CATEGORY = "Vitruvian/compose"
@@ -167,6 +168,19 @@ def _read_lines(prompts: str) -> list[str]:
     return [line.strip() for line in prompts.splitlines() if line.strip()]
 
 
+def _read_answer(prompts: str, count: int) -> list[str]:
+    """Read one line per person, also from the answer of a language model."""
+    if not prompts.strip():
+        raise ValueError("the input 'prompts' is empty. Write one line per person.")
+    try:
+        return read_answer(prompts, count)
+    except ValueError as error:
+        raise ValueError(
+            f"the input 'prompts' can not be used: {error} Write one line per person, or ask the "
+            "language model for that."
+        ) from None
+
+
 def _check_count(lines: list[str], name: str, count: int) -> None:
     """Refuse another number of lines than of masks or boxes in the input of this name."""
     if len(lines) != count:
@@ -196,10 +210,16 @@ class VitruvianInstancesFromText(io.ComfyNode):
             "leftmost person.",
             inputs=[
                 *_prompt_inputs(
-                    "One line per person, the leftmost person first.",
+                    "One line per person, the leftmost person first. The answer of a language "
+                    "model is read too: numbered, with bullets, or as JSON.",
                     "Where the people are. It is added to the prompt of every person.",
                 ),
                 _chain_input(),
+                count_input(
+                    "How many people the prompts are for, such as the count of Describe People: "
+                    "another number of prompts is refused. 0: as many as there are.",
+                    optional=True,
+                ),
             ],
             outputs=[
                 Instances.Output("instances_out", "instances", tooltip="One instance per line.")
@@ -215,10 +235,9 @@ class VitruvianInstancesFromText(io.ComfyNode):
         setting: str,
         quality: str,
         instances: tuple[Instance, ...] = (),
+        count: int = 0,
     ) -> io.NodeOutput:
-        lines = _read_lines(prompts)
-        if not lines:
-            raise ValueError("the input 'prompts' is empty. Write one line per person.")
+        lines = _read_answer(prompts, count)
         first = max((instance.person for instance in instances), default=0) + 1
         encoded = _encode_prompts(clip, lines, setting, quality)
         line_instances = [

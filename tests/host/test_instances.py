@@ -106,6 +106,35 @@ def test_an_empty_mask_is_refused(clip):
         from_masks(clip, masks)
 
 
+# ---- from text
+
+
+def from_text(clip, prompts, **inputs):
+    return VitruvianInstancesFromText.execute(clip, prompts, **WORDS, **inputs).result[0]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Here are the two people:\n\n1. **Left:** a man with a red top\n2. **Right:** a dog\n",
+        '```json\n[{"prompt": "a man with a red top"}, {"prompt": "a dog"}]\n```',
+    ],
+)
+def test_the_answer_of_a_language_model_makes_the_instances_of_plain_lines(clip, answer, count):
+    for read, plain in zip(
+        from_text(clip, answer, count=count), from_text(clip, LINES), strict=True
+    ):
+        assert (read.name, read.person) == (plain.name, plain.person)
+        assert torch.equal(read.conditioning[0][0], plain.conditioning[0][0])
+
+
+def test_another_number_of_people_than_expected_is_refused(clip):
+    words = r"'prompts' can not be used: 3 people are expected \('count'\), but 2 could .*a dog"
+    with pytest.raises(ValueError, match=f"^Instances from Text: the input {words}"):
+        from_text(clip, LINES, count=3)
+
+
 # ---- from boxes
 
 
