@@ -16,6 +16,7 @@ from .inputs import (
     weight_input,
     weight_path,
 )
+from .instances import read_prompt
 from .wires import Appearance, Instances, Memory, Parts, SemanticMap
 
 CATEGORY = "Vitruvian/appearance"
@@ -153,7 +154,10 @@ class VitruvianInstancesFromParts(io.ComfyNode):
         token_count: int,
         instances: tuple = (),
     ) -> io.NodeOutput:
-        part_instances = instances_from_parts(parts, semantic_map, clip, memory, token_count)
+        part_instances = []
+        for part in instances_from_parts(parts, semantic_map, clip, memory, token_count):
+            conditioning, loras = read_prompt(part.conditioning, "clip")
+            part_instances.append(part._replace(conditioning=conditioning, loras=loras))
         return io.NodeOutput((*instances, *part_instances))
 
 

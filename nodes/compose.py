@@ -47,7 +47,7 @@ class VitruvianComposeInstances(io.ComfyNode):
             display_name="Compose Instances",
             category=CATEGORY,
             description="Gives every person in the image their own prompt and their own "
-            "pose (FineControlNet). Connect all three outputs to the sampler.",
+            "pose (FineControlNet). Connect model, positive and negative to the sampler.",
             inputs=[
                 io.Model.Input(
                     "model",
@@ -161,6 +161,12 @@ class VitruvianComposeInstances(io.ComfyNode):
                 io.Conditioning.Output(
                     "negative_out", "negative", tooltip="To the sampler's negative."
                 ),
+                io.Mask.Output(
+                    "person_masks",
+                    "person_masks",
+                    tooltip="The place of each person, one mask per person, for what other nodes "
+                    "give to a region, such as the attn_mask of IPAdapter.",
+                ),
             ],
         )
 
@@ -217,7 +223,8 @@ class VitruvianComposeInstances(io.ComfyNode):
             control_net, composition, strength, vae=vae, model_patch=model_patch
         )
         host.check_controls(model, control)
-        return io.NodeOutput(composed, *host.attach(control, positive, negative))
+        prompts = host.attach(control, positive, negative)
+        return io.NodeOutput(composed, *prompts, frames.person_masks(dilation))
 
 
 def _check_nothing_is_drawn(controls: dict[str, Any]) -> None:
@@ -317,7 +324,7 @@ class VitruvianPreviewInstances(io.ComfyNode):
                     "report",
                     "report",
                     tooltip="A line per instance: its number, how much of the image is its own, "
-                    "and its name or prompt.",
+                    "its name or prompt, and the LoRAs and reference images it carries.",
                 ),
             ],
         )
@@ -344,13 +351,22 @@ class VitruvianPreviewInstances(io.ComfyNode):
             for places, drawn in zip(owned, skeletons, strict=True)
         ]
         preview = torch.stack(previews)
+        labels = [_label(instance) for instance in instances]
         report = "\n".join(
-            f"{number}: {compose_drawing.percentage(torch.stack(places))} {name}".rstrip()
-            for number, (name, *places) in enumerate(zip(names, *owned, strict=True), 1)
+            f"{number}: {compose_drawing.percentage(torch.stack(places))} {label}".rstrip()
+            for number, (label, *places) in enumerate(zip(labels, *owned, strict=True), 1)
         )
         return io.NodeOutput(
             preview, torch.cat(owned), report, ui=ui.PreviewImage(preview, cls=cls)
         )
+
+
+def _label(instance: Instance) -> str:
+    """Name an instance and what it carries, such as "a knight [LoRA arthur 0.8, 1 reference]"."""
+    carried = [f"LoRA {lora.name} {lora.strength:g}" for lora in instance.loras]
+    if count := len(_entry(instance)[1].get("reference_latents", ())):
+        carried.append(f"{count} reference image{'s' if count > 1 else ''}")
+    return f"{instance.name} [{', '.join(carried)}]" if carried else instance.name
 
 
 NODES: list[type[io.ComfyNode]] = [

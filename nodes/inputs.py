@@ -243,6 +243,21 @@ def read_latents(latent: Any, name: str = "latent") -> torch.Tensor:
     return samples
 
 
+def read_reference(latent: Any, name: str = "reference") -> torch.Tensor:
+    """Read the samples of a LATENT input of a reference image, [B, C, h, w] or, from the VAE of a
+    video model, with a single frame [B, C, 1, h, w].
+    """
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    shape = list(getattr(samples, "shape", []))
+    is_image = len(shape) == 4 or (len(shape) == 5 and shape[2] == 1)
+    if not isinstance(samples, torch.Tensor) or not is_image or 0 in shape:
+        raise ValueError(
+            f"the input '{name}' can not be used: it has the shape {shape}, expected the latent of "
+            "an image, [images, channels, height, width]. Encode the image with VAE Encode."
+        )
+    return samples
+
+
 def check_single(lists: dict[str, list[Any] | None]) -> None:
     """Refuse a list of several values for inputs (by name) of which a node that takes lists of
     images uses one for all of them.

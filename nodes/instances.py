@@ -5,12 +5,21 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..models import boxes
+from ..host.lora_files import loras_of_hooks, text_encoder_patched
+from ..models import boxes, lora_tags
 from ..models.answers import read_answer
 from ..models.batches import one_each, paired_count
-from ..models.compose import Instance
-from .inputs import canvas_inputs, count_input, named_errors, read_images, read_masks
-from .wires import AnyBoundingBox, Instances
+from ..models.compose import Instance, PersonLora
+from .inputs import (
+    canvas_inputs,
+    count_input,
+    named_errors,
+    read_images,
+    read_masks,
+    read_reference,
+)
+from .person_loras import load_lora, lora_names
+from .wires import AnyBoundingBox, Instances, PersonLoras
 
 CATEGORY = "Vitruvian/compose"
 AS_LISTED, LEFT_TO_RIGHT = "as listed", "left to right"
@@ -79,6 +88,18 @@ class VitruvianAddInstance(io.ComfyNode):
                     tooltip="What Preview Instances and messages call this instance, such as 'the "
                     "dog'. It does not change the image.",
                 ),
+                PersonLoras.Input(
+                    "lora",
+                    optional=True,
+                    tooltip="LoRAs that change this person only, from Load Person LoRA.",
+                ),
+                io.Latent.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="An image of this person, encoded with the model's VAE, for a model "
+                    "that edits images (Flux Kontext, Flux.2, Qwen-Image-Edit). For several, chain "
+                    "Reference Latent nodes behind the prompt instead.",
+                ),
             ],
             outputs=[
                 Instances.Output(
@@ -98,11 +119,33 @@ class VitruvianAddInstance(io.ComfyNode):
         mask: torch.Tensor | None = None,
         instances: tuple[Instance, ...] = (),
         name: str = "",
+        lora: tuple[PersonLora, ...] = (),
+        reference: Any | None = None,
     ) -> io.NodeOutput:
-        _check_prompt(conditioning, "conditioning")
+        conditioning, hooked = read_prompt(conditioning, "conditioning")
         area = None if mask is None else read_masks(mask)
-        instance = Instance(conditioning, person, area, order, weight, name.strip())
+        references = () if reference is None else (read_reference(reference),)
+        instance = Instance(
+            conditioning, person, area, order, weight, name.strip(), (*hooked, *lora), references
+        )
         return io.NodeOutput((*instances, instance))
+
+
+def read_prompt(conditioning: Any, name: str) -> tuple[Any, tuple[PersonLora, ...]]:
+    """Split a person's prompt into what reaches the model and the LoRAs that its hooks stand for.
+
+    Refuse what it can not carry; `name` is the input that it comes from.
+    """
+    _check_prompt(conditioning, name)
+    text, conds = conditioning[0]
+    hooks = conds.get("hooks")
+    if hooks is None:
+        return conditioning, ()
+    try:
+        loras = loras_of_hooks(hooks)
+    except ValueError as error:
+        raise ValueError(f"the input '{name}' carries hooks: {error}") from None
+    return [[text, {key: value for key, value in conds.items() if key != "hooks"}]], loras
 
 
 def _check_prompt(conditioning: Any, name: str) -> None:
@@ -132,15 +175,15 @@ REFUSED = {  # in a conditioning entry: what it is, and what to do instead
     "default": ("the mark of a default conditioning", "take away that node"),
     "start_percent": ("a timestep range", _TIME),
     "end_percent": ("a timestep range", _TIME),
-    "hooks": ("hooks, such as a LoRA", f"load the LoRA for the model, or {_PROMPTS}"),
     "gligen": ("GLIGEN boxes", _AREA),
     "concat_latent_image": ("an image to inpaint", _PROMPTS),
     "concat_mask": ("a mask to inpaint", _PROMPTS),
-    "reference_latents": ("reference latents", _PROMPTS),
-    "unclip_conditioning": ("an unCLIP image", _PROMPTS),
     "additional_models": ("models of its own", "take away the node that adds them"),
 }
 NEUTRAL = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "default": False}
+
+
+TAGS = "<lora:name:0.8> in a line loads that LoRA for this line only."
 
 
 def _prompt_inputs(prompts: str, setting: str) -> list[io.Input]:
@@ -148,7 +191,7 @@ def _prompt_inputs(prompts: str, setting: str) -> list[io.Input]:
     line = {"multiline": True, "dynamic_prompts": True}
     return [
         io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
-        io.String.Input("prompts", tooltip=prompts, **line),
+        io.String.Input("prompts", tooltip=f"{prompts} {TAGS}", **line),
         io.String.Input("setting", default="", tooltip=setting, **line),
         io.String.Input(
             "quality",
@@ -190,13 +233,39 @@ def _check_count(lines: list[str], name: str, count: int) -> None:
         )
 
 
-def _encode_prompts(clip: Any, lines: list[str], setting: str, quality: str) -> list[Any]:
-    """Encode one CONDITIONING per line."""
-    texts = [_prompt(line, setting, quality) for line in lines]
-    encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
-    for conditioning in encoded:
-        _check_prompt(conditioning, "clip")
-    return encoded
+def _line_instances(clip: Any, lines: list[str], setting: str, quality: str) -> list[Instance]:
+    """Encode one instance per line, without a place, with the LoRAs that the line names."""
+    for name, text in (("setting", setting), ("quality", quality)):
+        if lora_tags.has_tag(text):
+            raise ValueError(
+                f"the input '{name}' names a LoRA, but it belongs to everybody. Write the tag into "
+                "the line of one person in 'prompts', or load the LoRA for the model."
+            )
+    read = [_read_loras(number, line) for number, line in enumerate(lines, 1)]
+    return [
+        _line_instance(clip, line, loras, _prompt(line, setting, quality)) for line, loras in read
+    ]
+
+
+def _read_loras(number: int, line: str) -> tuple[str, tuple[PersonLora, ...]]:
+    """Split a line, the one of this number from 1, into its words and the LoRAs of its tags."""
+    try:
+        words, tags = lora_tags.read_tags(line)
+        names = lora_names() if tags else []
+        files = [lora_tags.find_file(tag, names) for tag in tags]
+        return words, tuple(
+            load_lora(file, tag.strength, tag.strength_clip)
+            for file, tag in zip(files, tags, strict=True)
+        )
+    except ValueError as error:
+        raise ValueError(f"line {number} of the input 'prompts': {error}") from error
+
+
+def _line_instance(clip: Any, line: str, loras: tuple[PersonLora, ...], prompt: str) -> Instance:
+    encoder = text_encoder_patched(clip, loras) if loras else clip
+    encoded = encoder.encode_from_tokens_scheduled(encoder.tokenize(prompt))
+    conditioning, hooked = read_prompt(encoded, "clip")
+    return Instance(conditioning, 0, name=line, loras=(*hooked, *loras))
 
 
 class VitruvianInstancesFromText(io.ComfyNode):
@@ -239,12 +308,8 @@ class VitruvianInstancesFromText(io.ComfyNode):
     ) -> io.NodeOutput:
         lines = _read_answer(prompts, count)
         first = max((instance.person for instance in instances), default=0) + 1
-        encoded = _encode_prompts(clip, lines, setting, quality)
-        line_instances = [
-            Instance(conditioning, number, name=line)
-            for number, (conditioning, line) in enumerate(zip(encoded, lines, strict=True), first)
-        ]
-        return io.NodeOutput((*instances, *line_instances))
+        people = enumerate(_line_instances(clip, lines, setting, quality), first)
+        return io.NodeOutput((*instances, *(one._replace(person=number) for number, one in people)))
 
 
 class VitruvianInstancesFromMasks(io.ComfyNode):
@@ -292,12 +357,8 @@ class VitruvianInstancesFromMasks(io.ComfyNode):
                     f"mask {number} of the input 'masks' is empty: nothing in it is white. Take "
                     "it out, together with its line of 'prompts', or mark a place in it."
                 )
-        encoded = _encode_prompts(clip, lines, setting, quality)
-        mask_instances = [
-            Instance(conditioning, 0, area[None], name=line)
-            for conditioning, area, line in zip(encoded, areas, lines, strict=True)
-        ]
-        return io.NodeOutput((*instances, *mask_instances))
+        placed = zip(_line_instances(clip, lines, setting, quality), areas, strict=True)
+        return io.NodeOutput((*instances, *(one._replace(mask=area[None]) for one, area in placed)))
 
 
 class VitruvianInstancesFromBoxes(io.ComfyNode):
@@ -374,12 +435,8 @@ class VitruvianInstancesFromBoxes(io.ComfyNode):
             _box_areas(frames, number, size, f"{fix} image that the boxes lie on.")
             for number in range(len(lines))
         ]
-        encoded = _encode_prompts(clip, lines, setting, quality)
-        box_instances = [
-            Instance(conditioning, 0, area, name=line)
-            for conditioning, area, line in zip(encoded, areas, lines, strict=True)
-        ]
-        return io.NodeOutput((*instances, *box_instances))
+        placed = zip(_line_instances(clip, lines, setting, quality), areas, strict=True)
+        return io.NodeOutput((*instances, *(one._replace(mask=area) for one, area in placed)))
 
 
 def _read_boxes(bboxes: Any) -> list[list[boxes.Rectangle]]:

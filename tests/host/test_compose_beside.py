@@ -5,7 +5,6 @@ in tiles, and with prompts that carry more than words.
 import copy
 import itertools
 
-import comfy.hooks
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -15,7 +14,7 @@ from vitruvian.host.registration import register
 from vitruvian.lab.neighbors import methods
 from vitruvian.models import compose
 from vitruvian.nodes import compose as ours
-from vitruvian.nodes.instances import VitruvianAddInstance, VitruvianInstancesFromText
+from vitruvian.nodes.instances import VitruvianAddInstance
 
 import nodes as core
 
@@ -432,10 +431,6 @@ def test_tiles_inside_one_sampling_are_refused(loaded):
 # ---- a person's prompt
 
 
-def lora_hook():
-    return comfy.hooks.create_hook_lora({}, 1.0, 1.0)
-
-
 def with_entry(conditioning, **entry):
     return [[words, {**old, **entry}] for words, old in conditioning]
 
@@ -450,12 +445,9 @@ def with_entry(conditioning, **entry):
         ({"area": ("percentage", 0.5, 0.5, 0, 0)}, "an area"),
         ({"mask": torch.ones(1, 8, 8)}, "a mask"),
         ({"control": object()}, "a ControlNet"),
-        ({"hooks": comfy.hooks.HookGroup()}, "hooks"),
         ({"gligen": ("position", None, [])}, "GLIGEN"),
         ({"default": True}, "default"),
         ({"concat_latent_image": torch.ones(1, 4, 8, 8)}, "inpaint"),
-        ({"reference_latents": [torch.ones(1, 4, 8, 8)]}, "reference latents"),
-        ({"unclip_conditioning": [{}]}, "unCLIP"),
     ],
 )
 def test_what_a_persons_prompt_can_not_carry_is_refused_by_name(loaded, carried, words):
@@ -472,13 +464,3 @@ def test_a_prompt_of_several_parts_is_refused(loaded):
 def test_a_full_range_and_an_ordinary_strength_are_a_plain_prompt(loaded):
     prompt = with_entry(loaded.positive, start_percent=0.0, end_percent=1.0, strength=1.0)
     assert len(VitruvianAddInstance.execute(prompt, 1, 0, 1.0).result[0]) == 1
-
-
-@pytest.mark.parametrize("scheduled", [False, True])
-def test_hooks_of_the_text_encoder_are_refused_in_prompts_of_lines(loaded, scheduled):
-    clip = loaded.clip.clone()
-    clip.patcher.forced_hooks = lora_hook()
-    clip.apply_hooks_to_conds = lora_hook()
-    clip.use_clip_schedule = scheduled
-    with pytest.raises(ValueError, match="'clip' carries hooks"):
-        VitruvianInstancesFromText.execute(clip, "a man\na woman", "", "")

@@ -405,12 +405,11 @@ def test_a_guidance_of_one_person_alone_is_refused(loaded, clip):
     ours.VitruvianComposeInstances.execute(loaded[0], same, same, (guided,), **SETTINGS)
 
 
-@pytest.mark.parametrize("key", ["reference_latents", "hooks"])
-def test_what_belongs_to_all_people_is_sent_to_the_prompts_of_the_image(key):
+def test_what_belongs_to_all_people_is_sent_to_the_prompts_of_the_image():
     with pytest.raises(
         ValueError, match="connect it to the positive and negative prompt of Compose Instances"
     ):
-        VitruvianAddInstance.execute([[torch.zeros(1, 77, 192), {key: object()}]], 0, 0, 1.0)
+        VitruvianAddInstance.execute([[torch.zeros(1, 77, 192), {"control": object()}]], 0, 0, 1.0)
 
 
 # ---- previewed

@@ -199,7 +199,7 @@ def test_a_changed_output_is_a_loss(changed):
     changed[COMPOSE]["outputs"].reverse()
     assert schemas.losses(NODES, changed) == [
         f"saved workflows lose the connections from output '{name}' of Compose Instances"
-        for name in ("model", "negative")
+        for name in ("model", "positive", "negative", "person_masks")
     ]
 
 
