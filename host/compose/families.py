@@ -173,6 +173,7 @@ FAMILIES = (
             "final_layer",
             {"double_stream_blocks.*": JOINT, "single_stream_blocks.*": JOINT},
             order=lambda network: IMAGE_FIRST,
+            gathers_rows=True,
         ),
     ),
     _transformer(
@@ -226,6 +227,7 @@ FAMILIES = (
             "final_linear",
             {"double_layers.*": JOINT, "single_layers.*": JOINT},
             order=lambda network: (REST, TEXTS, IMAGE),
+            registers=lambda network: network.register_tokens.shape[1],
         ),
     ),
     _transformer(
@@ -237,13 +239,13 @@ FAMILIES = (
     _transformer(
         ("PixArt",),
         "pixart.pixartms.PixArtMS",
-        Transformer("final_layer", {}),
+        Transformer("final_layer", {}, gathers_rows=True),
         why_not_couple="its attention can not be told where a prompt counts",
     ),
     _transformer(
         ("HunyuanDiT",),
         "hydit.models.HunYuanDiT",
-        Transformer("final_layer", {}),
+        Transformer("final_layer", {}, gathers_rows=True),
         why_not_couple="it has room for one prompt only",
     ),
 )

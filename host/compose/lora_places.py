@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from ...models import compose
 from .person_loras import SHARED, Block, Once, Part
 from .streams import NODE, areas
+from .text_layouts import RUNNING_TEXT
 from .text_masks import IMAGE, JOINT, REST, TEXTS
 
 TEXT_KEYS = re.compile(r"\.attn2\.to_[kv]$")  # of a UNet: layers that read the text
@@ -34,14 +36,18 @@ def parts_of_rows(
     blocks: Sequence[Block], output: Tensor, shared_parts: Callable[[], Sequence[Part]]
 ) -> Iterator[Part]:
     """Divide a layer's rows among their owners; `shared_parts` are those of rows of all people."""
+    if len({block.owner for block in blocks}) == 1 and isinstance(blocks[0].owner, int):
+        yield Part(blocks[0].owner, slice(None))
+        return
     start, tiles = 0, 1
     times, remainder = divmod(len(output), sum(block.rows for block in blocks))
     if remainder or not times:
         raise ValueError(
-            f"{NODE}: a layer has {len(output)} rows, so it is not known where a person's LoRA "
-            "counts. Remove other nodes that change the network, or the LoRAs of the people."
+            f"{NODE}: a layer of the network reads {len(output)} rows, so it is not known where a "
+            "person's LoRA counts. Set mode to exact and shared_negative to off, or remove other "
+            "nodes that change the network."
         )
-    if is_vectors(output):  # reference images have vectors of their own, behind all others
+    if is_vectors(output) and times == 2:  # of reference images, behind all others
         blocks = [*blocks] * times
     else:  # HyperTile divides the image into tiles, those of one image in succession
         tiles = times
@@ -53,9 +59,9 @@ def parts_of_rows(
         elif block.owner == SHARED:
             if tiles != 1:
                 raise ValueError(
-                    f"{NODE}: another node divides the image into tiles inside the network "
-                    "(HyperTile or the like), so it is not known where a person's LoRA counts. "
-                    "Set mode to exact and shared_negative to off, or remove that node."
+                    f"{NODE}: the network or another node (HyperTile or the like) reads the image "
+                    "in parts, so it is not known where a person's LoRA counts. Set mode to exact "
+                    "and shared_negative to off, or remove that node."
                 )
             for part in shared_parts():
                 yield part._replace(rows=rows, weight=_repeated(part.weight, block.rows))
@@ -179,16 +185,26 @@ class TokenLayout(NamedTuple):
     """How a transformer's layers lay out texts and image in one call."""
 
     texts: tuple[TextTokens, ...]  # as embedded, one behind the other
-    second_texts: tuple[TextTokens, ...]  # which joint attention reads behind them
+    second_texts: tuple[tuple[TextTokens, ...], ...]  # that joint attention reads behind them
     padded: Callable[[int], int]  # a number of tokens -> with the network's padding
     order: tuple[str, ...]  # of texts, image and rest where a layer reads all of them
     grid: tuple[int, int]  # height and width of the image in tokens
     further_image: int = 0  # tokens of reference images behind those of the image
+    registers: int = 0  # tokens before those of the texts that are nobody's
 
     def text_choices(self) -> dict[int, tuple[TextTokens, ...]]:
         """Return which texts a layer may read, by their number of tokens."""
         padded = tuple(text._replace(length=self.padded(text.length)) for text in self.texts)
-        choices = (*padded, *self.second_texts), self.second_texts, padded, self.texts
+        registers = (TextTokens(self.registers, None, is_everybodys=True),) * bool(self.registers)
+        seconds = [
+            tuple(chain.from_iterable(self.second_texts[:count]))
+            for count in range(1, len(self.second_texts) + 1)
+        ]
+        choices = (
+            *self.second_texts,
+            *((*padded, *second) for second in seconds),
+            *((*registers, *padded), padded, self.texts),
+        )
         by_length = {sum(text.length for text in texts): texts for texts in choices}
         return {length: texts for length, texts in by_length.items() if length}
 
@@ -204,11 +220,16 @@ class TransformerPlaces:
     def __init__(self, places: Places, layout: TokenLayout):
         self.places, self.layout = places, layout
         self.texts, self.rests = layout.text_choices(), layout.rests()
+        self.cells = layout.grid[0] * layout.grid[1]
 
     def parts(self, path: str, layer: Any, output: Tensor) -> list[Part]:
         """Return the parts of a layer's output."""
         if isinstance(layer, _ConvNd):  # an embedding of patches
             return self.places.cells(output.shape[-2], output.shape[-1], output.dim())
+        running = RUNNING_TEXT.get()
+        if running is not None:  # a text that is refined by itself
+            owner = self.layout.texts[running].owner
+            return [] if owner is None else [Part(owner, slice(None))]
         length = output.shape[1:-1].numel()
         if is_vectors(output) or VECTOR_LAYERS.search(path):
             return self.places.vectors(output.dim())
@@ -217,17 +238,21 @@ class TransformerPlaces:
         return self.places.stored(key, lambda: _token_parts(self._weights(reads, length)))
 
     def folded(self, path: str, times: int) -> int:
-        """Return how many rows of a layer are one row of the call: the tokens of the texts, where
-        it reads each of them by itself; 1 as a rule.
+        """Return how many rows of a layer are one row of the call: the tokens of the texts or of
+        the image, where it reads each of them by itself; 1 as a rule.
         """
-        return times if times in self.texts and TEXT_LAYERS.search(path) else 1
+        if times == 1 or RUNNING_TEXT.get() is not None:
+            return 1
+        is_texts = times in self.texts and TEXT_LAYERS.search(path)
+        return times if is_texts or times == self.cells else 1
 
     def _reads(self, path: str, shape: torch.Size) -> str:
         """Say whether the tokens of an output [rows, *shape, C] are texts, the image, or both."""
         if len(shape) > 1 and shape[0] in self.texts and TEXT_LAYERS.search(path):
             return TEXTS  # several values of each token
-        length = shape.numel()
-        cells = self.layout.grid[0] * self.layout.grid[1]
+        length, cells = shape.numel(), self.cells
+        if shape[0] == cells:
+            return IMAGE
         choices = {TEXTS} if length in self.texts else set()
         choices |= {IMAGE} if length - cells in self.rests else set()
         choices |= {
@@ -250,10 +275,11 @@ class TransformerPlaces:
             texts = self.texts.get(length) or next(
                 t for n, t in self.texts.items() if not length % n
             )
-            weights = self._text_weights(texts, shares)
-            return weights.repeat_interleave(length // weights.shape[-1], -1)
+            return _spread(self._text_weights(texts, shares), length)
+        if reads == IMAGE and length % self.cells == 0:
+            return _spread(shares, length)
         if reads == IMAGE:
-            return torch.cat((shares, _rest_weights(shares, length - shares.shape[-1])), -1)
+            return torch.cat((shares, _rest_weights(shares, length - self.cells)), -1)
         text_length = next(
             text_length
             for text_length in self.texts
@@ -278,6 +304,11 @@ class TransformerPlaces:
                 weight[text.owner] = 1
             weights.append(weight.expand(-1, -1, text.length))
         return torch.cat(weights, -1)
+
+
+def _spread(weights: Tensor, length: int) -> Tensor:
+    """Give each of so many values the weight of its token."""
+    return weights.repeat_interleave(length // weights.shape[-1], -1)
 
 
 def _rest_weights(shares: Tensor, count: int) -> Tensor:

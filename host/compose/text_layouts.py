@@ -6,6 +6,7 @@ Each function returns a `lay_texts` of `transformers.Transformer`.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..module_hooks import hook_after, hook_before
 from .streams import NODE
 
+RUNNING_TEXT: ContextVar[int | None] = ContextVar("vitruvian_text", default=None)
 LayTexts = Callable[[Any, Sequence[int], Tensor], AbstractContextManager]
 
 
@@ -91,20 +93,29 @@ def refined_alone(refiner: str) -> LayTexts:
             masks = [None] * len(lengths) if mask is None else mask.split(list(lengths), 1)
             parts = zip(text.split(list(lengths), 1), masks, strict=True)
             all_inputs[:] = [(part, time, part_mask) for part, part_mask in parts]
+            RUNNING_TEXT.set(0)
             return all_inputs[0]
 
         def further_texts(module, _, named, refined):
-            # not as a call: these hooks would run again
-            further = [module.forward(*inputs, **named) for inputs in all_inputs[1:]]
-            return torch.cat((refined, *further), 1)
+            all_texts = [refined]
+            for number, inputs in enumerate(all_inputs[1:], 1):
+                RUNNING_TEXT.set(number)
+                # not as a call: these hooks would run again
+                all_texts.append(module.forward(*inputs, **named))
+            RUNNING_TEXT.set(None)
+            return torch.cat(all_texts, 1)
 
         module = network.get_submodule(refiner)
         hooks = (
             hook_before(module, first_text),
             hook_after(module, further_texts, with_kwargs=True),
         )
-        with _hooks(*hooks):
-            yield lengths
+        outside = RUNNING_TEXT.set(None)
+        try:
+            with _hooks(*hooks):
+                yield lengths
+        finally:
+            RUNNING_TEXT.reset(outside)
 
     return lay_texts
 

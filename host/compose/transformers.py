@@ -63,6 +63,9 @@ class Transformer(NamedTuple):
     order: Callable[[Any], tuple[str, ...]] = lambda _: TEXTS_FIRST
     # network, a number of tokens of a text or of the image -> with the padding behind them
     padded: Callable[[Any, int], int] = lambda _, length: length
+    # network -> tokens that it puts before the texts
+    registers: Callable[[Any], int] = lambda _: 0
+    gathers_rows: bool = False  # layers read tokens of all rows in one row (mixture of experts)
 
 
 class PassStream(NamedTuple):
@@ -95,7 +98,7 @@ class Pass(NamedTuple):
 def run(call: NetworkCall, transformer: Transformer) -> Tensor:
     """Run the streams of a call in passes; return the chunks' rows."""
     _check_nothing_compares(call)
-    passes, stream_counts = _passes(call)
+    passes, stream_counts = _passes(call, transformer)
     _check_nothing_is_kept(call, passes)
     head = _Head(call, transformer, stream_counts)
     denoised: dict[int, Tensor] = {}
@@ -136,7 +139,7 @@ def _check_nothing_is_kept(call: NetworkCall, passes: Sequence[Pass]) -> None:
         )
 
 
-def _passes(call: NetworkCall) -> tuple[list[Pass], list[int]]:
+def _passes(call: NetworkCall, transformer: Transformer) -> tuple[list[Pass], list[int]]:
     """Divide the streams of a call into passes; also the number of streams of each chunk."""
     plan = call.plan
     by_chunk = streams_by_chunk(plan.composition, plan.roles, call.uuids)
@@ -151,11 +154,12 @@ def _passes(call: NetworkCall) -> tuple[list[Pass], list[int]]:
         for number, stream in enumerate(streams)
     ]
     members.sort(key=lambda member: member.number)  # person by person, as the host orders chunks
+    alone = foreign or (transformer.gathers_rows and bool(plan.loras.by_layer))
     groups: dict[Any, list[PassStream]] = {}
     for member in members:
         stream = member.stream
         kind = stream.text == MERGED, stream.hint is None
-        key = member.number if foreign else None, kind, _shapes(member)
+        key = member.number if alone else None, kind, _shapes(member)
         groups.setdefault(key, []).append(member)
     return [Pass(tuple(group), call.batch) for group in groups.values()], [*map(len, by_chunk)]
 
@@ -187,7 +191,7 @@ class _Conds:
         texts = self._texts(stream)
         lengths = [text.shape[1] for text in texts]
         conds = self._of(stream, texts)
-        second_lengths = self._second_lengths(stream) if stream.text == MERGED else []
+        second_lengths = self._second_lengths(stream, conds)
         control_conds = self._for_control(stream, conds)
         return PassStream(stream, number, conds, control_conds, lengths, second_lengths)
 
@@ -214,13 +218,14 @@ class _Conds:
         text = self.people.contexts[stream.text].to(clean.text)
         return {**conds, "c_crossattn": text.expand(self.batch, -1, -1)}
 
-    def _second_lengths(self, stream: Stream) -> list[int]:
-        """Count the tokens of the other texts that all people have, as joint attention reads them:
-        0 for a person without one.
+    def _second_lengths(self, stream: Stream, conds: Mapping[str, Any]) -> list[int]:
+        """Count the tokens of the other texts of a stream, as joint attention reads them: of all
+        people, or of the one text that it has. 0 for a person without one.
         """
         lengths = []
+        everybody = self._everybody(stream.chunk) if stream.text == MERGED else [conds]
         for name, times in SECOND_TEXTS.items():
-            texts = [conds.get(name) for conds in self._everybody(stream.chunk)]
+            texts = [each.get(name) for each in everybody]
             lengths += times * [0 if text is None else text.shape[-2] for text in texts]
         return lengths
 
@@ -357,14 +362,20 @@ def _token_layout(
             for number, length in enumerate(lengths)
         )
 
+    count = len(member.text_lengths)
+    second_lengths = [
+        member.second_lengths[start : start + count]
+        for start in range(0, len(member.second_lengths), count)
+    ]
     references = call.conds.get("ref_latents") or []
     return TokenLayout(
         tokens(member.text_lengths),
-        tokens(member.second_lengths),
+        tuple(tokens(lengths) for lengths in second_lengths),
         partial(transformer.padded, call.network),
         transformer.order(call.network),
         grid,
         sum(math.prod(token_grid(call.network, transformer, latent)) for latent in references),
+        transformer.registers(call.network),
     )
 
 
