@@ -6,7 +6,7 @@ is read; the weights stay as they are.
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import comfy.lora
@@ -62,22 +62,23 @@ class _ReadKeys(dict):
         return self[key] if key in self else default
 
 
-def _read_file(network: nn.Module, lora: PersonLora) -> Iterator[tuple[str, Change]]:
-    """Give the path and the change of every layer that one file changes."""
+def _read_file(network: nn.Module, lora: PersonLora) -> list[tuple[str, Change]]:
+    """Read the path and the change of every layer that one file changes."""
     tensors = _ReadKeys(comfy.lora_convert.convert_lora(dict(lora.tensors)))
     _check_is_lora(lora, tensors)
     names = comfy.lora.model_lora_keys_unet(network, {})
-    patches = comfy.lora.load_lora(tensors, names, log_missing=False)
-    changes, unfit = [], 0
-    for key, patch in patches.items():
+    changes, unfit = [], set()
+    for key, patch in comfy.lora.load_lora(tensors, names, log_missing=False).items():
         target = _target(network, key)
         change = target and read_change(target, patch, lora)
         if target is None or change is None:
-            unfit += _tensor_count(patch)
+            unfit.add(key)
         else:
             changes.append((target.path, change))
-    _check_fit(lora, tensors, unfit)
-    yield from changes
+    stems = tuple(f"{name}{end}" for name, key in names.items() for end in "._" if key in unfit)
+    fitting = {key for key in tensors.read if not (stems and key.startswith(stems))}
+    _check_fit(lora, [key for key in tensors if not TEXT_KEYS.match(key)], fitting)
+    return changes
 
 
 def _target(network: nn.Module, key: Any) -> Target | None:
@@ -93,11 +94,6 @@ def _target(network: nn.Module, key: Any) -> Target | None:
     return Target(layer, path, parameter, None if span is None else span[1:], reorder)
 
 
-def _tensor_count(patch: Any) -> int:
-    parts = patch[1] if isinstance(patch, tuple) else patch.weights
-    return sum(isinstance(part, Tensor) for part in parts)
-
-
 def _check_is_lora(lora: PersonLora, tensors: Mapping[str, Tensor]) -> None:
     if not any(LORA_KEYS.search(key) for key in tensors):
         raise ValueError(
@@ -107,23 +103,22 @@ def _check_is_lora(lora: PersonLora, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _check_fit(lora: PersonLora, tensors: _ReadKeys, unfit: int) -> None:
+def _check_fit(lora: PersonLora, keys: Sequence[str], fitting: Collection[str]) -> None:
     """Refuse a file of which less than half fits this network; log what else does not."""
-    total = sum(not TEXT_KEYS.match(key) for key in tensors)
-    fitting = len(tensors.read) - unfit
-    if fitting * 2 < total:
+    unfit = [key for key in keys if key not in fitting]
+    if len(unfit) * 2 > len(keys):
         raise ValueError(
-            f"the LoRA '{lora.name}' is for another kind of model: {fitting} of its {total} keys "
-            "fit this one. Choose a LoRA that was trained for this kind of model, or load the "
-            "model that it was trained for."
+            f"the LoRA '{lora.name}' is for another kind of model: {len(fitting)} of its "
+            f"{len(keys)} keys fit this one. Choose a LoRA that was trained for this kind of "
+            "model, or load the model that it was trained for."
         )
-    if fitting < total:
+    if unfit:
         _log.warning(
-            "LoRA '%s': %d of its %d keys do not fit this model and are left out, as '%s'",
+            "LoRA '%s': %d of its %d keys do not fit this model and are left out, such as '%s'",
             lora.name,
-            total - fitting,
-            total,
-            next((k for k in tensors if k not in tensors.read and not TEXT_KEYS.match(k)), "?"),
+            len(unfit),
+            len(keys),
+            unfit[0],
         )
 
 

@@ -142,7 +142,8 @@ def _scale(alpha: float | None, rank: int) -> float:
 
 def _fits(target: Target, rows: int, columns: int) -> bool:
     """Compare a size with that of the weight, or of the span that it is for."""
-    return (rows, columns) == (target.rows, layer_shape(target.layer)[1])
+    all_rows, all_columns = layer_shape(target.layer)
+    return (rows, columns) == (target.rows, all_columns) and sum(target.span or ()) <= all_rows
 
 
 def _change(
