@@ -1,0 +1,751 @@
+"""Split a sentence about several people into one text for each, leftmost first, by rule.
+
+"two girls, one with a hat, in a park" -> "a girl with a hat", "a girl", and the setting "in a
+park". The rules are for English and small; where they may be wrong the split says so.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .sentence_words import (
+    ARTICLES,
+    BE,
+    FINITE,
+    JOINERS,
+    ORDINALS,
+    POSSESSIVES,
+    PREPOSITIONS,
+    Mention,
+    Token,
+    in_section,
+    is_mark,
+    is_plural,
+    listed,
+    mentions,
+    number,
+    person_noun,
+    singular,
+    tokenize,
+)
+
+
+class Split(NamedTuple):
+    """Hold one text per person, leftmost first, what belongs to all of them, and all doubts."""
+
+    persons: tuple[str, ...]
+    setting: str
+    doubts: tuple[str, ...]  # why the split may be wrong; none: it is sure
+
+
+# where somebody is: marks that the words are replaced by
+
+IMAGE = r"(?:image|picture|frame|photo|scene|screen|composition|painting)"
+SIDES = {"left": -1.0, "middle": 0.0, "right": 1.0}
+NEIGHBORS = r"(?:\s+(?:hand\s+)?side)?(?:\s+of\s+(?:the|this)\s+" + IMAGE + r")?"
+NO_BODY = r"(?!\s+(?:of|hand|arm|leg|eye|ear|shoulder|foot|knee|cheek|wrist|hip|ankle)\b)"
+MARKS = (
+    (r"\bfrom\s+(?:the\s+)?left\s+to\s+(?:the\s+)?right\b", " "),
+    (
+        rf"\b(?:(?:on|to)\s+the\s+)?(left|right)\s+(?:hand\s+)?(?:side\s+)?of\b(?!\s+(?:the|this)\s+{IMAGE})",
+        r"@\1of",
+    ),
+    (
+        r"\b(?:on|at|to|in)\s+(?:(?:the|his|her|their|its)\s+)?(?:far\s+|very\s+|extreme\s+)*"
+        rf"(left|middle|right)(?:most)?{NEIGHBORS}{NO_BODY}\b",
+        r"@\1",
+    ),
+    (r"(^|[.;,:\n]\s*)(?:far\s+)?(left|middle|right)\s*(?::|\s[-–—]\s)", r"\1 @\2 "),
+    (r"\bbetween\b", "@between"),
+)
+REQUEST = re.compile(
+    r"^\W*(?:please\W+)?(?:(?:can|could) you\s+)?(?:please\W+)?"
+    r"(?:draw|make|create|generate|paint|show|give|render|imagine)\b(?:\s+(?:me|us))?\s*"
+    rf"(?:(?:an?|the)\s+{IMAGE}\s+(?:of|with|showing)\s+)?",
+    re.IGNORECASE,
+)
+COURTESY = re.compile(r"[\s,.]*\b(?:please|thanks|thank you|thx)\b[\s.!]*$", re.IGNORECASE)
+
+
+def _marked(sentence: str) -> str:
+    """Put marks such as @left in place of the words that say where somebody is."""
+    sentence = COURTESY.sub("", REQUEST.sub("", sentence))
+    sentence = re.sub(r"\brigth\b", "right", sentence)
+    sentence = re.sub(r"\b(?:center|centre)\b", "middle", sentence)
+    for pattern, mark in MARKS:
+        sentence = re.sub(pattern, mark, sentence, flags=re.IGNORECASE)
+    return sentence
+
+
+# who is named, and who is meant by 'one', 'both' or 'the left woman'
+
+GENERIC = frozenset("person people human figure character subject individual one man woman".split())
+MEN = frozenset(
+    "man guy boy gentleman king prince father husband groom son brother grandfather actor "
+    "waiter dad sailor monk knight uncle grandson boyfriend he".split()
+)
+WOMEN = frozenset(
+    "woman lady girl queen princess mother wife bride daughter sister grandmother actress "
+    "waitress mom nun aunt granddaughter girlfriend she".split()
+)
+
+
+class Span(NamedTuple):
+    """Say who tokens[start:stop] are: somebody new, part of a group, all of it, or one again."""
+
+    start: int
+    stop: int
+    kind: str  # new, part, all, again
+    mention: Mention
+    place: int | None = None  # of an ordinal: 'the second'
+
+
+class Person:
+    """Gather what a sentence says about one person while it is read."""
+
+    def __init__(self, noun: str, text: str, group: int):
+        self.noun, self.text, self.group = noun, text, group
+        self.details: list[str] = []
+        self.side: float | None = None
+        self.is_named = text[:1].isupper()
+        self.taken = False  # a part of the group was said to be this one
+
+    def sentence(self) -> str:
+        details = ""
+        for detail in self.details:
+            details += (" " if _goes_on(detail) else ", ") + detail
+        article = "" if self.is_named else "an " if self.text[:1].lower() in "aeiou" else "a "
+        return f"{article}{self.text}{details}"
+
+
+def _goes_on(detail: str) -> bool:
+    """Say whether a detail needs no comma before it."""
+    word = detail.split()[0].lower()
+    return word in PREPOSITIONS | FINITE or word.endswith("ing") or word in ("who", "that", "whose")
+
+
+def _spans(tokens: Sequence[Token]) -> list[Span]:
+    """List who is named, in the order of the sentence."""
+    named = _joined_groups(tokens, [m for m in mentions(list(tokens)) if _counts(tokens, m)])
+    spans: list[Span] = []
+    place = 0
+    while place < len(tokens):
+        mention = next((mention for mention in named if mention.start == place), None)
+        reference = _reference(tokens, place) if _begins(tokens, place) and spans else None
+        if reference and not (mention and reference.mention.noun == "number"):
+            spans.append(reference)
+        elif mention:
+            spans.append(Span(mention.start, mention.stop, "new", mention))
+        else:
+            place += 1
+            continue
+        place = spans[-1].stop
+    return spans
+
+
+def _joined_groups(tokens: Sequence[Token], named: list[Mention]) -> list[Mention]:
+    """Read 'a pair of robots' and 'a group of four skaters' as one mention."""
+    joined: list[Mention] = []
+    for mention in named:
+        last = joined[-1] if joined else None
+        between = [token.word for token in tokens[last.stop : mention.start]] if last else []
+        if last and last.kind == "groups" and between == ["of"]:
+            size = listed("people")["sizes"].get(last.noun)
+            count = mention.count or (int(size) if size else 0)
+            joined[-1] = mention._replace(start=last.start, count=count)
+        elif mention.count == 0 and "twin" in mention.text.split():
+            joined.append(mention._replace(count=2))
+        else:
+            joined.append(mention)
+    return joined
+
+
+def _counts(tokens: Sequence[Token], mention: Mention) -> bool:
+    """Say whether a noun stands for somebody: not an animal that somebody has or rides."""
+    before = tokens[mention.start - 1].word if mention.start else "."
+    if mention.kind != "animals":
+        return before != "of" or _names_image(tokens, mention.start - 2)
+    if mention.start and mention.definite and before not in JOINERS:
+        return False
+    alone = is_mark(before) or before in JOINERS or before[0] == "@"
+    beside = before in ("to", "beside", "near", "behind", "facing", "of", "against", "chasing")
+    return alone or beside
+
+
+def _names_image(tokens: Sequence[Token], place: int) -> bool:
+    word = tokens[place].word
+    return (
+        in_section(word, "place", "styles")
+        or in_section(word, "people", "groups", "sizes")
+        or in_section(word, "place", "places")
+        or word in ("front", "ahead", "kind", "full", "consisting", "made", "side")
+    )
+
+
+def _begins(tokens: Sequence[Token], place: int) -> bool:
+    before = tokens[place - 1].word if place else "."
+    return is_mark(before) or before in JOINERS or before[0] == "@" or before == "with"
+
+
+def _reference(tokens: Sequence[Token], place: int) -> Span | None:
+    """Read words such as 'one', 'the other', 'the left one', 'both' or 'she'."""
+    words = [token.word for token in tokens[place : place + 5]] + ["."] * 5
+    mention = Mention(place, place, "", 1, "", "people", True)
+    if words[0] in ("he", "she"):
+        return Span(place, place + 1, "again", mention._replace(noun=words[0]))
+    if words[0] in ("both", "all", "each", "everyone", "everybody", "they"):
+        skipped = 1 + (bool(number(words[1])) or words[1] in ("of", "one"))
+        skipped += words[skipped] in ("them", "whom") if words[1] == "of" else 0
+        if not person_noun(words[skipped]):
+            return Span(place, place + skipped, "all", mention)
+    opening = words[0] in ARTICLES or words[0] == "the"
+    first = words[1] if opening else words[0]
+    if first in ("other", "others", "another", "rest"):
+        skipped = 1 + opening
+        skipped += words[skipped] in ("one", "ones")
+        if words[skipped] not in PREPOSITIONS | BE | FINITE and not words[skipped].endswith("ing"):
+            if person_noun(words[skipped]):
+                return None
+        count = 0 if first in ("others", "rest") else 1
+        return Span(place, place + skipped, "part", mention._replace(count=count))
+    if opening and first in ORDINALS and not person_noun(words[2]):
+        skipped = 2 + (words[2] == "one")
+        return Span(place, place + skipped, "part", mention, ORDINALS[first])
+    return _one_of(words, place, mention, opening)
+
+
+def _one_of(words: list[str], place: int, mention: Mention, opening: bool) -> Span | None:
+    """Read 'one', 'a tall one', 'the one', or a number without a noun: 'two with balloons'."""
+    if opening:
+        for skipped in (1, 2, 3):
+            if words[skipped] == "one":
+                text = " ".join(words[1:skipped])
+                return Span(place, place + skipped + 1, "part", mention._replace(text=text))
+            if words[skipped] in PREPOSITIONS or is_mark(words[skipped]):
+                break
+        return None
+    count = number(words[0])
+    if not count:
+        return None
+    skipped = 3 if words[1] == "of" and words[2] in ("them", "these", "those") else 1
+    after = words[skipped]
+    if count > 1 and skipped == 1 and after not in PREPOSITIONS and not after.endswith("ing"):
+        return None
+    if person_noun(after):
+        return None
+    return Span(place, place + skipped, "part", mention._replace(count=count, noun="number"))
+
+
+# what is said about them
+
+SCENE_OPENINGS = frozenset("background setting scene place location the a an is with".split())
+LEADING = frozenset(
+    "and & an' an then next to beside him her them it there is are stands stand sits sit also "
+    "finally while plus nor where when featuring featuring".split()
+)
+LOOKING = frozenset("looking staring pointing laughing smiling waving shouting at".split())
+EVERYWHERE = frozenset("around through across along under inside outside during near down".split())
+NO_PLACE = frozenset("feet foot him them camera viewer other something himself herself".split())
+OWN_TIMES = frozenset(
+    "evening morning building lighting painting drawing rendering ceiling".split()
+)
+SOCIAL = frozenset(
+    "standing sitting walking dancing talking laughing fighting kissing hugging running smiling "
+    "posing facing waiting arguing embracing jogging hiking swimming singing sleeping lying "
+    "strolling jumping kneeling drinking eating chatting looking cuddling".split()
+)
+TOGETHER = ("holding hands", "shaking hands", "playing chess", "playing cards", "having dinner")
+CLOTHES = frozenset("uniform uniforms costume costumes clothes clothing outfit outfits".split())
+COUNTABLE = frozenset(
+    "suit hat dress uniform kimono coat mask costume jacket shirt helmet gown tuxedo robe cap tutu "
+    "scarf cape cloak vest top skirt sweater hoodie apron crown t-shirt blouse".split()
+)
+STYLE_OF = ("of", "with", "showing", "depicting", "featuring", "in")
+
+
+class Piece(NamedTuple):
+    """Hold the words behind a mention, by commas, and who is next: how the next one is placed."""
+
+    segments: list[list[Token]]
+    sides: list[float]  # of this one
+    next_sides: list[float]
+    relation: str  # to the next one: leftof, rightof, between, or none
+    joiner: str  # before the next one: a mark, 'and', or nothing
+
+
+def _piece(tokens: Sequence[Token], *, last: bool) -> Piece:
+    """Divide the words between two mentions among both."""
+    end = len(tokens)
+    if not last:
+        while end and (tokens[end - 1].word in LEADING or _is_sign(tokens[end - 1].word)):
+            end -= 1
+        breaks = [k for k in range(end, len(tokens)) if _divides(tokens[k].word)]
+        end = breaks[0] if breaks else len(tokens)
+    lead = tokens[end:]
+    next_sides = [SIDES[t.word[1:]] for t in lead if t.word[1:] in SIDES]
+    joiner = next((t.word for t in lead if t.word in (":", ".")), lead[0].word if lead else "")
+    segments: list[list[Token]] = [[]]
+    sides, relation = [], ""
+    for token in tokens[:end]:
+        if is_mark(token.word):
+            segments.append([])
+        elif token.word[1:] in SIDES and token.word[0] == "@":
+            sides.append(SIDES[token.word[1:]])
+        elif token.word[0] == "@":
+            relation = token.word[1:]
+        else:
+            segments[-1].append(token)
+    if not last and not lead:
+        segments[-1] = _without_relation(segments[-1])
+    return Piece([_trimmed(segment) for segment in segments], sides, next_sides, relation, joiner)
+
+
+def _is_sign(word: str) -> bool:
+    return is_mark(word) or word[0] == "@" and word[1:] in SIDES
+
+
+def _divides(word: str) -> bool:
+    return is_mark(word) or word in JOINERS or word == "an"
+
+
+def _without_relation(words: list[Token]) -> list[Token]:
+    """Take away the words at the end that only lead to the next person: 'next to', 'with'."""
+    while words and (words[-1].word in PREPOSITIONS or words[-1].word in ("front", "side")):
+        words = words[:-1]
+    return words
+
+
+def _trimmed(words: list[Token]) -> list[Token]:
+    """Take away 'and', 'is' and 'there' at both ends of a phrase."""
+    empty = JOINERS | BE | {"there", "also", "then", "an"}
+    while words and words[0].word in empty:
+        words = words[1:]
+    while words and words[-1].word in empty:
+        words = words[:-1]
+    return words
+
+
+def _cut_place(words: list[Token]) -> tuple[list[Token], list[Token]]:
+    """Divide a phrase into what is said about somebody and the place at its end."""
+    end = len(words)
+    for start in range(len(words) - 1, -1, -1):
+        if words[start].word in PREPOSITIONS and words[start].word != "of":
+            if start and words[start - 1].word in ("next", "front"):
+                continue
+            before = words[start - 1].word if start else ""
+            if not _is_place([token.word for token in words[start:end]], before):
+                break
+            end = start
+    return words[:end], words[end:]
+
+
+def _is_place(words: list[str], before: str) -> bool:
+    preposition, rest = words[0], [word for word in words[1:] if word not in ARTICLES | {"the"}]
+    if preposition in ("with", "without", "like", "as", "from", "for", "into", "toward", "towards"):
+        return False
+    if not rest or before in LOOKING or {"his", "her", "its"} & set(rest):
+        return False
+    front = rest[:2] == ["front", "of"]
+    rest = rest[2:] if front else rest
+    noun = rest[: rest.index("of")] if "of" in rest[1:] else rest
+    head = noun[-1] if noun else ""
+    if head in NO_PLACE or not head:
+        return False
+    if in_section(head, "place", "places"):
+        return True
+    if in_section(head, "clothing") or person_noun(head):
+        return False
+    return front or preposition == "at" or preposition in EVERYWHERE
+
+
+def _is_detail(words: list[Token]) -> bool:
+    """Say whether a phrase between commas is about people: what they wear, hold or do."""
+    first, last = words[0].word, words[-1].word
+    if first in OWN_TIMES or in_section(last, "place"):
+        return False
+    if first in ("with", "wearing", "in", "without", "dressed", "having", "who", "whose", "that"):
+        return True
+    if first.endswith("ing") or first in FINITE or last.endswith("ing") and len(words) == 1:
+        return True
+    worn = in_section(last, "clothing") and not in_section(last, "clothing", "looks", "none")
+    return (
+        worn
+        or last in CLOTHES
+        or last in ("raised", "outstretched", "crossed", "hair", "eyes", "skin", "folded")
+    )
+
+
+def _text(words: Sequence[Token]) -> str:
+    return " ".join(token.text for token in words)
+
+
+# the people of a sentence
+
+
+class Scene:
+    """Gather the people of a sentence, span by span."""
+
+    def __init__(self) -> None:
+        self.persons: list[Person] = []
+        self.groups: list[list[Person]] = []
+        self.setting: list[str] = []
+        self.doubts: list[str] = []
+        self.current: list[Person] = []  # whom the next words are about
+        self.listed: int | None = None  # the group whose members are being listed
+        self.relations: list[tuple[list[Person], str]] = []
+        self.unknown: list[int] = []  # groups of unknown size
+
+    def doubt(self, reason: str) -> None:
+        if reason not in self.doubts:
+            self.doubts.append(reason)
+
+    def add(self, span: Span, count: int) -> None:
+        """Add somebody new."""
+        mention = span.mention
+        text = " ".join(w for w in mention.text.split() if w.lower() not in POSSESSIVES)
+        text, sides = _without_sides(text)
+        texts, noun = [text] * count, mention.noun
+        if mention.kind == "groups" and noun == "couple":
+            looks = text.rsplit(" ", 1)[0] + " " if " " in text else ""
+            texts = [f"{looks}man", f"{looks}woman"]
+        group = len(self.groups)
+        self.current = [Person(each.split()[-1], each, group) for each in texts]
+        for person in self.current:
+            person.side = sides[0] if sides else None
+            person.noun = noun if mention.kind != "groups" else person.noun
+        self.groups.append(self.current)
+        self.persons += self.current
+
+    def part(self, span: Span) -> None:
+        """Turn to the next members of the last group, or to the one of an ordinal."""
+        sized = [group for group in self.groups if len(group) > 1] or self.groups[-1:]
+        group = sized[-1] if sized else []
+        text, sides = _without_sides(span.mention.text)
+        if span.place is not None:
+            members = group[span.place : span.place + 1]
+        else:
+            rest = [person for person in group if not person.taken]
+            members = rest[: span.mention.count or len(rest)]
+        if not members or len(members) < span.mention.count:
+            self.doubt("more people are described than are counted")
+        for person in members:
+            person.taken = True
+            person.side = sides[0] if sides else person.side
+            if text:
+                person.text = f"{text} {person.text}"
+        self.current = members
+
+    def replace(self, span: Span) -> bool:
+        """Let somebody be the next member of the group that is listed; say whether one is."""
+        if self.listed is None:
+            return False
+        group = self.groups[self.listed]
+        rest = [person for person in group if not person.taken]
+        text, sides = _without_sides(span.mention.text)
+        if not rest or len(rest) < span.mention.count:
+            return False
+        for person in rest[: span.mention.count]:
+            person.taken, person.noun, person.text = True, span.mention.noun, text
+            person.is_named = text[:1].isupper()
+            person.side = sides[0] if sides else person.side
+        self.current = rest[: span.mention.count]
+        return True
+
+    def again(self, noun: str) -> bool:
+        """Turn to somebody who was named before; say whether there is one."""
+        if noun in ("he", "she"):
+            alike, others = (MEN, WOMEN) if noun == "he" else (WOMEN, MEN)
+            fitting = [p for p in self.persons if p.noun in alike] or [
+                p for p in self.current[-1:] if p.noun not in others
+            ]
+        else:
+            fitting = [p for p in self.persons if p.noun == noun and len(self.groups[p.group]) == 1]
+            couple = [p for p in self.persons if p.text.split()[-1] == noun and not p.taken]
+            fitting = fitting or couple[:1]
+        if fitting:
+            self.current = fitting[-1:]
+            self._mention_next(fitting[-1])
+        return bool(fitting)
+
+    def _mention_next(self, person: Person) -> None:
+        """Put a member of a couple behind those of it who were spoken of before."""
+        group = self.groups[person.group]
+        if not person.taken and len(group) > 1:
+            place = self.persons.index(group[0])
+            group.sort(key=lambda member: (not member.taken, member is not person))
+            self.persons[place : place + len(group)] = group
+        person.taken = True
+
+    def read(self, piece: Piece, span: Span, *, is_last: bool) -> None:
+        """Give the words behind a mention to the person, to all people, or to the setting."""
+        for person in self.current:
+            person.side = piece.sides[0] if piece.sides else person.side
+        for position, segment in enumerate(piece.segments):
+            if position and {"background", "setting", "scene"} & {t.word for t in segment[:2]}:
+                self._leave(segment)
+                continue
+            detail, place = _cut_place(segment)
+            if place:
+                self.setting.append(_text(place))
+            detail = _trimmed(detail) if place else detail
+            if not detail:
+                continue
+            if position and not place and not _is_detail(detail):
+                self._leave(detail)
+            elif position and is_last and self._is_shared(detail):
+                self._share(detail)
+            else:
+                self._tell(detail, span, is_last=is_last and not position)
+
+    def _leave(self, words: list[Token]) -> None:
+        if len(words) == 1 and in_section(words[0].word, "clothing", "looks"):
+            self.doubt(f"it is not clear whom '{words[0].text}' is about")
+        while len(words) > 1 and words[0].word in SCENE_OPENINGS:
+            words = words[1:]
+        self.setting.append(_text(words))
+
+    def _tell(self, words: list[Token], span: Span, *, is_last: bool) -> None:
+        """Tell the current people a detail; what all do, as 'dancing', is told to all."""
+        start = self._shared_start(words, span) if is_last else len(words)
+        self._describe(self.current, words[:start])
+        if start < len(words):
+            self._share(words[start:])
+
+    def _shared_start(self, words: list[Token], span: Span) -> int:
+        """Find where the words begin that are about everybody: 'a cat and a dog sitting'."""
+        if span.kind != "new" or len(self.groups) < 2 or len(self.current) != 1:
+            return len(words)
+        earlier = [person for person in self.persons if person not in self.current]
+        if any(_acts(person) for person in earlier):
+            return len(words)
+        for place, token in enumerate(words):
+            two = " ".join(word.word for word in words[place : place + 2])
+            if token.word.endswith("ing") and token.word not in ("wearing", "evening"):
+                plain = not place and not any(person.details for person in earlier)
+                social = token.word in SOCIAL or two in TOGETHER
+                return place if social or plain and token.word != "holding" else len(words)
+        plain = not any(person.details for person in earlier)
+        if plain and words[0].word in ("in", "wearing") and _is_each(words):
+            return 0
+        return len(words)
+
+    def _is_shared(self, words: list[Token]) -> bool:
+        if len(self.persons) < 2:
+            return False
+        two = " ".join(word.word for word in words[:2])
+        first = words[0].word
+        if first in SOCIAL or two in TOGETHER:
+            return True
+        worn = words[-1].word in CLOTHES or in_section(words[-1].word, "clothing")
+        grouped = len(self.groups) < len(self.persons)
+        return worn and grouped and not first.endswith("ing") and first not in PREPOSITIONS
+
+    def _share(self, words: list[Token]) -> None:
+        self._describe(self.persons, words)
+
+    def _describe(self, persons: list[Person], words: list[Token]) -> None:
+        if not words:
+            return
+        many = len(persons) > 1
+        detail = _text(_one_each(words) if many else words)
+        for person in persons:
+            if words[0].word in LOOKS_ALONE and len(words) == 1:
+                person.text = f"{detail} {person.text}"
+            else:
+                person.details.append(detail)
+
+
+LOOKS_ALONE = frozenset(
+    "black white grey gray red green blue yellow orange purple pink brown tall short old young".split()
+)
+
+
+def _acts(person: Person) -> bool:
+    """Say whether it is said already what somebody does."""
+    words = [word for detail in person.details for word in detail.split()]
+    return any(word in FINITE or word.endswith("ing") and word != "wearing" for word in words)
+
+
+def _is_each(words: list[Token]) -> bool:
+    """Say whether something is worn by each of several people: 'in suits'."""
+    last = words[-1].word
+    return is_plural(last) and singular(last) in COUNTABLE
+
+
+def _one_each(words: list[Token]) -> list[Token]:
+    """Write what several people wear for one of them: 'in red hats' -> 'in a red hat'."""
+    if not _is_each(words) or any(token.word in ARTICLES | {"and"} for token in words):
+        return words
+    start = max(
+        (k + 1 for k, t in enumerate(words) if t.word in PREPOSITIONS or t.word == "wearing"),
+        default=0,
+    )
+    last = singular(words[-1].word)
+    after = words[start].word if start < len(words) - 1 else last
+    article = "an" if after[0] in "aeiou" else "a"
+    return [*words[:start], Token(article, article), *words[start:-1], Token(last, last)]
+
+
+def _without_sides(text: str) -> tuple[str, list[float]]:
+    """Take the words left, middle and right out of a phrase."""
+    sides, words = [], []
+    for word in text.split():
+        side = SIDES.get(word.lower().removesuffix("most"))
+        if side is None:
+            words.append(word)
+        else:
+            sides.append(side)
+    return " ".join(words), sides
+
+
+def split_sentence(sentence: str, count: int = 0) -> Split:
+    """Split a sentence into one text per person, leftmost first, and what belongs to all.
+
+    count: how many people there are; 0 if that is not known. It also says how many 'people' or 'a
+    crowd' are. Who is where is read from the sentence; else the order is that of the sentence.
+    """
+    tokens = tokenize(_marked(sentence))
+    spans = _spans(tokens)
+    scene = Scene()
+    if not spans:
+        return Split((), "", ("nobody is named",))
+    if any(token.word in ("or", "either") for token in tokens):
+        scene.doubt("it names one person or another")
+    lead = _read_beginning(scene, tokens[: spans[0].start])
+    for number_of_span, span in enumerate(spans):
+        is_last = number_of_span + 1 == len(spans)
+        stop = len(tokens) if is_last else spans[number_of_span + 1].start
+        piece = _piece(tokens[span.stop : stop], last=is_last)
+        previous = spans[number_of_span - 1] if number_of_span else None
+        _turn(scene, span, previous, tokens, count)
+        for person in scene.current:
+            person.side = lead[0] if lead else person.side
+        if not _is_copula(tokens[span.stop : stop], is_last=is_last):
+            later = any(later.kind == "new" for later in spans[number_of_span + 1 :])
+            scene.read(piece, span, is_last=not later)
+        if piece.relation:
+            scene.relations.append((list(scene.current), piece.relation))
+        _follow_list(scene, span, piece, tokens[span.stop : stop])
+        lead = piece.next_sides
+    _check(scene, count)
+    persons = tuple(person.sentence() for person in _ordered(scene))
+    return Split(persons, _joined_setting(scene.setting), tuple(scene.doubts))
+
+
+def _read_beginning(scene: Scene, tokens: Sequence[Token]) -> list[float]:
+    """Read what comes before the first person: the style, the place, or where the person is."""
+    piece = _piece(tokens, last=True)
+    for segment in piece.segments:
+        words = [t for t in segment if t.word not in ("there", "we", "see") and t.word not in BE]
+        while words and words[-1].word in STYLE_OF:
+            words = words[:-1]
+        while words and words[0].word in ARTICLES | {"the"}:
+            words = words[1:]
+        if words:
+            scene.setting.append(_text(words))
+    return piece.sides
+
+
+def _turn(
+    scene: Scene, span: Span, previous: Span | None, tokens: Sequence[Token], count: int
+) -> None:
+    """Turn to the people of a span: new ones, or some who were named before."""
+    mention = span.mention
+    if span.kind == "all":
+        scene.current = list(scene.persons)
+        return
+    if span.kind == "part":
+        scene.part(span)
+        return
+    if span.kind == "again":
+        if not scene.again(mention.noun):
+            scene.doubt(f"it is not clear who '{mention.noun}' is")
+        return
+    if (
+        previous
+        and previous.kind != "new"
+        and _is_copula(tokens[previous.stop : mention.start], is_last=False)
+    ):
+        for person in scene.current:
+            person.text, person.noun = mention.text, mention.noun
+        return
+    if mention.definite and tokens[mention.start].word == "the" and _meant(scene, span):
+        return
+    if scene.replace(span):
+        return
+    size = mention.count
+    if mention.kind == "groups":
+        size = 2 if mention.noun == "couple" else 0
+    if size == 0:
+        scene.unknown.append(len(scene.groups))
+        size = max(1, count - len(scene.persons)) if count else 2
+    scene.add(span, min(size, 99))
+
+
+def _meant(scene: Scene, span: Span) -> bool:
+    """Turn to somebody who was named before, or to a member of the last group, by a noun."""
+    noun = span.mention.noun
+    if scene.again(noun):
+        return True
+    sized = [group for group in scene.groups if len(group) > 1]
+    if sized and any(not person.taken for person in sized[-1]):
+        if sized[-1][0].noun == noun or noun in GENERIC:
+            text = span.mention.text.rsplit(" ", 1)[0] if " " in span.mention.text else ""
+            scene.part(span._replace(mention=span.mention._replace(text=text)))
+            for person in scene.current:
+                if person.noun != noun:
+                    person.text, person.noun = noun, noun
+            return True
+    return False
+
+
+def _is_copula(tokens: Sequence[Token], *, is_last: bool) -> bool:
+    words = [token.word for token in tokens]
+    return not is_last and bool(words) and all(word in BE or word[0] == "@" for word in words)
+
+
+def _follow_list(scene: Scene, span: Span, piece: Piece, tokens: Sequence[Token]) -> None:
+    """Notice that the members of a group are listed next, as behind a colon."""
+    is_group = span.kind == "new" and len(scene.current) > 1
+    if is_group and (":" in (piece.joiner, *[token.word for token in tokens[-2:]])):
+        scene.listed = scene.current[0].group
+    elif is_group and span.mention.noun in GENERIC and piece.joiner in (",", "."):
+        scene.listed = scene.current[0].group
+
+
+def _check(scene: Scene, count: int) -> None:
+    """Note what makes the split doubtful."""
+    if scene.listed is not None and not all(p.taken for p in scene.groups[scene.listed]):
+        scene.doubt("the numbers of people disagree")
+    for group in scene.groups:
+        couple = [person for person in group if person.text.split()[-1] in ("man", "woman")]
+        if len(group) == 2 == len({person.text for person in couple}):
+            if not all(person.taken for person in group):
+                scene.doubt("it does not say who the couple are")
+    if scene.unknown and not (count and len(scene.unknown) == 1):
+        scene.doubt("it does not say how many people there are")
+    elif count and len(scene.persons) != count:
+        scene.doubt(f"it has {len(scene.persons)} people, but {count} are expected")
+
+
+def _ordered(scene: Scene) -> list[Person]:
+    """Order the people from left to right, as far as the sentence says."""
+    persons = sorted(scene.persons, key=lambda person: person.side or 0.0)
+    for some, relation in scene.relations:
+        rest = [person for person in persons if person not in some]
+        after = scene.persons.index(some[-1]) + 1
+        neighbors = scene.persons[after : after + (2 if relation == "between" else 1)]
+        if not neighbors:
+            continue
+        place = rest.index(neighbors[0])
+        persons = [*rest[:place], *some, *rest[place:]]
+        if relation in ("rightof", "between"):
+            persons = [*rest[: place + 1], *some, *rest[place + 1 :]]
+    return persons
+
+
+def _joined_setting(phrases: list[str]) -> str:
+    """Join what belongs to all, phrases with a preposition first."""
+    placed = [p for p in phrases if p.split()[0].lower() in PREPOSITIONS]
+    others = [phrase for phrase in phrases if phrase not in placed]
+    return ", ".join(filter(None, (" ".join(placed), *others)))
