@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from .convert import unet_names
 
 PREFIX = "diffusion_model."
+TRAINER_PREFIX = "lora_unet_"  # of the trainer kohya's files, which most people have
 
 
 class LowRank(nn.Module):
@@ -48,19 +49,39 @@ def add_low_rank(network: nn.Module, rank: int, names: str = r".*") -> None:
 def low_rank_tensors(unet: nn.Module) -> dict[str, Tensor]:
     """Collect the changes of a diffusers UNet as a LoRA file of the host's key layout has them."""
     tensors = {}
-    for place, module, change in _changes(unet):
-        shape, rank = module.weight.shape, len(change.down)
-        tensors[f"{place}.lora_up.weight"] = change.up.detach().view(
-            -1, rank, *[1] * (len(shape) - 2)
-        )
-        tensors[f"{place}.lora_down.weight"] = change.down.detach().view(rank, *shape[1:])
+    places = _places(unet)
+    for name, module, change in _changes(unet):
+        tensors |= _matrices(places[name], module, change)
     return tensors
+
+
+def trainer_tensors(unet: nn.Module) -> dict[str, Tensor]:
+    """Collect the changes of a diffusers UNet as files of the trainer kohya have them: by the names
+    in diffusers, each with an alpha that leaves its strength as it is.
+    """
+    tensors = {}
+    for name, module, change in _changes(unet):
+        place = TRAINER_PREFIX + name.replace(".", "_")
+        tensors |= _matrices(place, module, change)
+        tensors[f"{place}.alpha"] = torch.tensor(float(len(change.down)))
+    return tensors
+
+
+def _matrices(place: str, module: Any, change: LowRank) -> dict[str, Tensor]:
+    """Both matrices of a change in the shapes of the layer's weight, by their keys in a file."""
+    shape, rank = module.weight.shape, len(change.down)
+    return {
+        f"{place}.lora_up.weight": change.up.detach().view(-1, rank, *[1] * (len(shape) - 2)),
+        f"{place}.lora_down.weight": change.down.detach().view(rank, *shape[1:]),
+    }
 
 
 @torch.no_grad()
 def set_low_rank(unet: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Set the changes that `low_rank_tensors` gave; ValueError for another rank's or UNet's."""
-    for place, _, change in _changes(unet):
+    places = _places(unet)
+    for name, _, change in _changes(unet):
+        place = places[name]
         for part, parameter in (("up", change.up), ("down", change.down)):
             tensor = tensors.get(f"{place}.lora_{part}.weight")
             if tensor is None or tensor.numel() != parameter.numel():
@@ -71,10 +92,17 @@ def set_low_rank(unet: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def _changes(unet: nn.Module) -> Iterator[tuple[str, Any, LowRank]]:
-    """List place in the host's key layout, module and change of every changed weight."""
-    plain = [re.sub(r"\.parametrizations\.weight\..*", ".weight", k) for k in unet.state_dict()]
-    places = unet_names(dict.fromkeys(plain))
+    """List name, module and change of every changed weight."""
     for name, module in unet.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             (change,) = module.parametrizations["weight"]  # type: ignore[index]
-            yield PREFIX + places[f"{name}.weight"].removesuffix(".weight"), module, change
+            yield name, module, change
+
+
+def _places(unet: nn.Module) -> dict[str, str]:
+    """Map the names of a UNet's modules to the keys of LoRA files of the host's layout."""
+    plain = [re.sub(r"\.parametrizations\.weight\..*", ".weight", k) for k in unet.state_dict()]
+    return {
+        name.removesuffix(".weight"): PREFIX + place.removesuffix(".weight")
+        for name, place in unet_names(dict.fromkeys(plain)).items()
+    }

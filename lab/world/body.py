@@ -340,6 +340,15 @@ def _dress(p: People, j: dict[str, Tensor], parts: _Parts) -> None:
         hat,
         here=worn,
     )
+    parts.add(
+        on(skull, head, 0, 0.09, -0.012),
+        on(skull, head, 0, 0.42, -0.03),
+        0.118,
+        0.012,
+        HAT,
+        hat,
+        here=worn & p.pointed,
+    )
     for x in (-0.07, 0.0, 0.07):  # the brim
         parts.add(
             on(skull, head, x, 0.075, 0.09),

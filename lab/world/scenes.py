@@ -206,6 +206,7 @@ class People:
     bottom_pattern: Tensor
     shoes: Tensor
     hat: Tensor  # index into COLORS, or -1: no hat
+    pointed: Tensor  # bool: the hat is a tall cone, which no caption says
     action: Tensor
     gesture: Tensor  # [P, 2] right and left hand
     limbs: (
@@ -352,6 +353,7 @@ def sample_scenes(
             ),
             shoes=choose(n, len(COLORS)),
             hat=torch.where(uniform(n) < 0.35, hats, torch.full_like(hats, -1)),
+            pointed=torch.zeros(n, dtype=torch.bool),
             action=action,
             gesture=gesture,
             limbs=limbs,
