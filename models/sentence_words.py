@@ -28,19 +28,20 @@ PREPOSITIONS = frozenset(
 )
 BE = frozenset("is are was were be being been".split())
 FINITE = frozenset(
-    "has have had wears wear holds hold stands stand sits sit lies lie kneels kneel walks walk runs "
-    "run jumps jump dances dance plays play looks look watches watch rides ride carries carry reads "
-    "read eats eat drinks drink talks talk smiles smile laughs laugh cries cry sleeps sleep sings "
-    "sing hugs hug kisses kiss chases chase fights fight meets meet faces face helps help waits wait "
-    "points point waves wave leans lean poses pose gives give takes take pushes push pulls pull "
-    "greets greet follows follow shakes shake works work cooks cook serves serve teaches teach "
-    "can does do did stood sat wore held had".split()
+    "has have had wears wear holds hold stands stand sits sit lies lie kneels kneel walks walk "
+    "runs run jumps jump dances dance plays play looks look watches watch rides ride carries "
+    "carry reads read eats eat drinks drink talks talk smiles smile laughs laugh cries cry sleeps "
+    "sleep sings sing hugs hug kisses kiss chases chase fights fight meets meet faces face helps "
+    "help waits wait points point waves wave leans lean poses pose gives give takes take pushes "
+    "push pulls pull greets greet follows follow shakes shake works work cooks cook serves serve "
+    "teaches teach can does do did stood sat wore held".split()
 )
 JOINERS = frozenset("and & an' plus while or nor but then where when whereas versus vs vs.".split())
 RELATIVES = frozenset("who whom that which whose".split())
 PRONOUNS = frozenset("he she it they him them both each everyone everybody one".split())
 ADVERBS = frozenset(
-    "how what why please to too very @ together alone there here happily slowly quietly side back hand".split()
+    "how what why please to too very @ together alone there here happily slowly quietly side back "
+    "hand".split()
 )
 STOPS = PREPOSITIONS | BE | FINITE | JOINERS | RELATIVES | PRONOUNS
 IRREGULAR = {
@@ -49,6 +50,7 @@ IRREGULAR = {
     "geese": "goose", "mice": "mouse", "oxen": "ox", "calves": "calf", "folks": "person",
     "kids": "kid", "folk": "person", "dice": "die", "feet": "foot", "heroes": "hero",
 }  # fmt: skip
+ENDINGS = (("oes", "o"), ("men", "man"), ("ies", "y"), ("sses", "ss"), ("shes", "sh"))
 SAME = frozenset("sheep deer fish samurai ninja police moose".split())  # in the plural
 
 
@@ -166,16 +168,16 @@ def is_plural(word: str) -> bool:
 
 def mentions(tokens: list[Token]) -> list[Mention]:
     """Find the nouns that name somebody, with what belongs to each of them before it."""
-    found: list[Mention] = []
+    named: list[Mention] = []
     for place in range(len(tokens)):
         noun = person_noun(tokens[place].word)
         if noun and _is_head(tokens, place):
             mention = _mention(tokens, place, *noun)
         else:
-            mention = _named(tokens, place, found[-1].stop if found else 0)
-        if mention and (not found or mention.start >= found[-1].stop):
-            found.append(mention)
-    return found
+            mention = _named(tokens, place, named[-1].stop if named else 0)
+        if mention and (not named or mention.start >= named[-1].stop):
+            named.append(mention)
+    return named
 
 
 def _is_head(tokens: list[Token], place: int) -> bool:
@@ -243,8 +245,8 @@ def _lists_adjectives(tokens: list[Token], mark: int) -> bool:
 
 
 SHORT = frozenset(
-    "tall small short old young big little fat thin slim strong beautiful pretty handsome happy sad "
-    "large huge tiny long dark pale bald blond blonde fierce elegant".split()
+    "tall small short old young big little fat thin slim strong beautiful pretty handsome happy "
+    "sad large huge tiny long dark pale bald blond blonde fierce elegant".split()
 )
 
 

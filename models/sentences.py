@@ -81,8 +81,8 @@ def _marked(sentence: str) -> str:
 
 GENERIC = frozenset("person people human figure character subject individual one man woman".split())
 MEN = frozenset(
-    "man guy boy gentleman king prince father husband groom son brother grandfather actor "
-    "waiter dad sailor monk knight uncle grandson boyfriend he".split()
+    "man guy boy gentleman king prince father husband groom son brother grandfather actor waiter "
+    "dad sailor monk knight uncle grandson boyfriend he".split()
 )
 WOMEN = frozenset(
     "woman lady girl queen princess mother wife bride daughter sister grandmother actress "
@@ -108,7 +108,7 @@ class Person:
         self.details: list[str] = []
         self.side: float | None = None
         self.is_named = text[:1].isupper()
-        self.taken = False  # a part of the group was said to be this one
+        self.described = False  # a part of the group was said to be this one
 
     def sentence(self) -> str:
         details = ""
@@ -241,7 +241,7 @@ def _one_of(words: list[str], place: int, mention: Mention, opening: bool) -> Sp
 SCENE_OPENINGS = frozenset("background setting scene place location the a an is with".split())
 LEADING = frozenset(
     "and & an' an then next to beside him her them it there is are stands stand sits sit also "
-    "finally while plus nor where when featuring featuring".split()
+    "finally while plus nor where when featuring".split()
 )
 LOOKING = frozenset("looking staring pointing laughing smiling waving shouting at".split())
 EVERYWHERE = frozenset("around through across along under inside outside during near down".split())
@@ -256,9 +256,10 @@ SOCIAL = frozenset(
 )
 TOGETHER = ("holding hands", "shaking hands", "playing chess", "playing cards", "having dinner")
 CLOTHES = frozenset("uniform uniforms costume costumes clothes clothing outfit outfits".split())
+BODY = frozenset("raised outstretched crossed folded hair eyes skin".split())
 COUNTABLE = frozenset(
-    "suit hat dress uniform kimono coat mask costume jacket shirt helmet gown tuxedo robe cap tutu "
-    "scarf cape cloak vest top skirt sweater hoodie apron crown t-shirt blouse".split()
+    "suit hat dress uniform kimono coat mask costume jacket shirt helmet gown tuxedo robe cap "
+    "tutu scarf cape cloak vest top skirt sweater hoodie apron crown t-shirt blouse".split()
 )
 STYLE_OF = ("of", "with", "showing", "depicting", "featuring", "in")
 
@@ -424,12 +425,12 @@ class Scene:
         if span.place is not None:
             members = group[span.place : span.place + 1]
         else:
-            rest = [person for person in group if not person.taken]
+            rest = [person for person in group if not person.described]
             members = rest[: span.mention.count or len(rest)]
         if not members or len(members) < span.mention.count:
             self.doubt("more people are described than are counted")
         for person in members:
-            person.taken = True
+            person.described = True
             person.side = sides[0] if sides else person.side
             if text:
                 person.text = f"{text} {person.text}"
@@ -440,12 +441,12 @@ class Scene:
         if self.listed is None:
             return False
         group = self.groups[self.listed]
-        rest = [person for person in group if not person.taken]
+        rest = [person for person in group if not person.described]
         text, sides = _without_sides(span.mention.text)
         if not rest or len(rest) < span.mention.count:
             return False
         for person in rest[: span.mention.count]:
-            person.taken, person.noun, person.text = True, span.mention.noun, text
+            person.described, person.noun, person.text = True, span.mention.noun, text
             person.is_named = text[:1].isupper()
             person.side = sides[0] if sides else person.side
         self.current = rest[: span.mention.count]
@@ -460,7 +461,7 @@ class Scene:
             ]
         else:
             fitting = [p for p in self.persons if p.noun == noun and len(self.groups[p.group]) == 1]
-            couple = [p for p in self.persons if p.text.split()[-1] == noun and not p.taken]
+            couple = [p for p in self.persons if p.text.split()[-1] == noun and not p.described]
             fitting = fitting or couple[:1]
         if fitting:
             self.current = fitting[-1:]
@@ -470,11 +471,11 @@ class Scene:
     def _mention_next(self, person: Person) -> None:
         """Put a member of a couple behind those of it who were spoken of before."""
         group = self.groups[person.group]
-        if not person.taken and len(group) > 1:
+        if not person.described and len(group) > 1:
             place = self.persons.index(group[0])
-            group.sort(key=lambda member: (not member.taken, member is not person))
+            group.sort(key=lambda member: (not member.described, member is not person))
             self.persons[place : place + len(group)] = group
-        person.taken = True
+        person.described = True
 
     def read(self, piece: Piece, span: Span, *, is_last: bool) -> None:
         """Give the words behind a mention to the person, to all people, or to the setting."""
@@ -688,7 +689,7 @@ def _meant(scene: Scene, span: Span) -> bool:
     if scene.again(noun):
         return True
     sized = [group for group in scene.groups if len(group) > 1]
-    if sized and any(not person.taken for person in sized[-1]):
+    if sized and any(not person.described for person in sized[-1]):
         if sized[-1][0].noun == noun or noun in GENERIC:
             text = span.mention.text.rsplit(" ", 1)[0] if " " in span.mention.text else ""
             scene.part(span._replace(mention=span.mention._replace(text=text)))
@@ -715,12 +716,12 @@ def _follow_list(scene: Scene, span: Span, piece: Piece, tokens: Sequence[Token]
 
 def _check(scene: Scene, count: int) -> None:
     """Note what makes the split doubtful."""
-    if scene.listed is not None and not all(p.taken for p in scene.groups[scene.listed]):
+    if scene.listed is not None and not all(p.described for p in scene.groups[scene.listed]):
         scene.doubt("the numbers of people disagree")
     for group in scene.groups:
         couple = [person for person in group if person.text.split()[-1] in ("man", "woman")]
         if len(group) == 2 == len({person.text for person in couple}):
-            if not all(person.taken for person in group):
+            if not all(person.described for person in group):
                 scene.doubt("it does not say who the couple are")
     if scene.unknown and not (count and len(scene.unknown) == 1):
         scene.doubt("it does not say how many people there are")
