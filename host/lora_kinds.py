@@ -126,14 +126,26 @@ class Change(ABC):
 class LowRank(Change):
     """LoRA and LoCon: factors (up, down), or (up, down, mid) of a convolution in three parts."""
 
+    def add_to(self, output: Tensor, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Add it in place; on tokens without the memory for all that is added."""
+        part = self.part(output)
+        if part.dim() != 3 or channel_axis(self.layer) == 1 or self.reorder is not None:
+            return super().add_to(output, x, weight)
+        up = self.factors[0].to(part)
+        part.baddbmm_(self._hidden(x, weight).to(part), up.T.expand(len(part), -1, -1))
+        return output
+
     def _term(self, x: Tensor, part: Tensor, weight: Tensor | None) -> Tensor:
-        up, down, *mid = (f.to(x) for f in self.factors)
+        return pointwise(self.layer, self._hidden(x, weight), self.factors[0].to(x))
+
+    def _hidden(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        """Compute the values between the factors; scale and weight cost least there."""
+        down, *mid = (f.to(x) for f in self.factors[1:])
         if mid:
             hidden = apply_as(self.layer, pointwise(self.layer, x, down), mid[0])
         else:
             hidden = apply_as(self.layer, x, down)
-        hidden = hidden * self.scale if weight is None else hidden * (self.scale * weight.to(x))
-        return pointwise(self.layer, hidden, up)
+        return hidden * self.scale if weight is None else hidden * (self.scale * weight.to(x))
 
     def multiply_adds(self, positions: int) -> int:
         """Count the multiply-adds; those of a convolution's `down` before a mid at its output."""

@@ -379,8 +379,8 @@ def test_files_are_chained_in_their_order():
     assert [change.span for change in changes[path]] == [(0, 64), (64, 64), (128, 64), None]
     assert torch.equal(changes[path][3].factors[0], once[0].factors[0])
     layer = model.model.diffusion_model.get_submodule(path)
-    both = merged(patched_by_host(patched_by_host(model, first), second, -0.3), path)
-    assert error(changed(layer, changes[path]), both(an_input(layer))) < CLOSE
+    chained = merged(patched_by_host(patched_by_host(model, first), second, -0.3), path)
+    assert error(changed(layer, changes[path]), chained(an_input(layer))) < CLOSE
 
 
 def test_nothing_on_the_model_is_touched():
