@@ -27,6 +27,8 @@ class ComposeFamily(NamedTuple):
     modes: tuple[str, ...]
     why_not_couple: str = ""  # where that mode is missing
     prompt_reader: str = ""  # a part of the network that reads the prompts before the sampling
+    # in which people can have reference images, if the network reads any on this host
+    reference_modes: tuple[str, ...] = ()
 
 
 def _transformer(
@@ -39,8 +41,9 @@ def _transformer(
 ) -> ComposeFamily:
     family = Family(names, f"comfy.ldm.{network}", models)
     modes = (EXACT,) if why_not_couple else (EXACT, COUPLE)
+    reference_modes = (EXACT, COUPLE) if transformer.positions else (EXACT,)
     run_family = partial(run, transformer=transformer)
-    return ComposeFamily(family, run_family, modes, why_not_couple, prompt_reader)
+    return ComposeFamily(family, run_family, modes, why_not_couple, prompt_reader, reference_modes)
 
 
 def _ends_with_image(_: Any, tokens: int, __: int, cells: int) -> int:
@@ -56,14 +59,22 @@ FAMILIES = (
         ("LongCat-Image",),  # the image lies behind the text on the axes of its rows and columns
         "flux.model.Flux",
         Transformer(
-            "final_layer", _FLUX_BLOCKS, lay_texts=counted("pe_embedder", before_image=(1, 2))
+            "final_layer",
+            _FLUX_BLOCKS,
+            lay_texts=counted("pe_embedder", before_image=(1, 2)),
+            positions="pe_embedder",
         ),
         models=("LongCatImage",),
     ),
     _transformer(
         ("Flux.1", "Flux.2", "Ovis-Image"),
         "flux.model.Flux",
-        Transformer("final_layer", _FLUX_BLOCKS, lay_texts=counted("pe_embedder")),
+        Transformer(
+            "final_layer",
+            _FLUX_BLOCKS,
+            lay_texts=counted("pe_embedder"),
+            positions="pe_embedder",
+        ),
     ),
     _transformer(("Chroma",), "chroma.model.Chroma", Transformer("final_layer", _FLUX_BLOCKS)),
     _transformer(
@@ -79,12 +90,17 @@ FAMILIES = (
     _transformer(
         ("Qwen-Image",),
         "qwen_image.model.QwenImageTransformer2DModel",
-        Transformer("norm_out", {"transformer_blocks.*": JOINT}, lay_texts=counted("pe_embedder")),
+        Transformer(
+            "norm_out",
+            {"transformer_blocks.*": JOINT},
+            lay_texts=counted("pe_embedder"),
+            positions="pe_embedder",
+        ),
     ),
     _transformer(
         ("Mage-Flow",),
         "mage_flow.model.MageFlowTransformer2DModel",
-        Transformer("norm_out", {"transformer_blocks.*": JOINT}),
+        Transformer("norm_out", {"transformer_blocks.*": JOINT}, positions="pe_embedder"),
     ),
     _transformer(("Z-Image", "Lumina 2", "NewBie"), "lumina.model.NextDiT", NEXT_DIT),
     _transformer(
@@ -105,6 +121,7 @@ FAMILIES = (
             {"blocks.*": JOINT, "txtfusion.refiner_blocks.*": TEXT},
             patch="patch",
             image_start=lambda network, tokens, text_length, cells: text_length,
+            positions="pe_embedder",
         ),
     ),
     _transformer(

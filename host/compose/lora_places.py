@@ -21,11 +21,11 @@ TEXT_LAYERS = re.compile(
     r"txt|text|context|cap_|caption|add_[qkv]_|to_add_|instruct|encoder_|llm|\.[kv]_proj|\.[kv]$"
 )
 # tables of modulations, whose rows are no tokens
-VECTOR_LAYERS = re.compile(r"distilled_guidance|time_|timestep|vector_in|t_embed")
+VECTOR_LAYERS = re.compile(r"modulation|distilled_guidance|time_|timestep|vector_in|t_embed")
 
 
 class TextTokens(NamedTuple):
-    """The tokens of one text in a call, and whose they are."""
+    """The tokens of one text, or of a person's reference images, in a call, and whose they are."""
 
     length: int
     owner: int | None  # a person; None: nobody's, the scene's
@@ -189,7 +189,7 @@ class TokenLayout(NamedTuple):
     padded: Callable[[int], int]  # a number of tokens -> with the network's padding
     order: tuple[str, ...]  # of texts, image and rest where a layer reads all of them
     grid: tuple[int, int]  # height and width of the image in tokens
-    further_image: int = 0  # tokens of reference images behind those of the image
+    images: tuple[TextTokens, ...] = ()  # reference images, behind the image
     registers: int = 0  # tokens before those of the texts that are nobody's
 
     def text_choices(self) -> dict[int, tuple[TextTokens, ...]]:
@@ -211,7 +211,11 @@ class TokenLayout(NamedTuple):
     def rests(self) -> set[int]:
         """Return how many tokens may lie behind those of the image: padding, reference images."""
         cells = self.grid[0] * self.grid[1]
-        return {0, self.padded(cells) - cells, self.further_image}
+        return {0, self.padded(cells) - cells, self.image_length()}
+
+    def image_length(self) -> int:
+        """Count the tokens of all reference images."""
+        return sum(image.length for image in self.images)
 
 
 class TransformerPlaces:
@@ -234,7 +238,7 @@ class TransformerPlaces:
         if is_vectors(output) or VECTOR_LAYERS.search(path):
             return self.places.vectors(output.dim())
         reads = self._reads(path, output.shape[1:-1])
-        key = self.layout.texts, self.layout.grid, reads, length
+        key = self.layout.texts, self.layout.images, self.layout.grid, reads, length
         return self.places.stored(key, lambda: _token_parts(self._weights(reads, length)))
 
     def folded(self, path: str, times: int) -> int:
@@ -276,10 +280,10 @@ class TransformerPlaces:
                 t for n, t in self.texts.items() if not length % n
             )
             return _spread(self._text_weights(texts, shares), length)
-        if reads == IMAGE and length % self.cells == 0:
+        if reads == IMAGE and length - self.cells not in self.rests:  # several values of a token
             return _spread(shares, length)
         if reads == IMAGE:
-            return torch.cat((shares, _rest_weights(shares, length - self.cells)), -1)
+            return torch.cat((shares, self._rest_weights(shares, length - self.cells)), -1)
         text_length = next(
             text_length
             for text_length in self.texts
@@ -288,7 +292,7 @@ class TransformerPlaces:
         parts = {
             TEXTS: self._text_weights(self.texts[text_length], shares),
             IMAGE: shares,
-            REST: _rest_weights(shares, length - shares.shape[-1] - text_length),
+            REST: self._rest_weights(shares, length - shares.shape[-1] - text_length),
         }
         return torch.cat([parts[part] for part in self.layout.order], -1)
 
@@ -305,12 +309,15 @@ class TransformerPlaces:
             weights.append(weight.expand(-1, -1, text.length))
         return torch.cat(weights, -1)
 
+    def _rest_weights(self, shares: Tensor, count: int) -> Tensor:
+        """Weigh the tokens behind the image: reference images of one person like their text, and
+        what belongs to no place by the people's areas.
+        """
+        if count and count == self.layout.image_length():
+            return self._text_weights(self.layout.images, shares)
+        return shares.mean(-1, keepdim=True).expand(-1, -1, count)
+
 
 def _spread(weights: Tensor, length: int) -> Tensor:
     """Give each of so many values the weight of its token."""
     return weights.repeat_interleave(length // weights.shape[-1], -1)
-
-
-def _rest_weights(shares: Tensor, count: int) -> Tensor:
-    """Weigh tokens that belong to no place by the people's areas."""
-    return shares.mean(-1, keepdim=True).expand(-1, -1, count)

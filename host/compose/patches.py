@@ -21,6 +21,7 @@ from .calls import NetworkCall
 from .families import compose_family
 from .person_loras import Changes, person_changes
 from .plan import Plan, plan_maker
+from .references import check_references, further_rows
 from .streams import COUPLE, KEY, NODE, Composition
 
 
@@ -36,6 +37,7 @@ def compose_model(model: Any, composition: Composition) -> Any:
             "chain their Add Instance nodes."
         )
     family = compose_family(model, composition.mode)
+    check_references(model, composition, family.reference_modes)
     changes = person_changes(model, composition, family.prompt_reader)
     model = model.clone()
     model.set_attachments(KEY, composition)
@@ -65,19 +67,20 @@ def _add_people(composition: Composition) -> Callable:
 
 
 def _reserve_memory(composition: Composition, changes: Sequence[Changes]) -> Callable:
-    """Tell the host how many streams one chunk becomes and what the people's LoRAs take, before it
-    decides what to load.
+    """Tell the host how many streams one chunk becomes and what the people's LoRAs and reference
+    images take, before it decides what to load.
     """
     factor_bytes = sum(
         change.bytes for layers in changes for parts in layers.values() for change in parts
     )
     streams = 1 if composition.mode == COUPLE else len(composition.people) + composition.has_scene
 
-    def wrapper(executor, model, noise_shape, *args, **kwargs):
+    def wrapper(executor, model, noise_shape, conds, *args, **kwargs):
         row_bytes = model.model.memory_required([1, *noise_shape[1:]])
         rows = noise_shape[0] * streams + math.ceil(factor_bytes / row_bytes)
+        rows += further_rows(composition, conds, noise_shape)
         shape = [rows, *noise_shape[1:]]
-        return executor(model, shape, *args, **kwargs)
+        return executor(model, shape, conds, *args, **kwargs)
 
     return wrapper
 

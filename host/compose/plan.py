@@ -10,6 +10,7 @@ from ...models import compose
 from ..sampling import Sampling, Window, latent_stride
 from . import control as controls
 from .person_loras import Changes, PlacedChanges, place_changes
+from .references import read_references
 from .streams import KEY, NODE, TEXT_CONDS, Composition, PeopleTexts, Shares
 
 
@@ -45,6 +46,7 @@ def plan_maker(
             tuple(_text_of(entry).to(device) for entry in people),
             tuple(_vector_of(entry) for entry in people),
             tuple(_text_conds(entry, device) for entry in people),
+            tuple(read_references(entry, device) for entry in people),
         )
         _check_rows(texts, len(sampling.noise))
         _check_frames(sampling.noise)

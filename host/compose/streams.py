@@ -65,6 +65,7 @@ class PeopleTexts(NamedTuple):
     contexts: tuple[Tensor, ...]  # [1 or images, tokens, C]
     vectors: tuple[Tensor | None, ...]  # pooled text and SDXL's sizes [1 or images, C]
     conds: tuple[Mapping[str, Any], ...] = ()  # of each person: what else belongs to a text
+    references: tuple[Mapping[str, Any], ...] = ()  # of each person: their reference images
 
 
 class Shares(NamedTuple):

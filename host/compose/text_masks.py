@@ -20,6 +20,7 @@ class Texts(NamedTuple):
     lengths: tuple[int, ...]  # tokens of each text; of second texts, person by person again
     shares: Tensor  # of the texts in each token of the image [frames or 1, texts, tokens]
     order: tuple[str, ...] = TEXTS_FIRST  # the rest is padding, reference images and registers
+    images: tuple[int, ...] = ()  # tokens of each person's own images, the last ones of the rest
 
     @property
     def length(self) -> int:
@@ -30,6 +31,11 @@ class Texts(NamedTuple):
         """Return the text of each text token [length]."""
         numbers = torch.arange(len(self.lengths)) % self.shares.shape[1]
         return numbers.repeat_interleave(torch.tensor(self.lengths))
+
+    def image_owners(self) -> Tensor:
+        """Return the person of each token of the people's own images."""
+        numbers = torch.arange(len(self.images))
+        return numbers.repeat_interleave(torch.tensor(self.images, dtype=torch.long))
 
 
 class TextMasks:
@@ -120,8 +126,12 @@ def _lowest(q: Tensor) -> float:
 
 def _text_mask(texts: Texts, _: tuple[int, int], q: Tensor) -> Tensor:
     """No text sees another: [1, length, length]."""
-    owners = texts.owners().to(q.device)
-    apart = owners[:, None] != owners
+    return _apart(texts.owners(), texts.owners(), q)
+
+
+def _apart(queries: Tensor, keys: Tensor, q: Tensor) -> Tensor:
+    """Hide the keys of other people: owners -> [1, queries, keys]."""
+    apart = queries.to(q.device)[:, None] != keys.to(q.device)
     return torch.zeros_like(apart, dtype=q.dtype).masked_fill_(apart, _lowest(q))[None]
 
 
@@ -130,11 +140,18 @@ def _cross_mask(texts: Texts, size: tuple[int, int], q: Tensor) -> Tensor:
 
     The rest of the tokens, behind those of the image here, sees them by their areas.
     """
+    return _by_shares(texts, size[0], texts.owners(), q)
+
+
+def _by_shares(texts: Texts, queries: int, owners: Tensor, q: Tensor) -> Tensor:
+    """How image tokens, and by the areas the rest behind them, see the keys of these owners:
+    [frames or 1, queries, keys].
+    """
     shares = texts.shares.to(q.device)
-    behind = size[0] - shares.shape[-1]
+    behind = queries - shares.shape[-1]
     all_tokens = torch.cat((shares, shares.mean(-1, keepdim=True).expand(-1, -1, behind)), -1)
     logs = all_tokens.log().to(q.dtype).clamp(min=_lowest(q))
-    return logs.mT[..., texts.owners().to(q.device)]
+    return logs.mT[..., owners.to(q.device)]
 
 
 def _joint_mask(texts: Texts, size: tuple[int, int], q: Tensor) -> Tensor:
@@ -149,4 +166,30 @@ def _joint_mask(texts: Texts, size: tuple[int, int], q: Tensor) -> Tensor:
     mask = q.new_zeros(len(texts.shares), queries, keys)
     start = sum(rows[part].shape[1] for part in texts.order[: texts.order.index(TEXTS)])
     mask[..., start : start + text_length] = to_texts
+    if sum(texts.images):
+        _keep_images_apart(mask, texts, queries, q)
     return mask
+
+
+def _keep_images_apart(mask: Tensor, texts: Texts, queries: int, q: Tensor) -> None:
+    """Write into a joint mask who sees the people's own images: each image and its person's text
+    and cells see each other, by the shares, and all that is everybody's sees it by the areas.
+    """
+    text_length, cells, owners = texts.length, texts.shares.shape[-1], texts.image_owners()
+    lengths = {TEXTS: text_length, IMAGE: cells, REST: queries - text_length - cells}
+    starts, start = {}, 0
+    for part in texts.order:
+        starts[part] = start
+        start += lengths[part]
+    shared = lengths[REST] - len(owners)
+    first = starts[REST] + shared
+    images = slice(first, first + len(owners))
+    text = slice(starts[TEXTS], starts[TEXTS] + text_length)
+    image, rest = (slice(starts[part], starts[part] + lengths[part]) for part in (IMAGE, REST))
+    to_images = _by_shares(texts, cells + shared, owners, q)
+    mask[:, image, images] = to_images[:, :cells]
+    mask[:, images, image] = to_images[:, :cells].mT
+    mask[:, rest.start : first, images] = to_images[:, cells:]
+    mask[:, text, images] = _apart(texts.owners(), owners, q)
+    mask[:, images, text] = _apart(owners, texts.owners(), q)
+    mask[:, images, images] = _apart(owners, owners, q)

@@ -26,6 +26,15 @@ from .calls import NetworkCall, chunk_texts, encoded_texts
 from .lora_places import Places, TextTokens, TokenLayout, TransformerPlaces, parts_of_rows
 from .neighbors import has_comparing_patches, has_foreign_patches
 from .person_loras import Part, Where, acting, mixed_blocks, row_blocks
+from .references import (
+    AT_TIME_ZERO,
+    LATENTS,
+    METHOD,
+    ReferenceTokens,
+    joined_references,
+    laid_references,
+    reference_tokens,
+)
 from .streams import (
     COUPLE,
     MERGED,
@@ -66,6 +75,9 @@ class Transformer(NamedTuple):
     # network -> tokens that it puts before the texts
     registers: Callable[[Any], int] = lambda _: 0
     gathers_rows: bool = False  # layers read tokens of all rows in one row (mixture of experts)
+    # the module that reads the positions of texts, image and reference images, in this order; none:
+    # in the mode COUPLE nobody can have images of their own
+    positions: str = ""
 
 
 class PassStream(NamedTuple):
@@ -131,8 +143,15 @@ def _check_nothing_is_kept(call: NetworkCall, passes: Sequence[Pass]) -> None:
     """
     patches = call.options.get("patches", {}).get("attn1_patch", [])
     has_cache = any(type(patch).__name__ == REFERENCE_CACHE for patch in patches)
+    if not has_cache:
+        return
+    if any(call.plan.people.references):
+        raise ValueError(
+            f"{NODE}: Flux KV Cache would give everybody the reference images of each person. "
+            "Remove that node, or connect the images to the positive prompt."
+        )
     with_people = [p for p in passes if any(stream.text is not None for stream in p.streams)]
-    if has_cache and call.conds.get("ref_latents") and len(with_people) > 1:
+    if call.conds.get(LATENTS) and len(with_people) > 1:
         raise ValueError(
             f"{NODE}: Flux KV Cache would give everybody the reference images as the first person "
             "has read them. Set mode to couple, or remove that node."
@@ -159,7 +178,9 @@ def _passes(call: NetworkCall, transformer: Transformer) -> tuple[list[Pass], li
     for member in members:
         stream = member.stream
         kind = stream.text == MERGED, stream.hint is None
-        key = member.number if alone else None, kind, _shapes(member)
+        # Flux.2 can not read images as free of noise in several rows
+        by_itself = alone or member.conds.get(METHOD) == AT_TIME_ZERO
+        key = member.number if by_itself else None, kind, _shapes(member)
         groups.setdefault(key, []).append(member)
     return [Pass(tuple(group), call.batch) for group in groups.values()], [*map(len, by_chunk)]
 
@@ -196,8 +217,8 @@ class _Conds:
         return PassStream(stream, number, conds, control_conds, lengths, second_lengths)
 
     def _of(self, stream: Stream, texts: Sequence[Tensor]) -> dict[str, Any]:
-        """Return the conds of a stream's rows. Of a person comes the text; all else, guidance and
-        reference latents for example, is the chunk's.
+        """Return the conds of a stream's rows. Of a person come the text and further reference
+        images; all else, guidance for example, is the chunk's.
         """
         chunk = self._of_chunk(stream.chunk, self.texts[stream.chunk])
         if stream.text is None:
@@ -206,6 +227,9 @@ class _Conds:
         conds["c_crossattn"] = torch.cat([text.expand(self.batch, -1, -1) for text in texts], 1)
         if isinstance(conds.get("y"), Tensor):
             conds["y"] = stream_vector(stream, self.people.vectors, conds["y"], self.areas)
+        everybody = self.people.references
+        own = everybody if stream.text == MERGED else everybody[stream.text : stream.text + 1]
+        conds |= joined_references(conds, own, self.batch)
         if stream.text != MERGED:
             return conds | self._person(stream.text)
         return conds | self._merged(stream, [text.shape[1] for text in texts])
@@ -367,14 +391,22 @@ def _token_layout(
         member.second_lengths[start : start + count]
         for start in range(0, len(member.second_lengths), count)
     ]
-    references = call.conds.get("ref_latents") or []
+
+    def images() -> Iterator[TextTokens]:
+        of_people = call.plan.people.references if merged else ()
+        lengths = [_image_tokens(call, transformer, each) for each in of_people]
+        everybodys = _image_tokens(call, transformer, member.conds) - sum(lengths)
+        yield TextTokens(everybodys, None, is_everybodys=True)
+        for person, length in enumerate(lengths):
+            yield TextTokens(length, person)
+
     return TokenLayout(
         tokens(member.text_lengths),
         tuple(tokens(lengths) for lengths in second_lengths),
         partial(transformer.padded, call.network),
         transformer.order(call.network),
         grid,
-        sum(math.prod(token_grid(call.network, transformer, latent)) for latent in references),
+        tuple(images()),
         transformer.registers(call.network),
     )
 
@@ -587,9 +619,16 @@ def _joined_texts(
         shares = shares.repeat(len(one_pass.streams), 1, 1)  # [rows, S, N]
     lay_texts = transformer.lay_texts or as_they_are
     member = one_pass.members[0]
-    with lay_texts(network, member.text_lengths, shares.mean(-1).mT) as lengths:
+    images = _reference_tokens(call, transformer, member)
+    text_length = member.conds["c_crossattn"].shape[1]
+    with (
+        laid_references(network, transformer.positions, images, text_length),
+        lay_texts(network, member.text_lengths, shares.mean(-1).mT) as lengths,
+    ):
         all_lengths = (*lengths, *member.second_lengths)
-        masks = TextMasks(Texts(all_lengths, shares, transformer.order(network)))
+        image_lengths = images.lengths if images else ()
+        order = transformer.order(network)
+        masks = TextMasks(Texts(all_lengths, shares, order, image_lengths))
         hooks = list(
             chain.from_iterable(
                 masks.watch(module, reads)
@@ -604,6 +643,27 @@ def _joined_texts(
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _reference_tokens(
+    call: NetworkCall, transformer: Transformer, member: PassStream
+) -> ReferenceTokens | None:
+    """Return the tokens of the people's own reference images; None where nobody has any."""
+    people = call.plan.people.references
+    if not any(people):
+        return None
+    conds, chunk = _Conds(call), member.stream.chunk
+    alone = [conds.member(Stream(chunk, number, None), 0).conds for number in range(len(people))]
+
+    lengths = [_image_tokens(call, transformer, references) for references in people]
+    cells = math.prod(token_grid(call.network, transformer, call.x))
+    return reference_tokens(call, transformer.positions, alone, lengths, cells)
+
+
+def _image_tokens(call: NetworkCall, transformer: Transformer, conds: Mapping[str, Any]) -> int:
+    """Count the tokens of the reference images in conds."""
+    grids = [token_grid(call.network, transformer, latent) for latent in conds.get(LATENTS, ())]
+    return sum(map(math.prod, grids))
 
 
 def modules_at(network: Any, path: str) -> list[torch.nn.Module]:

@@ -18,6 +18,7 @@ class Layout(NamedTuple):
 
     head: str
     after_text: bool = False  # the image's tokens come behind the text's
+    last: bool = False  # they are the last ones
     patch: str = "patch_size"  # what the network calls the side of a token, in latent cells
 
 
@@ -25,11 +26,15 @@ LAYOUTS = {
     "Flux": Layout("final_layer"),
     "Chroma": Layout("final_layer"),
     "QwenImageTransformer2DModel": Layout("norm_out"),
-    "NextDiT": Layout("final_layer", after_text=True),
+    "NextDiT": Layout("final_layer", last=True),
     "OpenAISignatureMMDITWrapper": Layout("final_layer"),
     "SingleStreamDiT": Layout("last", after_text=True, patch="patch"),
     "Anima": Layout("final_layer", patch="patch_spatial"),
     "WanModel": Layout("head"),
+    "MageFlowTransformer2DModel": Layout("norm_out"),
+    "JoyImageTransformer3DModel": Layout("norm_out"),
+    "OmniGen2Transformer2DModel": Layout("norm_out", last=True),
+    "BooguTransformer2DModel": Layout("norm_out", last=True),
 }
 
 
@@ -40,9 +45,16 @@ def entry_of(conditioning: Sequence) -> dict[str, Any]:
 
 
 def with_text_of(entry: Mapping[str, Any], person: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry with another one's text, and what else it has."""
+    """Return an entry with another one's text, what else it has, and behind its reference images
+    those of the other one.
+    """
     without_text = {key: value for key, value in entry.items() if key not in TEXT}
-    return {**without_text, **{key: person[key] for key in TEXT if key in person}}
+    changed = {**without_text, **{key: person[key] for key in TEXT if key in person}}
+    if images := person.get("reference_latents"):
+        changed["reference_latents"] = [*entry.get("reference_latents", []), *images]
+        if "reference_latents_method" in person:
+            changed["reference_latents_method"] = person["reference_latents_method"]
+    return changed
 
 
 def plain(base: Any, x: Tensor, sigma: Tensor, entry: Mapping[str, Any]) -> Tensor:
@@ -70,12 +82,14 @@ def _before(head: torch.nn.Module, change: Callable[[Tensor], Tensor]) -> Iterat
         hook.remove()
 
 
-def _image_start(network: Any, layout: Layout, entry: Mapping[str, Any]) -> int:
-    """Return the index of the image's first token in what the head reads."""
-    if not layout.after_text:
-        return 0
-    multiple = getattr(network, "pad_tokens_multiple", None) or 1
-    return math.ceil(entry["cross_attn"].shape[1] / multiple) * multiple
+def _image_start(
+    network: Any, layout: Layout, entry: Mapping[str, Any], count: int, cells: int
+) -> int:
+    """Return the index of the image's first token among those that the head reads."""
+    if layout.last:
+        multiple = getattr(network, "pad_tokens_multiple", None) or 1
+        return count - math.ceil(cells / multiple) * multiple
+    return entry["cross_attn"].shape[1] if layout.after_text else 0
 
 
 def composed(
@@ -94,7 +108,6 @@ def composed(
     side = patch if isinstance(patch, int) else patch[-1]
     height, width = (math.ceil(cells / side) for cells in x.shape[-2:])
     share = torch.nn.functional.interpolate(shares, (height, width), mode="bilinear")
-    starts = [_image_start(network, layout, entry) for entry in entries]
     everyone = range(len(entries))
 
     tokens: list[Tensor] = []
@@ -104,6 +117,10 @@ def composed(
 
     mixed = [features.clone() for features in tokens]
     flat = [features.view(len(x), -1, features.shape[-1]) for features in tokens]
+    starts = [
+        _image_start(network, layout, entry, features.shape[1], height * width)
+        for entry, features in zip(entries, flat, strict=True)
+    ]
     for image in range(len(x)):
         frame = image % share.shape[1]
         for place in range(height * width):
