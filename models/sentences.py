@@ -111,17 +111,8 @@ class Person:
         self.described = False  # a part of the group was said to be this one
 
     def sentence(self) -> str:
-        details = ""
-        for detail in self.details:
-            details += (" " if _goes_on(detail) else ", ") + detail
         article = "" if self.is_named else "an " if self.text[:1].lower() in "aeiou" else "a "
-        return f"{article}{self.text}{details}"
-
-
-def _goes_on(detail: str) -> bool:
-    """Say whether a detail needs no comma before it."""
-    word = detail.split()[0].lower()
-    return word in PREPOSITIONS | FINITE or word.endswith("ing") or word in ("who", "that", "whose")
+        return article + self.text + "".join(self.details)
 
 
 def _spans(tokens: Sequence[Token]) -> list[Span]:
@@ -168,8 +159,13 @@ def _counts(tokens: Sequence[Token], mention: Mention) -> bool:
     if mention.start and mention.definite and before not in JOINERS:
         return False
     alone = is_mark(before) or before in JOINERS or before[0] == "@"
-    beside = before in ("to", "beside", "near", "behind", "facing", "of", "against", "chasing")
-    return alone or beside
+    return alone or before in BESIDE
+
+
+BESIDE = frozenset(
+    "to beside near behind facing faces of against chasing chases fighting fights meeting "
+    "meets".split()
+)
 
 
 def _names_image(tokens: Sequence[Token], place: int) -> bool:
@@ -494,9 +490,11 @@ class Scene:
             if position and not place and not _is_detail(detail):
                 self._leave(detail)
             elif position and is_last and self._is_shared(detail):
-                self._share(detail)
+                self._describe(self.persons, detail, ", ")
+            elif position:
+                self._describe(self.current, detail, ", ")
             else:
-                self._tell(detail, span, is_last=is_last and not position)
+                self._tell(detail, span, is_last=is_last)
 
     def _leave(self, words: list[Token]) -> None:
         if len(words) == 1 and in_section(words[0].word, "clothing", "looks"):
@@ -509,12 +507,11 @@ class Scene:
         """Tell the current people a detail; what all do, as 'dancing', is told to all."""
         start = self._shared_start(words, span) if is_last else len(words)
         self._describe(self.current, words[:start])
-        if start < len(words):
-            self._share(words[start:])
+        self._describe(self.persons, words[start:])
 
     def _shared_start(self, words: list[Token], span: Span) -> int:
         """Find where the words begin that are about everybody: 'a cat and a dog sitting'."""
-        if span.kind != "new" or len(self.groups) < 2 or len(self.current) != 1:
+        if span.kind != "new" or len(self.groups) < 2:
             return len(words)
         earlier = [person for person in self.persons if person not in self.current]
         if any(_acts(person) for person in earlier):
@@ -525,7 +522,7 @@ class Scene:
                 plain = not place and not any(person.details for person in earlier)
                 social = token.word in SOCIAL or two in TOGETHER
                 return place if social or plain and token.word != "holding" else len(words)
-        plain = not any(person.details for person in earlier)
+        plain = len(self.current) == 1 and not any(person.details for person in earlier)
         if plain and words[0].word in ("in", "wearing") and _is_each(words):
             return 0
         return len(words)
@@ -541,10 +538,8 @@ class Scene:
         grouped = len(self.groups) < len(self.persons)
         return worn and grouped and not first.endswith("ing") and first not in PREPOSITIONS
 
-    def _share(self, words: list[Token]) -> None:
-        self._describe(self.persons, words)
-
-    def _describe(self, persons: list[Person], words: list[Token]) -> None:
+    def _describe(self, persons: list[Person], words: list[Token], before: str = " ") -> None:
+        """Add a detail to people, behind a space or a comma."""
         if not words:
             return
         many = len(persons) > 1
@@ -553,11 +548,12 @@ class Scene:
             if words[0].word in LOOKS_ALONE and len(words) == 1:
                 person.text = f"{detail} {person.text}"
             else:
-                person.details.append(detail)
+                person.details.append(before + detail)
 
 
 LOOKS_ALONE = frozenset(
-    "black white grey gray red green blue yellow orange purple pink brown tall short old young".split()
+    "black white grey gray red green blue yellow orange purple pink brown tall short old "
+    "young".split()
 )
 
 
@@ -628,9 +624,24 @@ def split_sentence(sentence: str, count: int = 0) -> Split:
             scene.relations.append((list(scene.current), piece.relation))
         _follow_list(scene, span, piece, tokens[span.stop : stop])
         lead = piece.next_sides
+    unknown = _unknown(tokens, spans)
+    if unknown:
+        scene.doubt(f"it is not clear who '{unknown}' is")
     _check(scene, count)
     persons = tuple(person.sentence() for person in _ordered(scene))
     return Split(persons, _joined_setting(scene.setting), tuple(scene.doubts))
+
+
+def _unknown(tokens: Sequence[Token], spans: Sequence[Span]) -> str:
+    """Find words that have a place like a person's, but name nobody known: 'a zorg on the left'."""
+    start = 0
+    for place, token in enumerate(tokens):
+        if is_mark(token.word) or token.word in JOINERS:
+            start = place + 1
+        elif token.word[0] == "@" and place > start and tokens[start].word in ARTICLES:
+            if not any(start <= span.start < place for span in spans):
+                return _text(tokens[start:place])
+    return ""
 
 
 def _read_beginning(scene: Scene, tokens: Sequence[Token]) -> list[float]:
