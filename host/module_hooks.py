@@ -11,7 +11,7 @@ lets it overlook changes of the options. So our calls run uncompiled; all others
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -80,6 +80,16 @@ def hook_after(module: Any, hook: Callable, *, with_kwargs: bool = False) -> Any
     torch's `register_forward_hook`. Returns a handle to remove.
     """
     return original(module).register_forward_hook(_guarded(hook), with_kwargs=with_kwargs)
+
+
+@contextmanager
+def removed_at_the_end(hooks: Sequence[Any]) -> Iterator[None]:
+    """Remove hooks at the end, also after an error."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _guarded(hook: Callable) -> Callable:

@@ -52,6 +52,15 @@ def _ends_with_image(_: Any, tokens: int, __: int, cells: int) -> int:
 
 
 _FLUX_BLOCKS = {"double_blocks.*": JOINT, "single_blocks.*": JOINT}
+_FLUX_MODULATIONS = {
+    "double_blocks.*.img_mod.lin": IMAGE,
+    "double_blocks.*.txt_mod.lin": TEXTS,
+    "single_blocks.*.modulation.lin": JOINT,
+    "double_stream_modulation_img.lin": IMAGE,
+    "double_stream_modulation_txt.lin": TEXTS,
+    "single_stream_modulation.lin": JOINT,
+    "final_layer.adaLN_modulation": IMAGE,
+}
 
 FAMILIES = (
     ComposeFamily(UNET, unets.run, (EXACT, LAYERS, COUPLE)),
@@ -62,6 +71,7 @@ FAMILIES = (
             "final_layer",
             _FLUX_BLOCKS,
             lay_texts=counted("pe_embedder", before_image=(1, 2)),
+            modulations=_FLUX_MODULATIONS,
             positions="pe_embedder",
         ),
         models=("LongCatImage",),
@@ -73,6 +83,7 @@ FAMILIES = (
             "final_layer",
             _FLUX_BLOCKS,
             lay_texts=counted("pe_embedder"),
+            modulations=_FLUX_MODULATIONS,
             positions="pe_embedder",
         ),
     ),
@@ -94,6 +105,11 @@ FAMILIES = (
             "norm_out",
             {"transformer_blocks.*": JOINT},
             lay_texts=counted("pe_embedder"),
+            modulations={
+                "transformer_blocks.*.img_mod": IMAGE,
+                "transformer_blocks.*.txt_mod": TEXTS,
+                "norm_out.linear": IMAGE,
+            },
             positions="pe_embedder",
         ),
     ),
@@ -106,12 +122,20 @@ FAMILIES = (
     _transformer(
         ("Z-Image in pixels",),  # a small network for each patch of pixels reads the last block
         "lumina.model.NextDiTPixelSpace",
-        NEXT_DIT._replace(head="layers.*"),
+        NEXT_DIT._replace(head="layers.*", modulations={}),
     ),
     _transformer(
         ("SD3", "SD3.5"),
         "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper",
-        Transformer("final_layer", {"joint_blocks.*": JOINT}),
+        Transformer(
+            "final_layer",
+            {"joint_blocks.*": JOINT},
+            modulations={
+                "joint_blocks.*.x_block.adaLN_modulation": IMAGE,
+                "joint_blocks.*.context_block.adaLN_modulation": TEXTS,
+                "final_layer.adaLN_modulation": IMAGE,
+            },
+        ),
     ),
     _transformer(
         ("Krea 2",),

@@ -21,14 +21,16 @@ TEXT_LAYERS = re.compile(
     r"txt|text|context|cap_|caption|add_[qkv]_|to_add_|instruct|encoder_|llm|\.[kv]_proj|\.[kv]$"
 )
 # tables of modulations, whose rows are no tokens
-VECTOR_LAYERS = re.compile(r"modulation|distilled_guidance|time_|timestep|vector_in|t_embed")
+VECTOR_LAYERS = re.compile(
+    r"modulation|distilled_guidance|(^|\.)(time_|timestep|vector_in|t_embed)"
+)
 
 
 class TextTokens(NamedTuple):
     """The tokens of one text, or of a person's reference images, in a call, and whose they are."""
 
     length: int
-    owner: int | None  # a person; None: nobody's, the scene's
+    owner: int | None  # a person, or the scene behind the people; None: see below
     is_everybodys: bool = False  # the negative prompt of all people
 
 
@@ -124,23 +126,29 @@ def _vector_parts(weights: Tensor, dims: int) -> list[Part]:
 class Places(NamedTuple):
     """Where LoRAs count in rows of all people, kept for the next calls of the sampling."""
 
-    shares: Tensor  # of the people alone [people, frames or 1, 1, h, w]
-    key: Any  # of these shares
+    shares: Tensor  # of the people and the scene [S, frames or 1, 1, h, w]
+    people: int
     once: Once
 
-    def stored(self, key: tuple, compute: Callable[[], list[Part]]) -> list[Part]:
+    def stored(self, key: tuple, compute: Callable[[], Any]) -> Any:
         """Return what was computed once for these shares under a key."""
-        return self.once((self.key, *key), compute)
+        return self.once((id(self.shares), *key), compute)
+
+    def of_people(self, weights: Tensor) -> Tensor:
+        """Leave out those of the scene, which carries no LoRA."""
+        return weights[: self.people]
 
     def vectors(self, dims: int) -> list[Part]:
         """Return the parts of vectors [rows, C] or [rows, n, C], by the people's areas."""
-        return self.stored(("vectors", dims), lambda: _vector_parts(areas(self.shares), dims))
+        return self.stored(
+            ("vectors", dims), lambda: _vector_parts(self.of_people(areas(self.shares)), dims)
+        )
 
     def cells(self, height: int, width: int, dims: int) -> list[Part]:
         """Return the parts of cells [rows, C, h, w] or [rows, C, frames, h, w]."""
 
         def parts() -> list[Part]:
-            shares = compose.resize_shares(self.shares, height, width)
+            shares = self.of_people(compose.resize_shares(self.shares, height, width))
             return _cell_parts(shares if dims == 4 else shares[:, :, None])
 
         return self.stored(("cells", height, width, dims), parts)
@@ -168,7 +176,8 @@ class UNetPlaces:
         return self.places.stored(("tokens", size), lambda: self._token_parts(size))
 
     def _token_parts(self, size: tuple[int, int]) -> list[Part]:
-        return _token_parts(compose.resize_shares(self.places.shares, *size).flatten(2))
+        shares = compose.resize_shares(self.places.shares, *size).flatten(2)
+        return _token_parts(self.places.of_people(shares))
 
 
 def _halved(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
@@ -233,13 +242,26 @@ class TransformerPlaces:
         running = RUNNING_TEXT.get()
         if running is not None:  # a text that is refined by itself
             owner = self.layout.texts[running].owner
-            return [] if owner is None else [Part(owner, slice(None))]
+            is_person = owner is not None and owner < self.places.people
+            return [Part(owner, slice(None))] if is_person else []
         length = output.shape[1:-1].numel()
         if is_vectors(output) or VECTOR_LAYERS.search(path):
             return self.places.vectors(output.dim())
         reads = self._reads(path, output.shape[1:-1])
         key = self.layout.texts, self.layout.images, self.layout.grid, reads, length
-        return self.places.stored(key, lambda: _token_parts(self._weights(reads, length)))
+        return self.places.stored(
+            key, lambda: _token_parts(self.places.of_people(self._weights(reads, length)))
+        )
+
+    def weights(self, reads: str) -> Tensor:
+        """Return how much each stream counts in the tokens that a block reads
+        [S, frames or 1, tokens].
+        """
+        texts = sum(self.layout.padded(text.length) for text in self.layout.texts)
+        image = self.layout.padded(self.cells) + self.layout.image_length()
+        length = {TEXTS: texts, IMAGE: image, JOINT: texts + image}[reads]
+        key = self.layout.texts, self.layout.images, self.layout.grid, reads, length, "weights"
+        return self.places.stored(key, lambda: self._weights(reads, length))
 
     def folded(self, path: str, times: int) -> int:
         """Return how many rows of a layer are one row of the call: the tokens of the texts or of
@@ -273,7 +295,7 @@ class TransformerPlaces:
         return choices.pop()
 
     def _weights(self, reads: str, length: int) -> Tensor:
-        """Return the weights [people, frames or 1, length] of the tokens."""
+        """Return the weights [S, frames or 1, length] of the tokens."""
         shares = compose.resize_shares(self.places.shares, *self.layout.grid).flatten(2)
         if reads == TEXTS:
             texts = self.texts.get(length) or next(
@@ -298,10 +320,9 @@ class TransformerPlaces:
 
     def _text_weights(self, texts: Sequence[TextTokens], shares: Tensor) -> Tensor:
         """Weigh a person's text by 1 for that person, and everybody's by the areas."""
-        people, frames = shares.shape[:2]
         weights = []
         for text in texts:
-            weight = shares.new_zeros(people, frames, 1)
+            weight = torch.zeros_like(shares[..., :1])
             if text.is_everybodys:
                 weight = shares.mean(-1, keepdim=True)
             elif text.owner is not None:

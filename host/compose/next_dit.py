@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..module_hooks import hook_after, hook_before
-from .text_masks import JOINT, TEXT
+from .text_masks import IMAGE, JOINT, TEXT
 from .transformers import Transformer
 
 
@@ -83,4 +83,9 @@ NEXT_DIT = Transformer(
     image_start=_image_start,
     lay_texts=_lay_texts,
     padded=_padded,
+    modulations={
+        "noise_refiner.*.adaLN_modulation": IMAGE,
+        "layers.*.adaLN_modulation": JOINT,
+        "final_layer.adaLN_modulation": JOINT,
+    },
 )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..lora_files import Change, add_changes, layer_changes
-from ..module_hooks import hook_after, original
+from ..module_hooks import hook_after, original, removed_at_the_end
 from .streams import MERGED, NEGATIVE, Composition, Stream, StreamRows
 
 SHARED = "shared"  # the owner of rows that belong to all people
@@ -157,8 +157,5 @@ def acting(network: Any, changes: PlacedChanges, where: Where) -> Iterator[None]
         hook_after(network.get_submodule(path), adding(path, by_person))
         for path, by_person in changes.by_layer.items()
     ]
-    try:
+    with removed_at_the_end(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..module_hooks import hook_after, hook_before
+from ..module_hooks import hook_after, hook_before, removed_at_the_end
 from .streams import NODE
 
 RUNNING_TEXT: ContextVar[int | None] = ContextVar("vitruvian_text", default=None)
@@ -48,7 +48,7 @@ def counted(
         def before(_, inputs):
             return restart(inputs[0], lengths), *inputs[1:]
 
-        with _hooks(hook_before(network.get_submodule(embedder), before)):
+        with removed_at_the_end([hook_before(network.get_submodule(embedder), before)]):
             yield lengths
 
     return lay_texts
@@ -70,7 +70,7 @@ def rotated_by_blocks(blocks: str, argument: int) -> LayTexts:
             return *inputs[:argument], restarted, *inputs[argument + 1 :]
 
         modules = network.get_submodule(blocks)
-        with _hooks(*(hook_before(module, before) for module in modules)):
+        with removed_at_the_end([hook_before(module, before) for module in modules]):
             yield lengths
 
     return lay_texts
@@ -112,19 +112,9 @@ def refined_alone(refiner: str) -> LayTexts:
         )
         outside = RUNNING_TEXT.set(None)
         try:
-            with _hooks(*hooks):
+            with removed_at_the_end(hooks):
                 yield lengths
         finally:
             RUNNING_TEXT.reset(outside)
 
     return lay_texts
-
-
-@contextmanager
-def _hooks(*hooks: Any) -> Iterator[None]:
-    """Remove module hooks at the end."""
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

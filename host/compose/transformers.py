@@ -10,9 +10,10 @@ COUPLE  the people's texts lie behind one another in one context. A mask adds th
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,9 +24,16 @@ from ..module_hooks import hook_after, hook_before, hooked_call
 from ..sampling import with_options
 from . import control as controls
 from .calls import NetworkCall, chunk_texts, encoded_texts
-from .lora_places import Places, TextTokens, TokenLayout, TransformerPlaces, parts_of_rows
+from .lora_places import (
+    Places,
+    TextTokens,
+    TokenLayout,
+    TransformerPlaces,
+    is_vectors,
+    parts_of_rows,
+)
 from .neighbors import has_comparing_patches, has_foreign_patches
-from .person_loras import Part, Where, acting, mixed_blocks, row_blocks
+from .person_loras import SHARED, Block, Part, Where, acting, mixed_blocks, row_blocks
 from .references import (
     AT_TIME_ZERO,
     LATENTS,
@@ -48,6 +56,7 @@ from .streams import (
     streams_by_chunk,
 )
 from .text_masks import TEXTS_FIRST, TextMasks, Texts
+from .vectors import token_vectors, vector_blocks
 
 LAST = -1  # of the passes so far
 REFERENCE_CACHE = "KV_Attn_Input"  # the host's class of the patch of Flux KV Cache
@@ -74,6 +83,8 @@ class Transformer(NamedTuple):
     padded: Callable[[Any, int], int] = lambda _, length: length
     # network -> tokens that it puts before the texts
     registers: Callable[[Any], int] = lambda _: 0
+    # layers that turn what all tokens share into a modulation -> the tokens that read it
+    modulations: Mapping[str, str] = MappingProxyType({})
     gathers_rows: bool = False  # layers read tokens of all rows in one row (mixture of experts)
     # the module that reads the positions of texts, image and reference images, in this order; none:
     # in the mode COUPLE nobody can have images of their own
@@ -89,6 +100,9 @@ class PassStream(NamedTuple):
     control_conds: Mapping[str, Any]  # what its ControlNet reads: texts as the host encoded them
     text_lengths: Sequence[int]  # tokens of each of its texts: several if it is all people's
     second_lengths: Sequence[int]  # of their other texts, as joint attention reads them
+    vectors: Sequence[
+        Tensor
+    ]  # pooled text of each person and of the scene, if the network reads it
 
 
 class Pass(NamedTuple):
@@ -214,7 +228,8 @@ class _Conds:
         conds = self._of(stream, texts)
         second_lengths = self._second_lengths(stream, conds)
         control_conds = self._for_control(stream, conds)
-        return PassStream(stream, number, conds, control_conds, lengths, second_lengths)
+        vectors = self._vectors(stream, conds)
+        return PassStream(stream, number, conds, control_conds, lengths, second_lengths, vectors)
 
     def _of(self, stream: Stream, texts: Sequence[Tensor]) -> dict[str, Any]:
         """Return the conds of a stream's rows. Of a person come the text and further reference
@@ -233,6 +248,17 @@ class _Conds:
         if stream.text != MERGED:
             return conds | self._person(stream.text)
         return conds | self._merged(stream, [text.shape[1] for text in texts])
+
+    def _vectors(self, stream: Stream, conds: Mapping[str, Any]) -> list[Tensor]:
+        """Return the pooled text of each person, and of the scene, where they share a stream."""
+        if not isinstance(conds.get("y"), Tensor):
+            return []
+        if stream.text != MERGED:
+            return [conds["y"]] * len(self.areas)
+        chunk, people = _chunk(self.call.conds["y"], stream.chunk, self.batch), self.people.vectors
+        streams = [stream._replace(text=person) for person in range(len(people))]
+        streams += [stream._replace(text=None)] * (len(self.areas) - len(people))
+        return [stream_vector(each, people, chunk, self.areas) for each in streams]
 
     def _for_control(self, stream: Stream, conds: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a stream's ControlNet reads: of all people together, the positive prompt."""
@@ -334,7 +360,9 @@ def _run_pass(call: NetworkCall, transformer: Transformer, one_pass: Pass, head:
     conds = _joined([member.conds for member in one_pass.members])
     control_conds = _joined([member.control_conds for member in one_pass.members])
     x, t = one_pass.rows(call.x), one_pass.rows(call.t)
-    head.begin(_where(call, transformer, one_pass, head))
+    places = _places(call, transformer, one_pass, head)
+    with_vectors = _has_vectors_of_people(call, transformer, one_pass)
+    head.begin(_where(call, one_pass, head, places, with_vectors))
     options = controls.with_drawn_patches(
         call.composed_control, one_pass, x, _pass_options(call, one_pass)
     )
@@ -343,27 +371,44 @@ def _run_pass(call: NetworkCall, transformer: Transformer, one_pass: Pass, head:
         hooked_call(call.network, options, NODE) as hooked_options,
         _joined_texts(call, transformer, one_pass, hooked_options) as attention_options,
         acting(call.network, call.plan.loras, head.where),  # before the head's results are mixed
+        _vectors(call, transformer, one_pass, places) if with_vectors else nullcontext(),
         head.mixing(one_pass, conds["c_crossattn"].shape[1]),
     ):
         c_concat, c_crossattn = conds.pop("c_concat", None), conds.pop("c_crossattn")
         return call.executor(x, t, c_concat, c_crossattn, control, attention_options, **conds)
 
 
-def _where(call: NetworkCall, transformer: Transformer, one_pass: Pass, head: "_Head") -> Where:
-    """Return where in a layer the LoRAs of each person count, in one pass."""
+def _places(
+    call: NetworkCall, transformer: Transformer, one_pass: Pass, head: "_Head"
+) -> TransformerPlaces:
+    """Say where the people are in the tokens of a pass."""
     plan = call.plan
-    people = len(plan.composition.people)
-    places = TransformerPlaces(
-        Places(call.shares[:people], id(call.shares), plan.loras.once),
+    return TransformerPlaces(
+        Places(call.shares, len(plan.composition.people), plan.loras.once),
         _token_layout(call, transformer, one_pass.members[0], head.grid),
     )
-    unmixed = row_blocks(one_pass, plan.roles, call.uuids)
-    chunks = [call.uuids[stream.chunk] for stream in one_pass.streams]
-    mixed = mixed_blocks(chunks, plan.roles, call.batch)
+
+
+def _where(
+    call: NetworkCall,
+    one_pass: Pass,
+    head: "_Head",
+    places: TransformerPlaces,
+    with_vectors: bool,
+) -> Where:
+    """Return where in a layer the LoRAs of each person count, in one pass. with_vectors: people who
+    share rows have vectors of their own.
+    """
+    roles, streams = call.plan.roles, len(call.shares)
+    unmixed = row_blocks(one_pass, roles, call.uuids)
+    mixed = mixed_blocks([call.uuids[s.chunk] for s in one_pass.streams], roles, call.batch)
+    vectors = vector_blocks(unmixed, streams, places.places.people)
 
     def where(path: str, layer: Any, output: Tensor) -> Iterable[Part]:
         blocks = mixed if head.is_behind else unmixed
-        folded = places.folded(path, len(output) // sum(block.rows for block in blocks))
+        if with_vectors and is_vectors(output) and len(output) == _count(vectors):
+            blocks = vectors
+        folded = places.folded(path, len(output) // _count(blocks))
         rows = output if folded == 1 else output.unflatten(0, (-1, folded))
         for part in parts_of_rows(blocks, rows, lambda: places.parts(path, layer, rows)):
             yield part._replace(folded=folded)
@@ -371,13 +416,45 @@ def _where(call: NetworkCall, transformer: Transformer, one_pass: Pass, head: "_
     return where
 
 
+def _count(blocks: Sequence[Block]) -> int:
+    return sum(block.rows for block in blocks)
+
+
+def _has_vectors_of_people(call: NetworkCall, transformer: Transformer, one_pass: Pass) -> bool:
+    """Say whether people who share rows differ in what all tokens read: in their pooled texts, or
+    in their LoRAs. Where reference images or a second pooled text have vectors too, all share one.
+    """
+    is_couple = call.plan.composition.mode == COUPLE and bool(transformer.modulations)
+    member = one_pass.members[0]
+    if not is_couple or {"ref_latents", "clip_text_pooled"} & {*member.conds}:
+        return False
+    blocks = row_blocks(one_pass, call.plan.roles, call.uuids)
+    has_pooled = member.stream.text == MERGED and bool(member.vectors)
+    return (has_pooled or bool(call.plan.loras.by_layer)) and all(b.owner == SHARED for b in blocks)
+
+
+def _vectors(
+    call: NetworkCall, transformer: Transformer, one_pass: Pass, places: TransformerPlaces
+) -> AbstractContextManager:
+    """Give every person a vector of their own for what all tokens read."""
+    modulations = [
+        (module, places.weights(reads))
+        for path, reads in transformer.modulations.items()
+        for module in modules_at(call.network, path, optional=True)
+    ]
+    everybodys = zip(*(member.vectors for member in one_pass.members), strict=True)
+    pooled = [torch.cat(of_person) for of_person in everybodys]
+    return token_vectors(
+        call.network, modulations, len(call.shares), torch.cat(pooled) if pooled else None
+    )
+
+
 def _token_layout(
     call: NetworkCall, transformer: Transformer, member: PassStream, grid: tuple[int, int]
 ) -> TokenLayout:
     """Say how the rows of all people lay out their tokens, in the pass of a member."""
     merged = member.stream.text == MERGED
-    people = range(len(call.plan.composition.people))
-    owners = [*people, None] if merged else [None]
+    owners: Sequence[int | None] = range(len(call.shares)) if merged else [None]
 
     def tokens(lengths: Sequence[int]) -> tuple[TextTokens, ...]:
         everybodys = not merged
@@ -666,13 +743,16 @@ def _image_tokens(call: NetworkCall, transformer: Transformer, conds: Mapping[st
     return sum(map(math.prod, grids))
 
 
-def modules_at(network: Any, path: str) -> list[torch.nn.Module]:
-    """Return the modules of a path such as `blocks.*.cross_attn`; `*` stands for every child."""
+def modules_at(network: Any, path: str, *, optional: bool = False) -> list[torch.nn.Module]:
+    """Return the modules of a path such as `blocks.*.cross_attn`; `*` stands for every child.
+    optional: children without the rest of the path are left out.
+    """
     modules = [network]
     for name in path.split("."):
         modules = [
             child
             for module in modules
+            if name == "*" or not optional or getattr(module, name, None) is not None
             for child in (module.children() if name == "*" else [getattr(module, name)])
         ]
     return modules

@@ -3,24 +3,27 @@
 EXACT mixes them before the head, LAYERS after every block, COUPLE after every cross-attention.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..module_hooks import hook_after, hook_before, hooked_call
 from ..sampling import with_options, with_patch
 from . import control as controls
 from .calls import NetworkCall, chunk_texts, encoded_texts
-from .lora_places import Places, UNetPlaces, parts_of_rows
+from .lora_places import Places, UNetPlaces, is_vectors, parts_of_rows
 from .neighbors import has_comparing_patches, run_per_group
 from .person_loras import Part, Where, acting, mixed_blocks, row_blocks
 from .streams import (
     COUPLE,
     EXACT,
     LAYERS,
+    MERGED,
     NODE,
     PEOPLE,
     ChunkText,
@@ -33,10 +36,13 @@ from .streams import (
     lay_groups,
     stream_texts,
     stream_uuids,
+    stream_vector,
     stream_vectors,
     streams_by_chunk,
 )
+from .vectors import unet_vectors, vector_blocks
 
+VECTOR_LAYERS = re.compile(r"^(time_embed|label_emb)\.|\.emb_layers\.")
 CROSS_ATTENTION = ("attn2_patch", "attn2_output_patch")
 
 
@@ -95,6 +101,7 @@ def run(call: NetworkCall) -> Tensor:
         hooked_call(call.network, stream_options, NODE) as hooked_options,
         _mixing(call.network, stream_call),
         acting(call.network, plan.loras, _where(call, stream_call)),
+        _vectors(call, stream_call),
     ):
         mixed = call.executor(
             stream_rows.x,
@@ -136,18 +143,53 @@ def _where(call: NetworkCall, stream_call: StreamCall) -> Where:
     """Return where in a layer the LoRAs of each person count."""
     plan, roles = call.plan, call.plan.roles
     people = len(plan.composition.people)
-    shares = Places(call.shares[:people], id(call.shares), plan.loras.once)
-    places = UNetPlaces(shares, plan.size)
+    places = UNetPlaces(Places(call.shares, people, plan.loras.once), plan.size)
     outer = row_blocks(stream_call.layout, roles, call.uuids)
     inner, head = outer, mixed_blocks(call.uuids, roles, call.batch)
     if stream_call.mode == COUPLE:
         inner = row_blocks(_attention_layout(stream_call, call.options), roles, call.uuids)
+    vectors = vector_blocks(outer, len(call.shares), people)
+    has_vectors = _has_vectors_of_people(call)
 
     def where(path: str, layer: Any, output: Tensor) -> Iterable[Part]:
         blocks = head if path.startswith("out.") else inner if ".attn2." in path else outer
+        if has_vectors and is_vectors(output):
+            blocks = vectors
         return parts_of_rows(blocks, output, lambda: places.parts(path, layer, output))
 
     return where
+
+
+def _has_vectors_of_people(call: NetworkCall) -> bool:
+    """Say whether people who share rows differ in what all cells read: in their pooled texts, or in
+    LoRAs of the layers that read these or the time.
+    """
+    is_couple = call.plan.composition.mode == COUPLE
+    return is_couple and (
+        "y" in call.conds or any(map(VECTOR_LAYERS.search, call.plan.loras.by_layer))
+    )
+
+
+def _vectors(call: NetworkCall, stream_call: StreamCall) -> AbstractContextManager:
+    """Give every person of COUPLE a vector of their own where they differ."""
+    if not _has_vectors_of_people(call):
+        return nullcontext()
+    layout, vectors, chunk_vectors = stream_call.layout, None, call.conds.get("y")
+    if chunk_vectors is not None:
+        people = call.plan.people.vectors
+        texts = [*range(len(people)), *[None] * stream_call.has_scene]
+        rows = [
+            stream_vector(
+                stream._replace(text=text if stream.text == MERGED else None),
+                people,
+                chunk_vectors[stream.chunk * call.batch :][: call.batch],
+                areas(call.shares),
+            )
+            for text in texts
+            for stream in layout.streams
+        ]
+        vectors = torch.cat(rows)
+    return unet_vectors(call.network, vectors, call.shares)
 
 
 @contextmanager

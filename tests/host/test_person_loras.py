@@ -19,6 +19,11 @@ from vitruvian.tests.host.transformer_compositions import (
 from vitruvian.tests.host.transformer_networks import NETWORKS, is_known, make_model, text
 
 FAMILIES = [name for name in NETWORKS if is_known(name)]
+WITH_VECTORS = [  # that tell tokens apart in what all of them read
+    name
+    for name in FAMILIES
+    if name.startswith(("Flux.", "Qwen", "Z-Image", "Lumina", "SD3")) and name != "Flux.1 Fill"
+]
 families = pytest.mark.parametrize("name", FAMILIES)
 modes = pytest.mark.parametrize("mode", ["exact", "couple"])
 model_of = functools.cache(make_model)
@@ -104,3 +109,47 @@ def test_strength_0_is_no_lora_bit_for_bit(name, mode):
     loras = (lora_of(model, 5, 0.0),), ()
     value = sample(*compose(model, prompts, people, mode=mode, loras=loras))
     assert torch.equal(value, sample(*compose(model, prompts, people, mode=mode)))
+
+
+class _Closed:
+    """Attention in which nobody sees the tokens of another person: an override of the host's."""
+
+    def __init__(self, texts, cells):
+        self.owners = {len(part): part for part in (texts, cells, torch.cat((texts, cells)))}
+
+    def __call__(self, function, q, k, v, heads, *args, **kwargs):
+        owners = self.owners[k.shape[-2]]
+        apart = owners[:, None] != owners
+        closed = torch.zeros(apart.shape).masked_fill_(apart, torch.finfo(torch.float32).min)
+        mask = kwargs.get("mask")
+        kwargs["mask"] = closed if mask is None else (mask + closed).clamp(min=closed.min())
+        return function(q, k, v, heads, **kwargs)
+
+    def of(self, model):
+        """Return the MODEL with this attention."""
+        model = model.clone()
+        options = {"optimized_attention_override": self}
+        model.model_options["transformer_options"].update(options)
+        return model
+
+
+@pytest.mark.parametrize("name", WITH_VECTORS)
+def test_in_closed_regions_of_couple_each_person_is_alone(name):
+    model, (height, width) = model_of(name), (16, 24)
+    tokens = 512 if name.startswith("Flux.2") else 32  # the host pads those of Flux.2
+    people = text(name, 3, tokens), text(name, 4, tokens)
+    prompts = text(name, 1, tokens), text(name, 2, tokens)
+    loras = lora_of(model, 5), lora_of(model, 6, 0.7)
+    side = 1 if name.startswith("Flux.2") else 2
+    cells = (torch.arange(width // side) >= width // side // 2).long().repeat(height // side)
+    owners = torch.tensor([A, B]).repeat_interleave(tokens)
+    halves = Regions((((0, width // 2), (width // 2, width)),), width)
+    composed, *conds = compose(
+        model, prompts, people, halves, mode="couple", loras=tuple((lora,) for lora in loras)
+    )
+    value = sample(_Closed(owners, cells).of(composed), *conds, size=(height, width), steps=1)
+    for owner, columns in ((A, slice(None, width // 2)), (B, slice(width // 2, None))):
+        alone = _Closed(torch.full((tokens,), owner), cells).of(loaded(model, loras[owner]))
+        entry = as_positive(prompts[0], people[owner])
+        expected = sample(alone, entry, prompts[1], size=(height, width), steps=1)
+        assert distance(value[..., columns], expected[..., columns]) < 1e-5
