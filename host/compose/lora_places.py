@@ -242,8 +242,9 @@ class TransformerPlaces:
         running = RUNNING_TEXT.get()
         if running is not None:  # a text that is refined by itself
             owner = self.layout.texts[running].owner
-            is_person = owner is not None and owner < self.places.people
-            return [Part(owner, slice(None))] if is_person else []
+            if owner is None or owner >= self.places.people:
+                return []
+            return [Part(owner, slice(None))]
         length = output.shape[1:-1].numel()
         if is_vectors(output) or VECTOR_LAYERS.search(path):
             return self.places.vectors(output.dim())

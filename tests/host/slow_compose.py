@@ -38,6 +38,11 @@ LAYOUTS = {
 }
 
 
+def layout_of(base: Any) -> Layout:
+    """Return where the head of a model's network is."""
+    return LAYOUTS[type(base.diffusion_model).__name__]
+
+
 def entry_of(conditioning: Sequence) -> dict[str, Any]:
     """Return the only entry of a CONDITIONING as the host keeps it while sampling."""
     ((text, entry),) = conditioning
@@ -93,27 +98,34 @@ def _image_start(
 
 
 def composed(
-    base: Any, x: Tensor, sigma: Tensor, entries: Sequence[Mapping[str, Any]], shares: Tensor
+    base: Any,
+    x: Tensor,
+    sigma: Tensor,
+    entries: Sequence[Mapping[str, Any]],
+    shares: Tensor,
+    changed: Sequence[Any] = (),
 ) -> Tensor:
     """Denoise x for several people at once, each in their share of the image.
 
     Every person has a forward of their own up to the head. There the tokens of each place are
     mixed, and every person's head, which their pooled text modulates, goes on with them; the
     results are mixed once more. entries: the conditioning entry of each person. shares [people,
-    frames, h, w] of each latent cell; one frame serves all of the batch.
+    frames, h, w] of each latent cell; one frame serves all of the batch. changed: the model of
+    each person, where their weights differ.
     """
-    network = base.diffusion_model
-    layout = LAYOUTS[type(network).__name__]
-    head, patch = getattr(network, layout.head), getattr(network, layout.patch)
+    network, bases = base.diffusion_model, changed or [base] * len(entries)
+    layout = layout_of(base)
+    heads = [getattr(base.diffusion_model, layout.head) for base in bases]
+    patch = getattr(network, layout.patch)
     side = patch if isinstance(patch, int) else patch[-1]
     height, width = (math.ceil(cells / side) for cells in x.shape[-2:])
     share = torch.nn.functional.interpolate(shares, (height, width), mode="bilinear")
     everyone = range(len(entries))
 
     tokens: list[Tensor] = []
-    for entry in entries:
+    for entry, one, head in zip(entries, bases, heads, strict=True):
         with _before(head, lambda features: tokens.append(features.clone()) or features):
-            plain(base, x, sigma, entry)
+            plain(one, x, sigma, entry)
 
     mixed = [features.clone() for features in tokens]
     flat = [features.view(len(x), -1, features.shape[-1]) for features in tokens]
@@ -132,8 +144,8 @@ def composed(
 
     results = []
     for p in everyone:
-        with _before(head, lambda _, p=p: mixed[p]):
-            results.append(plain(base, x, sigma, entries[p]))
+        with _before(heads[p], lambda _, p=p: mixed[p]):
+            results.append(plain(bases[p], x, sigma, entries[p]))
     output = torch.zeros_like(x)
     for image in range(len(x)):
         frame = image % share.shape[1]

@@ -9,12 +9,16 @@ import pytest
 import torch
 from torch import nn
 from vitruvian.models.compose import PersonLora
+from vitruvian.tests.host import slow_compose
 from vitruvian.tests.host.test_transformers import as_positive, prompts_of
 from vitruvian.tests.host.transformer_compositions import (
+    HALVES,
     Regions,
+    check_exact,
     compose,
     distance,
     sample,
+    watched,
 )
 from vitruvian.tests.host.transformer_networks import NETWORKS, is_known, make_model, text
 
@@ -99,6 +103,53 @@ def test_the_same_lora_for_everybody_is_that_lora_on_the_model(name, mode):
     )
     on_model = compose(loaded(model, lora), prompts, people, regions, mode=mode, harmony=1.0)
     assert distance(value, sample(*on_model, cfg=3.0)) < CLOSE
+
+
+def changed_model(name, lora):
+    """Make the family's model anew, with a LoRA added to its weights."""
+    base = make_model(name).model
+    for path, layer in base.diffusion_model.named_modules():
+        key = f"diffusion_model.{path}.lora_"
+        if key + "up.weight" in lora.tensors:
+            up, down = (lora.tensors[f"{key}{part}.weight"] for part in ("up", "down"))
+            change = (up.flatten(1) @ down.flatten(1)).view_as(layer.weight)
+            layer.weight = nn.Parameter(layer.weight + lora.strength * change)
+    return base
+
+
+@families
+def test_exact_equals_a_slow_loop_over_networks_that_are_changed(name):
+    model, prompts = model_of(name), prompts_of(name)
+    people = text(name, 3), text(name, 4, 33)
+    loras = lora_of(model, 5), lora_of(model, 6, 0.7)
+    # behind the head of Qwen-Image, LoRAs read the mixed features of all people
+    regions = Regions((HALVES,) if name == "Qwen-Image" else (((0, 8), (4, 12)),))
+    composed, *conds = compose(
+        model, prompts, people, regions, harmony=1.0, loras=tuple((lora,) for lora in loras)
+    )
+    composed, chunks = watched(composed)
+    sample(composed, *conds, steps=1)
+    changed = [changed_model(name, lora) for lora in loras]
+    shares = regions.shares(8)
+    assert check_exact(model.model, chunks, prompts, people, shares, changed) < 1e-5
+
+
+@families
+def test_exact_nobody_elses_lora_changes_a_person_before_the_mixing(name):
+    model, prompts = model_of(name), prompts_of(name)
+    people = text(name, 3), text(name, 4, 33)
+    lora, head_inputs = lora_of(model, 5), []
+    head = model.model.diffusion_model.get_submodule(slow_compose.layout_of(model.model).head)
+    hook = head.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0].clone()))
+    try:
+        for seed in (6, 7):
+            loras = (lora,), (lora_of(model, seed),)
+            sample(*compose(model, prompts, people, loras=loras), steps=1)
+    finally:
+        hook.remove()
+    calls = len(head_inputs) // 2  # of each sampling; the first one has the first person's row
+    assert torch.equal(head_inputs[0][0], head_inputs[calls][0])
+    assert not torch.equal(head_inputs[calls - 1][-1], head_inputs[-1][-1])
 
 
 @families

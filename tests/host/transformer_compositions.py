@@ -137,11 +137,15 @@ def check_exact(
     prompts: tuple[list, list],
     people: Sequence[list],
     shares: Tensor,
+    changed: Sequence[Any] = (),
 ) -> float:
-    """Compare every chunk with the slow loop; return the largest distance."""
+    """Compare every chunk with the slow loop; return the largest distance. changed: the model of
+    each person, where their weights differ.
+    """
     assert any(chunk.positive for chunk in chunks)
     return max(
-        distance(chunk.denoised, _slow(base, chunk, prompts, people, shares)) for chunk in chunks
+        distance(chunk.denoised, _slow(base, chunk, prompts, people, shares, changed))
+        for chunk in chunks
     )
 
 
@@ -151,6 +155,7 @@ def _slow(
     prompts: tuple[list, list],
     people: Sequence[list],
     shares: Tensor,
+    changed: Sequence[Any],
 ) -> Tensor:
     positive, negative = map(slow_compose.entry_of, prompts)
     if not chunk.positive:
@@ -160,4 +165,4 @@ def _slow(
     ]
     if len(shares) > len(people):
         entries.append(positive)
-    return slow_compose.composed(base, chunk.x, chunk.sigma, entries, shares)
+    return slow_compose.composed(base, chunk.x, chunk.sigma, entries, shares, changed)
