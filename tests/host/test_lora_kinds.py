@@ -1,6 +1,7 @@
 """What every kind of LoRA adds to a layer's output, against the weight that the host merges."""
 
 import copy
+import json
 from types import SimpleNamespace
 
 import comfy.lora
@@ -269,6 +270,37 @@ def test_weights_in_float8_are_neither_read_nor_changed(kind, layer):
     want = merged(base, layer, lora)(x)
     assert error(add_changes(stored(x), x, ready(base, layer, lora)), want) < CLOSE
     assert torch.equal(stored.weight.data.view(torch.uint8), before)
+
+
+def quantized(base):
+    """The same with its linear layer in the host's wrapped float8, and the same dequantized."""
+    if not hasattr(comfy.ops, "mixed_precision_ops"):
+        pytest.skip("this host has no wrapped weights")
+    wrapped, plain = copy.deepcopy(base), copy.deepcopy(base)
+    layer = comfy.ops.mixed_precision_ops({}, F32, full_precision_mm=True).Linear(24, 32)
+    stored = (base.diffusion_model["linear"].weight / 0.5).to(torch.float8_e4m3fn)
+    settings = json.dumps({"format": "float8_e4m3fn"}).encode()
+    layer.load_state_dict(
+        {
+            "weight": stored,
+            "weight_scale": torch.tensor(0.5),
+            "comfy_quant": torch.frombuffer(bytearray(settings), dtype=torch.uint8),
+            "bias": base.diffusion_model["linear"].bias,
+        }
+    )
+    wrapped.diffusion_model["linear"] = layer
+    plain.diffusion_model["linear"].weight.data = stored.float() * 0.5
+    return wrapped, plain
+
+
+@pytest.mark.parametrize("kind", LINEAR_KINDS)
+def test_wrapped_weights_are_not_asked(base, kind):
+    wrapped, plain = quantized(base)
+    lora, x = lora_of(kind, base, "linear"), an_input("linear")
+    layer = wrapped.diffusion_model["linear"]
+    assert type(layer.weight.data) is not torch.Tensor or type(layer.weight) is not nn.Parameter
+    want = merged(plain, "linear", lora)(x)
+    assert error(add_changes(layer(x), x, ready(wrapped, "linear", lora)), want) < CLOSE
 
 
 @pytest.mark.parametrize("kind", ["lora", "loha", "lokr low", "dora", "oft"])
