@@ -189,7 +189,7 @@ def _view(body: Tensor) -> str:
 
 
 def touches(people: People) -> list[Touch]:
-    """List whose hands touch whom, each pair and part once."""
+    """List whose hands touch whom, each pair and part once: two hands touch each other."""
     bodies = people.body.double()
     torsos = [_torso(body) for body in bodies]
     listed: dict[Touch, None] = {}
@@ -202,7 +202,7 @@ def touches(people: People) -> list[Touch]:
                 continue
             for points in _hands(people, person):
                 part = _touched(points, bodies[person], bodies[other], lengths[0])
-                if part:
+                if part and Touch(other, person, part) not in listed:
                     listed[Touch(person, other, part)] = None
     return list(listed)
 
