@@ -204,3 +204,60 @@ def test_in_closed_regions_of_couple_each_person_is_alone(name):
         entry = as_positive(prompts[0], people[owner])
         expected = sample(alone, entry, prompts[1], size=(height, width), steps=1)
         assert distance(value[..., columns], expected[..., columns]) < 1e-5
+
+
+@families
+@modes
+def test_it_adds_to_a_lora_on_the_model_and_leaves_no_trace(name, mode):
+    model, prompts = model_of(name), prompts_of(name)
+    people, loras = (text(name, 3), text(name, 4, 33)), (lora_of(model, 5), lora_of(model, 6))
+    plain = sample(model, *prompts)
+    on_model = loaded(model, loras[A])
+    composed = compose(on_model, prompts, people, ALL_OF[B], mode=mode, loras=((), (loras[B],)))
+    value = sample(*composed)
+    assert torch.equal(sample(*composed), value)
+    both = loaded(on_model, loras[B])
+    assert distance(value, sample(both, as_positive(prompts[0], people[B]), prompts[1])) < CLOSE
+    assert torch.equal(sample(model, *prompts), plain)
+
+
+@families
+def test_texts_with_as_many_tokens_as_the_image_in_couple(name):
+    model, cells = model_of(name), 96 if name.startswith("Flux.2") else 24
+    people = text(name, 3, cells // 2), text(name, 4, cells // 2)
+    prompts, lora = prompts_of(name, lengths=(24, cells)), lora_of(model, 5)
+    composed = compose(model, prompts, people, ALL_OF[A], mode="couple", loras=((lora,), ()))
+    value = sample(*composed, cfg=3.0)
+    entry = as_positive(prompts[0], people[A])
+    assert distance(value, sample(loaded(model, lora), entry, prompts[1], cfg=3.0)) < CLOSE
+
+
+@families
+@modes
+def test_each_image_of_a_batch_has_places_of_its_own(name, mode):
+    model, prompts = model_of(name), prompts_of(name)
+    people = text(name, 3), text(name, 4, 33)
+    loras = lora_of(model, 5), lora_of(model, 6, 0.7)
+    frames = Regions((ALL_OF[A].frames[0], ALL_OF[B].frames[0]))
+    composed, *conds = compose(
+        model, prompts, people, frames, mode=mode, loras=tuple((lora,) for lora in loras)
+    )
+    composed, chunks = watched(composed)
+    sample(composed, *conds, batch=2, steps=1)
+    (chunk,) = chunks
+    for image, owner in enumerate((A, B)):
+        entry = slow_compose.entry_of(as_positive(prompts[0], people[owner]))
+        base = changed_model(name, loras[owner])
+        expected = slow_compose.plain(base, chunk.x, chunk.sigma, entry)
+        assert distance(chunk.denoised[image], expected[image]) < 1e-5
+
+
+@families
+@modes
+def test_the_scene_has_no_lora(name, mode):
+    model, prompts = model_of(name), prompts_of(name)
+    people = text(name, 3), text(name, 4, 33)
+    loras = (lora_of(model, 5),), (lora_of(model, 6),)
+    nowhere = Regions((((0, 0), (0, 0)),))
+    composed = compose(model, prompts, people, nowhere, mode=mode, scene=True, loras=loras)
+    assert distance(sample(*composed), sample(model, *prompts)) < CLOSE
