@@ -67,7 +67,7 @@ class Mention(NamedTuple):
     start: int
     stop: int
     noun: str  # in the singular
-    count: int  # 0: not said how many
+    size: int  # 0: not said how many
     text: str  # without article and number, in the singular
     kind: str  # people, animals or groups
     definite: bool  # 'the', or with the owner: 'his'

@@ -142,10 +142,10 @@ def _joined_groups(tokens: Sequence[Token], named: list[Mention]) -> list[Mentio
         between = [token.word for token in tokens[last.stop : mention.start]] if last else []
         if last and last.kind == "groups" and between == ["of"]:
             size = listed("people")["sizes"].get(last.noun)
-            count = mention.count or (int(size) if size else 0)
-            joined[-1] = mention._replace(start=last.start, count=count)
-        elif mention.count == 0 and "twin" in mention.text.split():
-            joined.append(mention._replace(count=2))
+            count = mention.size or (int(size) if size else 0)
+            joined[-1] = mention._replace(start=last.start, size=count)
+        elif mention.size == 0 and "twin" in mention.text.split():
+            joined.append(mention._replace(size=2))
         else:
             joined.append(mention)
     return joined
@@ -203,7 +203,7 @@ def _reference(tokens: Sequence[Token], place: int) -> Span | None:
             if person_noun(words[skipped]):
                 return None
         count = 0 if first in ("others", "rest") else 1
-        return Span(place, place + skipped, "part", mention._replace(count=count))
+        return Span(place, place + skipped, "part", mention._replace(size=count))
     if opening and first in ORDINALS and not person_noun(words[2]):
         skipped = 2 + (words[2] == "one")
         return Span(place, place + skipped, "part", mention, ORDINALS[first])
@@ -229,7 +229,7 @@ def _one_of(words: list[str], place: int, mention: Mention, opening: bool) -> Sp
         return None
     if person_noun(after):
         return None
-    return Span(place, place + skipped, "part", mention._replace(count=count, noun="number"))
+    return Span(place, place + skipped, "part", mention._replace(size=count, noun="number"))
 
 
 # what is said about them
@@ -422,8 +422,8 @@ class Scene:
             members = group[span.place : span.place + 1]
         else:
             rest = [person for person in group if not person.described]
-            members = rest[: span.mention.count or len(rest)]
-        if not members or len(members) < span.mention.count:
+            members = rest[: span.mention.size or len(rest)]
+        if not members or len(members) < span.mention.size:
             self.doubt("more people are described than are counted")
         for person in members:
             person.described = True
@@ -439,13 +439,13 @@ class Scene:
         group = self.groups[self.listed]
         rest = [person for person in group if not person.described]
         text, sides = _without_sides(span.mention.text)
-        if not rest or len(rest) < span.mention.count:
+        if not rest or len(rest) < span.mention.size:
             return False
-        for person in rest[: span.mention.count]:
+        for person in rest[: span.mention.size]:
             person.described, person.noun, person.text = True, span.mention.noun, text
             person.is_named = text[:1].isupper()
             person.side = sides[0] if sides else person.side
-        self.current = rest[: span.mention.count]
+        self.current = rest[: span.mention.size]
         return True
 
     def again(self, noun: str) -> bool:
@@ -685,7 +685,7 @@ def _turn(
         return
     if scene.replace(span):
         return
-    size = mention.count
+    size = mention.size
     if mention.kind == "groups":
         size = 2 if mention.noun == "couple" else 0
     if size == 0:
