@@ -67,6 +67,12 @@ def check_references(model: Any, composition: Composition, modes: Sequence[str])
                 f"whose they are. Set mode to {' or '.join(modes)}, or connect them to the "
                 "positive prompt: then they are everybody's."
             )
+        if "attention_mask_img_shape" in entry:
+            raise ValueError(
+                f"instance {number} carries reference latents and a style image with the "
+                "strength_type 'attn_bias', which this model can not do at once. Set it to "
+                "'multiply' in Apply Style Model."
+            )
         _check_method(network, number, entry.get(METHOD_IN_ENTRIES))
     if composition.mode == COUPLE:
         _check_one_method(network, composition)

@@ -1,6 +1,6 @@
 """The attention masks that keep the texts of several people apart in one call of a transformer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,42 @@ from .streams import NODE
 JOINT, TEXT, CROSS = "joint", "text", "cross"  # what the attention of a module reads
 TEXTS, IMAGE, REST = "texts", "image", "rest"  # parts of the tokens that joint attention reads
 TEXTS_FIRST, IMAGE_FIRST = (TEXTS, IMAGE, REST), (IMAGE, REST, TEXTS)
+
+
+def joined_masks(masks: Sequence[Tensor | None], lengths: Sequence[int]) -> Tensor:
+    """Join the masks that came with the texts of several people, of so many tokens each.
+
+    They say what counts of a text [rows, tokens], 0 and 1 or what is added to attention, or what
+    is added to joint attention [rows, queries, keys] of text and image. None: nothing is hidden.
+    """
+    first = next(mask for mask in masks if mask is not None)
+    if first.dim() == 3:
+        return _joined_joint_masks(masks, lengths, first)
+    no_mask = torch.zeros if first.is_floating_point() else torch.ones
+    parts = [
+        no_mask(len(first), length).to(first) if mask is None else mask.to(first)
+        for mask, length in zip(masks, lengths, strict=True)
+    ]
+    return torch.cat(parts, 1)
+
+
+def _joined_joint_masks(
+    masks: Sequence[Tensor | None], lengths: Sequence[int], first: Tensor
+) -> Tensor:
+    """Join masks of joint attention: of Redux images with a strength, which leave the attention of
+    the image to itself alone.
+    """
+    place = next(number for number, mask in enumerate(masks) if mask is not None)
+    total, cells = sum(lengths), first.shape[-1] - lengths[place]
+    joined = first.new_zeros(len(first), total + cells, total + cells)
+    start = 0
+    for mask, length in zip(masks, lengths, strict=True):
+        text, start = slice(start, start + length), start + length
+        if mask is not None:
+            joined[:, text, text] = mask[:, :length, :length]
+            joined[:, text, total:] = mask[:, :length, length:]
+            joined[:, total:, text] = mask[:, length:, :length]
+    return joined
 
 
 class Texts(NamedTuple):

@@ -55,7 +55,7 @@ from .streams import (
     stream_vector,
     streams_by_chunk,
 )
-from .text_masks import TEXTS_FIRST, TextMasks, Texts
+from .text_masks import TEXTS_FIRST, TextMasks, Texts, joined_masks
 from .vectors import token_vectors, vector_blocks
 
 LAST = -1  # of the passes so far
@@ -319,16 +319,9 @@ class _Conds:
         """What belongs to all texts together, of so many tokens each."""
         everybody = self._everybody(stream.chunk)
         merged: dict[str, Any] = {}
-        if masks := [c["attention_mask"] for c in everybody if "attention_mask" in c]:
-            # what is added to attention, or whether a token counts
-            no_mask = torch.zeros if masks[0].is_floating_point() else torch.ones
-            masks = [
-                conds["attention_mask"].to(masks[0])
-                if "attention_mask" in conds
-                else no_mask(self.batch, length).to(masks[0])
-                for conds, length in zip(everybody, lengths, strict=True)
-            ]
-            merged["attention_mask"] = torch.cat(masks, 1)
+        masks = [conds.get("attention_mask") for conds in everybody]
+        if any(mask is not None for mask in masks):
+            merged["attention_mask"] = joined_masks(masks, lengths)
         for name in SECOND_TEXTS:
             if texts := [conds[name] for conds in everybody if name in conds]:
                 merged[name] = torch.cat([text.to(texts[0]) for text in texts], -2)

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-TEXT = ("cross_attn", "pooled_output", "attention_mask", "t5xxl_ids", "t5xxl_weights")
+TEXT = (
+    "cross_attn",
+    "pooled_output",
+    "attention_mask",
+    "attention_mask_img_shape",
+    "t5xxl_ids",
+    "t5xxl_weights",
+)
 
 
 class Layout(NamedTuple):

@@ -3,6 +3,7 @@ exact against a slow loop, the mode couple against plain runs, and that nobody e
 """
 
 import functools
+import re
 from typing import NamedTuple
 
 import pytest
@@ -313,6 +314,26 @@ def test_with_a_lora_per_person_too(name, method, mode, record_property):
         error = distance(sample(*composed), plain)
         record_property(f"error {owner}", error)
         assert error < 1e-4
+
+
+NOT_VECTORS = re.compile("img_attn|txt_attn|img_mlp|txt_mlp|linear[12]|img_in|txt_in|attn")
+
+
+@pytest.mark.parametrize("name", ["Flux.1 dev", "Qwen-Image"])
+def test_couple_with_closed_regions_a_lora_acts_on_its_persons_images_only(name):
+    """Of LoRAs on layers of tokens: vectors are everybody's beside reference images."""
+    lora = lora_of(model_of(name), 5)
+    tensors = {key: value for key, value in lora.tensors.items() if NOT_VECTORS.search(key)}
+    tensors = {key: value for key, value in tensors.items() if "modulation" not in key}
+    assert 0 < len(tensors) < len(lora.tensors)
+    cast = cast_of(name, None)
+    results = [
+        sample(*compose(closed(name, cast), *cast, mode="couple", loras=((), loras)))
+        for loras in ((), (lora._replace(tensors=tensors),))
+    ]
+    change = (results[0] - results[1]).abs()
+    assert float(change[..., :6].max()) == 0
+    assert float(change[..., 6:].max()) > 1e-3
 
 
 def needed_rows(name, mode, cast, monkeypatch, batch=1):
