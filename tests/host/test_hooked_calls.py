@@ -12,6 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_extras import nodes_torch_compile
 from vitruvian.host.registration import register
 from vitruvian.tests.host import slow_compose, transformer_networks
+from vitruvian.tests.host.test_person_loras import lora_of
 from vitruvian.tests.host.transformer_compositions import Regions, compose, distance, sample
 
 import nodes as core
@@ -34,8 +35,9 @@ class Cast(NamedTuple):
     people: list[list]
 
     def composed(self, model=None, **changes):
-        """Return MODEL, positive and negative of a composition."""
-        return compose(model or self.model, self.prompts, self.people, **changes)
+        """Return MODEL, positive and negative of a composition in which everybody has a LoRA."""
+        loras = tuple((lora_of(self.model, seed),) for seed in (5, 6))
+        return compose(model or self.model, self.prompts, self.people, loras=loras, **changes)
 
 
 @functools.cache
