@@ -102,11 +102,11 @@ def _read_values(text: str) -> list[str] | None:
     beginning = BEGINNING.search(text)
     if not beginning:
         return None
-    values, rest = [], text[beginning.end() :]
-    while rest[:1] in ("[", "{"):
-        value, rest = _read_value(rest)
+    values, unread = [], text[beginning.end() :]
+    while unread[:1] in ("[", "{"):
+        value, unread = _read_value(unread)
         values.append(value)
-        rest = rest.lstrip(" \t\r\n,")
+        unread = unread.lstrip(" \t\r\n,")
     return _texts(values[0] if len(values) == 1 else values)
 
 
@@ -307,8 +307,8 @@ def _marked(lines: Sequence[Line], mark: re.Pattern[str]) -> list[str]:
     if mark is BULLET and marks:
         level = min(lines[number].indent for number in marks)
         marks = [number for number in marks if lines[number].indent <= level]
-    rest = [line for number, line in enumerate(lines) if number not in marks]
-    if not marks or len(marks) < 2 and any(not _is_remark(line.text) for line in rest):
+    unmarked = [line for number, line in enumerate(lines) if number not in marks]
+    if not marks or len(marks) < 2 and any(not _is_remark(line.text) for line in unmarked):
         return []
     ends = [*marks[1:], len(lines)]
     return [

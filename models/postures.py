@@ -66,13 +66,13 @@ def text(posture: Posture) -> str:
 # one person: body [18, 3]
 
 
-def _known(body: Tensor, *points: int) -> bool:
+def _are_seen(body: Tensor, *points: int) -> bool:
     return bool((body[list(points), 2] > 0).all())
 
 
 def _torso(body: Tensor) -> Tensor | None:
     """Return the way from the neck to the middle of the hips in pixels [2]; None if unknown."""
-    if not _known(body, pose.NECK, pose.R_HIP, pose.L_HIP):
+    if not _are_seen(body, pose.NECK, pose.R_HIP, pose.L_HIP):
         return None
     torso = body[[pose.R_HIP, pose.L_HIP], :2].mean(0) - body[pose.NECK, :2]
     return torso if float(torso.norm()) > 0 else None
@@ -94,7 +94,7 @@ def _stance(body: Tensor) -> str:
     torso = _torso(body)
     if torso is None:
         return ""
-    legs = [side[3:] for side in SIDES if _known(body, *side[3:])]
+    legs = [side[3:] for side in SIDES if _are_seen(body, *side[3:])]
     stances = {_leg_stance(body, torso, *leg) for leg in legs}
     tilt = _tilt(torso)
     if tilt >= LEVEL:
@@ -126,7 +126,7 @@ def _arms(body: Tensor) -> str:
     if torso is None or _tilt(torso) > UPRIGHT:
         return ""
     length = float(torso.norm())
-    sides = [side for side in SIDES if _known(body, *side[:4])]
+    sides = [side for side in SIDES if _are_seen(body, *side[:4])]
     arms = [_arm(body, length, *side[:4]) for side in sides]
     if arms.count("raised"):
         return f"{'both arms' if arms.count('raised') == 2 else 'one arm'} raised"
@@ -160,17 +160,17 @@ def _facing(body: Tensor) -> str:
     if (
         torso is None
         or _tilt(torso) > UPRIGHT
-        or not _known(body, pose.R_SHOULDER, pose.L_SHOULDER)
+        or not _are_seen(body, pose.R_SHOULDER, pose.L_SHOULDER)
     ):
         return ""
     breadth = shoulders / float(torso.norm())
-    eyes = _known(body, pose.R_EYE, pose.L_EYE, pose.NOSE)
+    eyes = _are_seen(body, pose.R_EYE, pose.L_EYE, pose.NOSE)
     if eyes and breadth > FRONTAL:
         right, nose, left = (float(body[k, 0]) for k in (pose.R_EYE, pose.NOSE, pose.L_EYE))
         return "facing the viewer" if right < nose < left else ""
     if not body[[pose.NOSE, pose.R_EYE, pose.L_EYE], 2].any() and breadth < -FRONTAL:
         return "seen from behind"
-    if abs(breadth) < 0.3 and _known(body, pose.NOSE) and not eyes:
+    if abs(breadth) < 0.3 and _are_seen(body, pose.NOSE) and not eyes:
         ahead = float(body[pose.NOSE, 0] - body[pose.NECK, 0]) / float(torso.norm())
         if abs(ahead) > 0.15:
             return f"in profile, looking to the {'right' if ahead > 0 else 'left'}"
@@ -179,7 +179,7 @@ def _facing(body: Tensor) -> str:
 
 def _view(body: Tensor) -> str:
     lower = body[[pose.R_KNEE, pose.R_ANKLE, pose.L_KNEE, pose.L_ANKLE], 2]
-    if lower.any() or not _known(body, pose.NECK):
+    if lower.any() or not _are_seen(body, pose.NECK):
         return ""
     hips = body[[pose.R_HIP, pose.L_HIP], 2]
     return "seen from the waist up" if hips.all() else ""
@@ -238,7 +238,7 @@ def _touched(points: Tensor, body: Tensor, other: Tensor, length: float) -> str:
 
 def _limb_distances(points: Tensor, body: Tensor, limbs: set[tuple[int, int]]) -> Tensor | None:
     """Measure how far points [n, 2] lie from the nearest of these limbs, in pixels [n]."""
-    ends = [body[[first, last], :2] for first, last in limbs if _known(body, first, last)]
+    ends = [body[[first, last], :2] for first, last in limbs if _are_seen(body, first, last)]
     if not ends:
         return None
     start, way = torch.stack(ends)[:, 0], torch.stack(ends)[:, 1] - torch.stack(ends)[:, 0]

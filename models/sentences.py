@@ -337,14 +337,14 @@ def _cut_place(words: list[Token]) -> tuple[list[Token], list[Token]]:
 
 
 def _is_place(words: list[str], before: str) -> bool:
-    preposition, rest = words[0], [word for word in words[1:] if word not in ARTICLES | {"the"}]
+    preposition, inner = words[0], [word for word in words[1:] if word not in ARTICLES | {"the"}]
     if preposition in ("with", "without", "like", "as", "from", "for", "into", "toward", "towards"):
         return False
-    if not rest or before in LOOKING or {"his", "her", "its"} & set(rest):
+    if not inner or before in LOOKING or {"his", "her", "its"} & set(inner):
         return False
-    front = rest[:2] == ["front", "of"]
-    rest = rest[2:] if front else rest
-    noun = rest[: rest.index("of")] if "of" in rest[1:] else rest
+    front = inner[:2] == ["front", "of"]
+    inner = inner[2:] if front else inner
+    noun = inner[: inner.index("of")] if "of" in inner[1:] else inner
     head = noun[-1] if noun else ""
     if head in NO_PLACE or not head:
         return False
@@ -421,8 +421,8 @@ class Scene:
         if span.place is not None:
             members = group[span.place : span.place + 1]
         else:
-            rest = [person for person in group if not person.described]
-            members = rest[: span.mention.size or len(rest)]
+            open_members = [person for person in group if not person.described]
+            members = open_members[: span.mention.size or len(open_members)]
         if not members or len(members) < span.mention.size:
             self.doubt("more people are described than are counted")
         for person in members:
@@ -437,23 +437,23 @@ class Scene:
         if self.listed is None:
             return False
         group = self.groups[self.listed]
-        rest = [person for person in group if not person.described]
+        members = [person for person in group if not person.described]
         text, sides = _without_sides(span.mention.text)
-        if not rest or len(rest) < span.mention.size:
+        if not members or len(members) < span.mention.size:
             return False
-        for person in rest[: span.mention.size]:
+        for person in members[: span.mention.size]:
             person.described, person.noun, person.text = True, span.mention.noun, text
             person.is_named = text[:1].isupper()
             person.side = sides[0] if sides else person.side
-        self.current = rest[: span.mention.size]
+        self.current = members[: span.mention.size]
         return True
 
     def again(self, noun: str) -> bool:
         """Turn to somebody who was named before; say whether there is one."""
         if noun in ("he", "she"):
-            alike, others = (MEN, WOMEN) if noun == "he" else (WOMEN, MEN)
+            alike, unlike = (MEN, WOMEN) if noun == "he" else (WOMEN, MEN)
             fitting = [p for p in self.persons if p.noun in alike] or [
-                p for p in self.current[-1:] if p.noun not in others
+                p for p in self.current[-1:] if p.noun not in unlike
             ]
         else:
             fitting = [p for p in self.persons if p.noun == noun and len(self.groups[p.group]) == 1]
@@ -743,21 +743,21 @@ def _check(scene: Scene, count: int) -> None:
 def _ordered(scene: Scene) -> list[Person]:
     """Order the people from left to right, as far as the sentence says."""
     persons = sorted(scene.persons, key=lambda person: person.side or 0.0)
-    for some, relation in scene.relations:
-        rest = [person for person in persons if person not in some]
-        after = scene.persons.index(some[-1]) + 1
+    for moved, relation in scene.relations:
+        order = [person for person in persons if person not in moved]
+        after = scene.persons.index(moved[-1]) + 1
         neighbors = scene.persons[after : after + (2 if relation == "between" else 1)]
         if not neighbors:
             continue
-        place = rest.index(neighbors[0])
-        persons = [*rest[:place], *some, *rest[place:]]
+        place = order.index(neighbors[0])
+        persons = [*order[:place], *moved, *order[place:]]
         if relation in ("rightof", "between"):
-            persons = [*rest[: place + 1], *some, *rest[place + 1 :]]
+            persons = [*order[: place + 1], *moved, *order[place + 1 :]]
     return persons
 
 
 def _joined_setting(phrases: list[str]) -> str:
     """Join what belongs to all, phrases with a preposition first."""
     placed = [p for p in phrases if p.split()[0].lower() in PREPOSITIONS]
-    others = [phrase for phrase in phrases if phrase not in placed]
-    return ", ".join(filter(None, (" ".join(placed), *others)))
+    plain = [phrase for phrase in phrases if phrase not in placed]
+    return ", ".join(filter(None, (" ".join(placed), *plain)))

@@ -20,8 +20,8 @@ def lines(before, after=""):
     )
 
 
-def objects(key, **others):
-    return [{**others, key: person} for person in PEOPLE]
+def objects(key, **more):
+    return [{**more, key: person} for person in PEOPLE]
 
 
 FORMS = {
