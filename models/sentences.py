@@ -620,7 +620,7 @@ def split_sentence(sentence: str, count: int = 0) -> Split:
         if not _is_copula(tokens[span.stop : stop], is_last=is_last):
             later = any(later.kind == "new" for later in spans[number_of_span + 1 :])
             scene.read(piece, span, is_last=not later)
-        if piece.relation:
+        if piece.relation and scene.current:
             scene.relations.append((list(scene.current), piece.relation))
         _follow_list(scene, span, piece, tokens[span.stop : stop])
         lead = piece.next_sides
@@ -746,7 +746,7 @@ def _ordered(scene: Scene) -> list[Person]:
     for moved, relation in scene.relations:
         order = [person for person in persons if person not in moved]
         after = scene.persons.index(moved[-1]) + 1
-        neighbors = scene.persons[after : after + (2 if relation == "between" else 1)]
+        neighbors = [person for person in scene.persons[after:] if person in order]
         if not neighbors:
             continue
         place = order.index(neighbors[0])
