@@ -4,28 +4,35 @@
 park". The rules are for English and small; where they may be wrong the split says so.
 """
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .sentence_details import (
+    CLOTHES,
+    SCENE_OPENINGS,
+    SOCIAL,
+    STYLE_OF,
+    TOGETHER,
+    Piece,
+    cut_place,
+    divide,
+    for_one,
+    is_detail,
+    is_for_each,
+    text_of,
+    trimmed,
+)
+from .sentence_spans import Span, find_spans, with_marks, without_sides
 from .sentence_words import (
     ARTICLES,
     BE,
     FINITE,
     JOINERS,
-    ORDINALS,
     POSSESSIVES,
     PREPOSITIONS,
-    Mention,
     Token,
     in_section,
     is_mark,
-    is_plural,
-    listed,
-    mentions,
-    number,
-    person_noun,
-    singular,
     tokenize,
 )
 
@@ -38,47 +45,6 @@ class Split(NamedTuple):
     doubts: tuple[str, ...]  # why the split may be wrong; none: it is sure
 
 
-# where somebody is: marks that the words are replaced by
-
-IMAGE = r"(?:image|picture|frame|photo|scene|screen|composition|painting)"
-SIDES = {"left": -1.0, "middle": 0.0, "right": 1.0}
-NEIGHBORS = r"(?:\s+(?:hand\s+)?side)?(?:\s+of\s+(?:the|this)\s+" + IMAGE + r")?"
-NO_BODY = r"(?!\s+(?:of|hand|arm|leg|eye|ear|shoulder|foot|knee|cheek|wrist|hip|ankle)\b)"
-MARKS = (
-    (r"\bfrom\s+(?:the\s+)?left\s+to\s+(?:the\s+)?right\b", " "),
-    (
-        rf"\b(?:(?:on|to)\s+the\s+)?(left|right)\s+(?:hand\s+)?(?:side\s+)?of\b(?!\s+(?:the|this)\s+{IMAGE})",
-        r"@\1of",
-    ),
-    (
-        r"\b(?:on|at|to|in)\s+(?:(?:the|his|her|their|its)\s+)?(?:far\s+|very\s+|extreme\s+)*"
-        rf"(left|middle|right)(?:most)?{NEIGHBORS}{NO_BODY}\b",
-        r"@\1",
-    ),
-    (r"(^|[.;,:\n]\s*)(?:far\s+)?(left|middle|right)\s*(?::|\s[-–—]\s)", r"\1 @\2 "),
-    (r"\bbetween\b", "@between"),
-)
-REQUEST = re.compile(
-    r"^\W*(?:please\W+)?(?:(?:can|could) you\s+)?(?:please\W+)?"
-    r"(?:draw|make|create|generate|paint|show|give|render|imagine)\b(?:\s+(?:me|us))?\s*"
-    rf"(?:(?:an?|the)\s+{IMAGE}\s+(?:of|with|showing)\s+)?",
-    re.IGNORECASE,
-)
-COURTESY = re.compile(r"[\s,.]*\b(?:please|thanks|thank you|thx)\b[\s.!]*$", re.IGNORECASE)
-
-
-def _marked(sentence: str) -> str:
-    """Put marks such as @left in place of the words that say where somebody is."""
-    sentence = COURTESY.sub("", REQUEST.sub("", sentence))
-    sentence = re.sub(r"\brigth\b", "right", sentence)
-    sentence = re.sub(r"\b(?:center|centre)\b", "middle", sentence)
-    for pattern, mark in MARKS:
-        sentence = re.sub(pattern, mark, sentence, flags=re.IGNORECASE)
-    return sentence
-
-
-# who is named, and who is meant by 'one', 'both' or 'the left woman'
-
 GENERIC = frozenset("person people human figure character subject individual one man woman".split())
 MEN = frozenset(
     "man guy boy gentleman king prince father husband groom son brother grandfather actor waiter "
@@ -88,16 +54,6 @@ WOMEN = frozenset(
     "woman lady girl queen princess mother wife bride daughter sister grandmother actress "
     "waitress mom nun aunt granddaughter girlfriend she".split()
 )
-
-
-class Span(NamedTuple):
-    """Say who tokens[start:stop] are: somebody new, part of a group, all of it, or one again."""
-
-    start: int
-    stop: int
-    kind: str  # new, part, all, again
-    mention: Mention
-    place: int | None = None  # of an ordinal: 'the second'
 
 
 class Person:
@@ -113,270 +69,6 @@ class Person:
     def sentence(self) -> str:
         article = "" if self.is_named else "an " if self.text[:1].lower() in "aeiou" else "a "
         return article + self.text + "".join(self.details)
-
-
-def _spans(tokens: Sequence[Token]) -> list[Span]:
-    """List who is named, in the order of the sentence."""
-    named = _joined_groups(tokens, [m for m in mentions(list(tokens)) if _counts(tokens, m)])
-    spans: list[Span] = []
-    place = 0
-    while place < len(tokens):
-        mention = next((mention for mention in named if mention.start == place), None)
-        reference = _reference(tokens, place) if _begins(tokens, place) and spans else None
-        if reference and not (mention and reference.mention.noun == "number"):
-            spans.append(reference)
-        elif mention:
-            spans.append(Span(mention.start, mention.stop, "new", mention))
-        else:
-            place += 1
-            continue
-        place = spans[-1].stop
-    return spans
-
-
-def _joined_groups(tokens: Sequence[Token], named: list[Mention]) -> list[Mention]:
-    """Read 'a pair of robots' and 'a group of four skaters' as one mention."""
-    joined: list[Mention] = []
-    for mention in named:
-        last = joined[-1] if joined else None
-        between = [token.word for token in tokens[last.stop : mention.start]] if last else []
-        if last and last.kind == "groups" and between == ["of"]:
-            size = listed("people")["sizes"].get(last.noun)
-            count = mention.size or (int(size) if size else 0)
-            joined[-1] = mention._replace(start=last.start, size=count)
-        elif mention.size == 0 and "twin" in mention.text.split():
-            joined.append(mention._replace(size=2))
-        else:
-            joined.append(mention)
-    return joined
-
-
-def _counts(tokens: Sequence[Token], mention: Mention) -> bool:
-    """Say whether a noun stands for somebody: not an animal that somebody has or rides."""
-    before = tokens[mention.start - 1].word if mention.start else "."
-    if mention.kind != "animals":
-        return before != "of" or _names_image(tokens, mention.start - 2)
-    if mention.start and mention.definite and before not in JOINERS:
-        return False
-    alone = is_mark(before) or before in JOINERS or before[0] == "@"
-    return alone or before in BESIDE
-
-
-BESIDE = frozenset(
-    "to beside near behind facing faces of against chasing chases fighting fights meeting "
-    "meets".split()
-)
-
-
-def _names_image(tokens: Sequence[Token], place: int) -> bool:
-    word = tokens[place].word
-    return (
-        in_section(word, "place", "styles")
-        or in_section(word, "people", "groups", "sizes")
-        or in_section(word, "place", "places")
-        or word in ("front", "ahead", "kind", "full", "consisting", "made", "side")
-    )
-
-
-def _begins(tokens: Sequence[Token], place: int) -> bool:
-    before = tokens[place - 1].word if place else "."
-    return is_mark(before) or before in JOINERS or before[0] == "@" or before == "with"
-
-
-def _reference(tokens: Sequence[Token], place: int) -> Span | None:
-    """Read words such as 'one', 'the other', 'the left one', 'both' or 'she'."""
-    words = [token.word for token in tokens[place : place + 5]] + ["."] * 5
-    mention = Mention(place, place, "", 1, "", "people", True)
-    if words[0] in ("he", "she"):
-        return Span(place, place + 1, "again", mention._replace(noun=words[0]))
-    if words[0] in ("both", "all", "each", "everyone", "everybody", "they"):
-        skipped = 1 + (bool(number(words[1])) or words[1] in ("of", "one"))
-        skipped += words[skipped] in ("them", "whom") if words[1] == "of" else 0
-        if not person_noun(words[skipped]):
-            return Span(place, place + skipped, "all", mention)
-    opening = words[0] in ARTICLES or words[0] == "the"
-    first = words[1] if opening else words[0]
-    if first in ("other", "others", "another", "rest"):
-        skipped = 1 + opening
-        skipped += words[skipped] in ("one", "ones")
-        if words[skipped] not in PREPOSITIONS | BE | FINITE and not words[skipped].endswith("ing"):
-            if person_noun(words[skipped]):
-                return None
-        count = 0 if first in ("others", "rest") else 1
-        return Span(place, place + skipped, "part", mention._replace(size=count))
-    if opening and first in ORDINALS and not person_noun(words[2]):
-        skipped = 2 + (words[2] == "one")
-        return Span(place, place + skipped, "part", mention, ORDINALS[first])
-    return _one_of(words, place, mention, opening)
-
-
-def _one_of(words: list[str], place: int, mention: Mention, opening: bool) -> Span | None:
-    """Read 'one', 'a tall one', 'the one', or a number without a noun: 'two with balloons'."""
-    if opening:
-        for skipped in (1, 2, 3):
-            if words[skipped] == "one":
-                text = " ".join(words[1:skipped])
-                return Span(place, place + skipped + 1, "part", mention._replace(text=text))
-            if words[skipped] in PREPOSITIONS or is_mark(words[skipped]):
-                break
-        return None
-    count = number(words[0])
-    if not count:
-        return None
-    skipped = 3 if words[1] == "of" and words[2] in ("them", "these", "those") else 1
-    after = words[skipped]
-    if count > 1 and skipped == 1 and after not in PREPOSITIONS and not after.endswith("ing"):
-        return None
-    if person_noun(after):
-        return None
-    return Span(place, place + skipped, "part", mention._replace(size=count, noun="number"))
-
-
-# what is said about them
-
-SCENE_OPENINGS = frozenset("background setting scene place location the a an is with".split())
-LEADING = frozenset(
-    "and & an' an then next to beside him her them it there is are stands stand sits sit also "
-    "finally while plus nor where when featuring".split()
-)
-LOOKING = frozenset("looking staring pointing laughing smiling waving shouting at".split())
-EVERYWHERE = frozenset("around through across along under inside outside during near down".split())
-NO_PLACE = frozenset("feet foot him them camera viewer other something himself herself".split())
-OWN_TIMES = frozenset(
-    "evening morning building lighting painting drawing rendering ceiling".split()
-)
-SOCIAL = frozenset(
-    "standing sitting walking dancing talking laughing fighting kissing hugging running smiling "
-    "posing facing waiting arguing embracing jogging hiking swimming singing sleeping lying "
-    "strolling jumping kneeling drinking eating chatting looking cuddling".split()
-)
-TOGETHER = ("holding hands", "shaking hands", "playing chess", "playing cards", "having dinner")
-CLOTHES = frozenset("uniform uniforms costume costumes clothes clothing outfit outfits".split())
-BODY = frozenset("raised outstretched crossed folded hair eyes skin".split())
-COUNTABLE = frozenset(
-    "suit hat dress uniform kimono coat mask costume jacket shirt helmet gown tuxedo robe cap "
-    "tutu scarf cape cloak vest top skirt sweater hoodie apron crown t-shirt blouse".split()
-)
-STYLE_OF = ("of", "with", "showing", "depicting", "featuring", "in")
-
-
-class Piece(NamedTuple):
-    """Hold the words behind a mention, by commas, and who is next: how the next one is placed."""
-
-    segments: list[list[Token]]
-    sides: list[float]  # of this one
-    next_sides: list[float]
-    relation: str  # to the next one: leftof, rightof, between, or none
-    joiner: str  # before the next one: a mark, 'and', or nothing
-
-
-def _piece(tokens: Sequence[Token], *, last: bool) -> Piece:
-    """Divide the words between two mentions among both."""
-    end = len(tokens)
-    if not last:
-        while end and (tokens[end - 1].word in LEADING or _is_sign(tokens[end - 1].word)):
-            end -= 1
-        breaks = [k for k in range(end, len(tokens)) if _divides(tokens[k].word)]
-        end = breaks[0] if breaks else len(tokens)
-    lead = tokens[end:]
-    next_sides = [SIDES[t.word[1:]] for t in lead if t.word[1:] in SIDES]
-    joiner = next((t.word for t in lead if t.word in (":", ".")), lead[0].word if lead else "")
-    segments: list[list[Token]] = [[]]
-    sides, relation = [], ""
-    for token in tokens[:end]:
-        if is_mark(token.word):
-            segments.append([])
-        elif token.word[1:] in SIDES and token.word[0] == "@":
-            sides.append(SIDES[token.word[1:]])
-        elif token.word[0] == "@":
-            relation = token.word[1:]
-        else:
-            segments[-1].append(token)
-    if not last and not lead:
-        segments[-1] = _without_relation(segments[-1])
-    return Piece([_trimmed(segment) for segment in segments], sides, next_sides, relation, joiner)
-
-
-def _is_sign(word: str) -> bool:
-    return is_mark(word) or word[0] == "@" and word[1:] in SIDES
-
-
-def _divides(word: str) -> bool:
-    return is_mark(word) or word in JOINERS or word == "an"
-
-
-def _without_relation(words: list[Token]) -> list[Token]:
-    """Take away the words at the end that only lead to the next person: 'next to', 'with'."""
-    while words and (words[-1].word in PREPOSITIONS or words[-1].word in ("front", "side")):
-        words = words[:-1]
-    return words
-
-
-def _trimmed(words: list[Token]) -> list[Token]:
-    """Take away 'and', 'is' and 'there' at both ends of a phrase."""
-    empty = JOINERS | BE | {"there", "also", "then", "an"}
-    while words and words[0].word in empty:
-        words = words[1:]
-    while words and words[-1].word in empty:
-        words = words[:-1]
-    return words
-
-
-def _cut_place(words: list[Token]) -> tuple[list[Token], list[Token]]:
-    """Divide a phrase into what is said about somebody and the place at its end."""
-    end = len(words)
-    for start in range(len(words) - 1, -1, -1):
-        if words[start].word in PREPOSITIONS and words[start].word != "of":
-            if start and words[start - 1].word in ("next", "front"):
-                continue
-            before = words[start - 1].word if start else ""
-            if not _is_place([token.word for token in words[start:end]], before):
-                break
-            end = start
-    return words[:end], words[end:]
-
-
-def _is_place(words: list[str], before: str) -> bool:
-    preposition, inner = words[0], [word for word in words[1:] if word not in ARTICLES | {"the"}]
-    if preposition in ("with", "without", "like", "as", "from", "for", "into", "toward", "towards"):
-        return False
-    if not inner or before in LOOKING or {"his", "her", "its"} & set(inner):
-        return False
-    front = inner[:2] == ["front", "of"]
-    inner = inner[2:] if front else inner
-    noun = inner[: inner.index("of")] if "of" in inner[1:] else inner
-    head = noun[-1] if noun else ""
-    if head in NO_PLACE or not head:
-        return False
-    if in_section(head, "place", "places"):
-        return True
-    if in_section(head, "clothing") or person_noun(head):
-        return False
-    return front or preposition == "at" or preposition in EVERYWHERE
-
-
-def _is_detail(words: list[Token]) -> bool:
-    """Say whether a phrase between commas is about people: what they wear, hold or do."""
-    first, last = words[0].word, words[-1].word
-    if first in OWN_TIMES or in_section(last, "place"):
-        return False
-    if first in ("with", "wearing", "in", "without", "dressed", "having", "who", "whose", "that"):
-        return True
-    if first.endswith("ing") or first in FINITE or last.endswith("ing") and len(words) == 1:
-        return True
-    worn = in_section(last, "clothing") and not in_section(last, "clothing", "looks", "none")
-    return (
-        worn
-        or last in CLOTHES
-        or last in ("raised", "outstretched", "crossed", "hair", "eyes", "skin", "folded")
-    )
-
-
-def _text(words: Sequence[Token]) -> str:
-    return " ".join(token.text for token in words)
-
-
-# the people of a sentence
 
 
 class Scene:
@@ -400,7 +92,7 @@ class Scene:
         """Add somebody new."""
         mention = span.mention
         text = " ".join(w for w in mention.text.split() if w.lower() not in POSSESSIVES)
-        text, sides = _without_sides(text)
+        text, sides = without_sides(text)
         texts, noun = [text] * count, mention.noun
         if mention.kind == "groups" and noun == "couple":
             looks = text.rsplit(" ", 1)[0] + " " if " " in text else ""
@@ -417,7 +109,7 @@ class Scene:
         """Turn to the next members of the last group, or to the one of an ordinal."""
         sized = [group for group in self.groups if len(group) > 1] or self.groups[-1:]
         group = sized[-1] if sized else []
-        text, sides = _without_sides(span.mention.text)
+        text, sides = without_sides(span.mention.text)
         if span.place is not None:
             members = group[span.place : span.place + 1]
         else:
@@ -438,7 +130,7 @@ class Scene:
             return False
         group = self.groups[self.listed]
         members = [person for person in group if not person.described]
-        text, sides = _without_sides(span.mention.text)
+        text, sides = without_sides(span.mention.text)
         if not members or len(members) < span.mention.size:
             return False
         for person in members[: span.mention.size]:
@@ -481,13 +173,13 @@ class Scene:
             if position and {"background", "setting", "scene"} & {t.word for t in segment[:2]}:
                 self._leave(segment)
                 continue
-            detail, place = _cut_place(segment)
+            detail, place = cut_place(segment)
             if place:
-                self.setting.append(_text(place))
-            detail = _trimmed(detail) if place else detail
+                self.setting.append(text_of(place))
+            detail = trimmed(detail) if place else detail
             if not detail:
                 continue
-            if position and not place and not _is_detail(detail):
+            if position and not place and not is_detail(detail):
                 self._leave(detail)
             elif position and is_last and self._is_shared(detail):
                 self._describe(self.persons, detail, ", ")
@@ -501,7 +193,7 @@ class Scene:
             self.doubt(f"it is not clear whom '{words[0].text}' is about")
         while len(words) > 1 and words[0].word in SCENE_OPENINGS:
             words = words[1:]
-        self.setting.append(_text(words))
+        self.setting.append(text_of(words))
 
     def _tell(self, words: list[Token], span: Span, *, is_last: bool) -> None:
         """Tell the current people a detail; what all do, as 'dancing', is told to all."""
@@ -523,7 +215,7 @@ class Scene:
                 social = token.word in SOCIAL or two in TOGETHER
                 return place if social or plain and token.word != "holding" else len(words)
         plain = len(self.current) == 1 and not any(person.details for person in earlier)
-        if plain and words[0].word in ("in", "wearing") and _is_each(words):
+        if plain and words[0].word in ("in", "wearing") and is_for_each(words):
             return 0
         return len(words)
 
@@ -543,7 +235,7 @@ class Scene:
         if not words:
             return
         many = len(persons) > 1
-        detail = _text(_one_each(words) if many else words)
+        detail = text_of(for_one(words) if many else words)
         for person in persons:
             if words[0].word in LOOKS_ALONE and len(words) == 1:
                 person.text = f"{detail} {person.text}"
@@ -563,46 +255,14 @@ def _acts(person: Person) -> bool:
     return any(word in FINITE or word.endswith("ing") and word != "wearing" for word in words)
 
 
-def _is_each(words: list[Token]) -> bool:
-    """Say whether something is worn by each of several people: 'in suits'."""
-    last = words[-1].word
-    return is_plural(last) and singular(last) in COUNTABLE
-
-
-def _one_each(words: list[Token]) -> list[Token]:
-    """Write what several people wear for one of them: 'in red hats' -> 'in a red hat'."""
-    if not _is_each(words) or any(token.word in ARTICLES | {"and"} for token in words):
-        return words
-    start = max(
-        (k + 1 for k, t in enumerate(words) if t.word in PREPOSITIONS or t.word == "wearing"),
-        default=0,
-    )
-    last = singular(words[-1].word)
-    after = words[start].word if start < len(words) - 1 else last
-    article = "an" if after[0] in "aeiou" else "a"
-    return [*words[:start], Token(article, article), *words[start:-1], Token(last, last)]
-
-
-def _without_sides(text: str) -> tuple[str, list[float]]:
-    """Take the words left, middle and right out of a phrase."""
-    sides, words = [], []
-    for word in text.split():
-        side = SIDES.get(word.lower().removesuffix("most"))
-        if side is None:
-            words.append(word)
-        else:
-            sides.append(side)
-    return " ".join(words), sides
-
-
 def split_sentence(sentence: str, count: int = 0) -> Split:
     """Split a sentence into one text per person, leftmost first, and what belongs to all.
 
     count: how many people there are; 0 if that is not known. It also says how many 'people' or 'a
     crowd' are. Who is where is read from the sentence; else the order is that of the sentence.
     """
-    tokens = tokenize(_marked(sentence))
-    spans = _spans(tokens)
+    tokens = tokenize(with_marks(sentence))
+    spans = find_spans(tokens)
     scene = Scene()
     if not spans:
         return Split((), "", ("nobody is named",))
@@ -612,7 +272,7 @@ def split_sentence(sentence: str, count: int = 0) -> Split:
     for number_of_span, span in enumerate(spans):
         is_last = number_of_span + 1 == len(spans)
         stop = len(tokens) if is_last else spans[number_of_span + 1].start
-        piece = _piece(tokens[span.stop : stop], last=is_last)
+        piece = divide(tokens[span.stop : stop], last=is_last)
         previous = spans[number_of_span - 1] if number_of_span else None
         _turn(scene, span, previous, tokens, count)
         for person in scene.current:
@@ -640,13 +300,13 @@ def _unknown(tokens: Sequence[Token], spans: Sequence[Span]) -> str:
             start = place + 1
         elif token.word[0] == "@" and place > start and tokens[start].word in ARTICLES:
             if not any(start <= span.start < place for span in spans):
-                return _text(tokens[start:place])
+                return text_of(tokens[start:place])
     return ""
 
 
 def _read_beginning(scene: Scene, tokens: Sequence[Token]) -> list[float]:
     """Read what comes before the first person: the style, the place, or where the person is."""
-    piece = _piece(tokens, last=True)
+    piece = divide(tokens, last=True)
     for segment in piece.segments:
         words = [t for t in segment if t.word not in ("there", "we", "see") and t.word not in BE]
         while words and words[-1].word in STYLE_OF:
@@ -654,7 +314,7 @@ def _read_beginning(scene: Scene, tokens: Sequence[Token]) -> list[float]:
         while words and words[0].word in ARTICLES | {"the"}:
             words = words[1:]
         if words:
-            scene.setting.append(_text(words))
+            scene.setting.append(text_of(words))
     return piece.sides
 
 
