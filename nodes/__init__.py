@@ -3,6 +3,7 @@
 from . import (
     appearance,
     compose,
+    describe,
     hand_generator,
     hands,
     human_attention,
@@ -32,6 +33,7 @@ MODULES = (
     people,
     pose_editor,
     person_loras,
+    describe,
     instances,
     compose,
     hands,
