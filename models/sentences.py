@@ -416,6 +416,15 @@ def _ordered(scene: Scene) -> list[Person]:
     return persons
 
 
+def prompt_lines(split: Split) -> list[str]:
+    """Write one line per person that the setting can follow: with a comma at its end where the
+    setting does not begin with a preposition, such as 'oil painting'.
+    """
+    word = split.setting.split()[0].lower() if split.setting else ""
+    comma = "," if word and word not in PREPOSITIONS else ""
+    return [person + comma for person in split.persons]
+
+
 def _joined_setting(phrases: list[str]) -> str:
     """Join what belongs to all, phrases with a preposition first."""
     placed = [p for p in phrases if p.split()[0].lower() in PREPOSITIONS]

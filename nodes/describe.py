@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..models import pose, sentence_request
-from ..models.sentences import Split, split_sentence
+from ..models.sentences import Split, prompt_lines, split_sentence
 from .inputs import count_input, min_confidence_input, named_errors, pose_input, read_pose
 
 CATEGORY = "Vitruvian/compose"
@@ -95,7 +95,7 @@ class VitruvianDescribePeople(io.ComfyNode):
         report = _report(split, pose_texts)
         request = sentence_request.write_request(sentence, expected, pose_texts)
         return io.NodeOutput(
-            "\n".join(split.persons),
+            "\n".join(prompt_lines(split)),
             split.setting,
             expected,
             request,

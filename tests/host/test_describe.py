@@ -37,6 +37,11 @@ def test_a_sentence_is_divided_without_a_pose():
     ]
 
 
+def test_a_style_follows_behind_a_comma():
+    described = describe("oil painting of a cook and a nun")
+    assert (described["prompts"], described["setting"]) == ("a cook,\na nun,", "oil painting")
+
+
 def test_the_pose_says_how_many_and_what_they_do():
     described = describe("some people in a park", pose=pose("four people"))
     assert (described["count"], described["sure"]) == (4, True)
