@@ -12,11 +12,12 @@ from ..model_names import MODEL_NAMES
 from ..sampling import UNET, Family, known_family
 from . import unets
 from .calls import NetworkCall
+from .network_layouts import Transformer
 from .next_dit import NEXT_DIT
 from .streams import COUPLE, EXACT, LAYERS, NODE
 from .text_layouts import counted, refined_alone, rotated_by_blocks
 from .text_masks import CROSS, IMAGE, IMAGE_FIRST, JOINT, REST, TEXT, TEXTS, TEXTS_FIRST
-from .transformers import Transformer, run
+from .transformers import run
 
 
 class ComposeFamily(NamedTuple):

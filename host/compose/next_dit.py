@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..module_hooks import hook_after, hook_before
+from .network_layouts import Transformer
 from .text_masks import IMAGE, JOINT, TEXT
-from .transformers import Transformer
 
 
 def _multiple(network: Any) -> int:
