@@ -146,7 +146,8 @@ def is_detail(words: list[Token]) -> bool:
         return False
     if first in ("with", "wearing", "in", "without", "dressed", "having", "who", "whose", "that"):
         return True
-    if first.endswith("ing") or first in FINITE or last.endswith("ing") and len(words) == 1:
+    is_verb = first.endswith("ing") or first.endswith("ed") and len(first) > 4
+    if is_verb or first in FINITE or last.endswith("ing") and len(words) == 1:
         return True
     worn = in_section(last, "clothing") and not in_section(last, "clothing", "looks", "none")
     return (

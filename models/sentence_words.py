@@ -27,14 +27,34 @@ PREPOSITIONS = frozenset(
     "without within among beneath underneath like as past amid next after before".split()
 )
 BE = frozenset("is are was were be being been".split())
+BASES = frozenset(  # what several people do: 'a man and a woman dance'
+    "hold stand sit lie kneel walk run jump dance play look watch ride carry read eat drink talk "
+    "smile laugh cry sleep sing hug kiss chase fight meet face help wait point wave lean pose give "
+    "take push pull greet follow shake work cook serve teach argue chat march swim share cut "
+    "celebrate pray cheer jog row race wrestle duel embrace gather cuddle study stare climb "
+    "hike ski skate relax rest enjoy have wear".split()
+)
+DOUBLED = frozenset("sit run hug chat swim cut jog".split())  # their last letter, before -ing
+
+
+def third_person(base: str) -> str:
+    """Write what one person does: dance -> dances."""
+    if base.endswith("y") and base[-2] not in "aeiou":
+        return base[:-1] + "ies"
+    return base + ("es" if base.endswith(("s", "sh", "ch", "x")) else "s")
+
+
+def gerund(base: str) -> str:
+    """Write what somebody is doing: dance -> dancing."""
+    if base in DOUBLED:
+        return base + base[-1] + "ing"
+    if base == "lie":
+        return "lying"
+    return (base[:-1] if base.endswith("e") and base[-2] != "e" else base) + "ing"
+
+
 FINITE = frozenset(
-    "has have had wears wear holds hold stands stand sits sit lies lie kneels kneel walks walk "
-    "runs run jumps jump dances dance plays play looks look watches watch rides ride carries "
-    "carry reads read eats eat drinks drink talks talk smiles smile laughs laugh cries cry sleeps "
-    "sleep sings sing hugs hug kisses kiss chases chase fights fight meets meet faces face helps "
-    "help waits wait points point waves wave leans lean poses pose gives give takes take pushes "
-    "push pulls pull greets greet follows follow shakes shake works work cooks cook serves serve "
-    "teaches teach can does do did stood sat wore held".split()
+    {*BASES, *map(third_person, BASES), *"has had can does do did stood sat wore held".split()}
 )
 JOINERS = frozenset("and & an' plus while or nor but then where when whereas versus vs vs.".split())
 RELATIVES = frozenset("who whom that which whose".split())

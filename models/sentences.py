@@ -22,15 +22,17 @@ from .sentence_details import (
     text_of,
     trimmed,
 )
-from .sentence_spans import Span, find_spans, with_marks, without_sides
+from .sentence_spans import SIDES, Span, find_spans, with_marks, without_sides
 from .sentence_words import (
     ARTICLES,
+    BASES,
     BE,
     FINITE,
     JOINERS,
     POSSESSIVES,
     PREPOSITIONS,
     Token,
+    gerund,
     in_section,
     is_mark,
     tokenize,
@@ -107,7 +109,12 @@ class Scene:
 
     def part(self, span: Span) -> None:
         """Turn to the next members of the last group, or to the one of an ordinal."""
-        sized = [group for group in self.groups if len(group) > 1] or self.groups[-1:]
+        sized = [group for group in self.groups if len(group) > 1]
+        if not sized and len(self.groups) == 1 and span.mention.size == 1 and span.place is None:
+            person = self.persons[0]  # 'a girl with a hat and another with a scarf'
+            person.described = True
+            self.add(span._replace(mention=span.mention._replace(text=person.noun)), 1)
+            return
         group = sized[-1] if sized else []
         text, sides = without_sides(span.mention.text)
         if span.place is not None:
@@ -140,16 +147,25 @@ class Scene:
         self.current = members[: span.mention.size]
         return True
 
-    def again(self, noun: str) -> bool:
-        """Turn to somebody who was named before; say whether there is one."""
+    def again(self, noun: str, side: float | None = None) -> bool:
+        """Turn to somebody who was named before; say whether there is one.
+
+        Somebody who is on another side than this is somebody else.
+        """
         if noun in ("he", "she"):
             alike, unlike = (MEN, WOMEN) if noun == "he" else (WOMEN, MEN)
             fitting = [p for p in self.persons if p.noun in alike] or [
                 p for p in self.current[-1:] if p.noun not in unlike
             ]
         else:
-            fitting = [p for p in self.persons if p.noun == noun and len(self.groups[p.group]) == 1]
-            couple = [p for p in self.persons if p.text.split()[-1] == noun and not p.described]
+            single = [p for p in self.persons if len(self.groups[p.group]) == 1]
+            fitting = [p for p in single if p.noun == noun]
+            couple = [
+                p
+                for p in self.persons
+                if p not in single and p.text.split()[-1] == noun and not p.described
+            ]
+            fitting = [p for p in fitting if None in (side, p.side) or p.side == side]
             fitting = fitting or couple[:1]
         if fitting:
             self.current = fitting[-1:]
@@ -209,6 +225,8 @@ class Scene:
         if any(_acts(person) for person in earlier):
             return len(words)
         for place, token in enumerate(words):
+            if token.word in BASES:
+                return place
             two = " ".join(word.word for word in words[place : place + 2])
             if token.word.endswith("ing") and token.word not in ("wearing", "evening"):
                 plain = not place and not any(person.details for person in earlier)
@@ -234,6 +252,8 @@ class Scene:
         """Add a detail to people, behind a space or a comma."""
         if not words:
             return
+        if words[0].word in BASES:
+            words = [Token(gerund(words[0].word), gerund(words[0].word)), *words[1:]]
         many = len(persons) > 1
         detail = text_of(for_one(words) if many else words)
         for person in persons:
@@ -293,14 +313,23 @@ def split_sentence(sentence: str, count: int = 0) -> Split:
 
 
 def _unknown(tokens: Sequence[Token], spans: Sequence[Span]) -> str:
-    """Find words that have a place like a person's, but name nobody known: 'a zorg on the left'."""
-    start = 0
+    """Find words that stand like a person, but name nobody known: 'a nun and a zorg', and 'a zorg
+    on the left'.
+    """
+    stops = {span.stop for span in spans}
+    starts = {span.start for span in spans}
+    start, is_second = 0, False
     for place, token in enumerate(tokens):
         if is_mark(token.word) or token.word in JOINERS:
-            start = place + 1
-        elif token.word[0] == "@" and place > start and tokens[start].word in ARTICLES:
-            if not any(start <= span.start < place for span in spans):
-                return text_of(tokens[start:place])
+            start, is_second = place + 1, place in stops and token.word == "and"
+            continue
+        phrase = tokens[start : place + 1]
+        if phrase[0].word not in ARTICLES | POSSESSIVES or starts & set(range(start, place + 1)):
+            continue
+        if token.word[0] == "@" and place > start:
+            return text_of(phrase[:-1])
+        if is_second and place > start:
+            return text_of(phrase)
     return ""
 
 
@@ -335,13 +364,13 @@ def _turn(
         return
     if (
         previous
-        and previous.kind != "new"
+        and (previous.kind != "new" or previous.mention.noun in GENERIC)
         and _is_copula(tokens[previous.stop : mention.start], is_last=False)
     ):
         for person in scene.current:
             person.text, person.noun = mention.text, mention.noun
         return
-    if mention.definite and tokens[mention.start].word == "the" and _meant(scene, span):
+    if mention.definite and tokens[mention.start].word == "the" and _meant(scene, span, tokens):
         return
     if scene.replace(span):
         return
@@ -354,10 +383,11 @@ def _turn(
     scene.add(span, min(size, 99))
 
 
-def _meant(scene: Scene, span: Span) -> bool:
+def _meant(scene: Scene, span: Span, tokens: Sequence[Token]) -> bool:
     """Turn to somebody who was named before, or to a member of the last group, by a noun."""
-    noun = span.mention.noun
-    if scene.again(noun):
+    noun, sides = span.mention.noun, without_sides(span.mention.text)[1]
+    following = tokens[span.stop].word[1:] if span.stop < len(tokens) else ""
+    if scene.again(noun, sides[0] if sides else SIDES.get(following)):
         return True
     sized = [group for group in scene.groups if len(group) > 1]
     if sized and any(not person.described for person in sized[-1]):
@@ -373,7 +403,8 @@ def _meant(scene: Scene, span: Span) -> bool:
 
 def _is_copula(tokens: Sequence[Token], *, is_last: bool) -> bool:
     words = [token.word for token in tokens]
-    return not is_last and bool(words) and all(word in BE or word[0] == "@" for word in words)
+    is_linked = any(word in BE for word in words)
+    return not is_last and is_linked and all(word in BE or word[0] == "@" for word in words)
 
 
 def _follow_list(scene: Scene, span: Span, piece: Piece, tokens: Sequence[Token]) -> None:

@@ -39,6 +39,13 @@ from vitruvian.models.sentences import split_sentence
         ("a man in a cowboy hat", ["a man in a cowboy hat"], ""),
         ("a statue of a queen and a cook", ["a cook"], "statue of a queen"),
         ("three people: a cook, an elf and a nun", ["a cook", "an elf", "a nun"], ""),
+        ("a cook and an elf argue over a map", ["a cook arguing over a map",
+                                                "an elf arguing over a map"], ""),
+        ("one girl with a hat and another with a scarf", ["a girl with a hat",
+                                                          "a girl with a scarf"], ""),
+        ("the girl on the right has a hat, the girl on the left has a scarf",
+         ["a girl has a scarf", "a girl has a hat"], ""),
+        ("the left person is a cook, the right person is an elf", ["a cook", "an elf"], ""),
         ("1girl, 1boy, forest", ["a girl", "a boy"], "forest"),
     ],
 )  # fmt: skip
@@ -61,6 +68,7 @@ def test_people_are_told_apart(sentence, persons, setting):
         ("three people: a cook and a nun", "disagree"),
         ("two cooks, one in red, one in blue and one in green", "more people are described"),
         ("a zorg on the left and a nun on the right", "who 'a zorg' is"),
+        ("a nun and a zorg", "who 'a zorg' is"),
         ("a king. She smiles", "who 'she' is"),
     ],
 )
