@@ -57,8 +57,8 @@ def check_references(model: Any, composition: Composition, modes: Sequence[str])
         if not modes or not _reads_references(network):
             raise ValueError(
                 f"instance {number} carries reference latents, which this model "
-                f"({type(network).__name__}) does not read. Take away its Reference Latent or "
-                f"'reference', or connect a model that reads them, such as {READERS}."
+                f"({type(network).__name__}) does not read. Take away its Reference Latent, or "
+                f"'reference' in Add Instance, or connect one that reads them, such as {READERS}."
             )
         if composition.mode not in modes:
             raise ValueError(
@@ -70,8 +70,8 @@ def check_references(model: Any, composition: Composition, modes: Sequence[str])
         if "attention_mask_img_shape" in entry:
             raise ValueError(
                 f"instance {number} carries reference latents and a style image with the "
-                "strength_type 'attn_bias', which this model can not do at once. Set it to "
-                "'multiply' in Apply Style Model."
+                "strength_type attn_bias, which this model can not do at once. Set it to "
+                "multiply in Apply Style Model."
             )
         _check_method(network, number, entry.get(METHOD_IN_ENTRIES))
     if composition.mode == COUPLE:
@@ -91,7 +91,7 @@ def _check_method(network: Any, number: int, method: str | None) -> None:
         raise ValueError(
             f"instance {number} carries reference latents, but this model "
             f"({type(network).__name__}) reads them only by a method that is said. Connect {node} "
-            "behind its Reference Latent, with 'index' for example."
+            "behind its Reference Latent, with index for example."
         )
     modulates_by_blocks = getattr(_settings(network), "global_modulation", None) is False
     if method == AT_TIME_ZERO and modulates_by_blocks:

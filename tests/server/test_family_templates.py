@@ -10,6 +10,7 @@ import pytest
 from comfy import supported_models
 from PIL import Image
 from vitruvian.tests.tiny import narrow_host, weights
+from vitruvian.tools.examples import copy_images
 from vitruvian.tools.hosts import prepare_base
 from vitruvian.tools.server import Server
 
@@ -24,6 +25,8 @@ FAMILIES = {  # example: ComfyUI's class of the family, which an older one may l
     "two_people_krea2": "Krea2",
     "two_people_anima": "Anima",
 }
+CARRYING = {"two_characters_sdxl": "SDXL", "three_people_mixed": "Flux2"}  # the same
+OWN_FILES = {"three_people_mixed": [("loras", "my_character_flux2_klein.safetensors")]}
 POOLED = {"two_people_flux"}  # the sum of all words, which acts everywhere, outdoes a random text
 SIDE, STEPS = 128, 2
 
@@ -46,6 +49,17 @@ def named_models(name):
     for node in json.loads((WORKFLOWS / f"{name}.json").read_text())["nodes"]:
         for model in node["properties"].get("models", ()):
             yield model["directory"], model["name"]
+    yield from OWN_FILES.get(name, ())
+
+
+def write_models(server, name, family):
+    """Write what the example needs, unless this ComfyUI lacks the family."""
+    if not hasattr(supported_models, family):
+        pytest.skip(f"this ComfyUI does not know the models of {name}")
+    for folder, file in named_models(name):
+        path = server.base / "models" / folder / file
+        if not path.exists():
+            weights.write(path)
 
 
 def reduced(workflow):
@@ -76,12 +90,7 @@ def missing_weights(server):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_example_of_a_family(narrow_server, api, name):
     """Stock loaders take the files, and every person's words act where that person is."""
-    if not hasattr(supported_models, FAMILIES[name]):
-        pytest.skip(f"this ComfyUI does not know the models of {name}")
-    for folder, file in named_models(name):
-        path = narrow_server.base / "models" / folder / file
-        if not path.exists():
-            weights.write(path)
+    write_models(narrow_server, name, FAMILIES[name])
     workflow = reduced(api(name))
     image = run(narrow_server, workflow)
     assert missing_weights(narrow_server) == []
@@ -102,3 +111,44 @@ def test_an_example_of_a_family(narrow_server, api, name):
         here, elsewhere = (right, left) if person else (left, right)
         assert here > 0.1, f"the words of person {person + 1} change nothing"
         assert here > elsewhere or name in POOLED, f"the words of person {person + 1} are elsewhere"
+
+
+def inputs_of(workflow, kind):
+    return [node["inputs"] for node in workflow.values() if node["class_type"] == kind]
+
+
+def places_of(workflow):
+    """Return where the people are from left to right, as shares of the image's width."""
+    (chosen,) = inputs_of(workflow, "VitruvianLoadPose")
+    file = WORKFLOWS / "poses" / chosen["pose_name"].removesuffix(" [example]")
+    frame = json.loads(file.read_text())
+    frame = frame[0] if isinstance(frame, list) else frame
+    columns = [
+        numpy.mean([x for x in person["pose_keypoints_2d"][::3] if x]) for person in frame["people"]
+    ]
+    return numpy.sort(columns) / frame["canvas_width"]
+
+
+def assert_acts_on(person, places, before, after):
+    """What has changed is where this person is, more than where anybody else is."""
+    changed = abs(after - before).mean(axis=(0, 2))
+    at = [changed[max(0, int(SIDE * (x - 0.1))) : int(SIDE * (x + 0.1))].mean() for x in places]
+    assert at[person] > 0.1, f"what person {person + 1} carries changes nothing"
+    others = [value for number, value in enumerate(at) if number != person]
+    assert at[person] > max(others), f"what person {person + 1} carries is elsewhere: {at}"
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_what_each_person_carries_acts_on_that_person(narrow_server, api, name):
+    write_models(narrow_server, name, CARRYING[name])
+    copy_images(narrow_server.base)
+    workflow = reduced(api(name))
+    image = run(narrow_server, workflow)
+    assert missing_weights(narrow_server) == []
+    assert image.std() > 5, "the image is one flat color"
+    places = places_of(workflow)
+    for person, instance in enumerate(inputs_of(workflow, "VitruvianAddInstance")):
+        for carried in {"lora", "reference"} & instance.keys():
+            link = instance.pop(carried)
+            assert_acts_on(person, places, image, run(narrow_server, workflow))
+            instance[carried] = link

@@ -6,6 +6,7 @@ its detection reads them from the file, few channels. `narrow_host` does the res
 
 import json
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -300,6 +301,41 @@ def sdxl_control() -> Shapes:
         return shapes_of(cldm.ControlNet(**SDXL, hint_channels=3, operations=ops.manual_cast))
 
 
+# LoRAs
+
+
+def lora(
+    shapes: Shapes, layers: str, rename: Callable[[str], str], parts: tuple[str, str]
+) -> Shapes:
+    """Return a LoRA of rank 4 of the linear layers whose names match, under its trainer's names."""
+    return {
+        f"{rename(layer)}.{part}.weight": shape
+        for layer, (out, inner) in (
+            (name.removesuffix(".weight"), shape)
+            for name, shape in shapes.items()
+            if re.fullmatch(layers, name)
+        )
+        for part, shape in zip(parts, ((out, 4), (4, inner)), strict=True)
+    }
+
+
+KOHYA = {"model.diffusion_model": "lora_unet", "conditioner.embedders.0.transformer": "lora_te1"}
+
+
+def sdxl_lora() -> Shapes:
+    def kohya(layer: str) -> str:
+        (start,) = [start for start in KOHYA if layer.startswith(f"{start}.")]
+        return KOHYA[start] + layer.removeprefix(start).replace(".", "_")
+
+    layers = r".*(attn2\.to_[qkv]|embedders\.0\..*mlp\.fc1)\.weight"
+    return lora(sdxl(), layers, kohya, ("lora_up", "lora_down"))
+
+
+def flux2_klein_lora() -> Shapes:
+    layers = r"(double_blocks.*(qkv|proj)|single_blocks.*linear[12])\.weight"
+    return lora(flux2_klein(), layers, "diffusion_model.{}".format, ("lora_B", "lora_A"))
+
+
 # file name: its weights
 FILES: dict[str, Callable[[], Shapes]] = {
     "z_image_turbo_bf16.safetensors": z_image,
@@ -322,6 +358,9 @@ FILES: dict[str, Callable[[], Shapes]] = {
     "qwen_3_06b_base.safetensors": lambda: language_model("Qwen3_06B"),
     "sd_xl_base_1.0.safetensors": sdxl,
     "controlnet-openpose-sdxl-1.0.safetensors": sdxl_control,
+    "pixel-art-xl.safetensors": sdxl_lora,
+    "toy_face_sdxl.safetensors": sdxl_lora,
+    "my_character_flux2_klein.safetensors": flux2_klein_lora,
 }
 
 
