@@ -128,8 +128,14 @@ def test_the_prompts_of_the_examples_stay_as_they_are():
         assert read_answer(text) == [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def test_details_below_a_person_belong_to_them():
-    answer = "1. **Knight**\n   - silver armor\n   - sword\n2. **Nun:**\n   * red habit\n\nDone."
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "1. **Knight**\n   - silver armor\n   - sword\n2. **Nun:**\n   * red habit\n\nDone.",
+        "- Knight\n  - silver armor\n  - sword\n- Nun\n  - red habit",
+    ],
+)
+def test_details_below_a_person_belong_to_them(answer):
     assert read_answer(answer, 2) == ["Knight, silver armor, sword", "Nun, red habit"]
 
 

@@ -46,6 +46,8 @@ from vitruvian.models.sentences import split_sentence
         ("the girl on the right has a hat, the girl on the left has a scarf",
          ["a girl has a scarf", "a girl has a hat"], ""),
         ("the left person is a cook, the right person is an elf", ["a cook", "an elf"], ""),
+        ("a nun and her two children", ["a nun", "a child", "a child"], ""),
+        ("a cook dressed as a pirate", ["a cook dressed as a pirate"], ""),
         ("1girl, 1boy, forest", ["a girl", "a boy"], "forest"),
     ],
 )  # fmt: skip
