@@ -1,13 +1,14 @@
-"""Define the architecture of the mini model family.
+"""Define the architectures of the mini model families.
 
-A narrow SD1.5: same key layout, same noise schedule, same text interface, a hundred times fewer
-weights. The host's model family and the trainers' networks both read their configurations from
-here.
+A narrow SD1.5 and, beside it, a narrow SD3 for the same latents: their key layouts, their noise
+schedules, their text interfaces, a hundred times fewer weights. The host's model families and the
+trainers' networks both read their configurations from here.
 """
 
 from dataclasses import dataclass
 
 NAME = "mini"  # the value of `vitruvian.base` in the metadata of weights made for this family
+TRANSFORMER_NAME = "mini transformer"  # the same of weights made for the narrow SD3
 IMAGE_SIZE = 192  # pixels, both sides
 LATENT_CHANNELS = 4
 LATENT_STRIDE = 8  # pixels per latent cell
@@ -80,8 +81,30 @@ class Noise:
     beta_end: float = 0.012
 
 
+@dataclass(frozen=True)
+class Transformer:
+    """Describe the transformer: SD3's joint blocks for image and text, but narrow.
+
+    The host's heads are all 64 wide. Its modulation scales without shifts.
+    """
+
+    heads: int = 2
+    blocks: int = 5
+    mlp_ratio: float = 1.375
+    patch: int = 2  # latent cells in a token, both sides; the host places no finer ones
+    shift: float = 2.0  # of the noise levels that samplers step through, as SD3's 3
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return 64 * self.heads
+
+
 UNET = UNet()
 TEXT = TextEncoder()
 VAE_LAYOUT = VAE()
 CONTROL = ControlNet()
 NOISE = Noise()
+TRANSFORMER = Transformer()
+TRANSFORMER_TEXT = TextEncoder(hidden=128, layers=1, heads=2, intermediate=256)
+POSE_HINT_SCALE = 1.5305  # of SD3's latents, by which the host scales what its ControlNets read

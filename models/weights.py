@@ -45,7 +45,7 @@ def load(
         _check(path, metadata, method, version, base)
         tensors = {key: file.get_tensor(key) for key in file.keys()}
     try:
-        tensors = _widened(tensors)
+        tensors = widened(tensors)
     except (KeyError, RuntimeError) as error:
         raise ValueError(
             f"{path}: expected {kind}, found a scale that belongs to no tensor: {error}."
@@ -193,6 +193,16 @@ def save(
         ) from failure
 
 
+def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Restore float16 tensors from the int8 tensors and scales that `save` made; others stay."""
+    wide = {key: tensor for key, tensor in tensors.items() if not key.endswith(SCALE_SUFFIX)}
+    for key in tensors:
+        if key.endswith(SCALE_SUFFIX):
+            name = key.removesuffix(SCALE_SUFFIX)
+            wide[name] = (tensors[name] * tensors[key]).half()
+    return wide
+
+
 def _ours(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key.removeprefix(PREFIX): v for key, v in metadata.items() if key.startswith(PREFIX)}
 
@@ -245,13 +255,3 @@ def _narrowed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         narrowed[key] = (rows / scale).round().to(torch.int8)
         narrowed[key + SCALE_SUFFIX] = scale
     return narrowed
-
-
-def _widened(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Restore float16 tensors from the int8 tensors and scales that `_narrowed` made."""
-    wide = {key: tensor for key, tensor in tensors.items() if not key.endswith(SCALE_SUFFIX)}
-    for key in tensors:
-        if key.endswith(SCALE_SUFFIX):
-            name = key.removesuffix(SCALE_SUFFIX)
-            wide[name] = (tensors[name] * tensors[key]).half()
-    return wide

@@ -18,6 +18,7 @@ from .control_kinds import (
     check_model_patch,
     check_size,
     check_vae,
+    latent_channels,
     pose_patch_kind,
     with_pose_type,
 )
@@ -257,7 +258,8 @@ def check_controls(model: Any, control: ComposedControl) -> None:
     """
     if control.controlnet is not None:
         check_control_net(model, control.controlnet)
-        check_vae(control.vae, control.controlnet.latent_format, "control_net")
+        reads, channels = control.controlnet.latent_format, latent_channels(control.controlnet)
+        check_vae(control.vae, reads, "control_net", channels)
     if control.model_patch is not None:
         check_model_patch(model, control.model_patch)
         reads = pose_patch_kind(control.model_patch.model).latent_format

@@ -222,10 +222,23 @@ def pose_patch_kind(network: Any) -> ControlKind:
     return kind
 
 
-def check_vae(vae: Any, latent_format: Any, name: str) -> None:
+def latent_channels(control_net: Any) -> int | None:
+    """Count the channels of the latents that a CONTROL_NET reads, None for images.
+
+    The host takes those for SD3 to read its 16; a narrow one knows better.
+    """
+    if control_net.latent_format is None:
+        return None
+    network = control_network(control_net)
+    narrow = _is_a(network, ("cldm.mmdit.ControlNet",))
+    return network.in_channels if narrow else control_net.latent_format.latent_channels
+
+
+def check_vae(vae: Any, latent_format: Any, name: str, channels: int | None = None) -> None:
     """Refuse a missing VAE, and one whose latents a control can not read.
 
-    latent_format: what the control reads, None for images; name: of the input that it comes from.
+    latent_format: what the control reads, None for images; name: of the input that it comes from;
+    channels: of what it reads, by default its format's.
     """
     if latent_format is None:
         return
@@ -234,7 +247,8 @@ def check_vae(vae: Any, latent_format: Any, name: str) -> None:
             f"the input '{name}' is a control that reads latents, as those for Flux, SD3, "
             "Qwen-Image and Z-Image do. Connect the VAE of the model to the input 'vae'."
         )
-    channels, dimensions = latent_format.latent_channels, latent_format.latent_dimensions
+    channels = channels or latent_format.latent_channels
+    dimensions = latent_format.latent_dimensions
     if (vae.latent_channels, vae.latent_dim) != (channels, dimensions):
         raise ValueError(
             f"the input 'vae' is of another model: it makes latents of {vae.latent_channels} "

@@ -38,6 +38,7 @@ from . import (
     refiner,
     structure,
     surfacenet,
+    transformer,
     vae,
 )
 from .recipe import BASELINES, VITRUVIAN_WEIGHTS, Recipe, Run
@@ -47,6 +48,7 @@ RECIPES: tuple[Recipe, ...] = (  # in this order: later ones read what earlier o
     vae.RECIPE,
     base.RECIPE,
     base.FURTHER_RECIPE,
+    transformer.RECIPE,
     controlnet.RECIPE,
     vae.MAPS_RECIPE,
     posenet.RECIPE,

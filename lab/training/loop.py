@@ -27,6 +27,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -106,15 +107,15 @@ class _Batches:
         return self.schedule.steps - self.start
 
     def __iter__(self) -> Iterator[list[int]]:
-        batch, epoch, order = self.schedule.batch, -1, torch.empty(0)
+        batch, epoch, order = self.schedule.batch, -1, list[int]()
         for step in range(self.start, self.schedule.steps):
             rows = []
             for k in range(step * batch + self.rank, (step + 1) * batch, self.processes):
                 if k // self.samples != epoch:
                     epoch = k // self.samples
                     g = torch.Generator().manual_seed(self.schedule.seed * 1_000_003 + epoch)
-                    order = torch.randperm(self.samples, generator=g)
-                rows.append(int(order[k % self.samples]))
+                    order = torch.randperm(self.samples, generator=g).tolist()
+                rows.append(order[k % self.samples])
             yield rows
 
 
@@ -125,14 +126,15 @@ def fit(
     schedule: Schedule,
     out: Path,
     *,
-    collate: Callable[[list], Any] | None = None,
+    collate: Callable[[Any], Any] | None = None,
     preview: Callable[[Model, Path], None] | None = None,
+    optimize: Callable[[nn.Module, Schedule], Optimizer] | None = None,
 ) -> Model:
     """Train the parameters of `model` that require gradients; returns it with their moving average
     (EMA) in place.
 
     `loss(model, batch, generator)` is the mean loss of one batch; it takes all its noise from
-    `generator` (CPU).
+    `generator` (CPU). `optimize` builds the optimizer, AdamW by default.
     `out` receives checkpoints, loss.json, loss.png and whatever `preview(model, path prefix)`
     writes. Run again with the same `out` to go on from the last checkpoint; Ctrl-C and SIGTERM save
     one first, and they too leave the average in place. ValueError, before the first step, if `out`
@@ -142,7 +144,7 @@ def fit(
     inputs = _inputs(model, loss, dataset, schedule)
     accelerator = Accelerator(mixed_precision=schedule.precision)
     fingerprint.claim(out, "training", inputs, write=accelerator.is_main_process)
-    state = _State(model, schedule, accelerator, out)
+    state = _State(model, schedule, accelerator, out, (optimize or build_adamw)(model, schedule))
     start = state.resume()
     batches = _Batches(
         len(dataset),  # type: ignore[arg-type]
@@ -191,22 +193,31 @@ def fit(
     return model
 
 
+def build_adamw(model: nn.Module, schedule: Schedule) -> Optimizer:
+    """Build the optimizer of all trainings that name no other."""
+    return torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=schedule.lr,
+        betas=(0.9, 0.99),
+        weight_decay=schedule.weight_decay,
+        fused=True,
+    )
+
+
 class _State:
     """What changes in a training, from its first step or its last checkpoint on."""
 
     def __init__(
-        self, model: nn.Module, schedule: Schedule, accelerator: Accelerator, out: Path
+        self,
+        model: nn.Module,
+        schedule: Schedule,
+        accelerator: Accelerator,
+        out: Path,
+        optimizer: Optimizer,
     ) -> None:
         self.model, self.schedule, self.accelerator, self.out = model, schedule, accelerator, out
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         _check_space(model, self.trainable, out)
-        optimizer = torch.optim.AdamW(
-            self.trainable,
-            lr=schedule.lr,
-            betas=(0.9, 0.99),
-            weight_decay=schedule.weight_decay,
-            fused=True,
-        )
         self.rates = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
         self.ema = EMAModel(
             self.trainable, decay=schedule.ema, use_ema_warmup=True, power=3 / 4, foreach=True

@@ -88,6 +88,7 @@ def _encode(
     """
     autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 3 x faster
     device = next(autoencoder.parameters()).device
+    batch = batch if device.type == "cpu" else 8 * batch
     chunks = []
     count = len(images)  # type: ignore[arg-type]
     for start in tqdm(range(0, count, batch), desc="encode", mininterval=5):
