@@ -35,9 +35,15 @@ class TextTokens(NamedTuple):
 
 
 def parts_of_rows(
-    blocks: Sequence[Block], output: Tensor, shared_parts: Callable[[], Sequence[Part]]
+    blocks: Sequence[Block],
+    output: Tensor,
+    shared_parts: Callable[[], Sequence[Part]],
+    *,
+    vectors: bool = False,
 ) -> Iterator[Part]:
-    """Divide a layer's rows among their owners; `shared_parts` are those of rows of all people."""
+    """Divide a layer's rows among their owners; `shared_parts` are those of rows of all people.
+    vectors: they are no tokens.
+    """
     if len({block.owner for block in blocks}) == 1 and isinstance(blocks[0].owner, int):
         yield Part(blocks[0].owner, slice(None))
         return
@@ -49,7 +55,7 @@ def parts_of_rows(
             "person's LoRA counts. Set mode to exact and shared_negative to off, or remove other "
             "nodes that change the network."
         )
-    if is_vectors(output) and times == 2:  # of reference images, behind all others
+    if vectors and times == 2:  # of reference images, behind all others
         blocks = [*blocks] * times
     else:  # HyperTile divides the image into tiles, those of one image in succession
         tiles = times
@@ -164,7 +170,7 @@ class UNetPlaces:
         """Return the parts of a layer's output."""
         if isinstance(layer, _ConvNd):
             return self.places.cells(output.shape[-2], output.shape[-1], 4)
-        if is_vectors(output) or TEXT_KEYS.search(path):
+        if output.dim() == 2 or TEXT_KEYS.search(path):
             return self.places.vectors(output.dim())
         size = self.sizes.get(output.shape[1])
         if size is None:

@@ -57,7 +57,10 @@ def lora_places(
             blocks = vectors
         folded = places.folded(path, len(output) // _count(blocks))
         rows = output if folded == 1 else output.unflatten(0, (-1, folded))
-        for part in parts_of_rows(blocks, rows, lambda: places.parts(path, layer, rows)):
+        divided = parts_of_rows(
+            blocks, rows, lambda: places.parts(path, layer, rows), vectors=is_vectors(rows)
+        )
+        for part in divided:
             yield part._replace(folded=folded)
 
     return where

@@ -16,7 +16,7 @@ from ..module_hooks import hook_after, hook_before, hooked_call
 from ..sampling import with_options, with_patch
 from . import control as controls
 from .calls import NetworkCall, chunk_texts, encoded_texts
-from .lora_places import Places, UNetPlaces, is_vectors, parts_of_rows
+from .lora_places import Places, UNetPlaces, parts_of_rows
 from .neighbors import has_comparing_patches, run_per_group
 from .person_loras import Part, Where, acting, mixed_blocks, row_blocks
 from .streams import (
@@ -153,7 +153,7 @@ def _where(call: NetworkCall, stream_call: StreamCall) -> Where:
 
     def where(path: str, layer: Any, output: Tensor) -> Iterable[Part]:
         blocks = head if path.startswith("out.") else inner if ".attn2." in path else outer
-        if has_vectors and is_vectors(output):
+        if has_vectors and output.dim() == 2:
             blocks = vectors
         return parts_of_rows(blocks, output, lambda: places.parts(path, layer, output))
 
