@@ -206,7 +206,7 @@ def _is_head(tokens: list[Token], place: int) -> bool:
     if word.endswith(("'s", "’s")) or place + 1 == len(tokens):
         return not word.endswith(("'s", "’s"))
     after = tokens[place + 1].word
-    if is_mark(after) or after[0] == "@" or after in STOPS | ARTICLES | POSSESSIVES | ADVERBS:
+    if is_mark(after) or after[0] in "@<" or after in STOPS | ARTICLES | POSSESSIVES | ADVERBS:
         return True
     if number(after) or after in listed("place")["places"] and not is_plural(word):
         return False

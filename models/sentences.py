@@ -69,6 +69,7 @@ class Person:
         self.described = False  # a part of the group was said to be this one
 
     def sentence(self) -> str:
+        """Write the text of this person."""
         article = "" if self.is_named else "an " if self.text[:1].lower() in "aeiou" else "a "
         return article + self.text + "".join(self.details)
 
@@ -87,6 +88,7 @@ class Scene:
         self.unknown: list[int] = []  # groups of unknown size
 
     def doubt(self, reason: str) -> None:
+        """Note once why the split may be wrong."""
         if reason not in self.doubts:
             self.doubts.append(reason)
 

@@ -48,6 +48,8 @@ from vitruvian.models.sentences import split_sentence
         ("the left person is a cook, the right person is an elf", ["a cook", "an elf"], ""),
         ("a nun and her two children", ["a nun", "a child", "a child"], ""),
         ("a cook dressed as a pirate", ["a cook dressed as a pirate"], ""),
+        ("a cook <lora:chef_v2:0.8> on the right and a nun in red <lora:nun:1>, in a park",
+         ["a nun in red <lora:nun:1>", "a cook <lora:chef_v2:0.8>"], "in a park"),
         ("1girl, 1boy, forest", ["a girl", "a boy"], "forest"),
     ],
 )  # fmt: skip
