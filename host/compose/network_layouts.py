@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +32,7 @@ class Transformer(NamedTuple):
     # network -> tokens that it puts before the texts
     registers: Callable[[Any], int] = lambda _: 0
     # layers that turn what all tokens share into a modulation -> the tokens that read it
-    modulations: Mapping[str, str] = MappingProxyType({})
+    modulations: Mapping[str, str] = {}
     gathers_rows: bool = False  # layers read tokens of all rows in one row (mixture of experts)
     # the module that reads the positions of texts, image and reference images, in this order; none:
     # in the mode COUPLE nobody can have images of their own

@@ -49,6 +49,12 @@ class PlacedChanges(NamedTuple):
     by_layer: Mapping[str, Mapping[int, tuple[Change, ...]]]  # path -> person -> changes
     cache: dict[Any, Any]  # of this sampling
 
+    def __deepcopy__(self, memo: dict) -> "PlacedChanges":
+        """Return the changes themselves: other packs copy the options, but not the network's
+        layers.
+        """
+        return self
+
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
         """Return what is kept under a key; compute it when it is asked for the first time."""
         if key not in self.cache:

@@ -85,7 +85,7 @@ def unet_vectors(unet: Any, vectors: Tensor | None, shares: Tensor) -> Iterator[
         *(hook_after(block.emb_layers, spread) for block in blocks),
     ]
     if vectors is not None:
-        hooks.append(hook_before(unet.label_emb, lambda _, __: (vectors,)))
+        hooks.append(hook_before(unet.label_emb, lambda _, inputs: (vectors.to(inputs[0]),)))
     with removed_at_the_end(hooks):
         yield
 
@@ -105,7 +105,7 @@ def token_vectors(
 
     def rows_of_everybody(_, inputs, named):
         x, time, *further = inputs
-        named = {**named} if pooled is None else {**named, "y": pooled}
+        named = {**named} if pooled is None else {**named, "y": pooled.to(named["y"])}
         guidance = named.get("guidance")
         if isinstance(guidance, Tensor) and guidance.dim():
             named["guidance"] = guidance.repeat(streams)
