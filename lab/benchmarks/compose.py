@@ -9,6 +9,8 @@ For N = 1 to 4 people, on unseen scenes of the mini world, through the host's ow
 prompt that names everybody, one ControlNet on the merged skeleton. `native`: the host's ControlNet,
 Conditioning Set Mask and Combine for each person, with the same regions.
 `ceiling`: the evaluators on the true images after a round trip through the VAE.
+
+`transformer_...`: on the mini transformer, where its weights are there: compose_transformer.py.
 """
 
 from __future__ import annotations
@@ -50,21 +52,28 @@ def run(quick: bool) -> dict[str, float]:
     numbers: dict[str, float] = {"scenes": count}
     for people in (1, 2, 3, 4):
         numbers |= _with_people(loaded, people, count)
-    return numbers
+    from . import compose_transformer  # which takes this module's scenes and ways
+
+    return numbers | (compose_transformer.measure(quick) if compose_transformer.is_there() else {})
+
+
+def unseen_scenes(people: int, count: int) -> tuple[Scenes, Render]:
+    """Draw scenes of so many people that no training saw, and their true images."""
+    scenes = sample_scenes(count, UNSEEN + 100 + people, framing=FULL, people=people)
+    return scenes, render(scenes)
 
 
 def _with_people(loaded: host.Loaded, people: int, count: int) -> dict[str, float]:
-    scenes = sample_scenes(count, UNSEEN + 100 + people, framing=FULL, people=people)
-    truth = render(scenes)
-    owners, free = _regions(scenes, truth, count)
+    scenes, truth = unseen_scenes(people, count)
+    owners, free = regions(scenes, truth, count)
     samplers = {
         "plain": lambda i: _plain(loaded, scenes, truth, i),
-        "global": lambda i: _global(loaded, scenes, truth, i),
+        "global": lambda i: one_prompt(loaded, scenes, truth, i),
         "native": lambda i: _native(loaded, scenes, truth, i),
-        **{mode: _ours(loaded, scenes, truth, mode) for mode in MODES},
-        "shared": _ours(loaded, scenes, truth, "exact", shared_negative=True),
+        **{mode: composed(loaded, scenes, truth, mode) for mode in MODES},
+        "shared": composed(loaded, scenes, truth, "exact", shared_negative=True),
     }
-    images_by_way, seconds = _in_turns(samplers, count)
+    images_by_way, seconds = in_turns(samplers, count)
     checkpoint, net = convert.load_checkpoint(preview.CHECKPOINT), posenet.load_posenet()
     images_by_way["ceiling"] = preview.decode(checkpoint, preview.encode(checkpoint, truth.rgb))
     numbers = {}
@@ -82,7 +91,7 @@ def _with_people(loaded: host.Loaded, people: int, count: int) -> dict[str, floa
     return numbers
 
 
-def _in_turns(
+def in_turns(
     samplers: dict[str, Callable[[int], Tensor]], count: int
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """All images by every sampler, scene after scene, and the seconds each took in all."""
@@ -127,7 +136,7 @@ def _shares(scenes: Scenes, truth: Render, i: int) -> Tensor:
     return compose.hard_shares(areas, [0] * len(instances))[:, 0, 0]
 
 
-def _regions(scenes: Scenes, truth: Render, count: int) -> tuple[Tensor, Tensor]:
+def regions(scenes: Scenes, truth: Render, count: int) -> tuple[Tensor, Tensor]:
     """Owner of each pixel (0: all alike) [B,H,W], and where nobody is."""
     owners = []
     for i in range(count):
@@ -141,8 +150,10 @@ def _sample(loaded: host.Loaded, conds: Sequence, seed: int, model: Any = None) 
     return host.decode(loaded, latent)
 
 
-def _controlled(loaded: host.Loaded, positive: Any, hint: Tensor) -> tuple[Any, Any]:
-    return host.controlled(loaded, positive, host.text(loaded, ""), hint, STRENGTH)
+def _controlled(
+    loaded: host.Loaded, positive: Any, hint: Tensor, strength: float = STRENGTH
+) -> tuple[Any, Any]:
+    return host.controlled(loaded, positive, host.text(loaded, ""), hint, strength)
 
 
 def _plain(loaded: host.Loaded, scenes: Scenes, truth: Render, i: int) -> Tensor:
@@ -152,9 +163,12 @@ def _plain(loaded: host.Loaded, scenes: Scenes, truth: Render, i: int) -> Tensor
     return _sample(loaded, conds, i)
 
 
-def _global(loaded: host.Loaded, scenes: Scenes, truth: Render, i: int) -> Tensor:
+def one_prompt(
+    loaded: host.Loaded, scenes: Scenes, truth: Render, i: int, strength: float = STRENGTH
+) -> Tensor:
+    """Sample scene `i` with one prompt that names everybody and everybody's skeleton."""
     merged = _hints(scenes, truth, i)[0]
-    conds = _controlled(loaded, host.text(loaded, scene_caption(scenes, i)), merged)
+    conds = _controlled(loaded, host.text(loaded, scene_caption(scenes, i)), merged, strength)
     return _sample(loaded, conds, i)
 
 
@@ -173,9 +187,17 @@ def _native(loaded: host.Loaded, scenes: Scenes, truth: Render, i: int) -> Tenso
     return _sample(loaded, (positive, negative), i)
 
 
-def _ours(
-    loaded: host.Loaded, scenes: Scenes, truth: Render, mode: str, *, shared_negative: bool = False
+def composed(
+    loaded: host.Loaded,
+    scenes: Scenes,
+    truth: Render,
+    mode: str,
+    *,
+    shared_negative: bool = False,
+    strength: float = STRENGTH,
+    **levers: float,
 ) -> Callable[[int], Tensor]:
+    """Build the sampler of scene i by Compose Instances; `levers`: more of its inputs."""
     from ...nodes.compose import MEAN, VitruvianComposeInstances
 
     def sample(i: int) -> Tensor:
@@ -194,13 +216,15 @@ def _ours(
                 [pose.write_frame(people)],
                 loaded.controlnet,
                 mode=mode,
-                strength=STRENGTH,
+                strength=strength,
                 harmony=0.5,
                 dilation=DILATION,
                 start_percent=0.0,
                 end_percent=1.0,
                 background_prompt=MEAN,
                 shared_negative=shared_negative,
+                vae=loaded.vae,
+                **levers,
             ).result[:3]
         return _sample(loaded, conds, i, model)
 

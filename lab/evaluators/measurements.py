@@ -93,16 +93,25 @@ def pck(net: PoseNet, images: Tensor, truth: Render) -> float:
 
     One person per image: truth.body [B,18,3].
     """
+    return float(joints_in_place(net, images, truth)[truth.body_visible].float().mean())
+
+
+def joints_in_place(net: PoseNet, images: Tensor, truth: Render) -> Tensor:
+    """Tell which joints count as found in `pck`, bool [B,18], hidden ones too."""
     joints = torch.cat([find_joints(net, chunk) for chunk in images.split(50)])
     off = (joints - truth.body[..., :2]).norm(dim=-1)
-    near = off <= PCK_SHARE * truth.height[:, None]
-    return float(near[truth.body_visible].float().mean())
+    return off <= PCK_SHARE * truth.height[:, None]
 
 
 def pck_each(net: PoseNet, images: Tensor, scenes: Scenes, truth: Render) -> float:
     """Compute `pck` for scenes of several people: each is looked at alone, everything farther than
     ALONE_MARGIN pixels from their true body covered with the image's mean color.
     """
+    return pck(net, each_alone(images, scenes, truth), truth)
+
+
+def each_alone(images: Tensor, scenes: Scenes, truth: Render) -> Tensor:
+    """Cut every person out of the images of scenes as `pck_each` looks at them."""
     alone = []
     for i in range(len(scenes.people)):
         scene = int(scenes.people.scene[i])
@@ -110,7 +119,7 @@ def pck_each(net: PoseNet, images: Tensor, scenes: Scenes, truth: Render) -> flo
         near = nn.functional.max_pool2d(body, 2 * ALONE_MARGIN + 1, 1, ALONE_MARGIN) > 0
         image = images[scene]
         alone.append(torch.where(near, image, image.mean((1, 2), keepdim=True)))
-    return pck(net, torch.stack(alone), truth)
+    return torch.stack(alone)
 
 
 def hand_crop(
