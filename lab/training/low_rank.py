@@ -55,15 +55,15 @@ def low_rank_tensors(unet: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def trainer_tensors(unet: nn.Module) -> dict[str, Tensor]:
-    """Collect the changes of a diffusers UNet as files of the trainer kohya have them: by the names
-    in diffusers, each with an alpha that leaves its strength as it is.
+def trainer_tensors(unet: nn.Module, gain: float = 1.0) -> dict[str, Tensor]:
+    """Collect the changes of a diffusers UNet, times a gain, as files of the trainer kohya have
+    them: by the names in diffusers, each with an alpha.
     """
     tensors = {}
     for name, module, change in _changes(unet):
         place = TRAINER_PREFIX + name.replace(".", "_")
         tensors |= _matrices(place, module, change)
-        tensors[f"{place}.alpha"] = torch.tensor(float(len(change.down)))
+        tensors[f"{place}.alpha"] = torch.tensor(gain * len(change.down))
     return tensors
 
 
