@@ -101,11 +101,22 @@ def _check_method(network: Any, number: int, method: str | None) -> None:
         )
 
 
+def is_at_time_zero(network: Any, conds: Mapping[str, Any]) -> bool:
+    """Say whether a network reads the images of conds as free of noise: with a second vector of the
+    time.
+    """
+    return (conds.get(METHOD) or _default_method(network)) == AT_TIME_ZERO
+
+
+def _default_method(network: Any) -> str | None:
+    """Return the method of a network where none is said; None on older hosts."""
+    return getattr(_settings(network), "default_ref_method", None)
+
+
 def _check_one_method(network: Any, composition: Composition) -> None:
     """Refuse several methods in the one call that all people share."""
-    default = getattr(_settings(network), "default_ref_method", None)
     methods = {
-        entry.get(METHOD_IN_ENTRIES) or default
+        entry.get(METHOD_IN_ENTRIES) or _default_method(network)
         for _, entry in composition.people
         if entry.get(IN_ENTRIES)
     }

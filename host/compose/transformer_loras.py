@@ -21,6 +21,7 @@ from .lora_places import (
 from .network_layouts import Transformer, image_tokens, modules_at
 from .passes import Pass, PassStream
 from .person_loras import SHARED, Block, Part, Where, mixed_blocks, row_blocks
+from .references import LATENTS, is_at_time_zero
 from .streams import COUPLE, MERGED
 from .vectors import token_vectors, vector_blocks
 
@@ -76,7 +77,11 @@ def has_vectors_of_people(call: NetworkCall, transformer: Transformer, one_pass:
     """
     is_couple = call.plan.composition.mode == COUPLE and bool(transformer.modulations)
     member = one_pass.members[0]
-    if not is_couple or {"ref_latents", "clip_text_pooled"} & {*member.conds}:
+    if not is_couple or "clip_text_pooled" in member.conds:
+        return False
+    if member.conds.get(LATENTS) and (
+        not transformer.positions or is_at_time_zero(call.network, member.conds)
+    ):
         return False
     blocks = row_blocks(one_pass, call.plan.roles, call.uuids)
     has_pooled = member.stream.text == MERGED and bool(member.vectors)
