@@ -9,6 +9,7 @@ The scenes of compose.py for N = 2 to 4, with its pose ControlNet at full streng
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from .intervals import WILSON, wilson
 from .mini import RESULTS
 
 STRENGTH = 1.0  # of the ControlNet: its residual was trained to be added once
-LEVERS = {  # columns of couple beside its plain one
+LEVERS: dict[str, dict[str, Any]] = {  # columns of couple beside its plain one
     "couple_feather": {"region_feather": 0.05},
     "couple_scene": {"scene_share": 0.2},
     "couple_both": {"region_feather": 0.05, "scene_share": 0.2},
@@ -73,7 +74,7 @@ def _with_people(loaded: host.Loaded, people: int, count: int) -> tuple[dict[str
     samplers: dict[str, Callable[[int], Tensor]] = {
         "global": lambda i: compose.one_prompt(loaded, scenes, truth, i, STRENGTH),
     }
-    settings: dict[str, tuple[str, dict[str, float]]]
+    settings: dict[str, tuple[str, dict[str, Any]]]
     settings = {"exact": ("exact", {}), "couple": ("couple", {})}
     settings |= {name: ("couple", levers) for name, levers in LEVERS.items()}
     for name, (mode, levers) in settings.items():
@@ -81,7 +82,7 @@ def _with_people(loaded: host.Loaded, people: int, count: int) -> tuple[dict[str
     images_by_way, seconds = compose.in_turns(samplers, count)
     owners, free = compose.regions(scenes, truth, count)
     net = posenet.load_posenet()
-    numbers = {}
+    numbers: dict[str, float] = {}
     for name, images in images_by_way.items():
         start = f"transformer_{name}"
         hits = torch.cat(list(measurements.color_hits(images, scenes, truth).values()))
