@@ -97,14 +97,14 @@ def _path(name: str) -> str:
     return name.replace("\\", "/")
 
 
-def _has_path(name: str, wanted: str) -> bool:
+def _has_path(name: str, path: str) -> bool:
     """Say whether a file is meant by its folder and name, with or without ending."""
-    return wanted in (name, _without_ending(name))
+    return path in (name, _without_ending(name))
 
 
-def _has_name(name: str, wanted: str) -> bool:
+def _has_name(name: str, path: str) -> bool:
     """Say whether a file is meant by the end of its path, with or without ending."""
-    return any(path.endswith("/" + wanted) for path in (name, _without_ending(name)))
+    return any(full.endswith("/" + path) for full in (name, _without_ending(name)))
 
 
 def _without_ending(name: str) -> str:

@@ -263,9 +263,8 @@ def composed(values: Mapping[str, Value]) -> methods.Inputs:
     inputs = {"model": model, "positive": positive, "negative": negative, **values}
     people = (Instance(positive, 1),)
     node = "VitruvianComposeInstances"
-    return methods.Inputs(
-        *execute(node, instances=people, control_net=Loaded.control_net(), **inputs).result, {}
-    )
+    outputs = execute(node, instances=people, control_net=Loaded.control_net(), **inputs).result
+    return methods.Inputs(*outputs[:3], {})
 
 
 def attention(values: Mapping[str, Value]) -> Outputs:
@@ -320,12 +319,12 @@ def instance_areas(node_id: str, lines: Callable[[Mapping[str, Value]], int]):
     lines: how many lines the values of the inputs need.
     """
 
-    def encoded(clip: Any, prompts: Sequence[str], *_: str) -> list[Any]:
-        return [[["text", {}]] for _ in prompts]
+    def encoded(clip: Any, prompts: Sequence[str], *_: str) -> list[Instance]:
+        return [Instance([["text", {}]], 0) for _ in prompts]
 
     def run(values: Mapping[str, Value]) -> Outputs:
         prompts = "somebody\n" * lines(values)
-        with patch.object(instance_nodes, "_encode_prompts", encoded):
+        with patch.object(instance_nodes, "_line_instances", encoded):
             (instances,) = execute(node_id, clip=None, prompts=prompts, **values).result
         return [torch.cat([instance.mask for instance in instances])]
 
@@ -482,4 +481,5 @@ NODES = {
 APART = {  # what these do with several items is no pairing
     "VitruvianSavePose": "the frames are written as they are",
     "VitruvianRetrieveAppearance": "the maps say together which parts there are",
+    "VitruvianDescribePeople": "the people of one frame are put into words",
 }

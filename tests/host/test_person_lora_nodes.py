@@ -28,9 +28,15 @@ import nodes as core
 register()
 SIZE = 64
 SETTINGS = {
-    "mode": "exact", "strength": 1.0, "harmony": 0.5, "dilation": 0.06, "start_percent": 0.0,
-    "end_percent": 1.0, "background_prompt": ours.MEAN, "shared_negative": False,
-}  # fmt: skip
+    "mode": "exact",
+    "strength": 1.0,
+    "harmony": 0.5,
+    "dilation": 0.06,
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "background_prompt": ours.MEAN,
+    "shared_negative": False,
+}
 EVERYWHERE = torch.ones(1, SIZE, SIZE)
 
 

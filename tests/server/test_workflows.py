@@ -32,6 +32,7 @@ LATENTS = ("EmptyLatentImage", "VitruvianEmptyStructureLatent")
 OTHER_TEXT = "The structure model reads texts of 192 numbers a word, this prompt has 768"
 OTHER_PRIOR = "Apply Human Prior: vitruvian_mini_human_prior.* was trained for another model"
 OTHER_MEMORY = "Retrieve Appearance: the memory's text projection takes 192 numbers and the CLIP"
+OTHER_LORA = "LoRA 'vitruvian_mini_orange_tops.safetensors' is for another kind of model"
 OTHER_APPEARANCE = "Apply Appearance: vitruvian_mini_appearance.* was trained for another model"
 TRAINED_FOR_MINI = {
     "appearance": OTHER_MEMORY,
@@ -49,6 +50,7 @@ TRAINED_FOR_MINI = {
     "structure_relight": OTHER_TEXT,
     "structure_swap_pose": OTHER_TEXT,
     "structure_training_data": OTHER_TEXT,
+    "two_characters": OTHER_LORA,
 }
 
 
