@@ -123,11 +123,10 @@ def train_posenet(
     return net
 
 
-def save_posenet(net: PoseNet, path: Path = POSENET) -> None:
+def save_posenet(net: PoseNet, path: Path = POSENET, dtype: torch.dtype = torch.float16) -> None:
     """Write the evaluator's weights."""
-    weights.save(
-        path, net.state_dict(), {"method": "posenet", "version": 1, "base": "mini"}, torch.float16
-    )
+    facts = {"method": "posenet", "version": 1, "base": "mini"}
+    weights.save(path, net.state_dict(), facts, dtype)
 
 
 def load_posenet(path: Path = POSENET) -> PoseNet:

@@ -107,7 +107,7 @@ def train_surfacenet(data: Dataset, schedule: Schedule, out: Path) -> PoseNet:
 
 def save_surfacenet(net: PoseNet, path: Path = SURFACENET) -> None:
     facts = {"method": "surfacenet", "base": "mini"}
-    weights.save(path, net.state_dict(), {**facts, "version": 1}, torch.float16)
+    weights.save(path, net.state_dict(), {**facts, "version": 1}, torch.int8)
 
 
 def load_surfacenet(path: Path = SURFACENET) -> PoseNet:
