@@ -33,9 +33,10 @@ def train(run: Run) -> None:
     """Train from `--start`, a checkpoint beside its ControlNet, or else from nothing."""
     checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
     bundle = _start(run.start, checkpoint.token_ids)
+    crowd_scenes = max(1, run.scenes * worlds.CROWD_SCENES // worlds.MIXED_SCENES)
     folders = (
         worlds.write_mixed(run.work, run.scenes),
-        worlds.write_crowds(run.work, run.scenes * worlds.CROWD_SCENES // worlds.MIXED_SCENES),
+        worlds.write_crowds(run.work, crowd_scenes),
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint.vae.to(device)
