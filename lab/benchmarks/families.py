@@ -34,6 +34,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from ...host import compose
 from ...host.compose.families import compose_family
 from ...host.sampling import run_as_sampler
+from ...models.compose import PersonLora
 from . import counting, networks
 from .counting import SAMPLED
 
@@ -123,11 +124,16 @@ def columns(count: int) -> Tensor:
 
 
 def composition(
-    model: Any, people: Sequence[list], regions: Tensor, mode: str
+    model: Any,
+    people: Sequence[list],
+    regions: Tensor,
+    mode: str,
+    loras: tuple[tuple[PersonLora, ...], ...] = (),
 ) -> tuple[Any, list, list]:
     """Return MODEL, positive and negative of a composition without poses.
 
-    people: the CONDITIONING of each. regions [people, h, w] of 0 and 1: the image in cells.
+    people: the CONDITIONING of each. regions [people, h, w] of 0 and 1: the image in cells. loras:
+    of each person.
     """
 
     def masks(width: int, height: int) -> Tensor:
@@ -145,6 +151,7 @@ def composition(
         shared_negative=True,
         start_percent=0.0,
         end_percent=1.0,
+        loras=loras,
     )
     composed = compose.compose_model(model, plan)
     control = compose.ComposedControl(None, plan, 1.0)
