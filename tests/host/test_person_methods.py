@@ -4,6 +4,7 @@ generated first.
 
 import pytest
 import torch
+from vitruvian.host.registration import register
 from vitruvian.lab.neighbors import strengths as methods
 from vitruvian.models import semantic_map
 from vitruvian.models.compose import Instance, instance_frames
@@ -12,6 +13,7 @@ from vitruvian.tests.host.transformer_compositions import Regions, compose
 
 import nodes as core
 
+register()
 CELLS, PIXELS = 16, 128
 HALVES = Regions((((0, 8), (8, 16)),), CELLS)
 modes = pytest.mark.parametrize("mode", ["exact", "layers", "couple"])
