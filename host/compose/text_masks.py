@@ -220,12 +220,11 @@ def _keep_images_apart(mask: Tensor, texts: Texts, queries: int, q: Tensor) -> N
     shared = lengths[REST] - len(owners)
     first = starts[REST] + shared
     images = slice(first, first + len(owners))
-    text = slice(starts[TEXTS], starts[TEXTS] + text_length)
-    image, rest = (slice(starts[part], starts[part] + lengths[part]) for part in (IMAGE, REST))
+    text, image = (slice(starts[part], starts[part] + lengths[part]) for part in (TEXTS, IMAGE))
     to_images = _by_shares(texts, cells + shared, owners, q)
     mask[:, image, images] = to_images[:, :cells]
     mask[:, images, image] = to_images[:, :cells].mT
-    mask[:, rest.start : first, images] = to_images[:, cells:]
+    mask[:, starts[REST] : first, images] = to_images[:, cells:]
     mask[:, text, images] = _apart(texts.owners(), owners, q)
     mask[:, images, text] = _apart(owners, texts.owners(), q)
     mask[:, images, images] = _apart(owners, owners, q)
