@@ -38,7 +38,7 @@ def lora_of_all_layers(model, seed: int) -> PersonLora:
     for path, layer in model.model.diffusion_model.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             out, *inner = layer.weight.shape
-            ones = [1] * (len(inner) - 1)
-            tensors[f"diffusion_model.{path}.lora_up.weight"] = zero.expand(out, RANK, *ones)
+            kernel = [1] * (len(inner) - 1)
+            tensors[f"diffusion_model.{path}.lora_up.weight"] = zero.expand(out, RANK, *kernel)
             tensors[f"diffusion_model.{path}.lora_down.weight"] = zero.expand(RANK, *inner)
     return PersonLora(f"person {seed}", tensors, 1.0, 1.0)

@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -145,16 +146,18 @@ def run(quick: bool) -> dict[str, Any]:
     loras = Loras({look.name: load_file(look.file) for look in LOOKS})
     cases = pairs(count, UNSEEN + 102)
     numbers: dict[str, Any] = {"pairs": count}
-    both = {way: _images(loaded, cases, loras, way, BOTH) for way in WAYS}
-    for way, images in both.items():
+    images_by_way = {way: _images(loaded, cases, loras, way, BOTH) for way in WAYS}
+    for way, images in images_by_way.items():
         judged = judge(images, cases, BOTH)
         numbers |= judged.shares("", "" if way == MODES[0] else f"_{way}")
     numbers |= _bounds(loaded, cases)
-    some = cases.first(fewer)
-    parted = {wearers: _images(loaded, some, loras, MODES[0], wearers) for wearers in WEARERS[:3]}
-    numbers |= _alone(some, parted)
-    numbers |= _strengths(loaded, some, loras)
-    _show([*parted.values(), both[MODES[0]], both[HOST]])
+    first_cases = cases.first(fewer)
+    parted = {
+        wearers: _images(loaded, first_cases, loras, MODES[0], wearers) for wearers in WEARERS[:3]
+    }
+    numbers |= _alone(first_cases, parted)
+    numbers |= _strengths(loaded, first_cases, loras)
+    _show([*parted.values(), images_by_way[MODES[0]], images_by_way[HOST]])
     numbers |= person_costs.operations(quick)
     numbers |= sentences.measure()
     numbers |= _times(loaded, cases, loras, 1 if quick else REPEATS)
@@ -227,9 +230,9 @@ def judge(images: Tensor, cases: Cases, wearers: Sequence[int]) -> Judged:
         for wearer in wearers:
             look = cases.look(i, wearer)
             for side in LEFT + RIGHT:
-                shown = shows(net, image, cases.place(i, side, look), look)
-                if shown is not None:
-                    (judged.hits if side == wearer else judged.leaks).append(shown)
+                has_look = shows(net, image, cases.place(i, side, look), look)
+                if has_look is not None:
+                    (judged.hits if side == wearer else judged.leaks).append(has_look)
     return judged
 
 
@@ -241,7 +244,7 @@ def _bounds(loaded: host.Loaded, cases: Cases) -> dict[str, float]:
     chunks = cases.truth.rgb.split(BATCH)
     passed = [preview.decode(checkpoint, preview.encode(checkpoint, chunk)) for chunk in chunks]
     true = judge(torch.cat(passed), cases, BOTH)
-    shown_by_look: dict[str, list[bool]] = {look.name: [] for look in LOOKS}
+    looks_read: dict[str, list[bool]] = {look.name: [] for look in LOOKS}
     for rows in tqdm(batches(cases), desc="alone", mininterval=5):
         look = cases.look(rows[0], 0)
         loader, clip = nodes.LoraLoader(), loaded.clip
@@ -252,15 +255,15 @@ def _bounds(loaded: host.Loaded, cases: Cases) -> dict[str, float]:
             shows(net, image, cases.place(i, 0, look), look)
             for i, image in zip(rows, images, strict=True)
         ]
-        shown_by_look[look.name] += [shown for shown in read if shown is not None]
+        looks_read[look.name] += [has_look for has_look in read if has_look is not None]
     numbers = wilson([*true.hits, *true.leaks], "lora_hit_truth")
-    numbers |= wilson([x for shown in shown_by_look.values() for x in shown], "lora_hit_ceiling")
-    for name, shown in shown_by_look.items():
-        numbers |= wilson(shown, f"lora_hit_ceiling_{name}")
+    numbers |= wilson([*chain(*looks_read.values())], "lora_hit_ceiling")
+    for name, reads in looks_read.items():
+        numbers |= wilson(reads, f"lora_hit_ceiling_{name}")
     return numbers
 
 
-def _alone(cases: Cases, images: Mapping[tuple[int, ...], Tensor]) -> dict[str, float]:
+def _alone(cases: Cases, images: Mapping[Any, Tensor]) -> dict[str, float]:
     """Read the images where nobody has a LoRA, and those where one of the two has one."""
     none = judge(images[NOBODY], cases, BOTH)
     one = [judge(images[wearers], cases, wearers) for wearers in (LEFT, RIGHT)]
@@ -278,7 +281,7 @@ def _strengths(loaded: host.Loaded, cases: Cases, loras: Loras) -> dict[str, flo
 
 
 def _joined(each: Sequence[Judged]) -> Judged:
-    return Judged(*([shown for judged in each for shown in judged[k]] for k in range(2)))
+    return Judged(*([has_look for judged in each for has_look in judged[k]] for k in range(2)))
 
 
 class Person(NamedTuple):
@@ -358,9 +361,11 @@ def _hooked(
         conds = Person.of(loaded, cases, rows, side).controlled(loaded)
         masked.append((conds, {"mask": regions[side], "hooks": group}))
     (left, left_place), (right, right_place) = masked
-    both = hooks.PairConditioningSetProperties().set_properties(*left, 1.0, "default", **left_place)
+    of_left = hooks.PairConditioningSetProperties().set_properties(
+        *left, 1.0, "default", **left_place
+    )
     combine = hooks.PairConditioningSetPropertiesAndCombine().set_properties
-    return loaded.model, *combine(*both, *right, 1.0, "default", **right_place)
+    return loaded.model, *combine(*of_left, *right, 1.0, "default", **right_place)
 
 
 WAYS: dict[str, Way] = {**{mode: partial(_composed, mode) for mode in MODES}, HOST: _hooked}

@@ -125,7 +125,7 @@ def train_posenet(
 
 def save_posenet(net: PoseNet, path: Path = POSENET, dtype: torch.dtype = torch.float16) -> None:
     """Write the evaluator's weights."""
-    facts = {"method": "posenet", "version": 1, "base": "mini"}
+    facts: dict[str, str | int | float] = {"method": "posenet", "version": 1, "base": "mini"}
     weights.save(path, net.state_dict(), facts, dtype)
 
 

@@ -113,7 +113,10 @@ def look_world(work: Path, look: Look, checkpoint: convert.Checkpoint) -> LookDa
         singles = sample_scenes(SINGLE_SCENES, SINGLE_SEED, framing=FULL, people=1)
         pairs = sample_scenes(PAIR_SCENES, PAIR_SEED, framing=FULL, people=2, alone=ALONE)
         parts = [_encoded(checkpoint, scenes, look) for scenes in (singles, pairs)]
-        latents, hints = (torch.cat([part[k] for part in parts]).numpy() for k in range(2))
+        latents, hints = (
+            torch.cat(arrays_of_parts).numpy()
+            for arrays_of_parts in ([p.latents for p in parts], [p.hints for p in parts])
+        )
         np.savez(arrays, latents=latents, hints=hints)
         text = json.dumps([caption for part in parts for caption in part.captions])
         # written last: marks both as complete
@@ -164,7 +167,7 @@ def train(look: Look, run: Run) -> None:
     fit(first, alone, data, first_schedule, out / "alone", collate=list)
     second = Denoiser(unet, text_encoder, Strengthened(control, CONTROL))
     fit(second, held, data, schedule, out / "held", collate=list)
-    facts = {"method": "lora", "base": "mini", "version": 1}
+    facts: dict[str, str | int | float] = {"method": "lora", "base": "mini", "version": 1}
     weights.save(look.file, low_rank.trainer_tensors(unet, GAIN), facts, torch.float16)
 
 

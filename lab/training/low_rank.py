@@ -48,7 +48,7 @@ def add_low_rank(network: nn.Module, rank: int, names: str = r".*") -> None:
 
 def low_rank_tensors(unet: nn.Module) -> dict[str, Tensor]:
     """Collect the changes of a diffusers UNet as a LoRA file of the host's key layout has them."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     places = _places(unet)
     for name, module, change in _changes(unet):
         tensors |= _matrices(places[name], module, change)
@@ -59,7 +59,7 @@ def trainer_tensors(unet: nn.Module, gain: float = 1.0) -> dict[str, Tensor]:
     """Collect the changes of a diffusers UNet, times a gain, as files of the trainer kohya have
     them: by the names in diffusers, each with an alpha.
     """
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, module, change in _changes(unet):
         place = TRAINER_PREFIX + name.replace(".", "_")
         tensors |= _matrices(place, module, change)

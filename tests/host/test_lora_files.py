@@ -386,11 +386,11 @@ def test_files_are_chained_in_their_order():
 def test_nothing_on_the_model_is_touched():
     model, tensors = model_of("Flux.1 dev"), file_of("Flux.1 dev", "diffusers")
     before = {k: v.clone() for k, v in model.model.state_dict().items()}
-    kept = {k: v.clone() for k, v in tensors.items()}
+    file_before = {k: v.clone() for k, v in tensors.items()}
     layer = model.model.diffusion_model.get_submodule("single_blocks.1.linear1")
     changed(layer, layer_changes(model, [person_lora(tensors)])["single_blocks.1.linear1"])
     assert all(torch.equal(v, before[k]) for k, v in model.model.state_dict().items())
-    assert model.patches == {} and all(torch.equal(v, kept[k]) for k, v in tensors.items())
+    assert model.patches == {} and all(torch.equal(v, file_before[k]) for k, v in tensors.items())
 
 
 def refusal(family, tensors):
@@ -402,8 +402,8 @@ def refusal(family, tensors):
 def test_a_file_for_another_family_is_refused_with_the_number_of_keys_that_fit():
     tensors = file_of("Flux.1 dev", "diffusers")
     text = refusal("Qwen-Image", tensors)
-    others = ("time_text_embed.timestep_embedder.linear_1", "norm_out.linear", "proj_out")
-    of_qwen = *others, "transformer_blocks.0.attn", "transformer_blocks.1.attn"
+    outside = ("time_text_embed.timestep_embedder.linear_1", "norm_out.linear", "proj_out")
+    of_qwen = *outside, "transformer_blocks.0.attn", "transformer_blocks.1.attn"
     shared = sum(
         key.startswith(tuple(f"transformer.{name}." for name in of_qwen)) for key in tensors
     )

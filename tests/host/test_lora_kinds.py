@@ -176,7 +176,7 @@ def merged(base, layer, *loras):
     return twin
 
 
-def ready(base, layer, *loras, dtype=F32):
+def loaded_changes(base, layer, *loras, dtype=F32):
     """The changes of these files for one layer, ready to use."""
     changes = layer_changes(SimpleNamespace(model=base), loras)
     assert set(changes) <= {layer}
@@ -198,7 +198,7 @@ def test_output_and_change_are_those_of_the_merged_weight(base, kind, layer, alp
     lora, x = lora_of(kind, base, layer, alpha=alpha), an_input(layer)
     plain, want = base.diffusion_model[layer](x), merged(base, layer, lora)(x)
     assert error(plain, want) > 0.02  # there is something to see
-    changes = ready(base, layer, lora)
+    changes = loaded_changes(base, layer, lora)
     assert error(add_changes(plain.clone(), x, changes), want) < CLOSE
     if len(changes) == 1:
         assert error(plain + changes[0].added(x, plain), want) < CLOSE
@@ -211,7 +211,7 @@ def test_two_files_after_each_other_are_merged_after_each_other(base, first, sec
     x = an_input("linear")
     want = merged(base, "linear", *loras)(x)
     output = base.diffusion_model["linear"](x)
-    assert error(add_changes(output, x, ready(base, "linear", *loras)), want) < CLOSE
+    assert error(add_changes(output, x, loaded_changes(base, "linear", *loras)), want) < CLOSE
 
 
 @pytest.mark.parametrize("first, second", [("lora", "dora"), ("dora", "oft"), ("oft", "dora")])
@@ -220,7 +220,7 @@ def test_two_files_on_a_convolution(base, first, second):
     x = an_input("convolution")
     want = merged(base, "convolution", *loras)(x)
     output = base.diffusion_model["convolution"](x)
-    assert error(add_changes(output, x, ready(base, "convolution", *loras)), want) < CLOSE
+    assert error(add_changes(output, x, loaded_changes(base, "convolution", *loras)), want) < CLOSE
 
 
 @kinds
@@ -229,7 +229,7 @@ def test_a_weight_mixes_the_plain_and_the_merged_output(base, kind, layer):
     plain, want = base.diffusion_model[layer](x), merged(base, layer, lora)(x)
     sizes = (*plain.shape[:-1], 1) if layer == "linear" else (3, 1, *plain.shape[2:])
     weight = torch.rand(sizes, generator=Generator().manual_seed(6))
-    mixed = add_changes(plain.clone(), x, ready(base, layer, lora), weight)
+    mixed = add_changes(plain.clone(), x, loaded_changes(base, layer, lora), weight)
     assert error(mixed, weight * want + (1 - weight) * plain) < CLOSE
 
 
@@ -241,14 +241,14 @@ def test_two_people_share_what_each_adds_to_the_plain_output(base, kind):
     share = torch.rand(1, 10, 1, generator=Generator().manual_seed(6))
     output = plain.clone()
     for person, weight in zip(people, (share, 1 - share), strict=True):
-        add_changes(output, x, ready(base, "linear", person), weight, plain)
+        add_changes(output, x, loaded_changes(base, "linear", person), weight, plain)
     first, second = (merged(base, "linear", person)(x) for person in people)
     assert error(output, share * first + (1 - share) * second) < CLOSE
 
 
 @pytest.mark.parametrize("kind", LINEAR_KINDS)
 def test_rows_and_tokens_are_computed_alone(base, kind):
-    change = ready(base, "linear", lora_of(kind, base, "linear"))[0]
+    change = loaded_changes(base, "linear", lora_of(kind, base, "linear"))[0]
     x = an_input("linear")
     plain = base.diffusion_model["linear"](x)
     added = change.added(x, plain).expand_as(plain)
@@ -268,7 +268,7 @@ def test_weights_in_float8_are_neither_read_nor_changed(kind, layer):
     before = stored.weight.data.view(torch.uint8).clone()
     lora, x = lora_of(kind, base, layer), an_input(layer)
     want = merged(base, layer, lora)(x)
-    assert error(add_changes(stored(x), x, ready(base, layer, lora)), want) < CLOSE
+    assert error(add_changes(stored(x), x, loaded_changes(base, layer, lora)), want) < CLOSE
     assert torch.equal(stored.weight.data.view(torch.uint8), before)
 
 
@@ -300,7 +300,7 @@ def test_wrapped_weights_are_not_asked(base, kind):
     layer = wrapped.diffusion_model["linear"]
     assert type(layer.weight.data) is not torch.Tensor or type(layer.weight) is not nn.Parameter
     want = merged(plain, "linear", lora)(x)
-    assert error(add_changes(layer(x), x, ready(wrapped, "linear", lora)), want) < CLOSE
+    assert error(add_changes(layer(x), x, loaded_changes(wrapped, "linear", lora)), want) < CLOSE
 
 
 @pytest.mark.parametrize("kind", ["lora", "loha", "lokr low", "dora", "oft"])
@@ -310,7 +310,7 @@ def test_half_precision_is_as_near_as_merging(base, kind):
     want = merged(base, "linear", lora)(x)
     low = x.bfloat16()
     output = half.diffusion_model["linear"](low)
-    changes = ready(half, "linear", lora, dtype=torch.bfloat16)
+    changes = loaded_changes(half, "linear", lora, dtype=torch.bfloat16)
     added = add_changes(output, low, changes)
     as_merged = merged(half, "linear", lora).bfloat16()(low)
     assert added.dtype == torch.bfloat16
@@ -318,7 +318,9 @@ def test_half_precision_is_as_near_as_merging(base, kind):
 
 
 def test_a_change_takes_the_dtype_of_the_input(base):
-    change = ready(base, "linear", lora_of("lora", base, "linear"), dtype=torch.bfloat16)[0]
+    change = loaded_changes(base, "linear", lora_of("lora", base, "linear"), dtype=torch.bfloat16)[
+        0
+    ]
     x = an_input("linear")
     plain = base.diffusion_model["linear"](x)
     assert change.added(x, plain).dtype == F32
@@ -329,7 +331,7 @@ def test_a_change_takes_the_dtype_of_the_input(base):
 def test_memory_is_that_of_the_factors(base, kind, layer):
     lora = lora_of(kind, base, layer)
     numbers = sum(v.numel() for name, v in lora.tensors.items() if not name.endswith("alpha"))
-    half = ready(base, layer, lora, dtype=torch.bfloat16)[0].bytes
+    half = loaded_changes(base, layer, lora, dtype=torch.bfloat16)[0].bytes
     if kind == "lokr low":  # its first factor is kept multiplied
         assert half <= 2 * (4 * 2 + base.diffusion_model[layer].weight.numel() / 8)
     else:
@@ -338,7 +340,7 @@ def test_memory_is_that_of_the_factors(base, kind, layer):
 
 @pytest.mark.parametrize("kind, layer", [c for c in CASES if c[0] in ("lora", "locon", "lokr")])
 def test_multiply_adds_are_those_that_are_computed(base, kind, layer):
-    change, x = ready(base, layer, lora_of(kind, base, layer))[0], an_input(layer)
+    change, x = loaded_changes(base, layer, lora_of(kind, base, layer))[0], an_input(layer)
     plain = base.diffusion_model[layer](x)
     with FlopCounterMode(display=False) as counter:
         change.added(x, plain)
@@ -347,7 +349,7 @@ def test_multiply_adds_are_those_that_are_computed(base, kind, layer):
 
 
 def test_strength_zero_is_no_change(base):
-    assert ready(base, "linear", lora_of("lora", base, "linear", strength=0.0)) == []
+    assert loaded_changes(base, "linear", lora_of("lora", base, "linear", strength=0.0)) == []
 
 
 def glora(r):
@@ -384,6 +386,6 @@ def test_kinds_that_are_not_sums_are_refused_by_name(base, words):
     tensors = file(lambda *size: torch.randn(size, generator=g))
     named = {f"diffusion_model.{layer}.{name}": value for name, value in tensors.items()}
     with pytest.raises(ValueError, match=words) as refusal:
-        ready(base, layer, PersonLora("odd.safetensors", named, 1.0, 1.0))
+        loaded_changes(base, layer, PersonLora("odd.safetensors", named, 1.0, 1.0))
     assert "'odd.safetensors'" in str(refusal.value) and f"'{layer}'" in str(refusal.value)
     assert "Load LoRA" in str(refusal.value)

@@ -114,9 +114,9 @@ def test_redux_counts_where_the_person_is(flux, mode):
 
 def test_redux_with_a_strength_beside_reference_latents_is_refused(flux):
     (person,) = styled(text(FLUX, 5), 1, "attn_bias")
-    both = [[person[0], {**person[1], "reference_latents": [torch.zeros(1, 16, 4, 4)]}]]
+    with_images = [[person[0], {**person[1], "reference_latents": [torch.zeros(1, 16, 4, 4)]}]]
     with pytest.raises(ValueError, match="^instance 2 carries .* attn_bias, .* multiply"):
-        compose(flux, prompts_of(FLUX), [text(FLUX, 4), both])
+        compose(flux, prompts_of(FLUX), [text(FLUX, 4), with_images])
 
 
 # ---- unCLIP: an image in the pooled text
@@ -137,11 +137,11 @@ MODELS = ("SD2.1 unCLIP", "SDXL")
 def unet(name):
     """Return a narrow MODEL with random weights."""
     if name == "SDXL":
-        known, config = comfy.supported_models.SDXL, {**SDXL, **SDXL_OUT}
+        config_class, config = comfy.supported_models.SDXL, {**SDXL, **SDXL_OUT}
     else:
-        known = comfy.supported_models.SD21UnclipL
+        config_class = comfy.supported_models.SD21UnclipL
         config = {**SD2, **SD1_OUT, "num_classes": "sequential", "adm_in_channels": 1536}
-    model_config = known({**config, "out_channels": 4})
+    model_config = config_class({**config, "out_channels": 4})
     model_config.unet_config.update(num_heads=-1, num_head_channels=16)
     model_config.custom_operations = comfy.ops.disable_weight_init
     base = model_config.get_model({})
@@ -153,10 +153,12 @@ def unet(name):
 def prompt(name, seed):
     g = torch.Generator().manual_seed(seed)
     width = unet(name).model.model_config.unet_config["context_dim"]
-    return [[
-        torch.randn(1, 77, width, generator=g),
-        {"pooled_output": torch.randn(1, 1280, generator=g), "width": 256, "height": 512},
-    ]]  # fmt: skip
+    return [
+        [
+            torch.randn(1, 77, width, generator=g),
+            {"pooled_output": torch.randn(1, 1280, generator=g), "width": 256, "height": 512},
+        ]
+    ]
 
 
 def with_image(name, seed, image):

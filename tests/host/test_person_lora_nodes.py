@@ -354,12 +354,14 @@ def composed(loaded, instances, **inputs):
 
 def composition_of(monkeypatch, loaded, instances):
     """The composition that Compose Instances makes of the instances."""
-    seen = []
+    compositions = []
     monkeypatch.setattr(
-        ours.host, "compose_model", lambda model, composition: seen.append(composition) or model
+        ours.host,
+        "compose_model",
+        lambda model, composition: compositions.append(composition) or model,
     )
     composed(loaded, instances)
-    return seen[0]
+    return compositions[0]
 
 
 def lora(name="arthur.safetensors", strength=0.8):

@@ -216,8 +216,10 @@ def test_it_adds_to_a_lora_on_the_model_and_leaves_no_trace(name, mode):
     composed = compose(on_model, prompts, people, ALL_OF[B], mode=mode, loras=((), (loras[B],)))
     value = sample(*composed)
     assert torch.equal(sample(*composed), value)
-    both = loaded(on_model, loras[B])
-    assert distance(value, sample(both, as_positive(prompts[0], people[B]), prompts[1])) < CLOSE
+    with_both = loaded(on_model, loras[B])
+    assert (
+        distance(value, sample(with_both, as_positive(prompts[0], people[B]), prompts[1])) < CLOSE
+    )
     assert torch.equal(sample(model, *prompts), plain)
 
 

@@ -95,8 +95,8 @@ def test_couple_every_person_has_their_own_pooled_text_and_loras_of_the_time(
 def _of_vectors(lora):
     """Keep what a LoRA changes in the layers of the time and the pooled text."""
     names = "time_embed", "label_emb", "emb_layers"
-    kept = {k: v for k, v in lora.tensors.items() if any(name in k for name in names)}
-    return lora._replace(tensors=kept)
+    vector_layers = {k: v for k, v in lora.tensors.items() if any(name in k for name in names)}
+    return lora._replace(tensors=vector_layers)
 
 
 @contextlib.contextmanager

@@ -30,9 +30,25 @@ def loaded(mini_weights):
 def standing(x):
     """Describe a person from head to feet at this place of the width, in OpenPose's 18 points."""
     shape = [
-        (0, 8), (0, 20), (-10, 20), (-13, 36), (-13, 50), (10, 20), (13, 36), (13, 50), (-6, 52),
-        (-6, 75), (-6, 100), (6, 52), (6, 75), (6, 100), (-2, 6), (2, 6), (-5, 7), (5, 7),
-    ]  # fmt: skip
+        (0, 8),
+        (0, 20),
+        (-10, 20),
+        (-13, 36),
+        (-13, 50),
+        (10, 20),
+        (13, 36),
+        (13, 50),
+        (-6, 52),
+        (-6, 75),
+        (-6, 100),
+        (6, 52),
+        (6, 75),
+        (6, 100),
+        (-2, 6),
+        (2, 6),
+        (-5, 7),
+        (5, 7),
+    ]
     points = [(SIDE * x + 0.7 * a, 10 + 0.9 * b, 1.0) for a, b in shape]
     return {"pose_keypoints_2d": [value for point in points for value in point]}
 
@@ -47,20 +63,31 @@ def poses(*frames):
 def shares_while_sampling(loaded, instances, keypoints, images):
     """Sample, and return the hard shares [people, frames, 1, h, w] and who has any place."""
     model, positive, negative = ours.VitruvianComposeInstances.execute(
-        loaded.model, loaded.prompt, loaded.prompt, instances, keypoints, None,
-        mode="exact", strength=1.0, harmony=0.0, dilation=DILATION, start_percent=0.0,
-        end_percent=1.0, background_prompt=ours.MEAN, shared_negative=True,
-    ).result[:3]  # fmt: skip
-    seen = []
+        loaded.model,
+        loaded.prompt,
+        loaded.prompt,
+        instances,
+        keypoints,
+        None,
+        mode="exact",
+        strength=1.0,
+        harmony=0.0,
+        dilation=DILATION,
+        start_percent=0.0,
+        end_percent=1.0,
+        background_prompt=ours.MEAN,
+        shared_negative=True,
+    ).result[:3]
+    hard_shares = []
 
     def note(executor, x, t, c_concat, c_crossattn, control, options, **extra):
-        seen.append(options[host.KEY].shares.hard)
+        hard_shares.append(options[host.KEY].shares.hard)
         return executor(x, t, c_concat, c_crossattn, control, options, **extra)
 
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "note", note)
     latent = {"samples": torch.zeros(images, 4, SIDE // CELL, SIDE // CELL)}
     core.common_ksampler(model, 7, 1, 1.0, "euler", "normal", positive, negative, latent)
-    return seen[0]
+    return hard_shares[0]
 
 
 @pytest.mark.parametrize(
@@ -83,8 +110,8 @@ def test_they_are_the_places_that_people_have_while_sampling(loaded, xs, order):
             share, mask = shares[person, frame, 0], pooled[frame, person]
             assert mask.any()
             assert (share[mask == 1] == 1).all()  # cells inside a mask are this person's
-            others = pooled[frame].sum(0) - mask
-            assert (share[others == 1] == 0).all()
+            elsewhere = pooled[frame].sum(0) - mask
+            assert (share[elsewhere == 1] == 0).all()
             assert (mask[share == 1] > 0).all()
 
 

@@ -113,8 +113,9 @@ def cast_of(name, method, *, shared=0, other=None, b_images=None):
     a_images = [image(name, 10 + n, *size) for n, size in enumerate(A_SIZES)]
     b_images = b_images or [image(name, other or 20, *B_SIZE)]
     people = [
-        with_images(text(5, 20), a_images, method), with_images(text(6, 33), b_images, method),
-    ]  # fmt: skip
+        with_images(text(5, 20), a_images, method),
+        with_images(text(6, 33), b_images, method),
+    ]
     return Cast((positive, negative), people)
 
 
@@ -206,8 +207,9 @@ def closed(name, cast, columns=6):
     model = model.clone()
     options = model.model_options["transformer_options"]
     model.model_options["transformer_options"] = {
-        **options, "optimized_attention_override": override,
-    }  # fmt: skip
+        **options,
+        "optimized_attention_override": override,
+    }
     return model
 
 
@@ -449,10 +451,19 @@ def test_the_node_refuses_images_that_the_model_does_not_read(images, mini_weigh
     instances = VitruvianAddInstance.execute(prompt, 0, 0, 1.0, torch.ones(1, 64, 64)).result[0]
     with pytest.raises(ValueError, match="^Compose Instances: instance 1 carries .* does not read"):
         compose_nodes.VitruvianComposeInstances.execute(
-            model, [[text, entry]], [[text, entry]], instances,
-            mode="couple", strength=1.0, harmony=0.5, dilation=0.06, start_percent=0.0,
-            end_percent=1.0, background_prompt=compose_nodes.MEAN, shared_negative=True,
-        )  # fmt: skip
+            model,
+            [[text, entry]],
+            [[text, entry]],
+            instances,
+            mode="couple",
+            strength=1.0,
+            harmony=0.5,
+            dilation=0.06,
+            start_percent=0.0,
+            end_percent=1.0,
+            background_prompt=compose_nodes.MEAN,
+            shared_negative=True,
+        )
 
 
 def test_the_hosts_own_nodes_give_a_person_images():
@@ -472,10 +483,18 @@ def test_the_hosts_own_nodes_give_a_person_images():
     instances = VitruvianAddInstance.execute(text(6), 0, 0, 1.0, 1 - area, instances).result[0]
     prompts = text(1), text(2)
     composed = compose_nodes.VitruvianComposeInstances.execute(
-        model_of(name), *prompts, instances,
-        mode="exact", strength=1.0, harmony=0.0, dilation=0.06, start_percent=0.0,
-        end_percent=1.0, background_prompt=compose_nodes.MEAN, shared_negative=True,
-    ).result[:3]  # fmt: skip
+        model_of(name),
+        *prompts,
+        instances,
+        mode="exact",
+        strength=1.0,
+        harmony=0.0,
+        dilation=0.06,
+        start_percent=0.0,
+        end_percent=1.0,
+        background_prompt=compose_nodes.MEAN,
+        shared_negative=True,
+    ).result[:3]
     people = [with_images(text(5), images), text(6)]
     ours = compose(model_of(name), prompts, people)
     assert torch.equal(sample(*composed), sample(*ours))

@@ -100,12 +100,12 @@ def test_a_round_hat_of_the_color_is_no_pointed_one(cases, mini_weights):
     rounded = replace(people, pointed=torch.zeros_like(people.pointed))
     image = render(replace(cases.scenes, people=rounded)).rgb
     net = clothnet.load_clothnet()
-    shown = [
+    hats = [
         persons.shows(net, image[i], cases.place(i, side, POINTED_HATS), POINTED_HATS)
         for i in range(COUNT)
         for side in persons.BOTH
     ]
-    assert sum(shown) <= 1
+    assert sum(hats) <= 1
 
 
 def test_places_too_small_are_not_read():

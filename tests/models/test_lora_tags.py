@@ -35,8 +35,8 @@ def tag(name):
     ],
 )
 def test_a_tag_is_read_and_taken_out(text, words, numbers):
-    rest, (one,) = read_tags(text)
-    assert rest == words
+    text_left, (one,) = read_tags(text)
+    assert text_left == words
     assert (one.name, one.strength, one.strength_clip) == ("arthur", *numbers)
     assert one.text in text
 

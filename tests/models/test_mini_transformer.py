@@ -194,8 +194,8 @@ def test_singular_values_come_near_one():
 def test_muon_learns_and_leaves_others_to_adam():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
-    hidden, others = hidden_matrices(model)
-    assert [p.dim() for p in hidden] == [2, 2] and [p.dim() for p in others] == [1, 1]
+    hidden, vectors = hidden_matrices(model)
+    assert [p.dim() for p in hidden] == [2, 2] and [p.dim() for p in vectors] == [1, 1]
     optimizer = build_muon(model, Schedule(0, 1, 0.02))
     x = torch.randn(64, 6)
     target = torch.stack((x[:, 0] * x[:, 1], x[:, 2].sin(), x[:, 3]), 1)
@@ -212,9 +212,11 @@ def test_muon_learns_and_leaves_others_to_adam():
 def test_embeddings_and_heads_are_no_hidden_matrices(bundle):
     model = flow.FlowDenoiser(bundle.transformer, bundle.text_encoder, bundle.control)
     hidden, _ = hidden_matrices(model)
-    chosen = {name for name, p in model.named_parameters() if any(p is h for h in hidden)}
-    assert "transformer.joint_blocks.0.x_block.attn.qkv.weight" in chosen
-    assert not any(part in name for name in chosen for part in ("embed", "final_layer", "adaLN"))
+    hidden_names = {name for name, p in model.named_parameters() if any(p is h for h in hidden)}
+    assert "transformer.joint_blocks.0.x_block.attn.qkv.weight" in hidden_names
+    assert not any(
+        part in name for name in hidden_names for part in ("embed", "final_layer", "adaLN")
+    )
 
 
 def test_a_training_goes_on_where_it_stopped(tokenizer, tmp_path):

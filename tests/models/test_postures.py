@@ -12,9 +12,16 @@ from vitruvian.models import pose, postures, sentence_request
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "workflows" / "poses"
 STANDING = {
-    "standing", "walking", "waving", "arms raised", "arms outstretched", "pointing", "bowing",
-    "hands on hips", "dancing",
-}  # fmt: skip
+    "standing",
+    "walking",
+    "waving",
+    "arms raised",
+    "arms outstretched",
+    "pointing",
+    "bowing",
+    "hands on hips",
+    "dancing",
+}
 TRUE_STANCES = {"kneeling": {"kneeling"}, "sitting or crouching": {"sitting", "crouching"}}
 TRUE_ARMS = {
     "both arms raised": {"arms raised", "jumping"},
@@ -88,10 +95,25 @@ def test_the_examples_are_read_as_they_are_drawn():
 def standing(x=0.0, turn=1):
     """A person who stands at x, 100 pixels a torso; turn -1: seen from behind, without a face."""
     rows = [
-        (0, -40), (0, 0), (-40, 0), (-45, 50), (-45, 95), (40, 0), (45, 50), (45, 95),
-        (-20, 100), (-22, 190), (-22, 280), (20, 100), (22, 190), (22, 280),
-        (-8, -48), (8, -48), (-18, -45), (18, -45),
-    ]  # fmt: skip
+        (0, -40),
+        (0, 0),
+        (-40, 0),
+        (-45, 50),
+        (-45, 95),
+        (40, 0),
+        (45, 50),
+        (45, 95),
+        (-20, 100),
+        (-22, 190),
+        (-22, 280),
+        (20, 100),
+        (22, 190),
+        (22, 280),
+        (-8, -48),
+        (8, -48),
+        (-18, -45),
+        (18, -45),
+    ]
     body = torch.tensor([(x + turn * right, 100.0 + down, 1.0) for right, down in rows])
     if turn < 0:
         body[[pose.NOSE, pose.R_EYE, pose.L_EYE]] = 0

@@ -134,8 +134,8 @@ def assert_acts_on(person, places, before, after):
     changed = abs(after - before).mean(axis=(0, 2))
     at = [changed[max(0, int(SIDE * (x - 0.1))) : int(SIDE * (x + 0.1))].mean() for x in places]
     assert at[person] > 0.1, f"what person {person + 1} carries changes nothing"
-    others = [value for number, value in enumerate(at) if number != person]
-    assert at[person] > max(others), f"what person {person + 1} carries is elsewhere: {at}"
+    elsewhere = [value for number, value in enumerate(at) if number != person]
+    assert at[person] > max(elsewhere), f"what person {person + 1} carries is elsewhere: {at}"
 
 
 @pytest.mark.parametrize("name", CARRYING)
