@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from ...models import compose
-from .person_loras import SHARED, Block, Once, Part
+from .person_loras import SHARED, Block, Part
+from .plan import Once
 from .streams import NODE, areas
 from .text_layouts import RUNNING_TEXT
 from .text_masks import IMAGE, JOINT, REST, TEXTS

@@ -44,22 +44,15 @@ def person_changes(
 
 
 class PlacedChanges(NamedTuple):
-    """The changes of all people on the device that samples, and what is computed once of them."""
+    """The changes of all people on the device that samples."""
 
     by_layer: Mapping[str, Mapping[int, tuple[Change, ...]]]  # path -> person -> changes
-    cache: dict[Any, Any]  # of this sampling
 
     def __deepcopy__(self, memo: dict) -> "PlacedChanges":
         """Return the changes themselves: other packs copy the options, but not the network's
         layers.
         """
         return self
-
-    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """Return what is kept under a key; compute it when it is asked for the first time."""
-        if key not in self.cache:
-            self.cache[key] = compute()
-        return self.cache[key]
 
 
 def place_changes(
@@ -71,7 +64,7 @@ def place_changes(
         for path, parts in layers.items():
             placed = tuple(part.to(device, dtype) for part in parts)
             by_layer.setdefault(path, {})[person] = placed
-    return PlacedChanges(by_layer, {})
+    return PlacedChanges(by_layer)
 
 
 class Block(NamedTuple):
@@ -140,7 +133,6 @@ class Part(NamedTuple):
 
 
 Where = Callable[[str, Any, Tensor], Iterable[Part]]  # path, layer and its output -> parts
-Once = Callable[[Any, Callable[[], Any]], Any]  # a key, what computes its value -> the value
 
 
 @contextmanager

@@ -13,6 +13,20 @@ from .person_loras import Changes, PlacedChanges, place_changes
 from .references import read_references
 from .streams import KEY, NODE, TEXT_CONDS, Composition, PeopleTexts, Shares
 
+Once = Callable[[Any, Callable[[], Any]], Any]  # a key, what computes its value -> the value
+
+
+def memory() -> Once:
+    """Make a function that computes what it is asked for once, and returns it from then on."""
+    values: dict[Any, Any] = {}
+
+    def once(key: Any, compute: Callable[[], Any]) -> Any:
+        if key not in values:
+            values[key] = compute()
+        return values[key]
+
+    return once
+
 
 class Plan(NamedTuple):
     """What stays the same over one sampling."""
@@ -27,6 +41,7 @@ class Plan(NamedTuple):
     shares: Shares
     size: tuple[int, int]  # of the latent
     loras: PlacedChanges
+    once: Once  # for what is computed once per sampling
 
 
 def plan_maker(
@@ -65,6 +80,7 @@ def plan_maker(
             _shares(next(iter(control_by_uuid.values())), sampling),
             sampling.size,
             _placed(changes, sampling),
+            memory(),
         )
 
     return make_plan

@@ -32,7 +32,7 @@ def token_places(
     """Say where the people are in the tokens of a pass."""
     plan = call.plan
     return TransformerPlaces(
-        Places(call.shares, len(plan.composition.people), plan.loras.once),
+        Places(call.shares, len(plan.composition.people), plan.once),
         _token_layout(call, transformer, one_pass.members[0], head.grid),
     )
 

@@ -199,12 +199,19 @@ def _reference_tokens(
     call: NetworkCall, transformer: Transformer, member: PassStream
 ) -> ReferenceTokens | None:
     """Return the tokens of the people's own reference images; None where nobody has any."""
-    people = call.plan.people.references
-    if not any(people):
+    if not any(call.plan.people.references):
         return None
+    key = "reference tokens", call.uuids[member.stream.chunk]
+    return call.plan.once(key, lambda: _placed_references(call, transformer, member))
+
+
+def _placed_references(
+    call: NetworkCall, transformer: Transformer, member: PassStream
+) -> ReferenceTokens:
+    """Ask the network where the tokens of the people's own reference images are."""
+    people = call.plan.people.references
     conds, chunk = StreamConds(call), member.stream.chunk
     alone = [conds.member(Stream(chunk, number, None), 0).conds for number in range(len(people))]
-
     lengths = [image_tokens(call.network, transformer, references) for references in people]
     cells = math.prod(token_grid(call.network, transformer, call.x))
     return reference_tokens(call, transformer.positions, alone, lengths, cells)

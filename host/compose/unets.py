@@ -143,7 +143,7 @@ def _where(call: NetworkCall, stream_call: StreamCall) -> Where:
     """Return where in a layer the LoRAs of each person count."""
     plan, roles = call.plan, call.plan.roles
     people = len(plan.composition.people)
-    places = UNetPlaces(Places(call.shares, people, plan.loras.once), plan.size)
+    places = UNetPlaces(Places(call.shares, people, plan.once), plan.size)
     outer = row_blocks(stream_call.layout, roles, call.uuids)
     inner, head = outer, mixed_blocks(call.uuids, roles, call.batch)
     if stream_call.mode == COUPLE:
