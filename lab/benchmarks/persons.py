@@ -424,6 +424,7 @@ def _times(loaded: host.Loaded, cases: Cases, loras: Loras, repeats: int) -> dic
 
 
 def _show(columns: Sequence[Tensor]) -> None:
-    rows = torch.stack([column[:SHOWN] for column in columns], 1)
+    shown_rows = min(SHOWN, *map(len, columns))
+    rows = torch.stack([column[:shown_rows] for column in columns], 1)
     RESULTS.mkdir(exist_ok=True)
     preview.save_sheet(rows.flatten(0, 1), RESULTS / "persons.jpg", columns=len(columns))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import families, table
-from .methods import PAIRS, Inputs, Loaded, Pair
+from .methods import PAIRS, WITH_LORAS, Inputs, Loaded, Pair
 from .stand_ins import STAND_INS
 
 EQUAL, REFUSED, WRONG = "equal", "refused", "wrong"
@@ -45,20 +45,19 @@ def orders(node: str) -> tuple[str, ...]:
 
 
 def judge(node: str, method: str, order: str, loaded: Loaded) -> Outcome:
-    """Try one node of the table, or one stand-in, beside one method of PAIRS."""
+    """Try one node of the table, or one stand-in, beside a method of PAIRS or WITH_LORAS."""
+    make_pair = (PAIRS | WITH_LORAS)[method]
     try:
         beside = _beside(node, order, loaded)
         for batch in (BATCH, 1):
-            pair = PAIRS[method](loaded, *beside.prepared, batch)
+            pair = make_pair(loaded, *beside.prepared, batch)
             try:
                 plain = _sampled(beside, pair.plain)
                 break
             except (RuntimeError, TypeError):  # some of the host's nodes take one image only
                 if batch == 1:
                     raise
-        verdict = _verdict(
-            beside, pair, plain, lambda: _sampled_alone(PAIRS[method], loaded, batch)
-        )
+        verdict = _verdict(beside, pair, plain, lambda: _sampled_alone(make_pair, loaded, batch))
     except ValueError as error:
         verdict = REFUSED, str(error)
     except Exception as error:  # noqa: BLE001  whatever it is, the sampling is lost

@@ -5,14 +5,17 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
+from comfy.sd import load_lora_for_models
 
-from ...models.compose import Instance
+from ...models.compose import Instance, PersonLora
 from ...nodes import compose
+from ...nodes.person_loras import load_lora
 from . import strengths
 
 PIXELS, STRIDE = 64, 8
 POSE_FILE = "vitruvian_mini_openpose.safetensors"
 CHECKPOINT = "vitruvian_mini.safetensors"
+PERSON_LORA = "vitruvian_mini_orange_tops.safetensors"
 
 
 class Loaded(NamedTuple):
@@ -87,13 +90,14 @@ def equal_people(
     *,
     mode: str,
     shared: bool = False,
+    loras: tuple[PersonLora, ...] = (),
 ) -> Pair:
-    """Compose two equal people: one ordinary ControlNet."""
+    """Compose two equal people: one ordinary ControlNet. LoRAs of both are LoRAs of the model."""
     import nodes
 
     model = patch(loaded.model) if patch else loaded.model
     # what other nodes put on a prompt belongs to the positive; a person has the prompt itself
-    people = tuple(Instance(loaded.positive, number) for number in (1, 2))
+    people = tuple(Instance(loaded.positive, number, loras=loras) for number in (1, 2))
     pose = standing_person()
     ours = compose.VitruvianComposeInstances.execute(
         model, positive, negative, people, pose, loaded.control_net, mode=mode, strength=1.0,
@@ -107,7 +111,17 @@ def equal_people(
     )
     latent = empty_latent(batch)
     composed = Inputs(ours[0], ours[1], ours[2], latent)
+    for lora in loras:
+        model, _ = load_lora_for_models(model, None, dict(lora.tensors), lora.strength, 0.0)
     return Pair(composed, Inputs(model, conds[0], conds[1], latent))
+
+
+def with_loras(
+    loaded: Loaded, patch: Patch, positive: Any, negative: Any, batch: int, *, mode: str
+) -> Pair:
+    """Compose two equal people with the same LoRA: one ordinary ControlNet with that LoRA."""
+    lora = load_lora(PERSON_LORA, 1.0, 1.0)
+    return equal_people(loaded, patch, positive, negative, batch, mode=mode, loras=(lora,))
 
 
 def of_strength_0(
@@ -141,4 +155,8 @@ PAIRS: dict[str, Callable[..., Pair]] = {
     "compose layers": partial(equal_people, mode="layers"),
     "compose couple": partial(equal_people, mode="couple"),
     **{name: partial(of_strength_0, name=name) for name in strengths.METHODS},
+}
+# the same with LoRAs of people, which the law of `with_loras` does not fit beside all nodes
+WITH_LORAS: dict[str, Callable[..., Pair]] = {
+    f"compose {mode} with LoRAs": partial(with_loras, mode=mode) for mode in ("exact", "couple")
 }

@@ -14,6 +14,17 @@ from vitruvian.lab.neighbors.stand_ins import STAND_INS
 
 register()
 NODES = [*(name for name in table.sampling_nodes() if name in table.TRIED), *STAND_INS]
+# behind Compose Instances these change the weights, and a LoRA in them as well; a person's LoRA
+# stands beside the weights
+CHANGES_WEIGHTS = (
+    "ModelMergeBlocks",
+    "ModelMergeSimple",
+    "UNetCrossAttentionMultiply",
+    "UNetSelfAttentionMultiply",
+    "UNetTemporalAttentionMultiply",
+)
+OTHER_PROMPTS = "PerpNeg", "PerpNegGuider"  # one that is nobody's, so without anybody's LoRA
+IN_PARTS = "tiled_self_attention", "attention_couple"  # whose parts no share tells apart
 OTHERS = [name for name in methods.PAIRS if not name.startswith("compose")]
 
 
@@ -45,3 +56,23 @@ def test_a_node_beside_our_methods(loaded, node):
     with torch.inference_mode():
         outcomes = [laws.judge(node, method, order, loaded) for method, order in turns(node)]
     assert [outcome for outcome in outcomes if outcome.verdict != laws.EQUAL] == []
+
+
+@pytest.mark.parametrize(
+    "node", [name for name in NODES if name not in (*OTHER_PROMPTS, *IN_PARTS)]
+)
+def test_a_node_beside_loras_of_people(loaded, node):
+    if node == "EasyCache" and not hasattr(nodes_easycache.EasyCacheHolder, "can_apply_cache_diff"):
+        pytest.skip("this host's EasyCache adds what it keeps of one prompt to the rows of all")
+    number, orders = NODES.index(node), laws.orders(node)
+    order = orders[0] if node in CHANGES_WEIGHTS else orders[number % len(orders)]
+    method = list(methods.WITH_LORAS)[number // 2 % len(methods.WITH_LORAS)]
+    with torch.inference_mode():
+        assert laws.judge(node, method, order, loaded).verdict == laws.EQUAL
+
+
+@pytest.mark.parametrize("node", IN_PARTS)
+def test_what_reads_the_image_in_parts_beside_loras_of_people(loaded, node):
+    with torch.inference_mode():
+        exact, couple = (laws.judge(node, m, "before", loaded) for m in methods.WITH_LORAS)
+    assert (exact.verdict, couple.verdict) == (laws.EQUAL, laws.REFUSED)
