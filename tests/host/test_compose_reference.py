@@ -15,6 +15,8 @@ from comfy.patcher_extension import WrappersMP
 from safetensors.torch import load
 from vitruvian.host import compose as host
 from vitruvian.host.compose.families import compose_family
+from vitruvian.host.compose.person_loras import place_changes
+from vitruvian.host.compose.plan import memory
 from vitruvian.host.sampling import Window
 from vitruvian.models import compose
 
@@ -99,6 +101,8 @@ def epsilon(networks, mode, x, people, *, strength=1.5, sigma=SIGMA, negative=No
         {"uuid": contexts[:1] if negative is None else negative},
         host.Shares(shares, shares, -1.0),
         tuple(x.shape[-2:]),
+        place_changes((), x.device, x.dtype),
+        memory(),
     )
     wrappers = host.compose_model(model, composition).get_all_wrappers(WrappersMP.APPLY_MODEL)
     options = {

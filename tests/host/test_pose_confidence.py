@@ -37,6 +37,7 @@ INPUTS = {  # node -> its inputs besides the pose, for nodes that use the points
     "VitruvianDrawPersonMasks": SIZE
     | {"mask_dilation": 0.03, "mask_feather": 0.01, "min_confidence": 0.3},
     "VitruvianSemanticMapFromPose": SIZE | OUTFIT | {"min_confidence": 0.3},
+    "VitruvianDescribePeople": {"sentence": "two people", "count": 0, "min_confidence": 0.3},
     "VitruvianDrawHandMasks": SIZE
     | {"hand_side": "both", "thickness": 0.08, "wrist_length": 0.2, "if_no_hands": STOP}
     | {"min_confidence": 0.3},
