@@ -123,10 +123,10 @@ def train_posenet(
     return net
 
 
-def save_posenet(net: PoseNet, path: Path = POSENET, dtype: torch.dtype = torch.float16) -> None:
-    """Write the evaluator's weights."""
+def save_posenet(net: PoseNet, path: Path = POSENET) -> None:
+    """Write the evaluator's weights, of 8 bits each."""
     facts: dict[str, str | int | float] = {"method": "posenet", "version": 1, "base": "mini"}
-    weights.save(path, net.state_dict(), facts, dtype)
+    weights.save(path, net.state_dict(), facts, torch.int8)
 
 
 def load_posenet(path: Path = POSENET) -> PoseNet:

@@ -84,7 +84,8 @@ def train(run: Run) -> None:
     hands.train_hands(model, cropped, loss, run.schedule, out / "near", preview=save_samples)
     last = replace(run.schedule, steps=3 * run.schedule.steps // 10, lr=run.schedule.lr / 3)
     hands.train_hands(model, uncropped, loss, last, out, preview=save_samples)
-    hands.save_hand_generator(model, HAND_GENERATOR, "mini")
+    # 8 bits a weight, as the pack has room for
+    hands.save_hand_generator(model, HAND_GENERATOR, "mini", torch.int8)
 
 
 def preview_hands(checkpoint: convert.Checkpoint) -> Callable[[hands.HandDenoiser, Path], None]:

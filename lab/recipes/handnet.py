@@ -75,7 +75,7 @@ def train(run: Run) -> None:
         crops.append(HandCrops(WorldDataset(folder, names=("rgb", "parsing")), decoded))
     data: Dataset = ConcatDataset(crops)
     net = posenet.train_posenet(data, run.schedule, run.work / "handnet", posenet.HAND_JOINTS)
-    posenet.save_posenet(net, posenet.HANDNET, torch.int8)
+    posenet.save_posenet(net, posenet.HANDNET)
 
 
 RECIPE = Recipe("handnet", SCHEDULE, train)

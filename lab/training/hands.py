@@ -163,10 +163,12 @@ def hand_tensors(model: HandDenoiser) -> dict[str, Tensor]:
     return {**layers, **low_rank_tensors(model.unet)}
 
 
-def save_hand_generator(model: HandDenoiser, path: Path, base: str) -> None:
+def save_hand_generator(
+    model: HandDenoiser, path: Path, base: str, dtype: torch.dtype = torch.float16
+) -> None:
     """Write the generator's file; atomic."""
     facts: dict[str, str | int | float] = {"method": "hands", "version": VERSION, "base": base}
-    weights.save(path, hand_tensors(model), facts, torch.float16)
+    weights.save(path, hand_tensors(model), facts, dtype)
 
 
 def load_hand_generator(model: HandDenoiser, path: Path) -> None:
