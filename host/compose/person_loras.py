@@ -3,7 +3,8 @@ are: a layer gives W x + s B A x, and the second term is added where the person 
 
 A stream of one person has rows of its own in every layer. Rows of all people together, in the mode
 COUPLE and with a shared negative, take the second term by the person's share of each cell, and on
-the person's own text. Vectors that all tokens share, of the time for example, take it by area.
+the person's own text. Vectors that all tokens share, of the time for example, are each person's
+where `vectors` can spread them over the tokens, and take it by area on other networks.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
