@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..module_hooks import hook_after, hook_before
+from ..module_hooks import hook_after, hook_before, removed_at_the_end
 from .network_layouts import Transformer
 from .text_masks import IMAGE, JOINT, TEXT
 
@@ -60,11 +60,8 @@ def _lay_texts(network: Any, lengths: Sequence[int], areas: Tensor) -> Iterator[
     hooks = [hook_before(network.rope_embedder, move)]
     if _multiple(network) > 1:
         hooks.append(hook_after(network.cap_embedder, pad))
-    try:
+    with removed_at_the_end(hooks):
         yield padded
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _padded_texts(network: Any, embedded: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from comfy.utils import repeat_to_batch_size
 from torch import Tensor
 
-from ..module_hooks import hook_before, hooked_call
+from ..module_hooks import hook_before, hooked_call, removed_at_the_end
 from .streams import COUPLE, EXACT, KEY, NODE, Composition
 
 LATENTS, METHOD = "ref_latents", "ref_latents_method"  # the host's names of conds
@@ -234,11 +234,8 @@ def laid_references(
         count = placed.shape[1]
         return torch.cat((positions[:, :-count], placed), 1), *inputs[1:]
 
-    hook = hook_before(network.get_submodule(embedder), before)
-    try:
+    with removed_at_the_end([hook_before(network.get_submodule(embedder), before)]):
         yield
-    finally:
-        hook.remove()
 
 
 def further_rows(

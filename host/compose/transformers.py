@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...models import compose
-from ..module_hooks import hooked_call
+from ..module_hooks import hooked_call, removed_at_the_end
 from ..sampling import with_options
 from . import control as controls
 from .calls import NetworkCall
@@ -186,13 +186,10 @@ def _joined_texts(
                 for module in modules_at(network, path)
             )
         )
-        try:
+        with removed_at_the_end(hooks):
             override = masks.override(options.get("optimized_attention_override"))
             yield with_options(options, optimized_attention_override=override)
             masks.check()
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def _reference_tokens(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..module_hooks import hook_after, hook_before, hooked_call
+from ..module_hooks import hook_after, hook_before, hooked_call, removed_at_the_end
 from ..sampling import with_options, with_patch
 from . import control as controls
 from .calls import NetworkCall, chunk_texts, encoded_texts
@@ -216,11 +216,8 @@ def _mixing(unet: Any, call: StreamCall) -> Iterator[None]:
     if call.mode == LAYERS and unet.middle_block is not None:
         last = unet.middle_block[-1]  # the host calls the layers, never the block
         hooks.append(hook_after(last, mix_for_all_streams))
-    try:
+    with removed_at_the_end(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _add_patches(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
