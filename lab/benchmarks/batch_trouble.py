@@ -30,7 +30,6 @@ from ...tools.server import Server
 SERVERS = 2
 SEED = 5  # of the moments
 DISK = 1 << 26  # bytes of the disk that is full once
-LONGEST_DELAY = 0.7  # seconds from a row's end to a kill: more than a row takes
 EVENT_SECONDS = 600  # in which the next row must be done
 
 
@@ -66,7 +65,8 @@ def measure(troubles: Troubles) -> dict[str, float]:
         stack.enter_context(_small_disk(out.parent))
         before = sum(server.images() for server in servers)
         begun = time.perf_counter()
-        counts = _disturbed(_Batch(files, out, servers), servers, troubles)
+        row_seconds = calm_seconds / troubles.rows
+        counts = _disturbed(_Batch(files, out, servers), servers, troubles, row_seconds)
         seconds = time.perf_counter() - begun
         return {
             **troubles._asdict(),
@@ -177,17 +177,24 @@ def _limit_files(most_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
 
-def _disturbed(batch: _Batch, servers: list[_Supervised], troubles: Troubles) -> dict[str, float]:
-    """Let every trouble happen after some random row, and the batch come to its end."""
+def _disturbed(
+    batch: _Batch, servers: list[_Supervised], troubles: Troubles, row_seconds: float
+) -> dict[str, float]:
+    """Let every trouble happen after some random row, and the batch come to its end.
+
+    row_seconds: what a row takes; the longest delay from a row's end to its trouble. The disk is
+    full first: later, while a server starts again, the other may have done all rows.
+    """
     chance = random.Random(SEED)
-    kinds = ["runner"] * troubles.runner_kills + ["disk"]
+    kinds = ["runner"] * troubles.runner_kills
     kinds += [f"server {n}" for n in range(SERVERS)] * troubles.server_kills
     chance.shuffle(kinds)
+    kinds.insert(0, "disk")
     moments = sorted(chance.choices(range(troubles.rows - 5), k=len(kinds)))
     full_disks = runner_kills = 0
     for kind, rows in zip(kinds, moments, strict=True):
         batch.until(rows)
-        time.sleep(chance.uniform(0, LONGEST_DELAY))
+        time.sleep(chance.uniform(0, row_seconds))
         if kind.startswith("server"):
             servers[int(kind.split()[1])].kill()
         elif kind == "runner":
