@@ -17,6 +17,9 @@ from .pose import People
 
 POSE_LIBRARY = Path(__file__).parent.parent / "web" / "poses.json"  # the editor reads it, too
 DEFAULT_PROMPT = "a person"  # of a person without a prompt
+# a new editor's text: two people stand in it, until a pose is connected or somebody is edited
+UNTOUCHED = '{"canvas_width": 512, "canvas_height": 512, "people": [], "untouched": true}'
+PAIR = "standing side by side"  # the two people, as the library calls them
 REPAIR = "undo the change, or clear the text to begin with one standing person"
 
 
@@ -31,7 +34,8 @@ def editor_scene(text: str, connected: People | None, width: int, height: int) -
     """Build the scene that the editor shows on a canvas of this size, people from back to front.
 
     text: the saved state. If it has no people, the connected people are used; without these, an
-    editor that was never used shows one standing person.
+    editor that was never used shows two people who stand side by side, and one standing person if
+    its text is empty.
 
     Raises ValueError when the text can not be read or there are no people.
     """
@@ -39,8 +43,9 @@ def editor_scene(text: str, connected: People | None, width: int, height: int) -
     if state is None or not state.prompts:
         if connected is not None and pose.count(connected):
             state = Scene(connected, (DEFAULT_PROMPT,) * pose.count(connected))
-        elif state is None and connected is None:
-            state = Scene(fit_canvas(standing_person(), width, height), (DEFAULT_PROMPT,))
+        elif connected is None and (state is None or _is_untouched(text)):
+            nobody_posed = library_people("standing" if state is None else PAIR)
+            state = Scene(nobody_posed, (DEFAULT_PROMPT,) * pose.count(nobody_posed))
         else:
             raise ValueError(
                 "there are no people: add a person in the editor, or connect a 'pose' with people."
@@ -98,7 +103,13 @@ def fit_canvas(people: People, width: int, height: int) -> People:
     return pose.people_from_points(parts, width, height)
 
 
+def _is_untouched(text: str) -> bool:
+    """Whether a text without people says that nobody has edited them yet."""
+    return json.loads(text).get("untouched") is True
+
+
 @cache
-def standing_person() -> People:
-    """Return the person whom an unused editor shows: the first of the library."""
-    return pose.read_frame(json.loads(POSE_LIBRARY.read_text(encoding="utf-8"))[0])
+def library_people(name: str) -> People:
+    """Return the people of the library's pose of this name."""
+    frames = json.loads(POSE_LIBRARY.read_text(encoding="utf-8"))
+    return pose.read_frame(next(frame for frame in frames if frame["name"] == name))

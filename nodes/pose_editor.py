@@ -92,7 +92,7 @@ class VitruvianPoseEditor(io.ComfyNode):
 def _people_input() -> io.Input:
     people = io.String.Input(
         "people",
-        default="",
+        default=pose_editor.UNTOUCHED,
         tooltip="The people and their prompts, as the editor saves them. A person "
         f"without a prompt counts as '{pose_editor.DEFAULT_PROMPT}'.",
     )

@@ -151,7 +151,7 @@ function drawInPanel(widget, session) {
     }
 }
 
-function makeWidget(node, name) {
+function makeWidget(node, name, [, { default: untouched } = {}] = []) {
     const sides = ["canvas_width", "canvas_height"].map((side) => node.widgets.find((w) => w.name === side))
     const command = (id) => () => app.extensionManager.command.execute(id)
     let ran = [] // width and height of the last run
@@ -173,6 +173,7 @@ function makeWidget(node, name) {
     editor.element.prepend(looks())
     const step = stepsOf(editor.element)
     const { session } = editor
+    session.value = untouched
     const widget = node.addDOMWidget(name, WIDGET, editor.element, {
         getValue: () => session.value,
         setValue: (value) => (session.value = value),

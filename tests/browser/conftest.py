@@ -72,9 +72,20 @@ def renderer(page, request):
 
 @pytest.fixture
 def editor(page, said, renderer):
-    """A fresh editor alone on the graph, in this renderer; nobody complains while it is used."""
+    """An editor with one standing person, alone on the graph, in this renderer."""
+    yield from opened_editor(page, said, fresh=False)
+
+
+@pytest.fixture
+def fresh_editor(page, said, renderer):
+    """An editor as the front end makes a new one, alone on the graph, in this renderer."""
+    yield from opened_editor(page, said, fresh=True)
+
+
+def opened_editor(page, said, fresh):
+    """Yield the editor; nobody complains while it is used."""
     said.clear()
-    page.evaluate(OPEN, NOTHING)
+    page.evaluate(OPEN, [NOTHING, fresh])
     settle(page)
     yield Editor(page)
     assert [line for line in said if not any(other in line for other in NOT_OURS)] == []

@@ -15,10 +15,11 @@ NOTHING = {
     "last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "config": {},
     "extra": {},
 }  # fmt: skip
-OPEN = """async (nothing) => {
+OPEN = """async ([nothing, fresh]) => {
     await app.loadGraphData(nothing)
     const node = LiteGraph.createNode('VitruvianPoseEditor')
     node.pos = [450, 60]
+    if (!fresh) node.widgets.find(w => w.name === 'people').value = ''  // one standing person
     app.graph.add(node)
     app.canvas.ds.scale = 1
     app.canvas.ds.offset = [0, 0]

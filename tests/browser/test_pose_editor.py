@@ -64,6 +64,18 @@ def test_edit_save_and_load(editor, page, tmp_path):
     page.screenshot(path=tmp_path / "loaded.png")
 
 
+def test_a_new_editor_has_two_people(fresh_editor, page, server):
+    editor = fresh_editor
+    assert json.loads(editor.text())["untouched"] is True
+    assert editor.prompts.count() == 2
+    editor.prompts.nth(0).fill("a woman in red")
+    editor.prompts.nth(1).fill("a man in blue")
+    first, second = editor.people()
+    assert (first["prompt"], second["prompt"]) == ("a woman in red", "a man in blue")
+    assert joint(first, 1)[0] < 250 < joint(second, 1)[0]
+    assert "untouched" not in json.loads(editor.text())
+
+
 def test_tools_and_keys(editor, page, tmp_path):
     editor.let_go()
     editor.press("Tab")

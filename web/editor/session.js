@@ -6,6 +6,9 @@ import { POINTS, indices, partOf } from "./skeleton.js"
 import * as states from "./state.js"
 
 const EVERYTHING = Array.from({ length: POINTS }, (_, i) => i)
+// the people of an editor that was never used, as models/pose_editor.py says: with an empty text
+// and with that of a new node
+const [STANDING, PAIR] = ["standing", "standing side by side"]
 /** Parts of a person that can be shown or left out. */
 export const EXTRAS = { hands: ["leftHand", "rightHand"], feet: ["feet"], face: ["face"] }
 
@@ -53,15 +56,17 @@ export class Session {
         } catch (error) {
             this.problem = error.message
         }
-        this.state = state ? this.complete(state) : this.untouched()
+        const isPosed = state && !state.untouched
+        this.state = isPosed ? this.complete(state) : this.untouched(state ? PAIR : STANDING)
         this.selected = this.state.people.length ? 0 : null
         this.render()
     }
 
-    untouched() {
+    /** What an editor shows in which nobody has posed anybody: these people of the library. */
+    untouched(name) {
         const [width, height] = this.size()
-        const standing = this.library[0]?.state ?? { width, height, people: [] }
-        return { ...standing, untouched: true }
+        const shown = this.library.find((entry) => entry.name === name)?.state
+        return { ...(shown ?? { width, height, people: [] }), untouched: true }
     }
 
     /** Points without a place get one, so that they can be shown. */
@@ -239,6 +244,6 @@ export class Session {
         const guests = states.leftToRight(given).map((i, number) => ({
             name: `connected ${number + 1}`, state: { ...given, people: [given.people[i]] },
         }))
-        return [...guests, ...this.library]
+        return [...guests, ...this.library.filter(({ state }) => state.people.length === 1)]
     }
 }

@@ -35,9 +35,11 @@ export function fromFrame(frame) {
     const [width, height] = [frame?.canvas_width, frame?.canvas_height].map(Number)
     if (!(width >= 1 && height >= 1)) throw new Error("the saved people have no canvas size")
     if (!Array.isArray(frame.people)) throw new Error("the saved people are not a list")
+    const untouched = frame.untouched === true && !frame.people.length
     const isSeen = ({ points }) => points.some(geometry.isKnown)
     const people = frame.people.map((person) => readPerson(person, width, height)).filter(isSeen)
-    return { width: Math.round(width), height: Math.round(height), people }
+    const state = { width: Math.round(width), height: Math.round(height), people }
+    return untouched ? { ...state, untouched } : state
 }
 
 function readPerson(person, width, height) {
@@ -123,8 +125,9 @@ export function welcomed(state, source) {
     return standingAt(newcomer, spotFor(state), state.width)
 }
 
-/** The state with its one person, whom nobody has posed, out of the newcomers' way. */
+/** The state with a person who stands alone, and whom nobody has posed, out of newcomers' way. */
 export function withRoom(state) {
+    if (state.people.length > 1) return state
     const aside = (person) => standingAt(person, FIRST * state.width, state.width)
     return { ...state, people: state.people.map(aside) }
 }
