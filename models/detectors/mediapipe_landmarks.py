@@ -9,6 +9,7 @@ An `array` here is an image as MediaPipe takes it: [h, w, 3] uint8. Landmarks of
 of (x px, y px, visibility).
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -447,9 +448,10 @@ def _task_file(names: Sequence[str], folders: Sequence[str], version: str) -> Pa
         for folder in folders:
             if (path := Path(folder, name)).is_file():
                 return path
+    install = (sys.executable, str(Path(__file__).parents[2] / "install.py"))
+    command = " ".join(f'"{part}"' if " " in part else part for part in install)
     raise ValueError(
         f"MediaPipe {version} brings no weights, and {names[0]} is not in the folder "
-        "ComfyUI/models/vitruvian. Put it there (Google publishes it under this name on the "
-        "MediaPipe models page of the Google AI Edge documentation), or install mediapipe 0.10.21, "
-        "which brings its weights. Folders searched: " + ", ".join(folders)
+        f"ComfyUI/models/vitruvian. Run this once in a terminal, with a connection: {command}   "
+        "Then queue again. Folders searched: " + ", ".join(folders)
     )

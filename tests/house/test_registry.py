@@ -19,7 +19,7 @@ from vitruvian.tools import archive  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
-LARGEST_FILE = 25 * MIB  # what a code host takes through its web page; our checkpoint has 20.4
+LARGEST_FILE = 25 * MIB  # what a code host takes through its web page; our checkpoint has 19.1
 LARGEST_ARCHIVE = 60 * MIB  # it is 47, of which the weights are 45: a minute on a slow line
 
 RUN = ("nodes", "host", "models", "web", "workflows", "locales")  # rooms that ship whole
@@ -27,6 +27,7 @@ WEIGHTS = ("checkpoints", "clip_vision", "controlnet", "loras", "vitruvian")
 UNPUBLISHED = {".ci", "assets", "batch", "lab", "tests", "tools"}
 ROOT_FILES = {
     "__init__.py",
+    "install.py",
     "pyproject.toml",
     "requirements.txt",
     "LICENSE",
@@ -39,6 +40,7 @@ UNSAFE_MODULES = NETWORK | {
     "pickle", "cPickle", "dill", "marshal", "shelve", "subprocess", "ctypes", "pip", "base64",
     "codecs", "importlib", "huggingface_hub",
 }  # fmt: skip
+MAY_IMPORT = {"install.py": {"subprocess"}}  # which calls pip, when the pack is installed
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "globals", "breakpoint"}
 UNSAFE_METHODS = {
     "os.system", "os.popen", "os.fork", "os.execv", "os.execve", "os.spawnl", "os.spawnv",
@@ -168,7 +170,7 @@ def test_python_does_nothing_that_a_scanner_looks_for(file):
             unsafe += [ast.unparse(node.func)] if ast.unparse(node.func) in UNSAFE_METHODS else []
         elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "trust_remote_code"):
             unsafe.append(node.arg)
-    assert not unsafe
+    assert not {*unsafe} - MAY_IMPORT.get(file, set())
     assert not BLOB.search(read(file))
     assert not SOCKETS.search(read(file))
 
