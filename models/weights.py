@@ -170,8 +170,9 @@ def save(
 ) -> None:
     """Save `tensors` with their metadata: method, version, base and hyper-parameters.
 
-    Floating point tensors except scalars are stored as `dtype`. As int8, tensors of two and more
-    axes take 8 bits and a scale for each row, others are float16; `load` returns all as float16.
+    Floating point tensors except scalars and the scales of `narrowed` are stored as `dtype`. As
+    int8, tensors of two and more axes take 8 bits and a scale for each row, others are float16;
+    `load` returns all as float16.
 
     The file is replaced at once or not at all: after a failure the old one is still there.
     Raises ValueError for numbers that are not finite in `dtype` and OSError, naming the file, when
@@ -181,7 +182,7 @@ def save(
     narrow = torch.float16 if dtype == torch.int8 else dtype
     stored = {key: _stored(key, tensor, narrow) for key, tensor in tensors.items()}
     if dtype == torch.int8:
-        stored = _narrowed(stored)
+        stored = narrowed(stored)
     facts = {PREFIX + key: str(value) for key, value in metadata.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,8 +194,25 @@ def save(
         ) from failure
 
 
+def narrowed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Store matrices and kernels [N, ...] as int8 with a scale [N, 1, ...] each; others stay.
+
+    The largest value of a row becomes 127 or -127.
+    """
+    narrow = {}
+    for key, tensor in tensors.items():
+        if tensor.dim() < 2 or not tensor.is_floating_point():
+            narrow[key] = tensor
+            continue
+        rows = tensor.detach().float()
+        scale = rows.abs().amax(tuple(range(1, rows.dim())), keepdim=True).clamp(min=1e-5) / 127
+        narrow[key] = (rows / scale).round().to(torch.int8)
+        narrow[key + SCALE_SUFFIX] = scale
+    return narrow
+
+
 def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Restore float16 tensors from the int8 tensors and scales that `save` made; others stay."""
+    """Restore float16 tensors from the int8 tensors and scales of `narrowed`; others stay."""
     wide = {key: tensor for key, tensor in tensors.items() if not key.endswith(SCALE_SUFFIX)}
     for key in tensors:
         if key.endswith(SCALE_SUFFIX):
@@ -234,24 +252,10 @@ def _check(
 def _stored(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point():
-        tensor = tensor if dtype is None or tensor.dim() == 0 else tensor.to(dtype)
+        exact = dtype is None or tensor.dim() == 0 or key.endswith(SCALE_SUFFIX)
+        tensor = tensor if exact else tensor.to(dtype)
         if not is_finite(tensor):
             raise ValueError(f"'{key}' holds numbers that are not finite in {tensor.dtype}.")
     return tensor.contiguous()
 
 
-def _narrowed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Store matrices and kernels [N, ...] as int8 with a scale [N, 1, ...] each.
-
-    The largest value of a row becomes 127 or -127.
-    """
-    narrowed = {}
-    for key, tensor in tensors.items():
-        if tensor.dim() < 2 or not tensor.is_floating_point():
-            narrowed[key] = tensor
-            continue
-        rows = tensor.float()
-        scale = rows.abs().amax(tuple(range(1, rows.dim())), keepdim=True).clamp(min=1e-5) / 127
-        narrowed[key] = (rows / scale).round().to(torch.int8)
-        narrowed[key + SCALE_SUFFIX] = scale
-    return narrowed

@@ -99,7 +99,7 @@ def _train_prior(
     loss = human_prior.PriorLoss(denoising, pieces, features, config.alpha, config.table)
     save_samples = preview_prior(checkpoint, tokenizer, pieces)
     human_prior.train_prior(model, data, loss, schedule, out, preview=save_samples)
-    human_prior_unet.save_prior(model, file, "mini")
+    human_prior_unet.save_prior(model, file, "mini", torch.int8)
 
 
 def train_finetuned(run: Run) -> None:

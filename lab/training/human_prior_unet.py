@@ -132,7 +132,9 @@ def prior_layers(model: PriorDenoiser) -> nn.ModuleDict:
     return nn.ModuleDict({place: p.layer for place, p in model.attentions.items()})
 
 
-def save_prior(model: PriorDenoiser, path: Path, base: str) -> None:
+def save_prior(
+    model: PriorDenoiser, path: Path, base: str, dtype: torch.dtype = torch.float16
+) -> None:
     """Write the layers, and what they were trained with."""
     tensors = {human_prior.PREFIX + name: t for name, t in prior_layers(model).state_dict().items()}
     facts: dict[str, str | int | float] = {
@@ -143,7 +145,7 @@ def save_prior(model: PriorDenoiser, path: Path, base: str) -> None:
         "mask": model.mask,
         human_prior.COUNT: len(model.attentions),
     }
-    weights.save(path, tensors, facts, torch.float16)
+    weights.save(path, tensors, facts, dtype)
 
 
 def load_prior(model: PriorDenoiser, path: Path) -> None:

@@ -203,6 +203,19 @@ def test_eight_bits_come_back_nearly_alike(tmp_path):
         assert ((loaded[key].float() - tensor).abs() <= rows / 250 + 1e-3 * tensor.abs()).all()
 
 
+def test_a_part_of_a_file_takes_eight_bits(tmp_path):
+    matrix = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)) * 1e-4
+    part = weights.narrowed({"part.matrix": matrix})
+    path = tmp_path / "half.safetensors"
+    weights.save(path, {"matrix": matrix, **part}, FACTS, torch.float16)
+    with weights.opened(path, "a part") as file:
+        assert file.get_tensor("part.matrix").dtype == torch.int8
+        assert torch.equal(file.get_tensor("part.matrix.scale"), part["part.matrix.scale"])
+    loaded, _ = weights.load(path, method=FACTS["method"])
+    assert loaded.keys() == {"matrix", "part.matrix"}
+    assert torch.allclose(loaded["part.matrix"].float(), matrix, atol=4e-6)
+
+
 def test_eight_bits_are_half_the_size(tmp_path):
     original = {"matrix": torch.randn(256, 256)}
     sizes = []
