@@ -8,12 +8,12 @@ async def comfy_entrypoint():
     from comfy_api.latest import ComfyExtension
 
     from .host.registration import register
-    from .nodes import MODULES
+    from .nodes import NODES
 
     register()
 
     class Vitruvian(ComfyExtension):
         async def get_node_list(self):
-            return [node for module in MODULES for node in module.NODES]
+            return list(NODES)
 
     return Vitruvian()

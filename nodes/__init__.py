@@ -20,6 +20,7 @@ from . import (
     pose_files,
     refiner,
     retrieval,
+    search_aliases,
     semantic_map,
     structure,
     structure_data,
@@ -51,3 +52,5 @@ MODULES = (
     retrieval,
     appearance,
 )
+
+NODES = [search_aliases.searchable(node) for module in MODULES for node in module.NODES]
