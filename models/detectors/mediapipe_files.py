@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 SOURCE_VERSION = "0.10.21"  # the last version of the package that brings its weights
 POSE_TASK, HAND_TASK = "pose_landmarker_full.task", "hand_landmarker.task"
+FACE_TASK = "face_landmarker.task"
 
 # name of a .task file -> name of a network in it, which MediaPipe demands -> its path in the folder
 # `mediapipe` of the package
@@ -25,12 +26,19 @@ TASKS = {
         "hand_detector.tflite": "modules/palm_detection/palm_detection_full.tflite",
         "hand_landmarks_detector.tflite": "modules/hand_landmark/hand_landmark_full.tflite",
     },
+    FACE_TASK: {
+        "face_detector.tflite": "modules/face_detection/face_detection_short_range.tflite",
+        "face_landmarks_detector.tflite": "modules/face_landmark/face_landmark.tflite",
+    },
 }
 # a network of the package whose metadata say that it wants pixels from 0 to 1
 PIXELS_TO_ONE = "modules/hand_landmark/hand_landmark_full.tflite"
 
 METADATA = b"TFLITE_METADATA"  # the name under which Tasks look for metadata
 SPARE = b"min_runtime_version"  # metadata for people, which no program reads
+ALIGNMENT_FIELD = 0xD935  # the extra field of a zip archive that fills up to a multiple
+# the network gives x, y, z of 468 points; Tasks expect 10 more, those of the irises
+FACE_NUMBERS, TASK_FACE_NUMBERS = 3 * 468, 3 * 478
 
 
 def assemble(name: str, read: Callable[[str], bytes]) -> bytes:
@@ -43,9 +51,15 @@ def assemble(name: str, read: Callable[[str], bytes]) -> bytes:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as bundle:
         for inside, path in TASKS[name].items():
             model = read(path)
-            if METADATA not in _metadata_names(model):
+            if METADATA not in _metadata_entries(model):
                 model = copy_metadata(read(PIXELS_TO_ONE), model)
-            bundle.writestr(zipfile.ZipInfo(inside), model)
+            if inside == "face_landmarks_detector.tflite":
+                model = widen(model, FACE_NUMBERS, TASK_FACE_NUMBERS)
+            entry = zipfile.ZipInfo(inside)
+            # a network begins at a multiple of 16 bytes, else MediaPipe copies it and warns
+            padding = -(archive.tell() + 30 + len(inside) + 4) % 16
+            entry.extra = struct.pack("<HH", ALIGNMENT_FIELD, padding) + bytes(padding)
+            bundle.writestr(entry, model)
     return archive.getvalue()
 
 
@@ -59,18 +73,50 @@ def copy_metadata(source: bytes, target: bytes) -> bytes:
     model = bytearray(target)
     # a name is its length, its characters and a zero; METADATA is the shorter one
     struct.pack_into(f"<I{len(METADATA) + 1}s", model, name_at, len(METADATA), METADATA)
-    # a FlatBuffer's tables point forward only, so that the content of a buffer may come last;
-    # after its length, it begins at a multiple of 16 bytes
-    model += bytes(-(len(model) + 4) % 16)
-    data_field = _fields(target, _buffers(target)[buffer])[0]
-    struct.pack_into("<I", model, data_field, len(model) - data_field)
-    model += struct.pack("<I", len(metadata)) + metadata
+    _replace_buffer(model, target, buffer, metadata)
     return bytes(model)
+
+
+def widen(model: bytes, count: int, wider_count: int) -> bytes:
+    """Make the last layer of a network give `wider_count` numbers instead of `count`.
+
+    The additional numbers are 0. Only filters and outputs may have `count` as their first or last
+    dimension: then the additional filters, all 0, come last.
+    """
+    wider = bytearray(model)
+    (network,) = _vector(model, _fields(model, _target(model, 0))[NETWORKS])
+    for tensor in _vector(model, _fields(model, network)[TENSORS]):
+        fields = _fields(model, tensor)
+        shape_at = _target(model, fields[SHAPE]) if SHAPE in fields else None
+        shape = [] if shape_at is None else _numbers(model, shape_at)
+        if count not in shape:
+            continue
+        struct.pack_into("<I", wider, shape_at + 4 + 4 * shape.index(count), wider_count)
+        buffer = _number(model, fields[TENSOR_BUFFER]) if TENSOR_BUFFER in fields else 0
+        if buffer and (filters := _buffer_bytes(model, buffer)):
+            more = bytes(len(filters) // count * (wider_count - count))
+            _replace_buffer(wider, model, buffer, filters + more)
+    return bytes(wider)
+
+
+def _replace_buffer(changed: bytearray, model: bytes, buffer: int, content: bytes) -> None:
+    """Give a buffer of a network another content, at the end of the file `changed`.
+
+    A FlatBuffer's tables point forward only, so that the content of a buffer may come last; after
+    its length it begins at a multiple of 16 bytes.
+    """
+    changed += bytes(-(len(changed) + 4) % 16)
+    field = _fields(model, _buffers(model)[buffer])[0]
+    struct.pack_into("<I", changed, field, len(changed) - field)
+    changed += struct.pack("<I", len(content)) + content
 
 
 # FlatBuffers (https://flatbuffers.dev/internals): a table is a list of fields, found by their
 # number; a field holds a number, or the distance to what it refers to
-BUFFERS, MODEL_METADATA = 4, 6  # fields of a network's root table (TensorFlow Lite's schema.fbs)
+# fields in TensorFlow Lite's schema.fbs: of a file, of a network, of a tensor
+NETWORKS, BUFFERS, MODEL_METADATA = 2, 4, 6
+TENSORS = 0
+SHAPE, TENSOR_BUFFER = 0, 2
 
 
 class _Entry(NamedTuple):
@@ -90,16 +136,13 @@ def _metadata_entries(model: bytes) -> dict[bytes, _Entry]:
     return entries
 
 
-def _metadata_names(model: bytes) -> list[bytes]:
-    return list(_metadata_entries(model))
-
-
 def _buffers(model: bytes) -> list[int]:
     return _vector(model, _fields(model, _target(model, 0))[BUFFERS])
 
 
 def _buffer_bytes(model: bytes, number: int) -> bytes:
-    start = _target(model, _fields(model, _buffers(model)[number])[0])
+    fields = _fields(model, _buffers(model)[number])
+    start = _target(model, fields[0])
     return model[start + 4 : start + 4 + _number(model, start)]
 
 
@@ -115,6 +158,10 @@ def _vector(model: bytes, field: int) -> list[int]:
     """Where the tables lie of a field that is a list of tables."""
     start = _target(model, field)
     return [_target(model, start + 4 * k) for k in range(1, _number(model, start) + 1)]
+
+
+def _numbers(model: bytes, start: int) -> list[int]:
+    return [_number(model, start + 4 * k) for k in range(1, _number(model, start) + 1)]
 
 
 def _target(model: bytes, field: int) -> int:
