@@ -1,10 +1,11 @@
 """Test the state of the pose editor: what is read, whose prompt is whose, what is refused."""
 
 import json
+import math
 
 import pytest
 import torch
-from vitruvian.models import body_masks, pose, pose_editor
+from vitruvian.models import body_masks, pose, pose_editor, postures
 
 
 def person(x, prompt=None, **parts):
@@ -116,19 +117,68 @@ def test_a_bad_state_is_refused(text, message):
         pose_editor.read_state(text)
 
 
-def test_the_library():
-    frames = json.loads(pose_editor.POSE_LIBRARY.read_text())
-    names = [frame["name"] for frame in frames]
-    assert names[0] == "standing" and len(set(names)) == len(names) >= 8
-    for frame in frames:
-        people = pose.read_frame(frame)
-        if pose.count(people) != 1:
-            continue
-        tall = body_masks.standing_heights(people).item()
-        assert 750 < tall < 1000, f"{frame['name']} is of another size than the others"
-        visible = torch.cat([part[0, part[0, :, 2] > 0] for part in people[:5]])
-        assert visible[:, :2].min() >= 0 and visible[:, :2].max() <= 1000
-        hands = torch.cat([people.left_hand, people.right_hand])
-        assert (hands[..., 2] > 0).all()
-        wrists = people.body[0, [pose.L_WRIST, pose.R_WRIST], :2]
-        assert torch.equal(hands[:, 0, :2], wrists)
+FRAMES = json.loads(pose_editor.POSE_LIBRARY.read_text(encoding="utf-8"))
+GROUPS = ["standing", "sitting", "walking", "running", "dance", "fight", "lying", "children"]
+TALL = {"child": 520, "child,": 520, "toddler": 350}  # px; others 765
+LIMBS = [
+    (first, second, share)
+    for points in (
+        (pose.NECK, pose.R_SHOULDER, pose.R_ELBOW, pose.R_WRIST),
+        (pose.NECK, pose.L_SHOULDER, pose.L_ELBOW, pose.L_WRIST),
+        (pose.NECK, pose.R_HIP, pose.R_KNEE, pose.R_ANKLE),
+        (pose.NECK, pose.L_HIP, pose.L_KNEE, pose.L_ANKLE),
+    )
+    for first, second, share in zip(
+        points,
+        points[1:],
+        (0.14, 0.186, 0.16)
+        if pose.R_SHOULDER in points or pose.L_SHOULDER in points
+        else (0.35, 0.25, 0.25),
+        strict=False,
+    )
+]
+
+
+def test_the_library_has_forty_poses_and_eight_of_pairs():
+    names = [frame["name"] for frame in FRAMES]
+    assert names[0] == "standing" and pose_editor.PAIR in names
+    assert len(set(names)) == len(names)
+    singles = [frame for frame in FRAMES if len(frame["people"]) == 1]
+    pairs = [frame for frame in FRAMES if len(frame["people"]) == 2]
+    assert len(singles) >= 40 and len(pairs) >= 8 and len(singles) + len(pairs) == len(FRAMES)
+    assert list(dict.fromkeys(frame["group"] for frame in FRAMES)) == [*GROUPS, "pairs"]
+    assert all((frame["group"] == "pairs") == (len(frame["people"]) == 2) for frame in FRAMES)
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=[frame["name"] for frame in FRAMES])
+def test_a_pose_of_the_library(frame):
+    """No limb is longer than a body's of this size; all is on the canvas and on one ground."""
+    people = pose.read_frame(frame)
+    visible = torch.cat([part[part[..., 2] > 0] for part in people[:5]])
+    assert visible[:, :2].min() >= 0 and visible[:, :2].max() <= 1000
+    assert visible[:, 1].max() == 930 or frame["name"] in ("jumping", "leaping", "child jumping")
+    for number, body in enumerate(people.body[..., :2]):
+        tall = TALL.get(frame["name"].split()[0] if frame["group"] == "children" else "", 765)
+        tall = TALL["child"] if frame["name"].endswith("a child") and number else tall
+        for a, b, share in LIMBS:
+            limb = math.dist(body[a], body[b])
+            assert limb <= 1.15 * share * tall, f"{a} to {b} is too long"
+        lengths = [math.dist(body[a], body[b]) / share for a, b, share in LIMBS]
+        assert max(lengths) > 0.8 * tall, "everything is too short"
+    hands = torch.cat([people.left_hand, people.right_hand])
+    assert (hands[..., 2] > 0).all()
+    wrists = torch.cat([people.body[:, pose.L_WRIST, :2], people.body[:, pose.R_WRIST, :2]])
+    assert torch.equal(hands[:, 0, :2], wrists)
+
+
+@pytest.mark.parametrize(
+    "group, word", [("standing", "standing"), ("lying", "lying"), ("sitting", "sitting")]
+)
+def test_poses_are_described_as_they_are_called(group, word):
+    """The pack's own description of postures, which knows no names, agrees with the groups."""
+    frames = [frame for frame in FRAMES if frame["group"] == group]
+    described = [postures.describe(pose.read_frame(frame))[0].stance for frame in frames]
+    agree = sum(word in stance for stance in described)
+    assert agree >= len(frames) / 2
+    others = {"standing", "lying", "sitting"} - {word}
+    assert not [stance for stance in described if any(other in stance for other in others)]
