@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 NECK, SHOULDER, ELBOW, WRIST = 1, 2, 3, 4  # of the right arm, on the image's left
 LEFT_WRIST = 7
+HIP = 8  # the right one; hips take the person along
 
 NOTHING = {
     "id": "b7f35c0e-2b4e-4a55-8a50-6d1c3f0e9a11", "version": 0.4, "revision": 0,
@@ -16,6 +17,8 @@ NOTHING = {
     "extra": {},
 }  # fmt: skip
 OPEN = """async ([nothing, fresh]) => {
+    for (const key of Object.keys(localStorage))
+        if (key.startsWith('Vitruvian.PoseEditor')) localStorage.removeItem(key)
     await app.loadGraphData(nothing)
     const node = LiteGraph.createNode('VitruvianPoseEditor')
     node.pos = [450, 60]

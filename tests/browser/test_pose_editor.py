@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 from vitruvian.tests.browser.pose_editor_page import (
     ELBOW,
+    HIP,
     LEFT_WRIST,
     NOTHING,
     SHOULDER,
@@ -85,13 +86,13 @@ def test_tools_and_keys(editor, page, tmp_path):
     editor.press("Shift+ArrowRight")
     assert joint(editor.people()[0], 1)[0] == pytest.approx(joint(one, 1)[0] + 10)
 
-    editor.drag(joint(one, 1), (100, 120))  # the neck takes everything along
+    editor.drag(joint(one, HIP), (90, 300))  # hips take everything along
     moved = editor.people()[0]
-    assert joint(moved, 1) == pytest.approx([100, 120], abs=14)
+    assert joint(moved, HIP) == pytest.approx([90, 300], abs=14)
     assert length(moved, 1, 10) == pytest.approx(length(one, 1, 10), abs=0.3)
 
     editor.press("h")
-    assert editor.people()[0]["pose_keypoints_2d"][5] == 0
+    assert editor.people()[0]["pose_keypoints_2d"][3 * HIP + 2] == 0
     editor.press("h")
     assert editor.people()[0] == moved
     editor.press("Escape")

@@ -6,7 +6,7 @@ import math
 import pytest
 from playwright.sync_api import expect
 from vitruvian.models import pose_editor
-from vitruvian.tests.browser.pose_editor_page import NECK, WRIST, is_old, joint, settle
+from vitruvian.tests.browser.pose_editor_page import HIP, NECK, WRIST, is_old, joint, settle
 
 COMMAND = "(id) => app.extensionManager.command.execute(id)"
 STEPS = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
@@ -303,12 +303,12 @@ def test_a_circle_stays_one_on_narrow_and_wide_nodes(editor, page, width, tmp_pa
     editor.let_go()
     editor.press("Tab")
     editor.use("mirror")
-    neck = joint(editor.people()[0], NECK)
-    for dx, dy in ((60, 0), (0, 60)):  # the neck takes the person along, equally far both ways
-        now = joint(editor.people()[0], NECK)
+    hip = joint(editor.people()[0], HIP)
+    for dx, dy in ((60, 0), (0, 60)):  # hips take the person along, equally far both ways
+        now = joint(editor.people()[0], HIP)
         editor.drag(now, (now[0] + dx, now[1] + dy))
-    moved = joint(editor.people()[0], NECK)
-    assert [moved[0] - neck[0], moved[1] - neck[1]] == pytest.approx([60, 60], abs=3)
+    moved = joint(editor.people()[0], HIP)
+    assert [moved[0] - hip[0], moved[1] - hip[1]] == pytest.approx([60, 60], abs=3)
     drawn = editor.canvas.locator("canvas").first
     shape = drawn.evaluate("e => [e.width / e.clientWidth, e.height / e.clientHeight]")
     assert shape[0] == pytest.approx(shape[1], rel=0.02)
@@ -573,9 +573,9 @@ def test_collapsed_zoomed_muted_and_bypassed(editor, page):
             [mode, zoom],
         )
         settle(page)
-        x, y = joint(editor.people()[0], NECK)
+        x, y = joint(editor.people()[0], HIP)
         editor.drag((x, y), (x + 10, y))
-        assert joint(editor.people()[0], NECK) == pytest.approx([x + 10, y], abs=2)
+        assert joint(editor.people()[0], HIP) == pytest.approx([x + 10, y], abs=2)
 
 
 def test_each_editor_of_a_graph_is_its_own(editor, page):

@@ -3,6 +3,7 @@
 import { draw } from "./drawing.js"
 import * as geometry from "./geometry.js"
 import { handles, hit } from "./hits.js"
+import { dragged } from "./limbs.js"
 import { POINTS } from "./skeleton.js"
 import * as states from "./state.js"
 
@@ -173,7 +174,8 @@ export class Canvas {
         const [dx, dy] = [to[0] - from[0], to[1] - from[1]]
         if (kind === "joint") {
             const [x, y] = person.points[joint]
-            return geometry.dragged(person, joint, [x + dx, y + dy], this.session.keep)
+            const { keep, person: before } = this.session
+            return dragged(person, joint, [x + dx, y + dy], { keep, before, planted: inSteps })
         }
         if (kind === "person") return geometry.shifted(person, dx, dy)
         const { corners } = handles(person, target, this.view.scale)

@@ -144,7 +144,7 @@ export class PoseEditor {
             ["back", "Send to the back (Page Down)", () => session.reorder(0)],
         ]
         const joints = [
-            ["lengths", "Keep the lengths of limbs (L)", (on) => session.setKeep(on), "switch"],
+            ["lengths", "Limbs bend and keep their lengths; off: free points (L)", (on) => session.setKeep(on), "switch"],
             ["joint", "Show or hide the joint (H)", () => session.toggleJoint(), "switch"],
         ]
         const history = [

@@ -1,13 +1,14 @@
 // What can be done to a person, as pure functions: a person is { prompt, points }, points are
-// [x px, y px, confidence] in the order of skeleton.js. Nothing is changed in place.
+// [x px, y px, confidence] in the order of skeleton.js; turning.js adds a turn in depth. Nothing is
+// changed in place.
 
 import {
     L_ANKLE, L_ELBOW, L_EYE, L_HIP, L_KNEE, L_SHOULDER, L_WRIST, NECK, NOSE, PARENTS, PARTS, POINTS,
-    R_ANKLE, R_ELBOW, R_EYE, R_HIP, R_KNEE, R_SHOULDER, R_WRIST, TWINS, branch, indices, partOf,
+    R_ANKLE, R_ELBOW, R_EYE, R_HIP, R_KNEE, R_SHOULDER, R_WRIST, TWINS, indices,
 } from "./skeleton.js"
 
 export const isKnown = (point) => point[2] > 0
-const isPlaced = (point) => point[0] !== 0 || point[1] !== 0 || isKnown(point)
+export const isPlaced = (point) => point[0] !== 0 || point[1] !== 0 || isKnown(point)
 const distance = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1])
 const everything = Array.from({ length: POINTS }, (_, i) => i)
 
@@ -18,11 +19,26 @@ export function mapPoints(person, f, which = everything) {
     return { ...person, points: person.points.map(move) }
 }
 
-export const shifted = (person, dx, dy, which) =>
-    mapPoints(person, ([x, y]) => [x + dx, y + dy], which)
+const isPart = (which) => which && which.length < POINTS
 
-export const scaled = (person, [cx, cy], factor, which) =>
-    mapPoints(person, ([x, y]) => [cx + factor * (x - cx), cy + factor * (y - cy)], which)
+/** The person with what they were before a turn in depth changed as all of their points are. */
+function mapTurn(person, place, size = 1) {
+    if (!person.turn) return person
+    const { axis, base } = person.turn
+    const move = ([x, depth, c]) => [place(x), depth * size, c]
+    return { ...person, turn: { ...person.turn, axis: place(axis), base: base.map(move) } }
+}
+
+export function shifted(person, dx, dy, which) {
+    const moved = mapPoints(person, ([x, y]) => [x + dx, y + dy], which)
+    return isPart(which) ? moved : mapTurn(moved, (x) => x + dx)
+}
+
+export function scaled(person, [cx, cy], factor, which) {
+    const grow = (x, still) => still + factor * (x - still)
+    const grown = mapPoints(person, ([x, y]) => [grow(x, cx), grow(y, cy)], which)
+    return isPart(which) ? grown : mapTurn(grown, (x) => grow(x, cx), factor)
+}
 
 export function rotated(person, [cx, cy], angle, which) {
     const [cos, sin] = [Math.cos(angle), Math.sin(angle)]
@@ -35,8 +51,11 @@ export function rotated(person, [cx, cy], angle, which) {
 /** Left and right exchanged about the person's own middle. */
 export function mirrored(person) {
     const { left, right } = bounds(person)
-    const flipped = mapPoints(person, ([x, y]) => [left + right - x, y])
-    return { ...flipped, points: TWINS.map((twin) => flipped.points[twin]) }
+    const flip = (x) => left + right - x
+    const { turn, ...flipped } = mapTurn(mapPoints(person, ([x, y]) => [flip(x), y]), flip)
+    const twins = (points) => TWINS.map((twin) => points[twin])
+    const turned = turn && { turn: { ...turn, angle: -turn.angle, base: twins(turn.base) } }
+    return { ...flipped, ...turned, points: twins(flipped.points) }
 }
 
 /** The box around the known points of these numbers; null without any. */
@@ -54,41 +73,6 @@ export function bounds(person, which = everything) {
 export function middle(person) {
     const known = person.points.filter(isKnown)
     return known.reduce((sum, point) => sum + point[0], 0) / Math.max(1, known.length)
-}
-
-/** The nearest known point on which this one hangs; null if there is none. */
-function holder(person, index) {
-    let at = PARENTS[index]
-    while (at !== null && !isKnown(person.points[at])) at = PARENTS[at]
-    return at
-}
-
-/** The point of the body on which this one hangs; a point of the body itself. */
-const carrier = (index) => (partOf(index) === "body" ? index : carrier(PARENTS[index]))
-
-/** What moves when a point goes somewhere alone: it, and the hand, face or foot hanging on it. */
-const alone = (index) =>
-    partOf(index) === "body" ? everything.filter((i) => carrier(i) === index) : [index]
-
-/**
- * The person with this point dragged to [x, y].
- *
- * keep: all lengths stay. The limb turns about the joint it hangs on and carries what hangs on it;
- * a point that hangs on nothing, like the neck, takes its whole branch along. A point of the face
- * turns the head. Otherwise the point goes there alone, with the hand, the face or the foot that
- * hangs on it.
- */
-export function dragged(person, index, to, keep) {
-    const from = person.points[index]
-    const [dx, dy] = [to[0] - from[0], to[1] - from[1]]
-    if (!keep) return shifted(person, dx, dy, alone(index))
-    const root = partOf(index) === "face" ? NOSE : index
-    const at = holder(person, root)
-    if (at === null) return shifted(person, dx, dy, branch(root))
-    const pivot = person.points[at]
-    if (distance(pivot, from) < 1e-6 || distance(pivot, to) < 1e-6) return person
-    const angle = (point) => Math.atan2(point[1] - pivot[1], point[0] - pivot[0])
-    return rotated(person, pivot, angle(to) - angle(from), branch(root))
 }
 
 export function withKnown(person, which, known) {
@@ -209,8 +193,9 @@ const MAKERS = {
 // what must be there for a part to hang on
 const NEEDS = { leftHand: [L_WRIST], rightHand: [R_WRIST], face: [NOSE], feet: [L_ANKLE, R_ANKLE] }
 
-export const hasPart = (person, part) =>
-    indices(part).some((i) => isKnown(person.points[i]))
+/** Whether a point of the part is shown; hidden: or has a place and is hidden. */
+export const hasPart = (person, part, hidden = false) =>
+    indices(part).some((i) => (hidden ? isPlaced : isKnown)(person.points[i]))
 
 /** The person with this part shown: where it was, else a new one where it belongs. */
 export function withPart(person, part) {

@@ -66,14 +66,16 @@ export function library(entries, onChoose) {
 }
 
 const KEYS = [
-    ["Drag a joint", "turns its limb; with lengths free it goes anywhere"],
+    ["Drag a hand or foot", "bends the limb; an elbow or a knee turns it; fingers by their tips"],
+    ["Drag hips or a shoulder", "moves the person (Shift: over its feet); leans the trunk"],
+    ["Drag neck or face", "turns the head"],
     ["Drag a limb or the box", "moves the person; corners scale, the knob turns (Shift: in steps)"],
     ["Drag the ground", "moves the view; wheel or two fingers zoom"],
     ["Tab, Shift+Tab", "next or previous person"],
     ["J, Shift+J", "next or previous joint"],
     ["Arrows", "nudge the joint or the person; Shift: ten times as far"],
     ["H", "hides or shows the joint"],
-    ["L", "keeps lengths, or not"],
+    ["L", "limbs bend and keep their lengths, or points are free"],
     ["M", "mirrors the person"],
     ["Ctrl+D", "duplicates the person"],
     ["Delete", "hides the joint; without a chosen joint deletes the person"],

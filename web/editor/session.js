@@ -2,6 +2,8 @@
 
 import * as geometry from "./geometry.js"
 import { grabbable } from "./hits.js"
+import { dragged } from "./limbs.js"
+import { remember, remembered } from "./remembered.js"
 import { POINTS, indices, partOf } from "./skeleton.js"
 import * as states from "./state.js"
 
@@ -26,7 +28,7 @@ export class Session {
         this.draft = null // what a drag has made so far
         this.selected = null // place in the list of people
         this.joint = null
-        this.keep = true // lengths
+        this.keep = !remembered("freePoints", false) // lengths
         this.library = [] // { name, state } each
         this.given = null // the state of the connected pose
         this.problem = null // what is wrong with the text
@@ -124,6 +126,7 @@ export class Session {
 
     setKeep(keep) {
         this.keep = keep
+        remember("freePoints", !keep)
         this.render()
     }
 
@@ -187,7 +190,7 @@ export class Session {
         this.editPerson((person) => {
             if (this.joint === null) return geometry.shifted(person, dx * step, dy * step)
             const [x, y] = person.points[this.joint]
-            return geometry.dragged(person, this.joint, [x + dx * step, y + dy * step], this.keep)
+            return dragged(person, this.joint, [x + dx * step, y + dy * step], { keep: this.keep })
         }, goesOn)
     }
 

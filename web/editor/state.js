@@ -1,9 +1,10 @@
 // The editor's state as an immutable value { width, height, people }, the people from the hindmost
 // to the foremost, and the text it is saved as: one OpenPose frame whose persons also hold a
-// prompt. models/pose_editor.py reads the same text; what both do to it must agree.
+// prompt and, if they are turned in depth, what they were before. models/pose_editor.py reads the same text; what both do to it must agree.
 
 import * as geometry from "./geometry.js"
 import { PARTS } from "./skeleton.js"
+import { flattened, unflattened } from "./turning.js"
 
 export const SOMEBODY = "a person"
 const FRACTIONS = 2.5 // a part that reaches no farther is in fractions: REACH of models/pose_points.py
@@ -55,7 +56,9 @@ function readPerson(person, width, height) {
             return [x, y, known ? Math.min(1, confidence) : 0]
         }), width, height)
     })
-    return { prompt: typeof person?.prompt === "string" ? person.prompt : "", points }
+    const turn = unflattened(person?.turn)
+    const prompt = typeof person?.prompt === "string" ? person.prompt : ""
+    return { prompt, points, ...(turn && { turn }) }
 }
 
 /** The points of a part, whether in pixels or in fractions of the canvas, in pixels. */
@@ -67,7 +70,8 @@ function inPixels(points, width, height) {
 }
 
 /**
- * The text of a state. Hidden points keep their place, parts without a shown one are left out. A
+ * The text of a state. Hidden points keep their place, parts without a shown one are left out
+ * unless a turn has hidden them. A
  * point in the very corner, where it would be read as a fraction or as missing, goes beside it.
  */
 export function serialize(state) {
@@ -76,10 +80,11 @@ export function serialize(state) {
         [c > 0 && inCorner(x, y) ? FRACTIONS + 0.1 : Math.round(x * 10) / 10, Math.round(y * 10) / 10, c]
     const people = state.people.map((person) => {
         const parts = Object.entries(PARTS)
-            .filter(([part]) => part === "body" || geometry.hasPart(person, part))
+            .filter(([part]) => part === "body" || geometry.hasPart(person, part, person.turn))
             .map(([, { key, start, count }]) =>
                 [key, person.points.slice(start, start + count).flatMap(round)])
-        return { prompt: person.prompt, ...Object.fromEntries(parts) }
+        const turn = person.turn && { turn: flattened(person.turn) }
+        return { prompt: person.prompt, ...Object.fromEntries(parts), ...turn }
     })
     return JSON.stringify({ canvas_width: state.width, canvas_height: state.height, people })
 }
@@ -91,8 +96,8 @@ export function fitted(state, width, height) {
     if (state.width === width && state.height === height) return state
     const scale = Math.min(width / state.width, height / state.height)
     const [dx, dy] = [(width - scale * state.width) / 2, (height - scale * state.height) / 2]
-    const move = ([x, y]) => [x * scale + dx, y * scale + dy]
-    return { width, height, people: state.people.map((p) => geometry.mapPoints(p, move)) }
+    const fit = (person) => geometry.shifted(geometry.scaled(person, [0, 0], scale), dx, dy)
+    return { width, height, people: state.people.map(fit) }
 }
 
 // the people
