@@ -1,14 +1,47 @@
-"""Apply a ControlNet to both conditionings as the host's own node does."""
+"""Load a ControlNet, and apply it to both conditionings, as the host's own nodes do."""
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+import folder_paths
 from torch import Tensor
 
-from nodes import ControlNetApplyAdvanced
+from nodes import ControlNetApplyAdvanced, ControlNetLoader
 
 from ..models.batches import check_batch
+
+FileStamp = tuple[str, int]  # its path, and when it was changed
+# of each network, the last ControlNet for it: kept as long as the checkpoint is
+_last_loaded: WeakKeyDictionary[Any, tuple[FileStamp, Any]] = WeakKeyDictionary()
+
+
+def load_control_net(model: Any, name: str, input_name: str) -> Any:
+    """Load a file of models/controlnet by the name that the menu shows, for use with a MODEL.
+
+    The last one of each MODEL is kept: another prompt does not read the file again. ValueError
+    about the input `input_name` for a missing file, or one that is no ControlNet.
+    """
+    path = folder_paths.get_full_path("controlnet", name)
+    if path is None:
+        raise ValueError(
+            f"there is no file {name} in models/controlnet. Put it there, then press R to refresh "
+            f"the list and choose it in '{input_name}'."
+        )
+    stamp = (path, Path(path).stat().st_mtime_ns)
+    if _last_loaded.get(model.model, (None,))[0] != stamp:
+        try:
+            (control_net,) = ControlNetLoader().load_controlnet(name)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the input '{input_name}' can not be used: {name} holds no ControlNet that "
+                "ComfyUI knows. Choose another file. What Load Model Patch reads goes to "
+                "'model_patch'."
+            ) from error
+        _last_loaded[model.model] = (stamp, control_net)
+    return _last_loaded[model.model][1]
 
 
 class ControlSettings(NamedTuple):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import torch
@@ -93,6 +94,18 @@ def latent_stride(latent_format: Any) -> int:
     """
     colors = getattr(latent_format, "latent_channels", None) == 3
     return getattr(latent_format, "spacial_downscale_ratio", 1 if colors else STRIDE)
+
+
+def empty_latent(model: Any, width: int, height: int, count: int = 1) -> dict[str, Tensor]:
+    """Return an empty LATENT of `count` images for a MODEL, in its own channels.
+
+    Sides in pixels that are no multiples of a latent cell's are rounded up.
+    """
+    latent_format = model.get_model_object("latent_format")
+    stride, frames = latent_stride(latent_format), [1] * (latent_format.latent_dimensions - 2)
+    cells = [math.ceil(side / stride) for side in (height, width)]
+    shape = [count, latent_format.latent_channels, *frames, *cells]
+    return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}
 
 
 @dataclass(frozen=True)

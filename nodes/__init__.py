@@ -3,6 +3,7 @@
 from . import (
     appearance,
     compose,
+    compose_people,
     describe,
     hand_generator,
     hands,
@@ -37,6 +38,7 @@ MODULES = (
     describe,
     instances,
     compose,
+    compose_people,
     hands,
     hand_generator,
     mask_expansion,

@@ -1,7 +1,7 @@
 """Give every person, animal or thing of an image their own prompt and pose (FineControlNet)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy_api.latest import io, ui
@@ -36,6 +36,24 @@ def _read_frames(
     if keypoints is None:
         return compose.instance_frames(instances)
     return compose.instance_frames(instances, read_pose(keypoints, min_confidence=min_confidence))
+
+
+def model_control_inputs() -> list[io.Input]:
+    """Make the inputs that the pose control of some model families needs."""
+    return [
+        io.Vae.Input(
+            "vae",
+            optional=True,
+            tooltip="The model's VAE, for a control that reads latents (of Flux, SD3, "
+            "Qwen-Image, Z-Image). A message says when it is needed.",
+        ),
+        ModelPatch.Input(
+            "model_patch",
+            optional=True,
+            tooltip="The pose control of families that have no ControlNet, from Load Model "
+            "Patch: Z-Image's Fun union or Anima's LLLite.",
+        ),
+    ]
 
 
 class VitruvianComposeInstances(io.ComfyNode):
@@ -123,18 +141,7 @@ class VitruvianComposeInstances(io.ComfyNode):
                 min_confidence_input(
                     "Points of the pose less certain than this are not used.", optional=True
                 ),
-                io.Vae.Input(
-                    "vae",
-                    optional=True,
-                    tooltip="The model's VAE, for a control that reads latents (of Flux, SD3, "
-                    "Qwen-Image, Z-Image). A message says when it is needed.",
-                ),
-                ModelPatch.Input(
-                    "model_patch",
-                    optional=True,
-                    tooltip="The pose control of families that have no ControlNet, from Load Model "
-                    "Patch: Z-Image's Fun union or Anima's LLLite.",
-                ),
+                *model_control_inputs(),
                 io.Float.Input(
                     "region_feather",
                     default=0.0,
@@ -199,15 +206,12 @@ class VitruvianComposeInstances(io.ComfyNode):
         if pose is None:
             _check_nothing_is_drawn({"control_net": control_net, "model_patch": model_patch})
         _check_guidance(instances, positive)
-        frames = _read_frames(instances, pose, min_confidence)
-        composition = host.Composition(
-            people=tuple(_entry(instance) for instance in instances),
-            masks=_areas_while_sampling(
-                frames, dilation, blended=harmony > 0, node=cls.define_schema().display_name
-            ),
-            hint=frames.skeletons,
-            canvas=frames.canvas,
-            order=frames.order,
+        outputs = compose_frames(
+            model,
+            (positive, negative),
+            _read_frames(instances, pose, min_confidence),
+            Controls(control_net, strength, vae, model_patch),
+            dilation,
             mode=mode,
             harmony=harmony,
             scene=background_prompt == SCENE,
@@ -216,15 +220,53 @@ class VitruvianComposeInstances(io.ComfyNode):
             end_percent=end_percent,
             feather=region_feather,
             scene_share=scene_share,
-            loras=tuple(instance.loras for instance in instances),
         )
+        return io.NodeOutput(*outputs)
+
+
+class Controls(NamedTuple):
+    """What holds people in their poses, and how strongly."""
+
+    control_net: Any | None
+    strength: float
+    vae: Any | None
+    model_patch: Any | None
+
+
+def compose_frames(
+    model: Any,
+    prompts: tuple[Any, Any],
+    frames: Frames,
+    controls: Controls,
+    dilation: float,
+    **settings: Any,
+) -> tuple[Any, Any, Any, torch.Tensor]:
+    """Compose the instances of all frames: model, positive, negative and the masks of the people.
+
+    prompts: positive and negative; settings: the other fields of host.Composition, by their names.
+    """
+    composition = host.Composition(
+        people=tuple(_entry(instance) for instance in frames.instances),
+        masks=_areas_while_sampling(frames, dilation, blended=settings["harmony"] > 0),
+        hint=frames.skeletons,
+        canvas=frames.canvas,
+        order=frames.order,
+        loras=tuple(instance.loras for instance in frames.instances),
+        **settings,
+    )
+    control = host.ComposedControl(
+        controls.control_net,
+        composition,
+        controls.strength,
+        vae=controls.vae,
+        model_patch=controls.model_patch,
+    )
+    try:
         composed = host.compose_model(model, composition)
-        control = host.ComposedControl(
-            control_net, composition, strength, vae=vae, model_patch=model_patch
-        )
         host.check_controls(model, control)
-        prompts = host.attach(control, positive, negative)
-        return io.NodeOutput(composed, *prompts, frames.person_masks(dilation))
+    except ValueError as error:
+        raise ValueError(composition.in_words_of_the_node(str(error))) from error
+    return composed, *host.attach(control, *prompts), frames.person_masks(dilation)
 
 
 def _check_nothing_is_drawn(controls: dict[str, Any]) -> None:
@@ -262,7 +304,7 @@ def _entry(instance: Instance) -> list[Any]:
 
 
 def _areas_while_sampling(
-    frames: Frames, dilation: float, *, blended: bool, node: str
+    frames: Frames, dilation: float, *, blended: bool
 ) -> Callable[[int, int], torch.Tensor]:
     """Make the function that draws everybody's areas at the size of a sampling, where the host does
     not say which node speaks.
@@ -272,7 +314,7 @@ def _areas_while_sampling(
         try:
             return frames.areas(width, height, dilation=dilation, blended=blended)
         except ValueError as error:
-            raise ValueError(f"{node}: {error}") from None
+            raise ValueError(f"{host.NODE}: {error}") from None
 
     return areas
 

@@ -211,7 +211,7 @@ def _read_lines(prompts: str) -> list[str]:
     return [line.strip() for line in prompts.splitlines() if line.strip()]
 
 
-def _read_answer(prompts: str, count: int) -> list[str]:
+def read_answer_lines(prompts: str, count: int) -> list[str]:
     """Read one line per person, also from the answer of a language model."""
     if not prompts.strip():
         raise ValueError("the input 'prompts' is empty. Write one line per person.")
@@ -261,10 +261,14 @@ def _read_loras(number: int, line: str) -> tuple[str, tuple[PersonLora, ...]]:
         raise ValueError(f"line {number} of the input 'prompts': {error}") from error
 
 
+def encode_prompt(clip: Any, text: str) -> Any:
+    """Encode a text as the host's CLIP Text Encode does."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
 def _line_instance(clip: Any, line: str, loras: tuple[PersonLora, ...], prompt: str) -> Instance:
     encoder = text_encoder_patched(clip, loras) if loras else clip
-    encoded = encoder.encode_from_tokens_scheduled(encoder.tokenize(prompt))
-    conditioning, hooked = read_prompt(encoded, "clip")
+    conditioning, hooked = read_prompt(encode_prompt(encoder, prompt), "clip")
     return Instance(conditioning, 0, name=line, loras=(*hooked, *loras))
 
 
@@ -306,10 +310,18 @@ class VitruvianInstancesFromText(io.ComfyNode):
         instances: tuple[Instance, ...] = (),
         count: int = 0,
     ) -> io.NodeOutput:
-        lines = _read_answer(prompts, count)
+        lines = read_answer_lines(prompts, count)
         first = max((instance.person for instance in instances), default=0) + 1
-        people = enumerate(_line_instances(clip, lines, setting, quality), first)
-        return io.NodeOutput((*instances, *(one._replace(person=number) for number, one in people)))
+        people = person_instances(clip, lines, setting, quality, first)
+        return io.NodeOutput((*instances, *people))
+
+
+def person_instances(
+    clip: Any, lines: list[str], setting: str, quality: str = "", first: int = 1
+) -> tuple[Instance, ...]:
+    """Encode one instance per line for the people of a pose from the left, counted from `first`."""
+    people = enumerate(_line_instances(clip, lines, setting, quality), first)
+    return tuple(instance._replace(person=number) for number, instance in people)
 
 
 class VitruvianInstancesFromMasks(io.ComfyNode):

@@ -107,8 +107,9 @@ class ComposedControl(comfy.controlnet.ControlBase):
             plan = transformer_options.get(KEY)
             if plan is None or plan.composition is not self.composition:
                 raise ValueError(
-                    f"{NODE}: the sampler got the composed conditioning but not its model. Connect "
-                    "the output 'model' of the same Compose Instances as well."
+                    f"{self.composition.node}: the sampler got the composed conditioning but not "
+                    f"its model. Connect the output 'model' of the same {self.composition.node} as "
+                    "well."
                 )
         previous = self.previous_controlnet
         if previous is None:

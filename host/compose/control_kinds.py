@@ -193,7 +193,7 @@ def check_control_net(model: Any, control_net: Any) -> None:
     if kind is None or _fits(kind, network, base):
         return
     other = next((name for end, name in PATCH_NAMES.items() if _is_a(base, (end,))), None)
-    advice = "Connect a pose ControlNet for this model."
+    advice = "Use a pose ControlNet for this model."
     if other is not None:
         advice += f" {other} goes to 'model_patch'."
     raise ValueError(f"the input 'control_net' is {_misfit(kind, network, base)}. {advice}")

@@ -33,14 +33,15 @@ def compose_model(model: Any, composition: Composition) -> Any:
     """
     if model.get_attachment(KEY) is not None:
         raise ValueError(
-            "the model already composes people. Put all of them into one Compose Instances node: "
-            "chain their Add Instance nodes."
+            "the model already composes people. Put all of them into one Compose Instances node, "
+            "and connect the model as it is before that node."
         )
     family = compose_family(model, composition.mode)
     check_references(model, composition, family.reference_modes)
     changes = person_changes(model, composition, family.prompt_reader)
     model = model.clone()
     model.set_attachments(KEY, composition)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _name_the_node(composition))
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _add_people(composition))
     model.add_wrapper_with_key(
         WrappersMP.PREPARE_SAMPLING, KEY, _reserve_memory(composition, changes)
@@ -49,6 +50,20 @@ def compose_model(model: Any, composition: Composition) -> Any:
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, plan)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _apply_streams)
     return model
+
+
+def _name_the_node(composition: Composition) -> Callable:
+    """Let the errors of a sampling name the node that the artist has."""
+
+    def wrapper(executor, *args, **kwargs):
+        try:
+            return executor(*args, **kwargs)
+        except ValueError as error:
+            if composition.node == NODE or not str(error).startswith(NODE):
+                raise
+            raise ValueError(composition.in_words_of_the_node(str(error))) from error
+
+    return wrapper
 
 
 def _add_people(composition: Composition) -> Callable:

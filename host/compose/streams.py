@@ -21,7 +21,7 @@ from ...models.compose import MERGED
 
 EXACT, LAYERS, COUPLE = "exact", "layers", "couple"  # modes
 KEY = "vitruvian_compose"
-NODE = "Compose Instances"
+NODE, CONTROL_INPUT = "Compose Instances", "control_net"
 PEOPLE, NEGATIVE = "people", "negative"  # the role of a conditioning entry, under KEY
 TEXT_CONDS = frozenset(  # what the host encodes of a text, beside c_crossattn and y
     {"attention_mask", "num_tokens", "clip_text_pooled", "encoder_hidden_states_llama3", "txt_byt5"}
@@ -47,6 +47,13 @@ class Composition:
     feather: float = 0.0  # blur of the shares' borders, as a share of the latent's longer side
     scene_share: float = 0.0  # of the positive prompt, everywhere
     loras: tuple[tuple[compose.PersonLora, ...], ...] = ()  # of each person; none: of nobody
+    node: str = NODE  # that an artist has, and the name of its input for the ControlNet
+    control_input: str = CONTROL_INPUT
+
+    def in_words_of_the_node(self, error: str) -> str:
+        """Return an error text about Compose Instances as one about the node that composes."""
+        text = error.replace(f"'{CONTROL_INPUT}'", f"'{self.control_input}'")
+        return text.replace(NODE, self.node)
 
     @property
     def has_scene(self) -> bool:

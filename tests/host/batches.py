@@ -267,6 +267,12 @@ def composed(values: Mapping[str, Value]) -> methods.Inputs:
     return methods.Inputs(*outputs[:3], {})
 
 
+def people_composed(values: Mapping[str, Value]) -> methods.Inputs:
+    model, clip = Loaded.parts()[:2]
+    inputs = {"model": model, "clip": clip, "prompts": "a man", **values}
+    return methods.Inputs(*execute("VitruvianComposePeople", **inputs).result[:3], {})
+
+
 def attention(values: Mapping[str, Value]) -> Outputs:
     inputs = {"model": Loaded.parts()[0], "positive": Loaded.prompts()[0], "percents": "0.5"}
     return execute("VitruvianShowHumanAttention", **inputs, words="man", **values).result
@@ -404,6 +410,9 @@ NODES = {
     ),
     "VitruvianComposeInstances": Case(
         {"pose": frames(), LATENT: latents()}, sampled(composed), (LATENT,)
+    ),
+    "VitruvianComposePeople": Case(
+        {"pose": frames(), LATENT: latents()}, sampled(people_composed), (LATENT,)
     ),
     "VitruvianPreviewInstances": pose_case(
         "VitruvianPreviewInstances", instances=ONE_INSTANCE, only=(0, 1)

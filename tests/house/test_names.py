@@ -204,7 +204,7 @@ def test_a_changed_output_is_a_loss(changed):
 
 
 def test_a_removed_or_renamed_node_is_a_loss(changed):
-    changed["VitruvianComposePeople"] = changed.pop(COMPOSE)
+    changed["VitruvianComposeEverybody"] = changed.pop(COMPOSE)
     assert schemas.losses(NODES, changed) == [
         f"saved workflows with Compose Instances ({COMPOSE}) no longer open"
     ]
