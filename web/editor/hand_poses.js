@@ -15,7 +15,9 @@ export const LIMB_ENDS = {
     rightFoot: { name: "right foot", holder: R_KNEE, joint: R_ANKLE, points: [133, 134, 135] },
 }
 export const isHand = (limb) => limb.endsWith("Hand")
-const isLeft = (limb) => limb.startsWith("left")
+export const isLeft = (limb) => limb.startsWith("left")
+/** The color in which left or right is told. */
+export const colorOf = (limb) => (isLeft(limb) ? "#4fc3f7" : "#ffb74d")
 
 // a hand of length 1 along x, its thumb toward +y
 const KNUCKLES = [[0.146, 0.136], [0.493, 0.082], [0.5, 0], [0.466, -0.064], [0.423, -0.12]]

@@ -1,75 +1,99 @@
 // The tools below the canvas: turning the person, and the poses of hands and feet.
 
-import { scaled, rotated } from "./geometry.js"
-import * as hands from "./hand_poses.js"
-import { bentOtherWay, limbEnd } from "./limbs.js"
+import {
+    LIMB_ENDS, colorOf, flipped, isHand, isLeft, posesOf, shapeOf, turned, withPose,
+} from "./hand_poses.js"
 import { icon } from "./icons.js"
+import { bentOtherWay, limbEnd } from "./limbs.js"
 import { el, tool } from "./parts.js"
-import { BONES, PARTS, R_WRIST } from "./skeleton.js"
+import { BONES, PARTS, hue } from "./skeleton.js"
 import { angleOf, turnedTo } from "./turning.js"
 import { say } from "./words.js"
 
-/** Colors of left and right, for the names of hands and feet. */
-export const SIDES = { left: "#4fc3f7", right: "#ffb74d" }
-export const colorOf = (limb) => (limb.startsWith("left") ? SIDES.left : SIDES.right)
-const LIMBS = Object.keys(hands.LIMB_ENDS)
+const LIMBS = Object.keys(LIMB_ENDS)
 const STEP = Math.PI / 12
-const GROWTH = 1.1
-const DEPTH = 15 // degrees
+const DEPTH = 15 // degrees a press of a key
 
 export class LimbTools {
     /** session: whom the tools change; focus: gives the canvas the keyboard. */
     constructor(session, focus) {
         this.session = session
-        const button = (name, title, onUse) =>
-            Object.assign(tool(icon(name), title, "button", onUse), { name })
-        this.slider = this.makeSlider(focus)
-        this.angle = el("output", { className: "angle" })
-        this.limbs = LIMBS.map((limb) => this.makeChoice(limb))
-        this.tiles = el("div", { className: "group tiles" })
-        const person = el("div", { className: "group" },
-            button("turnLeft", say("Rotate to the left (Shift+R)"), () => this.rotate(-1)),
-            button("turnRight", say("Rotate to the right (R)"), () => this.rotate(1)),
-            button("smaller", say("Smaller (Shift+S)"), () => this.scale(-1)),
-            button("larger", say("Larger (S)"), () => this.scale(1)),
-            button("bend", say("Bend the chosen limb the other way (B)"), () => this.bend()))
-        const depth = el("label", { className: "depth", title: say("Turn in depth (T, Shift+T)") },
-            say("turn"), this.slider, this.angle)
+        this.focus = focus
+        const button = (name, title, onUse) => {
+            const one = tool(icon(name), say(title), "button", onUse)
+            one.dataset.tool = name
+            return one
+        }
+        const bend = el("div", { className: "group" },
+            button("bend", "Bend the limb the other way (B)", () => this.bend()))
         const end = el("div", { className: "group" },
-            button("turnLeft", say("Turn the hand or foot to the left"), () => this.turn(-1)),
-            button("turnRight", say("Turn the hand or foot to the right"), () => this.turn(1)),
-            button("mirror", say("Mirror the hand or foot (N)"), () => this.flip()))
+            button("handLeft", "Turn the hand or foot to the left (Shift+R)", () => this.turn(-1)),
+            button("handRight", "Turn the hand or foot to the right (R)", () => this.turn(1)),
+            button("flip", "Mirror the hand or foot (N)", () => this.flip()))
+        this.choices = LIMBS.map((limb) => this.choice(limb))
+        this.tiles = el("div", { className: "group tiles" })
         this.element = el("div", { className: "limbs", role: "group" },
-            el("div", { className: "row" }, depth, person),
-            el("div", { className: "row" }, el("div", { className: "group" }, ...this.limbs), end),
+            el("div", { className: "row" }, this.depth(), bend),
+            el("div", { className: "row" }, el("div", { className: "group" }, ...this.choices), end),
             this.tiles)
         this.element.setAttribute("aria-label", say("Turning, hands and feet"))
-        this.element.addEventListener("click", ({ detail }) => detail && focus())
+        this.element.addEventListener("click", ({ detail, target }) =>
+            detail && target.closest("button") && focus())
     }
 
-    makeSlider(focus) {
-        const slider = el("input", { type: "range", min: -180, max: 180, step: 5, value: 0 })
-        slider.setAttribute("aria-label", say("Turn in depth (T, Shift+T)").replace(/ \(.*/, ""))
-        slider.addEventListener("input", () => {
-            this.session.preview((person) => turnedTo(person, Number(slider.value)))
-        })
-        slider.addEventListener("change", () => this.session.keepPreview())
-        slider.addEventListener("pointerup", () => focus())
-        return slider
+    /** The slider that turns the person in depth: a preview while it moves, then one edit. */
+    depth() {
+        const title = say("Turn in depth (D, Shift+D)")
+        const range = { type: "range", min: -180, max: 180, step: 5, value: 0 }
+        this.slider = el("input", { ...range, "aria-label": title.replace(/ ?[(（].*/, "") })
+        this.angle = el("output", { className: "angle" })
+        this.slider.addEventListener("input", () =>
+            this.session.preview((person) => turnedTo(person, Number(this.slider.value))))
+        this.slider.addEventListener("change", () => this.session.keepPreview())
+        this.slider.addEventListener("pointerup", () => this.focus())
+        return el("label", { className: "depth", title }, say("turn"), this.slider, this.angle)
     }
 
-    makeChoice(limb) {
-        const name = say(hands.LIMB_ENDS[limb].name)
-        const choice = tool("", name, "button", () => this.choose(limb), name)
-        choice.dataset.limb = limb
-        choice.style.setProperty("--side", colorOf(limb))
-        return choice
+    choice(limb) {
+        const name = say(LIMB_ENDS[limb].name)
+        const one = tool("", name, "button", () => this.choose(limb), name)
+        one.dataset.limb = limb
+        one.style.setProperty("--side", colorOf(limb))
+        return one
+    }
+
+    render() {
+        const { person, limb } = this.session
+        const angle = Math.round(angleOf(person))
+        this.slider.value = angle
+        this.angle.textContent = `${angle}°`
+        if (this.tiled !== limb) {
+            this.tiled = limb
+            this.tiles.replaceChildren(...posesOf(limb).map((name) => this.tile(limb, name)))
+        }
+        for (const one of this.choices) one.setAttribute("aria-pressed", one.dataset.limb === limb)
+        for (const one of this.element.querySelectorAll("button, input")) one.disabled = !person
+    }
+
+    tile(limb, name) {
+        const title = `${say(LIMB_ENDS[limb].name)}: ${say(name)}`
+        const one = tool(thumbnail(limb, name), title, "button", () => this.pose(name))
+        one.dataset.pose = name
+        return one
+    }
+
+    /** What the keys do, by their names; way: -1 with Shift, else 1. */
+    keys(way) {
+        return {
+            d: () => this.turnInDepth(way), b: () => this.bend(), k: () => this.nextLimb(way),
+            o: () => this.nextPose(way), r: () => this.turn(way), n: () => this.flip(),
+        }
     }
 
     // what the tools and their keys do
 
     choose(limb) {
-        this.session.select(this.session.selected, hands.LIMB_ENDS[limb].joint)
+        this.session.select(this.session.selected, LIMB_ENDS[limb].joint)
     }
 
     nextLimb(step) {
@@ -79,11 +103,11 @@ export class LimbTools {
 
     pose(name) {
         const { limb } = this.session
-        this.session.editPerson((person) => hands.withPose(person, limb, name))
+        this.session.editPerson((person) => withPose(person, limb, name))
     }
 
     nextPose(step) {
-        const names = hands.posesOf(this.session.limb)
+        const names = posesOf(this.session.limb)
         const at = names.indexOf(this.lastPose)
         this.lastPose = names[(at + step + names.length) % names.length]
         this.pose(this.lastPose)
@@ -91,23 +115,11 @@ export class LimbTools {
 
     turn(way) {
         const { limb } = this.session
-        this.session.editPerson((person) => hands.turned(person, limb, way * STEP))
+        this.session.editPerson((person) => turned(person, limb, way * STEP))
     }
 
     flip() {
-        this.session.editPerson((person) => hands.flipped(person, this.session.limb))
-    }
-
-    /** Rotates the hand or foot that holds the chosen joint, else the person. */
-    rotate(way) {
-        const { joint, limb } = this.session
-        if (joint !== null && hands.LIMB_ENDS[limb].points.concat(hands.LIMB_ENDS[limb].joint).includes(joint))
-            return this.turn(way)
-        this.session.editPerson((person) => rotated(person, middleOf(person), way * STEP))
-    }
-
-    scale(way) {
-        this.session.editPerson((person) => scaled(person, middleOf(person), GROWTH ** way))
+        this.session.editPerson((person) => flipped(person, this.session.limb))
     }
 
     turnInDepth(way) {
@@ -115,7 +127,21 @@ export class LimbTools {
     }
 
     bend() {
-        const end = limbEnd(this.session.joint) ?? hands.LIMB_ENDS[this.session.limb].joint
+        const end = limbEnd(this.session.joint) ?? LIMB_ENDS[this.session.limb].joint
         this.session.editPerson((person) => bentOtherWay(person, end))
     }
+}
+
+/** A pose as a small image: a hand that is held up, a foot as seen from the front. */
+function thumbnail(limb, name) {
+    const outward = isLeft(limb) === isHand(limb) ? -1 : 1
+    const up = isHand(limb) ? -1 : 1
+    const points = shapeOf(limb, name).map(([x, y]) => [outward * y, up * x])
+    const fingers = BONES.slice(0, 20).map((bone) => bone.map((i) => i - PARTS.leftHand.start))
+    const [bones, box] = isHand(limb)
+        ? [fingers.map(([a, b]) => [points[a], points[b]]), "-.62 -1.02 1.24 1.08"]
+        : [points.map((point) => [[0, 0], point]), "-.8 -.2 1.6 1.2"]
+    const lines = bones.map(([[x1, y1], [x2, y2]], i) =>
+        `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="${hue(i, bones.length)}"/>`)
+    return `<svg viewBox="${box}" aria-hidden="true">${lines.join("")}</svg>`
 }

@@ -153,8 +153,8 @@ function bendSide(person, end, to, before) {
 }
 
 /**
- * Seen from the side, elbows point back and knees forward. From the front a bend stays behind
- * where its hand or foot goes.
+ * Seen from the side, elbows point back and knees forward. From the front knees point outward, and
+ * an elbow stays behind where its hand goes.
  */
 function firstSide({ points }, end, to) {
     const { [NOSE]: nose, [NECK]: neck } = points
@@ -166,6 +166,8 @@ function firstSide({ points }, end, to) {
         return [R_ANKLE, L_ANKLE].includes(end) ? -forward : forward
     }
     const root = points[TWO_BONES[end][0]]
+    const other = points[{ [R_ANKLE]: L_HIP, [L_ANKLE]: R_HIP }[end]]
+    if (other && isKnown(other)) return Math.sign(cross(minus(to, root), minus(root, other))) || 1
     return -Math.sign(cross(minus(points[end], root), minus(to, root))) || 1
 }
 

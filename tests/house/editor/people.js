@@ -1,7 +1,7 @@
 // People for the tests of the editor's modules, and random numbers that are the same every time.
 
 import { readFileSync } from "node:fs"
-import { withPart } from "./editor/geometry.js"
+import { withPart } from "./editor/extras.js"
 import { BONES, FOOT_BONES, LIMBS } from "./editor/skeleton.js"
 import { fromFrame } from "./editor/state.js"
 

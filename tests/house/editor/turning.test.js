@@ -1,6 +1,7 @@
 import assert from "node:assert/strict"
 import test from "node:test"
-import { isKnown, mirrored, scaled, shifted, withPart, withoutPart } from "./editor/geometry.js"
+import { withPart, withoutPart } from "./editor/extras.js"
+import { isKnown, mirrored, scaled, shifted } from "./editor/geometry.js"
 import { dragged } from "./editor/limbs.js"
 import * as s from "./editor/skeleton.js"
 import { parse, serialize } from "./editor/state.js"
@@ -100,8 +101,9 @@ test("moved, scaled and mirrored, a turned person turns on", () => {
 })
 
 test("a hand added to a turned person hangs on its wrist at every angle", () => {
-    const bare = withoutPart(person("standing"), "leftHand")
-    const turned = withPart(turnedTo({ ...bare, points: bare.points.map((p, i) => (i > 17 && i < 39 ? [0, 0, 0] : p)) }, 60), "leftHand")
+    const one = withoutPart(person("standing"), "leftHand")
+    const points = one.points.map((p, i) => (s.indices("leftHand").includes(i) ? [0, 0, 0] : p))
+    const turned = withPart(turnedTo({ ...one, points }, 60), "leftHand")
     for (const angle of [0, 120]) {
         const { points } = turnedTo(turned, angle)
         assert.ok(Math.abs(points[18][0] - points[s.L_WRIST][0]) < 1e-6, angle)
