@@ -23,6 +23,7 @@ from ..models.hand_generator import (
     LoadedHandGenerator,
     heat_maps,
 )
+from ..models.plain_words import size
 from ..models.pose import People, count, cover_canvas
 from .module_hooks import hook_before, hooked_call
 from .prompt_entries import acting_entry
@@ -58,13 +59,14 @@ def _check_pairs(low_rank: Mapping[str, Tensor]) -> None:
     """Raise ValueError or KeyError unless the tensors come in pairs that can be multiplied."""
     for key, tensor in low_rank.items():
         if not key.endswith((UP, DOWN)):
-            raise ValueError(f"found the tensor '{key}'")
+            raise ValueError(f"found '{key}' in it")
         partner = low_rank[
             key.removesuffix(UP) + DOWN if key.endswith(UP) else key.removesuffix(DOWN) + UP
         ]
         up, down = (tensor, partner) if key.endswith(UP) else (partner, tensor)
         if up.shape[1] != down.shape[0]:
-            raise ValueError(f"'{key}' and its partner have {up.shape[1]} and {len(down)} ranks")
+            ranks = f"{up.shape[1]} and {len(down)} ranks"
+            raise ValueError(f"found '{key}' and its partner with {ranks}")
 
 
 def _check_changes(model: Any, loaded: LoadedHandGenerator, keys: Mapping[str, str]) -> None:
@@ -77,10 +79,10 @@ def _check_changes(model: Any, loaded: LoadedHandGenerator, keys: Mapping[str, s
             down = loaded.low_rank[place + DOWN]
             weight = get_attr(model.model, keys[place]) if place in keys else torch.zeros(0)
             if weight.shape[:1] + weight.shape[1:2] != (len(up), *down.shape[1:2]):
-                shape = list(weight.shape) if weight.numel() else "none"
+                shape = size(weight.shape) if weight.numel() else "none"
                 raise ValueError(
                     f"{loaded.name} was trained for another model: it changes a weight '{place}' "
-                    f"of [{len(up)}, {down.shape[1]}], and the model has {shape}. Load the "
+                    f"of {len(up)} x {down.shape[1]}, and the model has {shape}. Load the "
                     "checkpoint that it was trained on."
                 )
 

@@ -115,7 +115,7 @@ def _read_key(key: str) -> tuple[Place, str]:
     """Read a tensor's place, and its name there, from its name in a file; ValueError for others."""
     match = TENSOR.fullmatch(key)
     if match is None:
-        raise ValueError(f"found the tensor '{key}'")
+        raise ValueError(f"found '{key}' in it")
     return (match[1], int(match[2]), int(match[3])), match[4]
 
 

@@ -59,8 +59,8 @@ def _load_ours(path: Path) -> tuple[Any, Tensor | None]:
         missing, unknown = encoder.load_sd(tensors)
     if missing or unknown:
         raise ValueError(
-            f"{path}: expected the tensors that its config describes, these do not match: "
-            f"{weights.listed([*missing, *unknown])}."
+            f"{path}: expected what its config describes, this does not match: "
+            f"{weights.listed([*missing, *unknown])}. {weights.CHOOSE}"
         )
     return encoder, projection
 
@@ -99,14 +99,17 @@ def _load_stock(path: Path) -> tuple[Any, Tensor | None]:
         try:
             encoder = comfy.clip_vision.load(str(path))
         except Exception as error:  # each of the host's formats has errors of its own
-            raise ValueError(f"it can not be read: {error}") from error
+            raise ValueError("found one that can not be read") from error
     if encoder is None:
-        raise ValueError(f"{path}: expected {kind}, found another file.")
+        raise ValueError(f"{path}: expected {kind}, found another file. {weights.CHOOSE}")
     projection, tensors = read_text_projection(path), encoder.get_sd()
     if any(name.startswith(TRANSFORMERS) for name in names):  # other layouts the host renames
         missing = {name for name in tensors if not name.endswith(COUNTERS)} - names
         if missing:  # the host leaves them as they happen to be
-            raise ValueError(f"{path}: expected {kind}, found no {weights.listed(missing)} in it.")
+            raise ValueError(
+                f"{path}: expected {kind}, found no {weights.listed(missing)} in it. "
+                f"{weights.CHOOSE}"
+            )
     weights.check_finite(path, tensors)
     return encoder, projection
 
@@ -123,7 +126,8 @@ def read_text_projection(path: Path) -> Tensor | None:
             if names.isdisjoint(("visual_projection.weight", "visual.proj")):
                 raise ValueError(
                     f"{path}: expected an image encoder with a projection into the space that "
-                    "images and texts share, such as CLIP ViT-L/14, found one without."
+                    "images and texts share, such as CLIP ViT-L/14, found one without. "
+                    f"{weights.CHOOSE}"
                 )
             if TEXT_PROJECTION in names:
                 return file.get_tensor(TEXT_PROJECTION).float()

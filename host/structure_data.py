@@ -14,6 +14,7 @@ import folder_paths
 from torch import Tensor
 
 from ..models import structure_data
+from ..models.plain_words import reason
 from ..models.structure import DEPTH, NORMAL, image_to_depth
 from ..models.structure_data import POSE
 from .structure_images import channels_first
@@ -37,7 +38,7 @@ def output_folder(name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"the folder {folder} can not be created ({error}): choose another name."
+            f"the folder {folder} can not be created ({reason(error)}): choose another name."
         ) from error
     return folder
 

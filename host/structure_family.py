@@ -161,7 +161,7 @@ def _model(tensors: dict[str, Tensor], path: Path) -> Any:
     with weights.fitting(path, kind):
         model = comfy.sd.load_diffusion_model_state_dict(tensors)
     if model is None or not isinstance(model.model, StructureModel):
-        raise ValueError(f"{path}: expected {kind}, found others.")
+        raise ValueError(f"{path}: expected {kind}, found others. {weights.CHOOSE}")
     # the host leaves what is missing as it happens to be
     complete = model.model.model_config.process_unet_state_dict_for_saving(
         model.model.diffusion_model.state_dict()

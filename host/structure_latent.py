@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..models.batches import one_each, paired_count
 from ..models.mini import LATENT_CHANNELS
+from ..models.plain_words import size
 from .structure_unet import CHANNELS, split_modalities
 
 POSE_LATENT = "vitruvian_structure_pose"  # in a conditioning: [B, 4, h, w] as nodes carry latents
@@ -23,8 +24,9 @@ def split(latent: Mapping[str, Any]) -> list[dict[str, Any]]:
     samples = latent["samples"]
     if samples.dim() != 4 or samples.shape[1] != CHANNELS:
         raise ValueError(
-            f"the input 'latent' has the shape {list(samples.shape)}, expected {CHANNELS} "
-            "channels: connect a sampler whose model comes from Load Structure Model."
+            f"the input 'latent' has {size(samples.shape)} numbers, expected images x {CHANNELS} "
+            "channels x height x width: connect a sampler whose model comes from Load Structure "
+            "Model."
         )
     return [{**latent, "samples": part} for part in split_modalities(samples)]
 
@@ -39,9 +41,9 @@ def join(latents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         shape, expected = latent["samples"].shape, first["samples"].shape
         if shape[1:] != (LATENT_CHANNELS, *expected[2:]):
             raise ValueError(
-                f"the input '{name}' has the shape {list(shape)}, expected "
-                f"{[shape[0], LATENT_CHANNELS, *expected[2:]]}: encode images of one size with one "
-                "VAE."
+                f"the input '{name}' has {size(shape)} numbers, expected "
+                f"{size((shape[0], LATENT_CHANNELS, *expected[2:]))} (images x channels x height x "
+                "width): encode images of one size with one VAE."
             )
         batches.append(torch.stack(one_each(latent["samples"], count)))
     return {**first, "samples": torch.cat(batches, 1)}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import group_norm, scaled_dot_product_attention
 
+from .plain_words import size
 from .semantic_map import CLASSES, shares
 
 VERSION = 1
@@ -191,8 +192,10 @@ def build_alignment(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
         layout = Alignment(channels, sizes).state_dict()
     for name, expected in layout.items():
         if name in tensors and tensors[name].shape != expected.shape:
-            actual = list(tensors[name].shape)
-            raise ValueError(f"'{name}' should be {list(expected.shape)}, is {actual}")
+            actual = size(tensors[name].shape)
+            raise ValueError(
+                f"found '{name}' with {actual} numbers instead of {size(expected.shape)}"
+            )
     alignment = Alignment(channels, sizes)
     alignment.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
     return alignment.requires_grad_(False).eval()

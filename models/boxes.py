@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .plain_words import quote
+
 LONGEST_MASK = 2048  # pixels: a mask of a larger image is drawn smaller
 
 
@@ -42,12 +44,12 @@ def _are_numbers(values: Sequence[Any]) -> bool:
 
 def _read_frame(frame: Any) -> list[Rectangle]:
     if not isinstance(frame, list):
-        raise ValueError(f"each image needs a list of bounding boxes, but one has {frame!r:.80}.")
+        raise ValueError(f"each image needs a list of bounding boxes, but one has {quote(frame)}.")
     return [_read_rectangle(box) for box in frame]
 
 
 def _read_rectangle(box: Any) -> Rectangle:
-    problem = f"a bounding box has the numbers x, y, width and height, but one is {box!r:.80}."
+    problem = f"a bounding box has the numbers x, y, width and height, but one is {quote(box)}."
     try:
         x, y, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
     except (KeyError, TypeError, ValueError):

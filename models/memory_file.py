@@ -10,6 +10,7 @@ from torch import Tensor
 from . import weights
 from .memory import Bank, Memory
 from .part_crops import THUMBNAIL
+from .plain_words import size
 from .semantic_map import BACKGROUND, CLASSES
 
 METHOD, VERSION = "memory", 1
@@ -55,14 +56,14 @@ def _read_bank(part: int, fields: Mapping[str, Tensor]) -> Bank:
     bank = Bank(**{name: fields[name] for name in FIELDS})
     name, count = CLASSES[part], len(bank.features)
     if bank.features.dim() != 2 or bank.features.dtype != torch.float32:
-        raise ValueError(f"the features of '{name}' are no rows of float32")
+        raise ValueError(f"the features of '{name}' are no rows of numbers with 32 bits")
     if not torch.allclose(bank.features.norm(dim=-1), torch.ones(()), atol=1e-3):
         raise ValueError(f"the features of '{name}' are not of unit length")
     if bank.counts.shape != (count,) or not (bank.counts > 0).all():
         raise ValueError(f"the counts of '{name}' are not {count} numbers above 0")
     square = (count, THUMBNAIL, THUMBNAIL, 3)
     if bank.thumbnails.shape != square or bank.thumbnails.dtype != torch.uint8:
-        raise ValueError(f"the thumbnails of '{name}' are no {square} bytes")
+        raise ValueError(f"the thumbnails of '{name}' are not {size(square)} bytes")
     return bank
 
 
@@ -73,4 +74,5 @@ def _check_widths(memory: Memory) -> None:
             raise ValueError("the projection is no matrix")
         widths.add(len(memory.projection))
     if len(widths) > 1:
-        raise ValueError(f"features and projection have different widths {sorted(widths)}")
+        listed_widths = ", ".join(map(str, sorted(widths)))
+        raise ValueError(f"features and projection have different widths: {listed_widths}")

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .plain_words import kind, size
+
 CHANNELS = (1, 3, 4)  # gray, RGB, RGB with transparency
 OVERSHOOT = 0.5  # enlarging and decoding leave values this far outside of 0..1, and no farther
 LARGEST = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}
@@ -22,12 +24,12 @@ def read_images(value: Any) -> Tensor:
     16-bit numbers. Values a little outside of 0..1 are clipped. Raises ValueError that says what
     was found and what is expected.
     """
-    expected = "[images, height, width, channels] with 1, 3 or 4 channels"
-    images = _as_tensor(value, "an image", expected)
+    expected = "images x height x width x channels, with 1, 3 or 4 channels"
+    images = _as_tensor(value, "an IMAGE", expected)
     if images.dim() == 3:
         images = images[None]
     if images.dim() != 4 or images.shape[-1] not in CHANNELS:
-        raise ValueError(f"it has the shape {list(value.shape)}, expected {expected}.")
+        raise ValueError(f"{_misfit(value, expected)}. Connect an IMAGE, as of Load Image.")
     images = _as_shares(images)
     return images.expand(-1, -1, -1, 3) if images.shape[-1] == 1 else images[..., :3]
 
@@ -39,8 +41,8 @@ def read_masks(value: Any) -> Tensor:
     Values a little outside of 0..1 are clipped. Raises ValueError that says what was found and what
     is expected.
     """
-    expected = "[masks, height, width]"
-    masks = _as_tensor(value, "a mask", expected)
+    expected = "masks x height x width"
+    masks = _as_tensor(value, "a MASK", expected)
     if masks.dim() == 4 and 1 in (masks.shape[1], masks.shape[3]):
         masks = masks[:, 0] if masks.shape[1] == 1 else masks[..., 0]
     elif masks.dim() == 3 and masks.shape[0] > 4 and masks.shape[2] == 1:
@@ -48,20 +50,26 @@ def read_masks(value: Any) -> Tensor:
     elif masks.dim() == 2:
         masks = masks[None]
     if masks.dim() != 3:
-        raise ValueError(f"it has the shape {list(value.shape)}, expected {expected}.")
+        raise ValueError(f"{_misfit(value, expected)}. Connect a MASK, as of Load Image.")
     if masks.shape[0] > 4 and masks.shape[2] in CHANNELS:
         raise ValueError(
-            f"it has the shape {list(value.shape)}, which is an image: use Convert Image to Mask."
+            f"it has {size(value.shape)} numbers, which is an image: use Convert Image to Mask."
         )
     return _as_shares(masks)
 
 
-def _as_tensor(value: Any, kind: str, expected: str) -> Tensor:
+def _as_tensor(value: Any, wire: str, expected: str) -> Tensor:
     if not isinstance(value, Tensor):
-        raise ValueError(f"it is of the type {type(value).__name__}, expected {kind}.")
+        raise ValueError(f"it is {kind(value)}, expected {wire}. Connect {wire}, as of Load Image.")
     if not value.numel():
-        raise ValueError(f"it is empty, of the shape {list(value.shape)}, expected {expected}.")
+        raise ValueError(
+            f"it is empty: {_misfit(value, expected)}. Look at what the node before it gives."
+        )
     return value
+
+
+def _misfit(value: Tensor, expected: str) -> str:
+    return f"it has {size(value.shape)} numbers, expected {expected}"
 
 
 def _as_shares(values: Tensor) -> Tensor:
@@ -69,8 +77,8 @@ def _as_shares(values: Tensor) -> Tensor:
     largest = LARGEST.get(values.dtype)
     if largest is None and not values.is_floating_point():
         raise ValueError(
-            f"its numbers are of the type {values.dtype}, expected 0 to 1: divide them by that of "
-            "white."
+            "it holds whole numbers, of which it is not known what is white, expected 0 to 1: "
+            "divide them by that of white."
         )
     shares = values.cpu().float()
     if largest is not None:

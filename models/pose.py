@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import pose_formats
+from .plain_words import json_place, reason
 from .pose_formats import LARGEST_CANVAS as LARGEST_CANVAS
 from .pose_formats import POINT_GROUPS
 from .pose_formats import POINTS_OUTSIDE as POINTS_OUTSIDE
@@ -248,19 +249,24 @@ def _read_json(path: Path) -> Any:
         size = path.stat().st_size
         content = path.read_bytes() if size <= LARGEST_FILE else b""
     except OSError as error:
-        raise ValueError(f"the file can not be read ({error.strerror}).") from None
+        raise ValueError(f"the file can not be read ({reason(error)}).") from None
     if size > LARGEST_FILE:
         sizes = f"{size / 1e6:.0f} MB; a pose has at most {LARGEST_FILE / 1e6:.0f} MB"
         raise ValueError(f"the file has {sizes}.")
     try:
         return json.loads(content)
     except UnicodeDecodeError:
-        start = repr(content[:8])
-        raise ValueError(f"this is not a JSON file in UTF-8: it begins with {start}.") from None
+        raise ValueError(
+            "this is not a JSON file in UTF-8, but holds other bytes: an image or an archive? "
+            "Choose the .json file of a pose."
+        ) from None
     except RecursionError:
         raise ValueError("this is not a pose: its lists are nested too deep.") from None
-    except ValueError as error:
-        raise ValueError(f"this is not a JSON file ({error}).") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"this is not a JSON file: it can be read to {json_place(error)}. It may have been cut "
+            "short, or edited by hand: save the pose again."
+        ) from None
 
 
 def save_poses(poses: Sequence[People], folder: Path, name: str, counter: int) -> Path:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import pose
+from .plain_words import json_place, quote
 from .pose import People
 
 POSE_LIBRARY = Path(__file__).parent.parent / "web" / "poses.json"  # the editor reads it, too
@@ -73,8 +74,13 @@ def read_state(text: str) -> Scene | None:
         people = pose.keep_confident(pose.read_frame(frame))
         persons = [person for person in frame["people"] or () if _is_visible(person, frame)]
         prompts = tuple(_read_prompt(person) for person in persons)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"the input 'people' is not JSON ({error}): {REPAIR}.") from None
+    except json.JSONDecodeError as error:
+        place = json_place(error)
+        raise ValueError(f"the input 'people' is not JSON from {place} on: {REPAIR}.") from None
+    except RecursionError:
+        raise ValueError(
+            f"the input 'people' is not JSON for a pose, its lists are nested too deep: {REPAIR}."
+        ) from None
     except ValueError as error:
         wrong = f"the input 'people' can not be used: {str(error).rstrip('.')}"
         raise ValueError(f"{wrong}. To repair it, {REPAIR}.") from None
@@ -90,7 +96,7 @@ def _is_visible(person: dict[str, Any], frame: dict[str, Any]) -> bool:
 def _read_prompt(person: Any) -> str:
     prompt = person.get("prompt") if isinstance(person, dict) else None
     if not isinstance(prompt, str | None):
-        raise ValueError(f"a 'prompt' must be text, but it is {prompt!r}.")
+        raise ValueError(f"a 'prompt' must be text, but it is {quote(prompt)}.")
     return " ".join((prompt or "").split()) or DEFAULT_PROMPT  # one line, whatever was pasted
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from .plain_words import size
 from .weights import load_any
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colors
@@ -68,10 +69,10 @@ def _fitting(path: Path, layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = load_any(path, "the weights of a ResNet-50")
     weights = {key: t for key, t in tensors.items() if not key.startswith("fc.")}
     for key in sorted({*layout, *weights}):
-        expected_shape = list(layout[key].shape) if key in layout else "nothing"
-        shape = list(weights[key].shape) if key in weights else "nothing"
-        if expected_shape != shape and not key.endswith("num_batches_tracked"):
-            raise ValueError(f"{expected}, with {expected_shape} at '{key}', found {shape} there.")
+        expected_size = f"{size(layout[key].shape)} numbers" if key in layout else "nothing"
+        size_there = f"{size(weights[key].shape)} numbers" if key in weights else "nothing"
+        if expected_size != size_there and not key.endswith("num_batches_tracked"):
+            raise ValueError(f"{expected}, with {expected_size} at '{key}', found {size_there}.")
     return weights
 
 

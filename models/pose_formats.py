@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .body_layouts import BODIES, fill, split_body
+from .plain_words import kind
 from .pose_points import are_fractions, extent, look_swapped, read_points, to_pixels
 
 log = logging.getLogger(__name__)
@@ -316,9 +317,3 @@ def _shared_canvas(frames: Iterable[Frame]) -> tuple[int, int]:
         *size,
     )
     return size
-
-
-def kind(value: Any) -> str:
-    """Say in words what a value is."""
-    names = {type(None): "nothing", dict: "an object", list: "a list", str: "text"}
-    return names.get(type(value), f"of the type {type(value).__name__}")

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .plain_words import kind, quote
+
 MIN_CONFIDENCE = 0.3  # points below it are not taken for a part of a body, by any node
 REACH = 2.5  # canvases; a point farther from the canvas's corner is in another unit
 CONFIDENCES = ("confidence", "score", "visibility", "c", "v")  # keys of a point written as object
@@ -173,7 +175,7 @@ def _number(value: Any, name: str) -> float:
     except OverflowError:
         return float("inf")
     except ValueError:
-        what = repr(value)[:40] if isinstance(value, bool | str) else type(value).__name__
+        what = quote(value) if isinstance(value, bool | str) else kind(value)
         raise ValueError(
             f"{name} must be a list of numbers x, y, confidence, but it holds {what}."
         ) from None

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .atomic_file import write_atomically
+from .plain_words import reason
 from .structure import DEPTH, NORMAL, RIGHT_UP, image_to_normals, normals_to_image
 
 POSE = "pose"
@@ -94,4 +95,4 @@ def _write_at_once(file: Path, write_to: Callable[[Path], object]) -> None:
     try:
         write_atomically(file, write_to)
     except OSError as failure:
-        raise OSError(f"{file} could not be written: {failure}") from failure
+        raise OSError(f"{file} could not be written: {reason(failure)}") from failure

@@ -1,6 +1,7 @@
 """Load and save our weight files: safetensors that say in their metadata what they are for."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from .atomic_file import write_atomically
+from .plain_words import reason, size
 
 PREFIX = "vitruvian."  # of our keys in the metadata
 MISFITS = (  # what builders of networks raise for tensors and metadata of another kind
@@ -25,7 +27,12 @@ MISFITS = (  # what builders of networks raise for tensors and metadata of anoth
 )
 LISTED = 3  # names in an error
 LONGEST_VERSION = 9  # digits
-LONGEST_REASON = 400  # characters of what a network has to say about its tensors
+CHOOSE = "Choose another file."
+# what PyTorch says of tensors that a network lacks, does not know, or has in other sizes
+MISSING = re.compile(r"Missing key\(s\) in state_dict: ((?:\"[^\"]*\"(?:, )?)+)")
+UNKNOWN = re.compile(r"Unexpected key\(s\) in state_dict: ((?:\"[^\"]*\"(?:, )?)+)")
+NAME = re.compile(r"\"([^\"]*)\"")
+SIZES = re.compile(r"size mismatch for (\S+): .*?Size\(\[([^\]]*)\]\).*?Size\(\[([^\]]*)\]\)")
 SCALE_SUFFIX = ".scale"  # marks the tensor that the rows of an 8 bit tensor are multiplied with
 
 
@@ -46,10 +53,10 @@ def load(
         tensors = {key: file.get_tensor(key) for key in file.keys()}
     try:
         tensors = widened(tensors)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError):
         raise ValueError(
-            f"{path}: expected {kind}, found a scale that belongs to no tensor: {error}."
-        ) from error
+            f"{path}: expected {kind}, found a scale of 8 bit numbers that are not there. {CHOOSE}"
+        ) from None
     check_finite(path, tensors)
     return tensors, metadata
 
@@ -62,16 +69,18 @@ def opened(path: Path, kind: str) -> Iterator[Any]:
     """
     obstacle = _what_is_no_file(path)
     if obstacle:
-        raise ValueError(f"{path}: expected {kind} here, found {obstacle}.")
+        raise ValueError(f"{path}: expected {kind} here, found {obstacle}. {CHOOSE}")
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except OSError as failure:
-        raise ValueError(f"{path}: expected {kind}, and it can not be read: {failure}.") from None
+        raise ValueError(
+            f"{path}: expected {kind}, and it can not be read: {reason(failure)}."
+        ) from None
     except SafetensorError as broken:
         raise ValueError(
             f"{path}: expected {kind} in a complete .safetensors file, found one that can not be "
-            f"read ({broken}). It may have been cut short: copy it again."
+            "read. It is damaged or was cut short: copy or download it again."
         ) from broken
 
 
@@ -99,9 +108,24 @@ def fitting(path: str | Path, kind: str) -> Iterator[None]:
         text = " ".join(str(error).split())
         if text.startswith(str(path)):
             raise
-        text = f"found no {text}" if isinstance(error, KeyError) else text
-        text = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."
-        raise ValueError(f"{path}: expected {kind}: {text}") from error
+        raise ValueError(f"{path}: expected {kind}, {_misfit(error, text)}. {CHOOSE}") from error
+
+
+def _misfit(error: Exception, text: str) -> str:
+    """Say what was found instead, from an error of whoever built a network and its text.
+
+    PyTorch lists the tensors that do not fit; other texts than ours mean nothing to an artist.
+    """
+    if isinstance(error, KeyError):
+        return f"found no {text}"
+    if isinstance(error, ValueError) and text.startswith("found"):
+        return text.rstrip(".")
+    facts = [f"found no {listed(NAME.findall(names))}" for names in MISSING.findall(text)]
+    facts += [f"found {listed(NAME.findall(names))} as well" for names in UNKNOWN.findall(text)]
+    for name, *sizes in SIZES.findall(text)[:1]:
+        actual, expected = (size(numbers.split(", ")) for numbers in sizes)
+        facts.append(f"found '{name}' with {actual} numbers instead of {expected}")
+    return ", ".join(facts) or "found other numbers than such a file has"
 
 
 def check_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
@@ -132,9 +156,11 @@ def check_names(
     """
     expected, present = set(expected), set(present)
     if missing := expected - present:
-        raise ValueError(f"{path}: expected {kind}, found no {listed(missing)} in it.")
+        raise ValueError(f"{path}: expected {kind}, found no {listed(missing)} in it. {CHOOSE}")
     if unknown := present - expected:
-        raise ValueError(f"{path}: expected {kind}, found {listed(unknown)} in it as well.")
+        raise ValueError(
+            f"{path}: expected {kind}, found {listed(unknown)} in it as well. {CHOOSE}"
+        )
 
 
 def listed(names: Iterable[str]) -> str:
@@ -189,9 +215,8 @@ def save(
         # not save_file, which makes files that other users can not read
         write_atomically(path, lambda part: part.write_bytes(serialize(stored, facts)))
     except (OSError, SafetensorError) as failure:
-        raise OSError(
-            f"{path} could not be written and is as it was before: {failure}"
-        ) from failure
+        words = reason(failure) if isinstance(failure, OSError) else failure
+        raise OSError(f"{path} could not be written and is as it was before: {words}") from failure
 
 
 def narrowed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -228,9 +253,10 @@ def _ours(metadata: Mapping[str, str]) -> dict[str, str]:
 def _check(
     path: Path, metadata: Mapping[str, str], method: str, version: int, base: str | None
 ) -> None:
-    file_method = metadata.get("method", "a file that is not Vitruvian's")
+    file_method = metadata.get("method")
     if file_method != method:
-        raise ValueError(f"{path}: expected weights of '{method}', found '{file_method}'.")
+        actual = f"'{file_method}'" if file_method else "a file that is not Vitruvian's"
+        raise ValueError(f"{path}: expected weights of '{method}', found {actual}. {CHOOSE}")
     number = metadata.get("version", "")
     if not number.isdecimal() or len(number) > LONGEST_VERSION:
         raise ValueError(
@@ -245,7 +271,7 @@ def _check(
     if base is not None and metadata.get("base") != base:
         raise ValueError(
             f"{path}: expected '{method}' weights for the base model '{base}', "
-            f"found weights for '{metadata.get('base')}'."
+            f"found weights for '{metadata.get('base', 'an unknown one')}'. {CHOOSE}"
         )
 
 
@@ -255,7 +281,9 @@ def _stored(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
         exact = dtype is None or tensor.dim() == 0 or key.endswith(SCALE_SUFFIX)
         tensor = tensor if exact else tensor.to(dtype)
         if not is_finite(tensor):
-            raise ValueError(f"'{key}' holds numbers that are not finite in {tensor.dtype}.")
+            bits = 8 * tensor.element_size()
+            raise ValueError(
+                f"'{key}' holds numbers that are not finite with {bits} bits: the training failed. "
+                "Train again with a lower learning rate."
+            )
     return tensor.contiguous()
-
-

@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..models import pixels, pose, weights
+from ..models.plain_words import size
 from ..models.pose import People
 from .wires import PoseKeypoint
 
@@ -237,8 +238,8 @@ def read_latents(latent: Any, name: str = "latent") -> torch.Tensor:
     shape = list(getattr(samples, "shape", []))
     if not isinstance(samples, torch.Tensor) or len(shape) != 4 or 0 in shape:
         raise ValueError(
-            f"the input '{name}' can not be used: it has the shape {shape}, expected [images, "
-            "channels, height, width]: latents of images, not of video or sound."
+            f"the input '{name}' can not be used: it has {size(shape)} numbers, expected images x "
+            "channels x height x width: latents of images, not of video or sound."
         )
     return samples
 
@@ -252,8 +253,9 @@ def read_reference(latent: Any, name: str = "reference") -> torch.Tensor:
     is_image = len(shape) == 4 or (len(shape) == 5 and shape[2] == 1)
     if not isinstance(samples, torch.Tensor) or not is_image or 0 in shape:
         raise ValueError(
-            f"the input '{name}' can not be used: it has the shape {shape}, expected the latent of "
-            "an image, [images, channels, height, width]. Encode the image with VAE Encode."
+            f"the input '{name}' can not be used: it has {size(shape)} numbers, expected the "
+            "latent of an image, images x channels x height x width. Encode the image with VAE "
+            "Encode."
         )
     return samples
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ..models.plain_words import reason
+
 ENDING = ".safetensors"
 LONGEST_NAME = 160  # bytes: file systems take 255, and a number and an ending come behind it
 DEVICES = {"con", "prn", "aux", "nul"}  # names that Windows keeps for itself, with any ending
@@ -45,6 +47,6 @@ def check_folder() -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(
-            f"nothing can be written in {folder}: {error}. What is trained could not be saved "
-            "there: make the folder writable, or name another in extra_model_paths.yaml."
+            f"nothing can be written in {folder}: {reason(error)}. What is trained could not be "
+            "saved there: make the folder writable, or name another in extra_model_paths.yaml."
         ) from error

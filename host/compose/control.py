@@ -177,7 +177,10 @@ class ComposedControl(comfy.controlnet.ControlBase):
     def _run_args(self) -> tuple[Any, Callable]:
         """The model that is sampled and its function from percent to timestep."""
         if self._pre_run_args is None:
-            raise RuntimeError("the control was asked before sampling began")
+            raise RuntimeError(
+                f"{self.composition.node}: the pose was asked for before a sampling began. Connect "
+                "the outputs to a sampler, without a node between that runs the ControlNet."
+            )
         return self._pre_run_args
 
     def _encoder_on(self, device: torch.device) -> DrawingEncoder:

@@ -22,8 +22,9 @@ import torch
 from comfy.utils import repeat_to_batch_size
 from torch import Tensor
 
+from ..model_names import MODEL_NAMES
 from ..module_hooks import hook_before, hooked_call, removed_at_the_end
-from .streams import COUPLE, EXACT, KEY, NODE, Composition
+from .streams import CHANGED, COUPLE, EXACT, KEY, NODE, Composition
 
 LATENTS, METHOD = "ref_latents", "ref_latents_method"  # the host's names of conds
 LISTS = (LATENTS, "ref_contexts", "siglip_feats")  # and of what else Z-Image Omni reads of images
@@ -45,11 +46,12 @@ def check_references(model: Any, composition: Composition, modes: Sequence[str])
     modes: of the family, in which people can have reference images of their own.
     """
     network = model.get_model_object("diffusion_model")
+    name = MODEL_NAMES.get(type(model.model).__name__, type(network).__name__)
     for number, (_, entry) in enumerate(composition.people, 1):
         if entry.get(UNCLIP) and not isinstance(model.model, UNCLIP_MODELS):
             raise ValueError(
                 f"instance {number} carries an unCLIP image, which this model "
-                f"({type(network).__name__}) does not read. Take away its unCLIP Conditioning, or "
+                f"({name}) does not read. Take away its unCLIP Conditioning, or "
                 "connect SD2.1 unCLIP or SDXL."
             )
         if not entry.get(IN_ENTRIES):
@@ -57,13 +59,13 @@ def check_references(model: Any, composition: Composition, modes: Sequence[str])
         if not modes or not _reads_references(network):
             raise ValueError(
                 f"instance {number} carries reference latents, which this model "
-                f"({type(network).__name__}) does not read. Take away its Reference Latent, or "
+                f"({name}) does not read. Take away its Reference Latent, or "
                 f"'reference' in Add Instance, or connect one that reads them, such as {READERS}."
             )
         if composition.mode not in modes:
             raise ValueError(
                 f"instance {number} carries reference latents, and this model "
-                f"({type(network).__name__}) can not be told in the mode '{composition.mode}' "
+                f"({name}) can not be told in the mode '{composition.mode}' "
                 f"whose they are. Set mode to {' or '.join(modes)}, or connect them to the "
                 "positive prompt: then they are everybody's."
             )
@@ -73,7 +75,7 @@ def check_references(model: Any, composition: Composition, modes: Sequence[str])
                 "strength_type attn_bias, which this model can not do at once. Set it to "
                 "multiply in Apply Style Model."
             )
-        _check_method(network, number, entry.get(METHOD_IN_ENTRIES))
+        _check_method(network, name, number, entry.get(METHOD_IN_ENTRIES))
     if composition.mode == COUPLE:
         _check_one_method(network, composition)
 
@@ -84,13 +86,13 @@ def _reads_references(network: Any) -> bool:
     return LATENTS in signature(forward).parameters
 
 
-def _check_method(network: Any, number: int, method: str | None) -> None:
-    """Refuse what the network does not do with the images of one person."""
+def _check_method(network: Any, name: str, number: int, method: str | None) -> None:
+    """Refuse what the network of a model of this name does not do with the images of one person."""
     node = "Edit Model Reference Method"
     if method is None and getattr(network, "default_ref_method", "") is None:
         raise ValueError(
             f"instance {number} carries reference latents, but this model "
-            f"({type(network).__name__}) reads them only by a method that is said. Connect {node} "
+            f"({name}) reads them only by a method that is said. Connect {node} "
             "behind its Reference Latent, with index for example."
         )
     modulates_by_blocks = getattr(_settings(network), "global_modulation", None) is False
@@ -183,7 +185,9 @@ def reference_tokens(
             counted = _read_positions(call, embedder, conds)[:1]
             first = conds["c_crossattn"].shape[1]  # of the image, behind the text
             if counted.shape[1] < first + cells + length:
-                raise RuntimeError(f"{NODE}: the network has no positions for reference latents")
+                raise RuntimeError(
+                    f"{NODE}: the network has no positions for reference latents. {CHANGED}"
+                )
             positions.append(counted[:, -length:] - counted[:, first, None])
     return ReferenceTokens(tuple(lengths), torch.cat(positions, 1))
 
@@ -216,7 +220,7 @@ def _read_positions(call: Any, embedder: str, conds: Mapping[str, Any]) -> Tenso
             return read[0]
         finally:
             hook.remove()
-    raise RuntimeError(f"{NODE}: the network asks for no positions")
+    raise RuntimeError(f"{NODE}: the network asks for no positions. {CHANGED}")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from ...models.compose import MERGED
 EXACT, LAYERS, COUPLE = "exact", "layers", "couple"  # modes
 KEY = "vitruvian_compose"
 NODE, CONTROL_INPUT = "Compose Instances", "control_net"
+CHANGED = "Another node may change it: remove that node, or set mode to exact."  # of errors
 PEOPLE, NEGATIVE = "people", "negative"  # the role of a conditioning entry, under KEY
 TEXT_CONDS = frozenset(  # what the host encodes of a text, beside c_crossattn and y
     {"attention_mask", "num_tokens", "clip_text_pooled", "encoder_hidden_states_llama3", "txt_byt5"}

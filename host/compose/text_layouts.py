@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..module_hooks import hook_after, hook_before, removed_at_the_end
-from .streams import NODE
+from .streams import CHANGED, NODE
 
 RUNNING_TEXT: ContextVar[int | None] = ContextVar("vitruvian_text", default=None)
 LayTexts = Callable[[Any, Sequence[int], Tensor], AbstractContextManager]
@@ -32,7 +32,7 @@ def counted(
     def restart(positions: Tensor, lengths: Sequence[int]) -> Tensor:
         total = sum(lengths)
         if positions.shape[1] < total:
-            raise RuntimeError(f"{NODE}: the network has fewer positions than the texts")
+            raise RuntimeError(f"{NODE}: the network has fewer positions than the texts. {CHANGED}")
         start = positions.shape[1] - total if image_first else 0
         texts = positions[:, start : start + total]
         restarted = []

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from vitruvian.host.registration import register
 from vitruvian.models import pose_features, weights
 from vitruvian.nodes import appearance, hand_generator, human_prior, memory, refiner, structure
+from vitruvian.tests.plain_errors import python_words
 
 register()
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -164,6 +165,7 @@ def test_one_error_names_the_node_and_the_file(kind, damage):
     name = kind.node.define_schema().display_name
     assert message.startswith(f"{name}: {kind.file}"), message
     assert "expected" in message and "\n" not in message and len(message) < 900
+    assert not python_words(message.replace(str(kind.file), "")), message
 
 
 def test_the_undamaged_file_loads(kind):
@@ -227,6 +229,7 @@ def test_metadata_that_mean_nothing_are_said(kind):
         message = str(error.value)
         assert str(kind.file) in message and "expected" in message, (changes, message)
         assert "\n" not in message and len(message) < 900
+        assert not python_words(message.replace(str(kind.file), "")), message
 
 
 def test_a_prior_that_lacks_a_layer_is_not_loaded(loaded, tmp_path):
@@ -240,7 +243,7 @@ def test_a_prior_that_lacks_a_layer_is_not_loaded(loaded, tmp_path):
     place = sorted(tensors)[0].split(".")[1]
     tensors = {key: t for key, t in tensors.items() if f".{place}." not in key}
     weights.save(tmp_path / "less.safetensors", tensors, facts)
-    with pytest.raises(ValueError, match="less.safetensors: expected the layers .*: found 6 of 7"):
+    with pytest.raises(ValueError, match="less.safetensors: expected the layers .*, found 6 of 7"):
         host.load(tmp_path / "less.safetensors")
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from vitruvian.tests.plain_errors import python_words
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = json.loads((ROOT / "tests" / "house" / "schemas.json").read_text(encoding="utf-8"))
@@ -269,3 +270,98 @@ def test_only_nodes_with_the_input_pass_their_confidence():
         calls = [node for node in ast.walk(body_of(module, node_id)) if isinstance(node, ast.Call)]
         passed = any(keyword.arg == "min_confidence" for call in calls for keyword in call.keywords)
         assert not passed or "min_confidence" in INPUTS[node_id]
+
+
+PLAIN_CLASSES = {  # modules that name the class of a network or model beside its plain name
+    "host.sampling",
+    "host.lora_reading",
+    "host.compose.control_kinds",
+    "models.plain_words",
+}
+QUOTING = {"models.detectors.mediapipe_landmarks"}  # MediaPipe says which library is missing
+LAYOUT_PATTERNS = {"Missing key", "Unexpected key"}  # what PyTorch says, which weights.py reads
+
+
+def sentences(source):
+    """(text, f-string or constant) of every text of three words and more that is no docstring, and
+    belongs to no schema.
+    """
+    path = ROOT.joinpath(*source.name.split("."))
+    file = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    skipped = set()
+    for node in ast.walk(tree):
+        is_schema = isinstance(node, ast.FunctionDef) and node.name == "define_schema"
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if is_schema or is_docstring:
+            skipped |= {id(part) for part in ast.walk(node)}
+        elif isinstance(node, ast.JoinedStr):
+            skipped |= {id(part) for part in ast.walk(node) if part is not node}
+    for node in ast.walk(tree):
+        if id(node) in skipped or not isinstance(node, ast.JoinedStr | ast.Constant):
+            continue
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        text = "".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in parts)
+        if len(text.split()) >= 3:
+            yield text, node
+
+
+def raw_parts(source, node):
+    """What an f-string shows as Python has it: types, shapes, values between repr's marks."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.FormattedValue):
+            written = ast.unparse(part.value)
+            is_class = "__name__" in written and source.name not in PLAIN_CLASSES
+            is_shape = re.search(r"\.shape\b(?!\[|\.numel)", written) and "size(" not in written
+            is_type = ".dtype" in written or is_class
+            if part.conversion == ord("r") or is_type or is_shape:
+                yield written
+
+
+def caught_names(tree):
+    """(name, handler) of every exception of the system or of a library that is caught."""
+    for handler in ast.walk(tree):
+        if isinstance(handler, ast.ExceptHandler) and handler.name:
+            kinds = {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
+            if kinds - {"ValueError", "KeyError"}:
+                yield handler.name, handler
+
+
+def test_no_error_speaks_python():
+    for source in sources().values():
+        for text, node in sentences(source):
+            if any(pattern in text for pattern in LAYOUT_PATTERNS):
+                continue
+            assert not python_words(text), f"{source.name}: {text}"
+            assert not list(raw_parts(source, node)), f"{source.name}: {text}"
+
+
+def test_no_error_repeats_what_a_library_says():
+    """The system's reasons go through `reason`, places in JSON through `json_place`."""
+    places = []
+    for source in sources().values():
+        for definition in source.definitions.values() if source.name not in QUOTING else ():
+            for name, handler in caught_names(definition):
+                values = [n.value for n in ast.walk(handler) if isinstance(n, ast.FormattedValue)]
+                if any(isinstance(value, ast.Name) and value.id == name for value in values):
+                    places.append(f"{source.name}.{definition.name}")
+    assert not places
+
+
+def test_the_words_of_python_are_seen():
+    for text in (
+        "it is None",
+        "of the type str",
+        "found NoneType",
+        "numbers of torch.int64",
+        "[1, 3, 64]",
+        "it has the shape 1",
+        "size mismatch for a: torch.Size",
+        "begins with b'PNG'",
+        "[Errno 17] File exists",
+        "could not convert string to literal",
+        "KeyError: 'a'",
+    ):
+        assert python_words(text), text
+    for text in ("it is nothing", "16 x 3 numbers", "a list of numbers x, y", "none of the parts"):
+        assert not python_words(text), text

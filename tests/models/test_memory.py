@@ -343,7 +343,7 @@ def broken(**changes):
     "changes, message",
     [
         ({"features": lambda t: None}, "'features', found none"),
-        ({"features": lambda t: t.half()}, "no rows of float32"),
+        ({"features": lambda t: t.half()}, "no rows of numbers with 32 bits"),
         ({"features": lambda t: 2 * t}, "unit length"),
         ({"counts": lambda t: t[1:]}, "counts"),
         ({"counts": lambda t: 0 * t}, "above 0"),

@@ -39,20 +39,23 @@ def test_images_of_every_usual_form_are_read(images, expected):
 @pytest.mark.parametrize(
     "images, words",
     [
-        (RGB[..., :2], r"shape \[2, 5, 7, 2\], expected .* 1, 3 or 4 channels"),
-        (torch.cat((RGB, RGB), -1), r"shape \[2, 5, 7, 6\]"),
-        (RGB.movedim(-1, 1), r"shape \[2, 3, 5, 7\]"),
-        (RGB[0, ..., 0], r"shape \[5, 7\]"),
-        (RGB[None], r"shape \[1, 2, 5, 7, 3\]"),
-        (RGB[:0], r"empty, of the shape \[0, 5, 7, 3\]"),
+        (
+            RGB[..., :2],
+            "it has 2 x 5 x 7 x 2 numbers, expected .* 1, 3 or 4 channels. Connect an IMAGE",
+        ),
+        (torch.cat((RGB, RGB), -1), "2 x 5 x 7 x 6 numbers"),
+        (RGB.movedim(-1, 1), "2 x 3 x 5 x 7 numbers"),
+        (RGB[0, ..., 0], "5 x 7 numbers"),
+        (RGB[None], "1 x 2 x 5 x 7 x 3 numbers"),
+        (RGB[:0], "empty: it has 0 x 5 x 7 x 3 numbers"),
         (RGB[:, :0], "empty"),
         (RGB * 65535, "values go from .* expected 0 to 1"),
         (RGB * 2 - 1, "values go from -"),
         (torch.full_like(RGB, float("nan")), "not a number"),
         (torch.where(RGB == RGB.max(), float("inf"), RGB), "infinite"),
-        (LEVELS[..., None], "type torch.int64"),
-        ([RGB], "type list, expected an image"),
-        (None, "type NoneType, expected an image"),
+        (LEVELS[..., None], "whole numbers"),
+        ([RGB], "it is a list, expected an IMAGE"),
+        (None, "it is nothing, expected an IMAGE"),
     ],
 )
 def test_other_images_are_refused_in_words(images, words):
@@ -82,14 +85,14 @@ def test_masks_of_every_usual_form_are_read(masks, expected):
 @pytest.mark.parametrize(
     "masks, words",
     [
-        (RGB[0], r"shape \[5, 7, 3\], which is an image"),
-        (RGB, r"shape \[2, 5, 7, 3\], expected"),
-        (MASK.expand(3, 2, 9, 7), r"shape \[3, 2, 9, 7\], expected \[masks, height"),
+        (RGB[0], "5 x 7 x 3 numbers, which is an image"),
+        (RGB, "2 x 5 x 7 x 3 numbers, expected"),
+        (MASK.expand(3, 2, 9, 7), "3 x 2 x 9 x 7 numbers, expected masks x height"),
         (MASK[:0], "empty"),
         (MASK * 255, "values go from .* to .* expected 0 to 1"),
         (MASK * float("nan"), "not a number"),
-        (LEVELS, "type torch.int64"),
-        ("mask", "type str, expected a mask"),
+        (LEVELS, "whole numbers"),
+        ("mask", "it is text, expected a MASK"),
     ],
 )
 def test_other_masks_are_refused_in_words(masks, words):
