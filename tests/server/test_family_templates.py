@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy
 import pytest
+import torch
 from comfy import supported_models
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from vitruvian.batch.vitruvian_batch.trouble import Trouble
 from vitruvian.tests.tiny import narrow_host, weights
 from vitruvian.tools.examples import copy_images
 from vitruvian.tools.hosts import prepare_base
@@ -28,6 +31,7 @@ FAMILIES = {  # example: ComfyUI's class of the family, which an older one may l
 CARRYING = {"two_characters_sdxl": "SDXL", "three_people_mixed": "Flux2"}  # the same
 OWN_FILES = {"three_people_mixed": [("loras", "my_character_flux2_klein.safetensors")]}
 POOLED = {"two_people_flux"}  # the sum of all words, which acts everywhere, outdoes a random text
+SDPOSE = "people_from_a_photograph_sdpose"
 SIDE, STEPS = 128, 2
 
 
@@ -152,3 +156,41 @@ def test_what_each_person_carries_acts_on_that_person(narrow_server, api, name):
             link = instance.pop(carried)
             assert_acts_on(person, places, image, run(narrow_server, workflow))
             instance[carried] = link
+
+
+def find_people_at_anchors(path):
+    """Let a random RT-DETR call whatever it looks at a person, in a tall box around its anchor."""
+    from comfy.ldm.rt_detr.rtdetr_v4 import RTv4
+
+    tensors, computed = load_file(path), RTv4(enc_h=64, operations=torch.nn).decoder.state_dict()
+    for name in ("decoder.project", "up", "reg_scale", "anchors", "valid_mask"):
+        tensors[f"decoder.{name}"] = computed[name].clone()
+    for name, tensor in tensors.items():
+        if "bbox_head" in name and ".layers.2." in name:
+            tensor.zero_()  # moves no side of a box
+    tensors["decoder.pre_bbox_head.layers.2.bias"] += torch.tensor([0.0, 0.0, 1.0, 4.0])
+    tensors["decoder.dec_score_head.5.bias"][0] += 10.0  # the first class is the person
+    save_file(tensors, path)
+
+
+def test_the_host_s_own_detectors_find_the_people(narrow_server, api):
+    """RT-DETR's boxes and SDPose's 133 points of each reach Compose Instances as they come."""
+    write_models(narrow_server, SDPOSE, "RT_DETR_v4")
+    models = narrow_server.base / "models"
+    find_people_at_anchors(models / "diffusion_models" / "rt_detr_v4-x-hgnet_fp16.safetensors")
+    files = {
+        "ckpt_name": ("checkpoints", "sd_xl_base_1.0.safetensors"),
+        "control_net_name": ("controlnet", "controlnet-openpose-sdxl-1.0.safetensors"),
+    }
+    copy_images(narrow_server.base)
+    workflow = api(SDPOSE)
+    workflow["10"]["inputs"]["steps"] = STEPS
+    for key, (folder, file) in files.items():  # the mini ones are not for a narrow ComfyUI
+        weights.write(models / folder / file)
+        workflow["1" if key == "ckpt_name" else "2"]["inputs"][key] = file
+    image = run(narrow_server, workflow)
+    assert image.std() > 5, "the image is one flat color"
+    (people,) = inputs_of(workflow, "VitruvianInstancesFromText")
+    people["prompts"] = "\n".join(people["prompts"].splitlines()[:3])
+    with pytest.raises(Trouble, match="person 4 of the pose .* has no instance"):
+        run(narrow_server, workflow)

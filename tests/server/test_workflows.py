@@ -10,7 +10,8 @@ from vitruvian.batch.vitruvian_batch.trouble import Trouble
 from vitruvian.tests.shipped import skip_older
 
 SHIPPED = Path(__file__).parents[2] / "workflows" / "api"
-OTHERS = {"two_characters_sdxl"}  # and those without a checkpoint: test_family_templates.py
+OTHERS = {"two_characters_sdxl", "people_from_a_photograph_sdpose"}
+# and those without a checkpoint are in test_family_templates.py
 NAMES = sorted(
     path.stem
     for path in SHIPPED.glob("*.json")

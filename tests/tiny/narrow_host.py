@@ -9,12 +9,13 @@ import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
 
 # module and class: argument of the constructor: what ComfyUI takes for granted, and ours
-NETWORKS: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
+NETWORKS: dict[tuple[str, str], dict[str, tuple[Any, Any]]] = {
     ("comfy.ldm.flux.model", "Flux"): {  # fixed in v0.3.64 only
         "hidden_size": (3072, 128),
         "num_heads": (24, 1),
@@ -28,6 +29,11 @@ NETWORKS: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
     ("comfy.ldm.qwen_image.model", "QwenImageTransformer2DModel"): {
         "num_attention_heads": (24, 1),
         "joint_attention_dim": (3584, 64),
+    },
+    ("comfy.ldm.modules.sdpose", "HeatmapHead"): {
+        "deconv_out_channels": ((640,), (8,)),
+        "conv_out_channels": ((640,), (8,)),
+        "input_size": ((768, 1024), (192, 256)),
     },
     ("comfy.ldm.krea2.model", "SingleStreamDiT"): {"multiplier": (4, 1)},
 }
@@ -47,7 +53,7 @@ TEXT_ENCODERS: dict[str, dict[str, int]] = {
 }
 
 
-def _narrow_network(network: type, sizes: dict[str, tuple[float, float]]) -> Callable:
+def _narrow_network(network: type, sizes: dict[str, tuple[Any, Any]]) -> Callable:
     """Wrap the constructor of a network; those of ControlNets built on it pass through, too."""
     build = network.__init__
 

@@ -301,6 +301,45 @@ def sdxl_control() -> Shapes:
         return shapes_of(cldm.ControlNet(**SDXL, hint_channels=3, operations=ops.manual_cast))
 
 
+# detectors of people
+
+
+def rt_detr() -> Shapes:
+    from comfy.ldm.rt_detr.rtdetr_v4 import RTv4
+
+    with narrow_host.narrow():  # with memory: it computes while it is built
+        return shapes_of(RTv4(enc_h=64, dtype=torch.bfloat16, operations=ops.manual_cast))
+
+
+SDPOSE = {
+    "image_size": 32,
+    "in_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "num_head_channels": 64,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "transformer_depth": [0, 1],
+    "transformer_depth_middle": -2,
+    "context_dim": 1024,
+    "legacy": False,
+}
+
+
+def sdpose() -> Shapes:
+    with torch.device("meta"), narrow_host.narrow():
+        unet = openaimodel.UNetModel(
+            **SDPOSE,
+            out_channels=4,
+            transformer_depth_output=[0, 0, 0, 0],
+            heatmap_head=True,
+            operations=ops.manual_cast,
+        )
+        vae = taesd.TAESD()
+    return {**shapes_of(unet, "model.diffusion_model."), **shapes_of(vae, "first_stage_model.")}
+
+
 # LoRAs
 
 
@@ -358,6 +397,8 @@ FILES: dict[str, Callable[[], Shapes]] = {
     "qwen_3_06b_base.safetensors": lambda: language_model("Qwen3_06B"),
     "sd_xl_base_1.0.safetensors": sdxl,
     "controlnet-openpose-sdxl-1.0.safetensors": sdxl_control,
+    "rt_detr_v4-x-hgnet_fp16.safetensors": rt_detr,
+    "sdpose_wholebody_fp16.safetensors": sdpose,
     "pixel-art-xl.safetensors": sdxl_lora,
     "toy_face_sdxl.safetensors": sdxl_lora,
     "my_character_flux2_klein.safetensors": flux2_klein_lora,
