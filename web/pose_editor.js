@@ -3,11 +3,13 @@
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { connectedFile, putBehind } from "./editor/background.js"
 import { sketch } from "./editor/drawing.js"
 import { PoseEditor } from "./editor/editor.js"
+import { speak } from "./editor/words.js"
 
 const WIDGET = "VITRUVIAN_POSE_EDITOR" // as nodes/pose_editor.py calls it
-const [NODE_WIDTH, NODE_HEIGHT] = [480, 760]
+const [NODE_WIDTH, NODE_HEIGHT] = [480, 860]
 const LEAST_HEIGHT = 420
 const PAUSE = 500 // ms without a letter after which a prompt counts as written
 const JUST_NOW = 200 // ms
@@ -169,6 +171,14 @@ function makeWidget(node, name, [, { default: untouched } = {}] = []) {
         undo: command("Comfy.Undo"),
         redo: command("Comfy.Redo"),
         resources: load(),
+        outside: {
+            files: api,
+            readPose,
+            putPhoto: async (file) => {
+                putBehind(node, await upload(file), window.LiteGraph)
+                step()
+            },
+        },
     })
     editor.element.prepend(looks())
     const step = stepsOf(editor.element)
@@ -185,6 +195,7 @@ function makeWidget(node, name, [, { default: untouched } = {}] = []) {
     editor.element.addEventListener("pointerdown", () => node.selected || app.canvas.selectNode(node))
     owners.set(editor.element, { node, editor })
     for (const side of sides) if (side) after(side, "callback", () => editor.render())
+    after(node, "onConnectionsChange", () => showConnectedPhoto(node, editor))
     after(node, "onExecuted", (output) => {
         ran = output?.vitruvian_canvas ?? []
         arrived(node, editor, output)
@@ -202,6 +213,44 @@ function makeWidget(node, name, [, { default: untouched } = {}] = []) {
         setTimeout(() => editor.element.isConnected || owners.delete(editor.element), 1000)
     })
     return { widget, minWidth: NODE_WIDTH, minHeight: NODE_HEIGHT }
+}
+
+/** The answer of a request as JSON; an Error with the server's words if it went wrong. */
+async function answered(request) {
+    const answer = await request
+    const content = await answer.json().catch(() => null)
+    if (answer.ok && content) return content
+    throw new Error(content?.error ?? `the server says ${answer.status} ${answer.statusText}`)
+}
+
+/** The OpenPose frames in any form of pose that the pack reads. */
+async function readPose(content) {
+    const body = JSON.stringify(content)
+    return (await answered(api.fetchApi("/vitruvian/read_pose", { method: "POST", body }))).frames
+}
+
+/** Puts a file into the server's input folder; its name there. */
+async function upload(file) {
+    const body = new FormData()
+    body.append("image", file)
+    const { name, subfolder } = await answered(api.fetchApi("/upload/image", { method: "POST", body }))
+    return subfolder ? `${subfolder}/${name}` : name
+}
+
+/** Shows the file of a connected Load Image behind the canvas, before any run. */
+function showConnectedPhoto(node, editor) {
+    const file = node.graph && connectedFile(node)
+    const name = file ? JSON.stringify(file) : null
+    if (name === editor.canvas.photoFile) return
+    editor.canvas.photoFile = name
+    if (file) showPhoto(file, editor)
+    else editor.arrivedPhoto(null)
+}
+
+function showPhoto(file, editor) {
+    const photo = new Image()
+    photo.onload = () => editor.arrivedPhoto(photo)
+    photo.src = api.apiURL(`/view?${new URLSearchParams(file)}`)
 }
 
 /** Whether something is connected to the input of this name. */
@@ -222,14 +271,27 @@ function arrived(node, editor, output) {
     const [frame] = (isConnected(node, "pose") && output?.vitruvian_pose) || []
     const [file] = (isConnected(node, "background_image") && output?.vitruvian_background) || []
     if (frame) editor.session.arrivedPose(frame)
-    if (!file) return editor.arrivedPhoto(null)
-    const photo = new Image()
-    photo.onload = () => editor.arrivedPhoto(photo)
-    photo.src = api.apiURL(`/view?${new URLSearchParams(file)}`)
+    if (connectedFile(node)) return // it is shown already
+    if (file) showPhoto(file, editor)
+    else editor.arrivedPhoto(null)
+}
+
+/** Takes over the words of the artist's language, as the host serves them from locales/. */
+async function learnWords() {
+    const language = app.extensionManager.setting.get("Comfy.Locale")
+    if (!language || language === "en") return
+    const all = await answered(api.fetchApi("/i18n")).catch(() => null)
+    speak(all?.[language]?.poseEditor)
 }
 
 app.registerExtension({
     name: "Vitruvian.PoseEditor",
+    init: learnWords,
     getCustomWidgets: () => ({ [WIDGET]: makeWidget }),
-    setup: () => app.canvas.canvas.addEventListener("litegraph:set-graph", graphChanged),
+    setup() {
+        app.canvas.canvas.addEventListener("litegraph:set-graph", graphChanged)
+        api.addEventListener("graphChanged", () => {
+            for (const { node, editor } of owners.values()) showConnectedPhoto(node, editor)
+        })
+    },
 })

@@ -26,7 +26,7 @@ def page(server, tmp_path_factory):
             tmp_path_factory.mktemp("chromium"),
             executable_path=chromium,
             args=FLAGS,
-            viewport={"width": 1600, "height": 900},
+            viewport={"width": 1600, "height": 1000},
         )
         page = context.new_page()
         page.goto(server.url)

@@ -164,13 +164,13 @@ def test_another_tab_and_back(saved_editor, page):
     page.evaluate(ADD, ["VitruvianPoseEditor", 450, 60])
     settle(page)
     saved_editor.add("sitting")
-    saved_editor.prompts.nth(1).fill("somebody else")
+    saved_editor.prompts.nth(2).fill("somebody else")
     saved_editor.press("Enter")
     other = saved_editor.text()
     tabs = page.locator(".workflow-tabs .workflow-label")
     for tab, expected, prompts in (
         (-2, text, ["a woman in red"]),
-        (-1, other, ["", "somebody else"]),
+        (-1, other, ["", "", "somebody else"]),
         (-2, text, ["a woman in red"]),
     ):
         saved_editor.changed_by(lambda tab=tab: tabs.nth(tab).click())
@@ -363,7 +363,7 @@ def test_newcomers_get_the_next_number(editor, page, tmp_path):
         assert editor.status() == f"person {count}"
     page.screenshot(path=tmp_path / "eight.png")
     gaps = [b - a for a, b in zip(middles, middles[1:], strict=False)]
-    assert min(gaps) > 20
+    assert min(gaps) > 15
     xs = [x for person in people for x in person["pose_keypoints_2d"][::3]]
     assert min(xs) >= 0 and max(xs) <= 512
     for _ in range(3):
@@ -484,7 +484,7 @@ def test_two_editors_of_one_number(editor, page):
         page.evaluate(GO_TO, inside)
         page.wait_for_timeout(1000)
         visible = [field for field in editor.prompts.all() if field.is_visible()]
-        assert [field.input_value() for field in visible] == ["inside" if inside else ""]
+        assert [field.input_value() for field in visible] == (["inside"] if inside else ["", ""])
 
 
 CONNECT = """([type, name, value]) => {
@@ -543,7 +543,7 @@ def test_a_pen_and_a_finger_drag(editor, page):
     touched = editor.text()
     assert touched != text
     x, y = editor.on_screen(*joint(editor.people()[0], WRIST))
-    for kind, at in (("Pressed", x), ("Moved", x - 20), ("Moved", x - 40), ("Released", x - 40)):
+    for kind, at in (("Pressed", x), ("Moved", x - 20), ("Moved", x - 30), ("Released", x - 30)):
         event = {"type": f"mouse{kind}", "x": at, "y": y, "button": "left", "pointerType": "pen"}
         cdp.send("Input.dispatchMouseEvent", {**event, "buttons": 1, "clickCount": 1})
     page.wait_for_timeout(200)

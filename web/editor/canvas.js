@@ -5,6 +5,7 @@ import * as geometry from "./geometry.js"
 import { handles, hit } from "./hits.js"
 import { dragged } from "./limbs.js"
 import { POINTS } from "./skeleton.js"
+import { gridStep, magnets, snapped } from "./snapping.js"
 import * as states from "./state.js"
 
 const CLICK = 3 // px a pointer may tremble without dragging
@@ -22,6 +23,8 @@ export class Canvas {
         this.view = { x: 0, y: 0, scale: 1 }
         this.fits = true // the view follows the canvas until somebody zooms
         this.photo = null
+        this.photoFile = null // that of a connected Load Image, as text
+        this.spaceHeld = false // then a drag moves the view
         this.opacity = 0.6
         this.pointers = new Map()
         const on = (name, handle, options) => element.addEventListener(name, handle, options)
@@ -29,6 +32,7 @@ export class Canvas {
         on("pointermove", (event) => this.moved(event))
         on("pointerup", (event) => this.released(event))
         on("pointercancel", (event) => this.lost(event))
+        on("pointerleave", () => session.hover(null))
         on("lostpointercapture", (event) => this.lost(event))
         on("wheel", (event) => this.wheeled(event), { passive: false })
         on("contextmenu", (event) => event.preventDefault())
@@ -84,8 +88,8 @@ export class Canvas {
         const at = this.place(event)
         this.pointers.set(event.pointerId, at)
         this.session.draft = null
-        this.drag = this.pointers.size > 1 || event.button === 1 ? null : this.grasp(at)
-        this.panning = event.button === 1
+        this.panning = event.button === 1 || this.spaceHeld
+        this.drag = this.pointers.size > 1 || this.panning ? null : this.grasp(at)
     }
 
     moved(event) {
@@ -148,7 +152,8 @@ export class Canvas {
             corner: ["nwse-resize", "nesw-resize"][found.corner % 2], stalk: "grab",
             joint: "pointer", person: "move", nothing: "default",
         }
-        this.element.style.cursor = cursors[found.kind]
+        this.element.style.cursor = this.spaceHeld ? "grab" : cursors[found.kind]
+        this.session.hover(found.person ?? null)
     }
 
     /** Selects what is under the pointer; returns what a drag from there begins with. */
@@ -175,7 +180,8 @@ export class Canvas {
         if (kind === "joint") {
             const [x, y] = person.points[joint]
             const { keep, person: before } = this.session
-            return dragged(person, joint, [x + dx, y + dy], { keep, before, planted: inSteps })
+            const place = this.resting(joint, [x + dx, y + dy])
+            return dragged(person, joint, place, { keep, before, planted: inSteps })
         }
         if (kind === "person") return geometry.shifted(person, dx, dy)
         const { corners } = handles(person, target, this.view.scale)
@@ -190,6 +196,15 @@ export class Canvas {
         const turn = angle(to) - angle(from)
         const steps = inSteps ? Math.round(turn / SNAP) * SNAP : turn
         return geometry.rotated(person, center, steps, target)
+    }
+
+    /** Where a dragged joint comes to rest, if snapping is on. */
+    resting(joint, point) {
+        const { snaps, grid, selected } = this.session
+        if (!snaps) return point
+        const { base } = this.drag
+        const step = grid ? gridStep(base) : 0
+        return snapped(point, magnets(base, selected, joint), step, this.view.scale)
     }
 
     pinch(before, at, other) {
@@ -211,10 +226,10 @@ export class Canvas {
 
     draw(numbers, colors) {
         const { photo, opacity } = this
-        const { shown: state, selected, joint, target } = this.session
+        const { shown: state, selected, joint, target, hovered, grid } = this.session
         if (this.fits) this.placeView()
         if (!this.setStage()) return
-        const look = { state, numbers, colors, selected, joint, target, photo, opacity }
+        const look = { state, numbers, colors, selected, joint, target, photo, opacity, hovered, grid }
         draw(this.konva, this.layer, { ...look, view: this.view })
     }
 

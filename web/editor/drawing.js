@@ -2,10 +2,13 @@
 // models/pose_drawing.py draws them, and the handles of the selected person.
 
 import { bounds, isKnown } from "./geometry.js"
+import { LIMB_ENDS, colorOf, limbOf } from "./hand_poses.js"
 import { HANDLE, handles } from "./hits.js"
 import {
     BONES, FOOT_BONES, LIMBS, L_EAR, L_EYE, NOSE, R_EAR, R_EYE, hue, indices,
 } from "./skeleton.js"
+import { GRID, gridStep } from "./snapping.js"
+import { say } from "./words.js"
 
 const HEAD = [NOSE, R_EYE, L_EYE, R_EAR, L_EAR]
 const limbColor = (limb) => `hsl(${20 * limb} 100% 30%)`
@@ -16,7 +19,7 @@ const lineWidth = ({ width, height }) => Math.max(1.5, (4 * Math.min(width, heig
 /**
  * Draws everything anew.
  *
- * look: { state, numbers, selected, joint, target, photo, opacity, view }, where numbers[i] is the
+ * look: { state, numbers, selected, joint, target, photo, opacity, hovered, grid, view }, where numbers[i] is the
  * number of person i from the left, target the points that the box holds, view { x, y, scale }.
  */
 export function draw(konva, layer, look) {
@@ -26,6 +29,7 @@ export function draw(konva, layer, look) {
     layer.scale({ x: view.scale, y: view.scale })
     layer.add(new konva.Rect({ width: state.width, height: state.height, fill: "#000" }))
     if (look.photo) layer.add(photograph(konva, look))
+    if (look.grid) layer.add(gridLines(konva, look))
     state.people.forEach((person, i) => layer.add(figure(konva, person, i, look)))
     const person = state.people[look.selected]
     if (person) layer.add(selection(konva, person, look))
@@ -66,6 +70,19 @@ function photograph(konva, { photo, opacity, state }) {
     })
 }
 
+function gridLines(konva, { state, view }) {
+    const { width, height } = state
+    const step = gridStep(state)
+    const count = Math.floor((GRID * Math.max(width, height)) / Math.min(width, height)) - 1
+    const look = { stroke: "#fff", strokeWidth: 1 / view.scale, opacity: 0.18 }
+    const lines = Array.from({ length: count }, (_, i) => (i + 1) * step).flatMap((at) => [
+        at < width ? [at, 0, at, height] : null, at < height ? [0, at, width, at] : null,
+    ])
+    const group = new konva.Group()
+    lines.filter(Boolean).forEach((points) => group.add(new konva.Line({ points, ...look })))
+    return group
+}
+
 function figure(konva, person, number, { state, view, selected }) {
     const half = lineWidth(state)
     const thin = Math.max(half / 3, 0.8 / view.scale)
@@ -85,8 +102,10 @@ function figure(konva, person, number, { state, view, selected }) {
     BONES.forEach((finger, i) => bone(finger, hue(i % 20, 20), 1.5 * thin))
     indices("face").forEach((i) => dot(i, "#fff", 0.8 * thin))
     indices("feet").forEach((i) => dot(i, "#bbb", thin))
-    for (const part of ["leftHand", "rightHand"])
-        indices(part).slice(1).forEach((i) => dot(i, "#5566ff", thin))
+    for (const part of ["leftHand", "rightHand"]) {
+        const color = selected === number ? colorOf(part) : "#5566ff"
+        indices(part).slice(1).forEach((i) => dot(i, color, thin))
+    }
     indices("body").forEach((i) => dot(i, hue(i, 18), half))
     return group
 }
@@ -123,12 +142,23 @@ function selection(konva, person, { target, joint, view, colors, numbers, select
         group.add(new konva.Circle({
             x, y, radius: 8 * px, stroke: "#fff", strokeWidth: 2 * px,
         }))
+        if (limbOf(joint)) group.add(sign(konva, limbOf(joint), person, px))
     }
     return group
 }
 
+/** Which hand or foot it is, in words and in its side's color, beside it. */
+function sign(konva, limb, { points }, px) {
+    const [x, y] = points[LIMB_ENDS[limb].joint]
+    return new konva.Text({
+        x: x + 14 * px, y: y - 22 * px, text: say(LIMB_ENDS[limb].name), fontSize: 13 * px,
+        fontStyle: "bold", fontFamily: "sans-serif", fill: colorOf(limb), stroke: "#000",
+        strokeWidth: 3 * px, fillAfterStrokeEnabled: true,
+    })
+}
+
 /** The person's number in their color, beside the head. */
-function badge(konva, person, i, { state, view, numbers, colors }) {
+function badge(konva, person, i, { state, view, numbers, colors, hovered }) {
     const group = new konva.Group()
     const box = bounds(person, HEAD) ?? bounds(person)
     if (!box) return group
@@ -136,7 +166,8 @@ function badge(konva, person, i, { state, view, numbers, colors }) {
     const inside = (at, size) => Math.min(size - 10 * px, Math.max(10 * px, at))
     const x = inside(box.left - 16 * px, state.width)
     const y = inside((box.top + box.bottom) / 2, state.height)
-    group.add(new konva.Circle({ x, y, radius: 8 * px, fill: colors[numbers[i] - 1] }))
+    const ring = hovered === i ? { radius: 10 * px, stroke: "#fff", strokeWidth: 2 * px } : {}
+    group.add(new konva.Circle({ x, y, radius: 8 * px, fill: colors[numbers[i] - 1], ...ring }))
     group.add(new konva.Text({
         x: x - 8 * px, y: y - 7.5 * px, width: 16 * px, height: 16 * px, fill: "#000",
         align: "center", verticalAlign: "middle", text: String(numbers[i]), fontSize: 11 * px,

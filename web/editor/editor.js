@@ -2,13 +2,20 @@
 
 import { Canvas } from "./canvas.js"
 import * as geometry from "./geometry.js"
+import { looksLikePose, readFile, readText } from "./importing.js"
+import { Library, frameOf } from "./library.js"
+import { LimbTools } from "./limb_tools.js"
 import * as parts from "./parts.js"
 import { EXTRAS, Session } from "./session.js"
 import { nameOf } from "./skeleton.js"
 import * as states from "./state.js"
+import { UserPoses } from "./user_poses.js"
+import { say } from "./words.js"
 
 const el = parts.el
 const ZOOM = 1.25 // a press of a key
+const TURN = Math.PI / 36 // a press of a key
+const GROW = 1.05
 const LOCKED = "The input people is connected: its people are used. Disconnect it to edit here."
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
 
@@ -17,13 +24,15 @@ export class PoseEditor {
      * size: () => [width, height] of the canvas; onEdit: called after every edit, with whether more
      * of the same is coming; undo, redo: take edits back; isLocked: () => whether edits would be in
      * vain; resources: a promise of { konva, poses }, poses being the library's OpenPose frames with
-     * names.
+     * names; outside: { files, readPose, putPhoto }: where the artist's poses are kept, and what reads
+     * foreign poses and puts a photograph behind the canvas.
      */
-    constructor({ size, onEdit, undo, redo, isLocked, resources }) {
+    constructor({ size, onEdit, undo, redo, isLocked, resources, outside }) {
         const render = () => this.render()
         this.session = new Session({ size, onEdit, render })
         this.takeBack = { undo, redo }
         this.isLocked = isLocked
+        this.outside = outside
         this.rows = []
         this.leftAt = -Infinity
         this.build()
@@ -49,8 +58,9 @@ export class PoseEditor {
     /** Who is chosen, the view and what came with a run: what the saved text does not hold. */
     get memory() {
         const { selected, joint, keep, given } = this.session
-        const { view, fits, photo, opacity } = this.canvas
-        return { session: { selected, joint, keep, given }, canvas: { view, fits, photo, opacity } }
+        const { view, fits, photo, photoFile, opacity } = this.canvas
+        const canvas = { view, fits, photo, photoFile, opacity }
+        return { session: { selected, joint, keep, given }, canvas }
     }
 
     set memory({ session, canvas }) {
@@ -64,7 +74,9 @@ export class PoseEditor {
 
     /** What the editor does not use goes on to ComfyUI: its shortcuts, and undo and redo. */
     key(event) {
-        if (event.altKey || event.target === this.slide || event.target.tagName === "TEXTAREA") return
+        const { tagName } = event.target
+        const writes = tagName === "INPUT" && !(event.key === "Escape" && this.panel)
+        if (event.altKey || writes || tagName === "TEXTAREA") return
         if (this.action(event) === false) return
         event.preventDefault()
         event.stopPropagation()
@@ -81,11 +93,24 @@ export class PoseEditor {
             j: () => session.nextJoint(shift ? -1 : 1),
             Delete: () => (session.joint === null ? session.remove() : session.hideJoint()),
             "?": () => this.show(this.help),
+            ...this.limbTools.keys(shift ? -1 : 1),
             "+": () => canvas.zoom(ZOOM),
             "=": () => canvas.zoom(ZOOM),
         }
         const plain = {
             "Ctrl+d": () => session.duplicate(),
+            " ": () => event.target === canvas.element && (canvas.spaceHeld = true),
+            a: () => this.show(this.poses),
+            p: () => this.rows[this.order.indexOf(session.selected)]?.field.focus(),
+            c: () => this.copy(),
+            t: () => session.takeGiven(),
+            g: () => session.switchGrid(),
+            s: () => session.switchSnaps(),
+            f: () => this.switchFullScreen(),
+            "[": () => this.turn(-TURN),
+            "]": () => this.turn(TURN),
+            ",": () => this.grow(1 / GROW),
+            ".": () => this.grow(GROW),
             h: () => session.toggleJoint(),
             l: () => session.setKeep(!session.keep),
             m: () => session.editPerson(geometry.mirrored),
@@ -98,6 +123,8 @@ export class PoseEditor {
         shifted.Backspace = shifted.Delete
         for (const [arrow, direction] of Object.entries(ARROWS))
             shifted[arrow] = () => session.nudge(direction, shift, repeat)
+        for (const digit of "123456789")
+            plain[digit] = () => digit - 1 in this.order && session.select(this.order[digit - 1])
         const actions = shift ? shifted : { ...shifted, ...plain }
         if (!(name in actions)) return false
         if (this.panel && !["Escape", "?"].includes(name)) return name === "Tab" ? false : undefined
@@ -113,6 +140,85 @@ export class PoseEditor {
         this.session.select(joint === null ? null : selected)
     }
 
+    /** The middle of the box around the selected person. */
+    center() {
+        const { left, right, top, bottom } = geometry.bounds(this.session.person)
+        return [(left + right) / 2, (top + bottom) / 2]
+    }
+
+    turn(angle) {
+        this.session.editPerson((person) => geometry.rotated(person, this.center(), angle), true)
+    }
+
+    grow(factor) {
+        this.session.editPerson((person) => geometry.scaled(person, this.center(), factor), true)
+    }
+
+    switchFullScreen() {
+        if (document.fullscreenElement) return void document.exitFullscreen()
+        this.element.requestFullscreen?.().catch((error) => this.tell(error.message))
+    }
+
+    // what comes from outside
+
+    /** Says something until the next edit. */
+    tell(text) {
+        this.session.notice = text
+        this.render()
+    }
+
+    /** Copies the selected person, or everybody, as an OpenPose frame. */
+    copy() {
+        const { shown, person } = this.session
+        const text = JSON.stringify(frameOf(shown, person ? [person] : shown.people))
+        const put = (event) => {
+            event.clipboardData.setData("text/plain", text)
+            event.preventDefault()
+            event.stopImmediatePropagation()
+        }
+        // also where pages may not use the clipboard otherwise: without https
+        document.addEventListener("copy", put, { capture: true, once: true })
+        if (!document.execCommand("copy")) document.removeEventListener("copy", put, true)
+        else this.tell(say("copied: paste with Ctrl+V, here or in a text"))
+    }
+
+    pasted(event) {
+        const text = event.clipboardData?.getData("text/plain") ?? ""
+        if (["TEXTAREA", "INPUT"].includes(event.target.tagName) || !looksLikePose(text)) return
+        event.preventDefault()
+        event.stopPropagation()
+        this.receive(async () => ({ states: await readText(text, this.outside.readPose) }))
+    }
+
+    dropped(event) {
+        event.preventDefault()
+        event.stopPropagation()
+        this.receiveFiles([...(event.dataTransfer?.files ?? [])])
+    }
+
+    async receiveFiles(files) {
+        for (const file of files)
+            await this.receive(() => readFile(file, this.outside.readPose), file.name)
+    }
+
+    /** Adds the people of what `read` reads, or puts its photograph behind the canvas. */
+    async receive(read, name = say("pasted")) {
+        if (this.isLocked()) return
+        if (this.panel) this.show(null)
+        try {
+            const { states: frames, photo } = await read()
+            if (photo) {
+                await this.outside.putPhoto(photo)
+                return this.tell(say("photograph is behind the canvas; Detect Pose finds its people"))
+            }
+            if (!frames.length) throw new Error(say("there is nobody in it"))
+            this.session.receive(frames[0])
+            if (frames.length > 1) this.tell(say("the first of <n> frames", { n: frames.length }))
+        } catch (error) {
+            this.tell(`${name}: ${error.message}`)
+        }
+    }
+
     // the element
 
     build() {
@@ -120,15 +226,20 @@ export class PoseEditor {
         this.canvas = new Canvas(this.session, surface, () => this.focus())
         const { bar, buttons } = parts.toolbar(this.tools())
         this.buttons = buttons
-        this.poses = el("div", { className: "panel", hidden: true })
+        this.library = new Library(this.session, new UserPoses(this.outside.files), {
+            onChosen: () => this.show(null), onFiles: (files) => this.receiveFiles(files),
+        })
+        this.poses = this.library.element
         this.help = el("div", { className: "panel", hidden: true }, ...parts.help())
         const stage = el("div", { className: "stage" }, surface, this.poses, this.help)
+        this.limbTools = new LimbTools(this.session, () => this.focus())
+        const limbs = this.limbTools.element
         this.status = el("div", { className: "status", role: "status" })
         const line = el("div", { className: "line" }, this.status, this.slider())
-        this.prompts = el("div", { className: "prompts", role: "group", "aria-label": "Prompts" })
+        this.prompts = el("div", { className: "prompts", role: "group", "aria-label": say("Prompts") })
         this.element = el("div", { className: "vitruvian-pose", "data-capture-wheel": "true" },
-            bar, stage, line, this.prompts)
-        this.lockable = [bar, stage, this.prompts]
+            bar, stage, limbs, line, this.prompts)
+        this.lockable = [bar, stage, limbs, this.prompts]
         this.listen(bar)
     }
 
@@ -152,13 +263,16 @@ export class PoseEditor {
             ["redo", "Redo (Ctrl+Shift+Z)", () => this.takeBack.redo()],
         ]
         const people = [
-            ["add", "Add a person", () => this.show(this.poses)],
-            ["take", "Take the connected pose (it comes with a run)", () => session.takeGiven()],
+            ["add", "Add a person (A)", () => this.show(this.poses)],
+            ["take", "Take the connected pose (T): it comes with a run", () => session.takeGiven()],
         ]
         const view = [
             ["zoomOut", "Zoom out (-)", () => canvas.zoom(1 / ZOOM)],
             ["fit", "Fit the canvas (0)", () => canvas.fit()],
             ["zoomIn", "Zoom in (+)", () => canvas.zoom(ZOOM)],
+            ["grid", "Grid (G)", () => session.switchGrid(), "switch"],
+            ["snaps", "Snap to joints and to the grid (S)", () => session.switchSnaps(), "switch"],
+            ["fullScreen", "Full screen (F)", () => this.switchFullScreen()],
         ]
         const help = [["help", "Mouse and keys (?)", () => this.show(this.help)]]
         const extras = [extra("hands", "Hands"), extra("feet", "Feet"), extra("face", "Face")]
@@ -168,7 +282,8 @@ export class PoseEditor {
     slider() {
         const input = el("input", {
             type: "range", min: 0, max: 1, step: 0.05, value: this.canvas.opacity,
-            title: "How much of the photograph is seen", "aria-label": "Photograph's opacity",
+            title: say("How much of the photograph is seen"),
+            "aria-label": say("Photograph's opacity"),
         })
         input.addEventListener("input", () => {
             this.canvas.opacity = Number(input.value)
@@ -176,14 +291,22 @@ export class PoseEditor {
         })
         input.addEventListener("pointerup", () => this.focus())
         this.slide = input
-        this.photoLine = el("label", { className: "photo", hidden: true }, "photograph", input)
+        this.photoLine = el("label", { className: "photo", hidden: true }, say("photograph"), input)
         return this.photoLine
     }
 
     listen(bar) {
         const on = (target, name, handle) => target.addEventListener(name, handle)
         on(this.element, "keydown", (event) => this.key(event))
+        on(this.element, "keyup", ({ key }) => key === " " && (this.canvas.spaceHeld = false))
+        on(this.element, "paste", (event) => this.pasted(event))
+        on(this.element, "drop", (event) => this.dropped(event))
+        for (const name of ["dragenter", "dragover"]) on(this.element, name, (event) => {
+            event.preventDefault()
+            event.stopPropagation()
+        })
         on(this.canvas.element, "focus", () => this.render())
+        on(this.canvas.element, "blur", () => (this.canvas.spaceHeld = false))
         on(this.element, "focusout", () => (this.leftAt = performance.now()))
         on(bar, "click", ({ detail }) => detail && !this.panel && this.focus()) // not by keyboard
         // what pointers do in the editor is not the graph's business
@@ -193,19 +316,11 @@ export class PoseEditor {
 
     show(panel) {
         const open = panel !== this.panel ? panel : null
-        if (open === this.poses) open.replaceChildren(...this.shelf())
         for (const one of [this.poses, this.help]) one.hidden = one !== open
         this.panel = open
-        if (open) open.querySelector("button")?.focus({ preventScroll: true })
+        if (open === this.poses) this.library.open()
+        if (open) open.querySelector("input, button")?.focus({ preventScroll: true })
         else this.focus()
-    }
-
-    /** The people who can be added; choosing one closes the panel. */
-    shelf() {
-        return parts.library(this.session.offers(), (source) => {
-            this.show(null)
-            this.session.add(source)
-        })
     }
 
     /** Gives the canvas the keyboard. */
@@ -238,6 +353,7 @@ export class PoseEditor {
         this.element.classList.toggle("locked", locked)
         this.canvas.draw(numbers, colors)
         this.renderTools(shown)
+        this.limbTools.render()
         this.renderPrompts(shown, order, colors)
         this.renderStatus(shown, numbers, locked)
     }
@@ -252,6 +368,8 @@ export class PoseEditor {
         buttons.front.disabled = !one || selected === people.length - 1
         buttons.back.disabled = !one || selected === 0
         press("lengths", session.keep)
+        press("grid", session.grid)
+        press("snaps", session.snaps)
         buttons.joint.disabled = !one || joint === null
         press("joint", !buttons.joint.disabled && geometry.isKnown(person.points[joint]))
         for (const [name, some] of Object.entries(EXTRAS)) {
@@ -273,6 +391,7 @@ export class PoseEditor {
             const { prompt } = people[order[number]]
             if (field.value !== prompt) field.value = prompt
             row.classList.toggle("chosen", order[number] === this.session.selected)
+            row.classList.toggle("hovered", order[number] === this.session.hovered)
         })
     }
 
@@ -281,26 +400,31 @@ export class PoseEditor {
         const write = (text) => session.setPrompt(this.order[number], text)
         const choose = () =>
             this.order[number] !== session.selected && session.select(this.order[number])
-        return parts.promptRow(number + 1, color, write, choose, () => this.focus())
+        return parts.promptRow(number + 1, color, {
+            onText: write, onFocus: choose, onDone: () => this.focus(),
+            onHover: (inside) => session.hover(inside ? this.order[number] : null),
+        })
     }
 
     renderStatus({ people }, numbers, locked) {
         const { person, selected, problem, notice } = this.session
-        const count = people.length === 1 ? "1 person" : `${people.length} people`
+        const count = say(people.length === 1 ? "1 person" : "<n> people", { n: people.length })
         const chosen = person ? this.describe(numbers[selected]) : count
-        const calm = people.length ? chosen : "Nobody is here: add a person."
-        const text = locked ? LOCKED : problem ? `${problem}. An edit begins anew.` : (notice ?? calm)
+        const calm = people.length ? chosen : say("Nobody is here: add a person.")
+        const wrong = problem && say("<problem>. An edit begins anew.", { problem })
+        const text = locked ? say(LOCKED) : wrong || (notice ?? calm)
         if (this.status.textContent !== text) this.status.textContent = text
         this.status.classList.toggle("wrong", locked || Boolean(problem))
-        this.canvas.element.setAttribute("aria-label", `Canvas, ${count}, ${chosen}. Arrows move, Tab ` +
-            "chooses the next person, ? shows all keys.")
+        this.canvas.element.setAttribute("aria-label", `${say("Canvas")}, ${count}, ${chosen}. ` +
+            say("Arrows move, Tab chooses the next person, ? shows all keys."))
     }
 
     /** "person 2: left wrist, hidden" */
     describe(number) {
         const { joint, person } = this.session
-        if (joint === null) return `person ${number}`
-        const hidden = geometry.isKnown(person.points[joint]) ? "" : ", hidden"
-        return `person ${number}: ${nameOf(joint)}${hidden}`
+        const who = say("person <n>", { n: number })
+        if (joint === null) return who
+        const hidden = geometry.isKnown(person.points[joint]) ? "" : `, ${say("hidden")}`
+        return `${who}: ${nameOf(joint)}${hidden}`
     }
 }

@@ -1,9 +1,8 @@
-// The pieces of the editor's face: tools, the library of poses, the list of keys, prompts.
+// The pieces of the editor's face: tools, the list of keys, prompts.
 
-import { bounds, isKnown } from "./geometry.js"
 import { icon } from "./icons.js"
-import { LIMBS } from "./skeleton.js"
 import { SOMEBODY } from "./state.js"
+import { say } from "./words.js"
 
 /** An element with these properties (attributes where the name has a dash) and children. */
 export function el(tag, properties = {}, ...children) {
@@ -20,7 +19,7 @@ export function el(tag, properties = {}, ...children) {
  */
 export function tool(image, title, type, onUse, caption = "") {
     const button = el("button", {
-        type: "button", className: "tool", title, "aria-label": title.replace(/ \(.*\)$/, ""),
+        type: "button", className: "tool", title, "aria-label": title.replace(/ ?[(（].*[)）]$/, ""),
     })
     button.innerHTML = image
     button.append(caption)
@@ -33,36 +32,15 @@ export function tool(image, title, type, onUse, caption = "") {
 export function toolbar(rows) {
     const buttons = {}
     const makeTool = ([name, title, onUse, type = "button"]) => {
-        buttons[name] = tool(icon(name), title, type, onUse)
+        buttons[name] = tool(icon(name), say(title), type, onUse)
         buttons[name].dataset.tool = name
         return buttons[name]
     }
     const makeGroup = (group) => el("div", { className: "group" }, ...group.map(makeTool))
     const makeRow = (row) => el("div", { className: "row" }, ...row.map(makeGroup))
-    const bar = el("div", { className: "bar", role: "toolbar", "aria-label": "Pose tools" },
+    const bar = el("div", { className: "bar", role: "toolbar", "aria-label": say("Pose tools") },
         ...rows.map(makeRow))
     return { bar, buttons }
-}
-
-/** A person as a small image. */
-function thumbnail({ people: [person], width, height }) {
-    const { left, right, top, bottom } = bounds(person)
-    const side = Math.max(right - left, bottom - top, 1) * 1.1
-    const [x, y] = [(left + right - side) / 2, (top + bottom - side) / 2]
-    const lines = LIMBS.map(([a, b], i) => {
-        const [from, to] = [person.points[a], person.points[b]]
-        if (!isKnown(from) || !isKnown(to)) return ""
-        const ends = `x1="${from[0]}" y1="${from[1]}" x2="${to[0]}" y2="${to[1]}"`
-        return `<line ${ends} stroke="hsl(${20 * i} 90% 45%)" stroke-width="${side / 30}"/>`
-    })
-    return `<svg viewBox="${x} ${y} ${side} ${side}" aria-hidden="true">${lines.join("")}</svg>`
-}
-
-/** The library: entries { name, state } as tiles. */
-export function library(entries, onChoose) {
-    const tiles = entries.map(({ name, state }) =>
-        tool(thumbnail(state), `Add: ${name}`, "button", () => onChoose(state), name))
-    return [el("h4", { textContent: "Add a person" }), el("div", { className: "poses" }, ...tiles)]
 }
 
 const KEYS = [
@@ -70,34 +48,41 @@ const KEYS = [
     ["Drag hips or a shoulder", "moves the person (Shift: over its feet); leans the trunk"],
     ["Drag neck or face", "turns the head"],
     ["Drag a limb or the box", "moves the person; corners scale, the knob turns (Shift: in steps)"],
-    ["Drag the ground", "moves the view; wheel or two fingers zoom"],
-    ["Tab, Shift+Tab", "next or previous person"],
+    ["Drag the ground", "moves the view, as the middle button or Space with a drag; wheel or two fingers zoom"],
+    ["Drop, Ctrl+V", "a pose (JSON), an image with a pose in it, or a photograph to pose over"],
+    ["Tab, Shift+Tab, 1 to 9", "next or previous person, person by number"],
+    ["A, P", "the poses; the person's prompt"],
+    ["C", "copies the person as text, to paste with Ctrl+V"],
     ["J, Shift+J", "next or previous joint"],
     ["Arrows", "nudge the joint or the person; Shift: ten times as far"],
     ["H", "hides or shows the joint"],
     ["L", "limbs bend and keep their lengths, or points are free"],
     ["M", "mirrors the person"],
+    ["D, Shift+D", "turns the person in depth"],
+    ["B", "bends the limb the other way"],
+    ["K, O, R, N", "next hand or foot; its next pose; turns it; mirrors it (Shift: back)"],
     ["Ctrl+D", "duplicates the person"],
     ["Delete", "hides the joint; without a chosen joint deletes the person"],
     ["Page Up, Page Down", "brings to the front, to the back"],
     ["Ctrl+Z, Ctrl+Shift+Z", "undo, redo, as everywhere in the graph"],
+    ["[ ], comma, period", "turn the person; smaller, larger"],
+    ["T", "takes the connected pose"],
     ["+, -, 0", "zoom in, out, fit"],
+    ["G, S, F", "grid, snapping, full screen"],
     ["Esc", "takes back a drag; lets go of the joint, then of the person"],
 ]
 
 export function help() {
     const rows = KEYS.flatMap(([key, meaning]) =>
-        [el("dt", { textContent: key }), el("dd", { textContent: meaning })])
-    return [el("h4", { textContent: "Mouse and keys" }), el("dl", {}, ...rows)]
+        [el("dt", { textContent: say(key) }), el("dd", { textContent: say(meaning) })])
+    return [el("h4", { textContent: say("Mouse and keys") }), el("dl", {}, ...rows)]
 }
 
-/** A person's prompt: number in their color, field. */
-export function promptRow(number, color, onText, onFocus, onDone) {
-    const field = el("textarea", {
-        placeholder: `Person ${number}: left empty, “${SOMEBODY}”`, spellcheck: false,
-        title: `Prompt of person ${number} from the left`,
-        "aria-label": `Prompt of person ${number} from the left`,
-    })
+/** A person's prompt: number in their color, field; onHover says whether it is pointed at. */
+export function promptRow(number, color, { onText, onFocus, onDone, onHover }) {
+    const title = say("Prompt of person <n> from the left", { n: number })
+    const empty = say("Person <n>: left empty, “<somebody>”", { n: number, somebody: SOMEBODY })
+    const field = el("textarea", { placeholder: empty, spellcheck: false, title, "aria-label": title })
     field.addEventListener("input", () => onText(field.value))
     field.addEventListener("focus", onFocus)
     field.addEventListener("keydown", (event) => {
@@ -108,6 +93,8 @@ export function promptRow(number, color, onText, onFocus, onDone) {
     })
     const row = el("label", { className: "prompt" }, el("span", { textContent: number }), field)
     row.style.setProperty("--person", color)
+    row.addEventListener("pointerenter", () => onHover(true))
+    row.addEventListener("pointerleave", () => onHover(false))
     return { row, field }
 }
 

@@ -1,11 +1,15 @@
 // What is being edited: the state, and who is chosen. Nothing here is drawn.
 
+import { withPart, withoutPart } from "./extras.js"
 import * as geometry from "./geometry.js"
+import { limbOf } from "./hand_poses.js"
 import { grabbable } from "./hits.js"
 import { dragged } from "./limbs.js"
+import { reposed, welcomed, withRoom } from "./newcomers.js"
 import { remember, remembered } from "./remembered.js"
 import { POINTS, indices, partOf } from "./skeleton.js"
 import * as states from "./state.js"
+import { say } from "./words.js"
 
 const EVERYTHING = Array.from({ length: POINTS }, (_, i) => i)
 // the people of an editor that was never used, as models/pose_editor.py says: with an empty text
@@ -28,7 +32,11 @@ export class Session {
         this.draft = null // what a drag has made so far
         this.selected = null // place in the list of people
         this.joint = null
+        this.limb = "rightHand" // whose pose is chosen
         this.keep = !remembered("freePoints", false) // lengths
+        this.grid = remembered("grid", false) // whether it is shown
+        this.snaps = remembered("snaps", false) // whether joints rest on others and on the grid
+        this.hovered = null // who is pointed at, on the canvas or among the prompts
         this.library = [] // { name, state } each
         this.given = null // the state of the connected pose
         this.problem = null // what is wrong with the text
@@ -80,7 +88,8 @@ export class Session {
 
     /** The library: OpenPose frames with names, the standing person first. */
     setLibrary(frames) {
-        this.library = frames.map((frame) => ({ name: frame.name, state: states.fromFrame(frame) }))
+        this.library = frames.map((frame) =>
+            ({ name: frame.name, group: frame.group, state: states.fromFrame(frame) }))
         if (this.state.untouched) this.load()
         else this.state = this.complete(this.state)
     }
@@ -117,10 +126,24 @@ export class Session {
         this.edit(states.withPerson(this.shown, this.selected, change(this.person)), goesOn)
     }
 
+    /** Shows the selected person changed, as one edit that ends with keepPreview. */
+    preview(change) {
+        const state = states.fitted(this.state, ...this.size())
+        const person = state.people[this.selected]
+        if (!person) return
+        this.draft = states.withPerson(state, this.selected, change(person))
+        this.render()
+    }
+
+    keepPreview() {
+        if (this.draft) this.edit(this.draft)
+    }
+
     select(person, joint = null) {
         if (person !== this.selected) this.notice = null
         this.selected = person
         this.joint = joint
+        this.limb = limbOf(joint) ?? this.limb
         this.render()
     }
 
@@ -130,16 +153,55 @@ export class Session {
         this.render()
     }
 
-    /** One more person; says so if others are numbered anew. */
+    switchGrid() {
+        remember("grid", (this.grid = !this.grid))
+        this.render()
+    }
+
+    switchSnaps() {
+        remember("snaps", (this.snaps = !this.snaps))
+        this.render()
+    }
+
+    hover(person) {
+        if (person === this.hovered) return
+        this.hovered = person
+        this.render()
+    }
+
+    /**
+     * The people of `source` beside the others; says so if others are numbered anew. Several take
+     * the place of people whom nobody has posed.
+     */
     add(source) {
-        const before = this.state.untouched ? states.withRoom(this.shown) : this.shown
-        const state = states.withNew(before, states.welcomed(before, source))
-        const count = state.people.length
-        this.selected = count - 1
+        const { untouched } = this.state
+        const isGroup = source.people.length > 1
+        const before = !untouched ? this.shown
+            : isGroup ? { ...this.shown, people: [] } : withRoom(this.shown)
+        const state = { ...before, people: [...before.people, ...welcomed(before, source)] }
+        const first = before.people.length
+        this.selected = first
         this.joint = null
         this.edit(state)
-        const number = states.leftToRight(state).indexOf(count - 1) + 1
-        if (number < count) this.notice = `person ${number} is new: those right of them moved up`
+        const number = states.leftToRight(state).indexOf(first) + 1
+        if (number <= first)
+            this.notice = say("person <n> is new: those right of them moved up", { n: number })
+    }
+
+    /** Another pose for the selected person, who keeps place and prompt. */
+    repose(source) {
+        this.joint = null
+        this.edit(reposed(this.shown, this.selected, source))
+    }
+
+    /** People from outside, as a file has them: beside those here, or in the place of nobody's. */
+    receive(source) {
+        if (!source.people.length) throw new Error(say("there is nobody in it"))
+        const completed = this.complete(source)
+        if (!this.state.untouched && this.state.people.length) return this.add(completed)
+        this.selected = 0
+        this.joint = null
+        this.edit(states.fitted(completed, ...this.size()))
     }
 
     duplicate() {
@@ -179,7 +241,7 @@ export class Session {
     }
 
     toggleExtra(name, wanted) {
-        const change = wanted ? geometry.withPart : geometry.withoutPart
+        const change = wanted ? withPart : withoutPart
         if (this.joint !== null && EXTRAS[name].includes(partOf(this.joint))) this.joint = null
         this.editPerson((person) => EXTRAS[name].reduce(change, person))
     }
@@ -245,8 +307,9 @@ export class Session {
     offers() {
         const given = this.given ?? { people: [] }
         const guests = states.leftToRight(given).map((i, number) => ({
-            name: `connected ${number + 1}`, state: { ...given, people: [given.people[i]] },
+            name: `connected ${number + 1}`, group: "connected",
+            state: { ...given, people: [given.people[i]] },
         }))
-        return [...guests, ...this.library.filter(({ state }) => state.people.length === 1)]
+        return [...guests, ...this.library]
     }
 }

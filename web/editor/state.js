@@ -8,12 +8,6 @@ import { flattened, unflattened } from "./turning.js"
 
 export const SOMEBODY = "a person"
 const FRACTIONS = 2.5 // a part that reaches no farther is in fractions: REACH of models/pose_points.py
-// where newcomers stand, in widths of the canvas: eight find room, each with the next number
-const FIRST = 0.2
-const STEP = 0.2 // of the way from the last one to
-const BEYOND = 1.1
-const LAST = 0.96
-const SMALLEST = 0.15 // as large as in the library: a newcomer among many
 
 // reading and writing
 
@@ -109,8 +103,6 @@ export const leftToRight = ({ people }) =>
 export const withPerson = (state, at, person) =>
     ({ ...state, people: state.people.map((old, i) => (i === at ? person : old)) })
 
-export const withNew = (state, person) => ({ ...state, people: [...state.people, person] })
-
 export const without = (state, at) =>
     ({ ...state, people: state.people.filter((_, i) => i !== at) })
 
@@ -119,42 +111,4 @@ export function reordered(state, from, to) {
     const people = [...state.people]
     people.splice(to, 0, ...people.splice(from, 1))
     return { ...state, people }
-}
-
-/**
- * A newcomer (a person of `source`'s canvas), right of everybody: so they get the next number and
- * nobody else's changes. Whoever would stick out of the canvas there is made smaller.
- */
-export function welcomed(state, source) {
-    const [newcomer] = fitted(source, state.width, state.height).people
-    return standingAt(newcomer, spotFor(state), state.width)
-}
-
-/** The state with a person who stands alone, and whom nobody has posed, out of newcomers' way. */
-export function withRoom(state) {
-    if (state.people.length > 1) return state
-    const aside = (person) => standingAt(person, FIRST * state.width, state.width)
-    return { ...state, people: state.people.map(aside) }
-}
-
-/** The person with their middle at `spot`, small enough to be on the canvas there. */
-function standingAt(person, spot, width) {
-    const { left, right, bottom } = geometry.bounds(person)
-    const middle = geometry.middle(person)
-    const room = [(width - spot) / (right - middle), spot / (middle - left)]
-    const size = Math.max(SMALLEST, Math.min(1, ...room.filter((share) => share > 0)))
-    return geometry.shifted(geometry.scaled(person, [middle, bottom], size), spot - middle, 0)
-}
-
-/** Where a newcomer's middle goes; without room on the right, into the middle of the widest gap. */
-function spotFor({ width, people }) {
-    const taken = people.map(geometry.middle).sort((a, b) => a - b)
-    if (!taken.length) return width / 2
-    const last = Math.max(0, taken.at(-1))
-    const spot = last + STEP * (BEYOND * width - last)
-    if (spot <= LAST * width) return spot
-    const ends = [0, ...taken.filter((x) => x > 0 && x < width), width]
-    const gaps = ends.slice(1).map((end, i) => end - ends[i])
-    const widest = gaps.indexOf(Math.max(...gaps))
-    return (ends[widest] + ends[widest + 1]) / 2
 }
