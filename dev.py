@@ -4,6 +4,7 @@ Needs only the standard library and does its own set-up, in the user's cache (~/
   env-<hash>         the developers' pins (tests/requirements.txt), named by their hash
   env-<hash>-<hash>  a thin layer on it with what one version of ComfyUI requires
   ComfyUI-<version>  the host, unless COMFYUI_PATH names one
+  fresh-<version>-<hash>  what a user of ComfyUI has, for `dev.py fresh`
   base-<hash>        this checkout's private ComfyUI folders: input, output, models, custom_nodes
 What the commands do is in tools/. Linux and macOS.
 """
@@ -58,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
     serve = add("serve", "start ComfyUI with the pack and leave it running until Ctrl-C")
     serve.add_argument("--port", type=int, default=8188)
     add("batch", "run saved workflows over a table (batch/README.md)", help=False)
+    fresh = add("fresh", "install the pack as a user does, with several Pythons, and try it")
+    fresh.add_argument("pythons", nargs="*", metavar="PYTHON", help="such as 3.12 (all)")
+    fresh.add_argument("--renew", action="store_true", help="take the newest of all packages")
     train = add("train", "run a trainer (mini: all mini weights)", host=False)
     train.add_argument("name")
     train.add_argument("arguments", nargs=argparse.REMAINDER)

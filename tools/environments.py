@@ -33,11 +33,21 @@ def find_python() -> tuple[str, int]:
     )
 
 
+def find_version(version: str) -> str | None:
+    """Find an interpreter of this version, such as 3.12: on the path, or one that pyenv made."""
+    made_by_pyenv = Path.home().glob(f".pyenv/versions/{version}.*/bin/python")
+    for python in (shutil.which(f"python{version}"), *map(str, sorted(made_by_pyenv))):
+        # pyenv puts names on the path that stand for no interpreter
+        if python and not subprocess.call([python, "-c", ""], stderr=subprocess.DEVNULL):
+            return python
+    return None
+
+
 def pins_environment() -> Path:
     """Set the environment of the developers' pins up if need be; return its interpreter."""
     _, minor = find_python()
     name = "env-" + paths.digest(paths.PINS.read_text(), str(minor), platform.machine())
-    return _environment(name, ["-r", str(paths.PINS)], PINS_GIGABYTES)
+    return set_up(name, ["-r", str(paths.PINS)], PINS_GIGABYTES)
 
 
 def host_environment(host: Path) -> Path:
@@ -46,21 +56,30 @@ def host_environment(host: Path) -> Path:
     requirements = host / "requirements.txt"
     name = f"{_name(pins)}-{paths.digest(requirements.read_text(), *UNDECLARED)}"
     packages = ["-r", str(requirements), *UNDECLARED, "-c", str(paths.PINS)]
-    return _environment(name, packages, HOST_GIGABYTES, below=pins)
+    return set_up(name, packages, HOST_GIGABYTES, visible=site_packages(pins))
 
 
 def _name(python: Path) -> str:
     return python.parent.parent.name
 
 
-def _environment(
-    name: str, packages: list[str], gigabytes: float, below: Path | None = None
+def site_packages(python: Path) -> Path:
+    """Return the folder with the packages of an environment, by its interpreter."""
+    return next(python.parent.parent.glob("lib/python*/site-packages"))
+
+
+def set_up(
+    name: str,
+    packages: list[str],
+    gigabytes: float,
+    visible: Path | None = None,
+    interpreter: str | None = None,
 ) -> Path:
     """Set environment `name` up with pip's arguments `packages`; return its interpreter.
 
     The file `complete` is written last: without it the folder is what an interrupted set-up left,
-    and is set up again. `below` is the interpreter of an environment whose packages are visible
-    too, so that several hosts share one copy of torch.
+    and is set up again. `visible` is a folder of packages that are visible in it too, so that
+    several hosts share one copy of torch. interpreter: the Python that it is made with.
     """
     folder = paths.CACHE / name
     python, complete = folder / "bin" / "python", folder / "complete"
@@ -73,19 +92,18 @@ def _environment(
         need_disk(gigabytes)
         print(f"Setting up {folder} (once; {gigabytes:g} GB at most)", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
-        _make_venv(folder)
-        if below:
-            site = next(below.parent.parent.glob("lib/python*/site-packages"))
-            link = next(folder.glob("lib/python*/site-packages")) / "vitruvian_below.pth"
-            link.write_text(f"import site; site.addsitedir({str(site)!r})\n")
+        _make_venv(folder, interpreter or find_python()[0])
+        if visible:
+            link = site_packages(python) / "vitruvian_below.pth"
+            link.write_text(f"import site; site.addsitedir({str(visible)!r})\n")
         _pip(python, packages)
         complete.write_text(" ".join(packages) + "\n")
     return python
 
 
-def _make_venv(folder: Path) -> None:
+def _make_venv(folder: Path, interpreter: str) -> None:
     process = subprocess.run(
-        [find_python()[0], "-m", "venv", str(folder)], capture_output=True, text=True
+        [interpreter, "-m", "venv", str(folder)], capture_output=True, text=True
     )
     if process.returncode:
         raise Trouble(

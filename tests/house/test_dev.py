@@ -11,7 +11,7 @@ import pytest
 from vitruvian.batch.vitruvian_batch import host
 from vitruvian.batch.vitruvian_batch.trouble import Trouble
 from vitruvian.tools import environments, examples, hosts, paths
-from vitruvian.tools.commands import bench
+from vitruvian.tools.commands import bench, fresh
 from vitruvian.tools.server import Server
 
 COMMANDS = sorted(
@@ -26,7 +26,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path
 
 
-def fake_venv(folder):
+def fake_venv(folder, interpreter):
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").touch()
     (folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
@@ -44,9 +44,44 @@ def installs(monkeypatch):
 
 
 def test_an_environment_is_set_up_once(cache, installs):
-    first, second = (environments._environment("env", ["one"], 0) for _ in range(2))
+    first, second = (environments.set_up("env", ["one"], 0) for _ in range(2))
     assert first == second == cache / "env" / "bin" / "python"
     assert installs == [["one"]]
+
+
+def test_a_version_of_python_is_one_that_runs(tmp_path, monkeypatch):
+    """pyenv puts a script on the path for versions that it does not have, too."""
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / name).write_text("#!/bin/sh\nexit 127\n")
+    (tmp_path / name).chmod(0o755)
+    assert environments.find_version(name.removeprefix("python")) is None
+    made_by_pyenv = tmp_path / ".pyenv" / "versions" / f"{name.removeprefix('python')}.9" / "bin"
+    made_by_pyenv.mkdir(parents=True)
+    (made_by_pyenv / "python").symlink_to(sys.executable)
+    assert environments.find_version(name.removeprefix("python")) == str(made_by_pyenv / "python")
+
+
+def test_a_fresh_installation_that_changes_a_package_fails(monkeypatch, tmp_path, capsys):
+    """Whatever else was added, and although Detect Pose finds somebody."""
+    before = ["numpy==2.5.5", "opencv-python==4.9"]
+    answers = {
+        "added": fresh.Answer(before, [*before, "mediapipe==1.2"], "", [9], "0.1 seconds", []),
+        "lowered": fresh.Answer(before, ["numpy==1.26", before[1]], "", [9], "0.1 seconds", []),
+        "nobody": fresh.Answer(before, before, "", [], "0.1 seconds", []),
+    }
+    monkeypatch.setattr(fresh, "_users_environment", lambda version, host, renew: version)
+    monkeypatch.setattr(fresh, "_install_and_detect", lambda version, host, base: answers[version])
+    exits = {version: fresh._try(version, tmp_path, False) for version in answers}
+    assert exits == {"added": 0, "lowered": 1, "nobody": 1}
+    assert "changed: numpy==2.5.5\n" in capsys.readouterr().out
+
+
+def test_a_python_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(fresh, "has_packages", lambda: True)
+    with pytest.raises(Trouble, match="no Python 3.99 on this machine: install it"):
+        fresh.run(argparse.Namespace(pythons=["3.99"], host=None, renew=False))
 
 
 def test_a_benchmark_checks_where_its_numbers_go_before_it_runs(tmp_path, monkeypatch):
@@ -66,15 +101,15 @@ def test_an_incomplete_environment_is_set_up_again(cache, installs, monkeypatch)
 
     with monkeypatch.context() as patch, pytest.raises(Trouble, match="no connection"):
         patch.setattr(environments, "_pip", fail)
-        environments._environment("env", ["one"], 0)
-    python = environments._environment("env", ["one"], 0)
+        environments.set_up("env", ["one"], 0)
+    python = environments.set_up("env", ["one"], 0)
     assert installs == [["one"]]
     assert not (python.parent / "leftover").exists()
 
 
 def test_a_layer_sees_the_packages_below(cache, installs):
-    below = environments._environment("below", ["torch"], 0)
-    above = environments._environment("above", ["host"], 0, below=below)
+    below = environments.set_up("below", ["torch"], 0)
+    above = environments.set_up("above", ["host"], 0, visible=environments.site_packages(below))
     (link,) = above.parent.parent.rglob("*.pth")
     assert str(below.parent.parent / "lib") in link.read_text()
 
@@ -103,7 +138,7 @@ def test_too_little_disk_is_reported_before_anything_is_set_up(cache, installs, 
     usage = namedtuple("usage", "free")(2e9)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(Trouble, match=r"needs 5 GB.*2\.0 GB are free"):
-        environments._environment("env", ["one"], 5)
+        environments.set_up("env", ["one"], 5)
     assert not (cache / "env").exists()
 
 
