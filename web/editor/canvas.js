@@ -142,8 +142,7 @@ export class Canvas {
     }
 
     under(at) {
-        const { shown, selected, target } = this.session
-        return hit(shown, selected, target, at, this.view.scale)
+        return hit(this.session, at, this.view.scale)
     }
 
     hover(at) {

@@ -3,8 +3,8 @@
 // changed in place.
 
 import {
-    L_ANKLE, L_ELBOW, L_EYE, L_HIP, L_KNEE, L_SHOULDER, L_WRIST, NECK, NOSE, PARENTS, PARTS, POINTS,
-    R_ANKLE, R_ELBOW, R_EYE, R_HIP, R_KNEE, R_SHOULDER, R_WRIST, TWINS, indices,
+    L_ANKLE, L_ELBOW, L_EYE, L_HIP, L_KNEE, L_SHOULDER, L_WRIST, NECK, NOSE, PARENTS, POINTS, R_ANKLE,
+    R_ELBOW, R_EYE, R_HIP, R_KNEE, R_SHOULDER, R_WRIST, TWINS, indices,
 } from "./skeleton.js"
 
 export const isKnown = (point) => point[2] > 0
@@ -112,103 +112,9 @@ export function completed(person, model) {
     return { ...person, points }
 }
 
-// parts that are added: drawn around the origin, x to the right of the image
-
-const SPREAD = [-0.75, -0.3, 0, 0.25, 0.5] // angle of each finger to the hand's axis
-const KNUCKLES = [0.2, 0.5, 0.5, 0.47, 0.44] // from the wrist, in lengths of the hand
-const PHALANGES = [
-    [0.2, 0.18, 0.15], [0.22, 0.14, 0.1], [0.25, 0.15, 0.1], [0.23, 0.14, 0.1], [0.17, 0.11, 0.09],
-]
-const HAND_LENGTH = 0.108
-const HEAD_WIDTH = 0.09
-const FOOT_LENGTH = 0.12
-
-/** An open hand of length 1 along x; thumb: the side of the thumb, 1 or -1 across. */
-function handShape(thumb) {
-    const points = [[0, 0]]
-    SPREAD.forEach((spread, finger) => {
-        let along = KNUCKLES[finger]
-        const turn = finger === 0 ? spread : spread * 0.55
-        const put = () => points.push([Math.cos(turn) * along, -thumb * Math.sin(turn) * along])
-        put()
-        for (const length of PHALANGES[finger]) {
-            along += length
-            put()
-        }
-    })
-    return points
-}
-
-const ellipse = (n, cx, cy, rx, ry, from = 0, to = 2 * Math.PI, closed = false) =>
-    Array.from({ length: n }, (_, i) => {
-        const angle = from + ((to - from) * i) / (closed ? n - 1 : n)
-        return [cx + rx * Math.cos(angle), cy + ry * Math.sin(angle)]
-    })
-
-/** The 70 points of a face 1 wide, seen from the front, around the middle between the eyes. */
-function faceShape() {
-    const brow = (cx) => ellipse(5, cx, -0.12, 0.13, 0.06, Math.PI, 2 * Math.PI, true)
-    const bridge = [0, 0.1, 0.2, 0.3].map((y) => [0, y])
-    const nostrils = [-0.1, -0.05, 0, 0.05, 0.1].map((x) => [x, 0.37 - Math.abs(x) * 0.3])
-    const eye = (cx) => ellipse(6, cx, 0, 0.09, 0.045, Math.PI, 3 * Math.PI)
-    return [
-        ...ellipse(17, 0, 0.05, 0.5, 0.85, Math.PI, 0, true), // the jaw, from right to left
-        ...brow(-0.23), ...brow(0.23), ...bridge, ...nostrils, ...eye(-0.22), ...eye(0.22),
-        ...ellipse(12, 0, 0.58, 0.19, 0.08, Math.PI, 3 * Math.PI),
-        ...ellipse(8, 0, 0.58, 0.14, 0.03, Math.PI, 3 * Math.PI),
-        [-0.22, 0], [0.22, 0],
-    ]
-}
-
-/** points put at `origin`, their x axis along `angle`, as large as `size`. */
-function placed(shape, [ox, oy], angle, size) {
-    const [cos, sin] = [Math.cos(angle) * size, Math.sin(angle) * size]
-    return shape.map(([x, y]) => [ox + cos * x - sin * y, oy + sin * x + cos * y, 1])
-}
-
-const direction = (a, b) => Math.atan2(b[1] - a[1], b[0] - a[0])
-
-const MAKERS = {
-    leftHand: (points, tall) =>
-        placed(handShape(1), points[L_WRIST], direction(points[L_ELBOW], points[L_WRIST]),
-            HAND_LENGTH * tall),
-    rightHand: (points, tall) =>
-        placed(handShape(-1), points[R_WRIST], direction(points[R_ELBOW], points[R_WRIST]),
-            HAND_LENGTH * tall),
-    face: (points, tall) => {
-        const [right, left, nose] = [points[R_EYE], points[L_EYE], points[NOSE]]
-        const eyes = isPlaced(right) && isPlaced(left)
-        const center = eyes ? [(right[0] + left[0]) / 2, (right[1] + left[1]) / 2] : nose
-        // somebody seen from behind has the left eye on the left: a face would stand on its head
-        const tilt = eyes && left[0] > right[0] ? direction(right, left) : 0
-        return placed(faceShape(), center, tilt, HEAD_WIDTH * tall)
-    },
-    feet: (points, tall) => [[L_KNEE, L_ANKLE, 1], [R_KNEE, R_ANKLE, -1]].flatMap(
-        ([knee, ankle, out]) => {
-            const down = direction(points[knee], points[ankle])
-            return placed([[0.35, -out * 0.45], [0.3, -out * 0.6], [0.25, out * 0.1]],
-                points[ankle], down, FOOT_LENGTH * tall)
-        }),
-}
-// what must be there for a part to hang on
-const NEEDS = { leftHand: [L_WRIST], rightHand: [R_WRIST], face: [NOSE], feet: [L_ANKLE, R_ANKLE] }
-
 /** Whether a point of the part is shown; hidden: or has a place and is hidden. */
 export const hasPart = (person, part, hidden = false) =>
     indices(part).some((i) => (hidden ? isPlaced : isKnown)(person.points[i]))
-
-/** The person with this part shown: where it was, else a new one where it belongs. */
-export function withPart(person, part) {
-    const own = indices(part)
-    if (own.some((i) => isPlaced(person.points[i]))) return withKnown(person, own, true)
-    if (!NEEDS[part].every((i) => isPlaced(person.points[i]))) return person
-    const made = MAKERS[part](person.points, standingHeight(person) || 100)
-    const points = [...person.points]
-    points.splice(PARTS[part].start, PARTS[part].count, ...made)
-    return { ...person, points }
-}
-
-export const withoutPart = (person, part) => withKnown(person, indices(part), false)
 
 /** How far [x, y] is from the segment between two points. */
 export function segmentDistance([x, y], a, b) {

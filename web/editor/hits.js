@@ -38,15 +38,19 @@ export function grabbable(person, isSelected) {
 
 const near = ([x, y], point, reach) => Math.hypot(x - point[0], y - point[1]) <= reach
 
-/** The joint nearest to `at`, as { person, joint }; the selected person's win close calls. */
-function nearestJoint({ people }, selected, at, zoom) {
+/**
+ * The joint nearest to `at`, as { person, joint }. Close calls win the chosen joint, what is shown,
+ * the selected person's: joints of somebody seen from the side lie on each other.
+ */
+function nearestJoint({ shown: { people }, selected, joint: chosen }, at, zoom) {
     let best = null
     people.forEach((person, i) => {
         for (const joint of grabbable(person, i === selected)) {
             const [x, y] = person.points[joint]
             const reach = joint < PARTS.body.count ? NEAR.body : NEAR.small
             const px = Math.hypot(at[0] - x, at[1] - y) * zoom
-            const score = px - (i === selected ? 3 : 0)
+            const isChosen = i === selected && joint === chosen
+            const score = px - 3 * ((i === selected) + isChosen + isKnown(person.points[joint]))
             if (px <= reach && (!best || score <= best.score)) best = { person: i, joint, score }
         }
     })
@@ -61,10 +65,11 @@ function limbAt({ people }, at, zoom) {
 }
 
 /**
- * What a pointer at `at` (pixels of the canvas) takes hold of: a { kind } of "corner" (with its
- * number), "stalk", "joint" (with person and joint), "person" or "nothing".
+ * What a pointer at `at` (pixels of the canvas) takes hold of in a session: a { kind } of "corner"
+ * (with its number), "stalk", "joint" (with person and joint), "person" or "nothing".
  */
-export function hit(state, selected, target, at, zoom) {
+export function hit(session, at, zoom) {
+    const { shown: state, selected, target } = session
     const person = state.people[selected]
     const grips = person && handles(person, target, zoom)
     if (grips) {
@@ -72,7 +77,7 @@ export function hit(state, selected, target, at, zoom) {
         const corner = grips.corners.findIndex((point) => near(at, point, NEAR.handle / zoom))
         if (corner >= 0) return { kind: "corner", corner }
     }
-    const joint = nearestJoint(state, selected, at, zoom)
+    const joint = nearestJoint(session, at, zoom)
     if (joint) return { kind: "joint", person: joint.person, joint: joint.joint }
     const limb = limbAt(state, at, zoom)
     if (limb >= 0) return { kind: "person", person: limb }

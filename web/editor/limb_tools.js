@@ -93,7 +93,8 @@ export class LimbTools {
     // what the tools and their keys do
 
     choose(limb) {
-        this.session.select(this.session.selected, LIMB_ENDS[limb].joint)
+        const { person, selected } = this.session
+        if (person) this.session.select(selected, LIMB_ENDS[limb].joint)
     }
 
     nextLimb(step) {
@@ -140,7 +141,7 @@ function thumbnail(limb, name) {
     const fingers = BONES.slice(0, 20).map((bone) => bone.map((i) => i - PARTS.leftHand.start))
     const [bones, box] = isHand(limb)
         ? [fingers.map(([a, b]) => [points[a], points[b]]), "-.62 -1.02 1.24 1.08"]
-        : [points.map((point) => [[0, 0], point]), "-.8 -.2 1.6 1.2"]
+        : [[[0, -0.5], ...points].map((point) => [[0, 0], point]), "-1 -.55 2 1.55"]
     const lines = bones.map(([[x1, y1], [x2, y2]], i) =>
         `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="${hue(i, bones.length)}"/>`)
     return `<svg viewBox="${box}" aria-hidden="true">${lines.join("")}</svg>`

@@ -29,7 +29,7 @@ const NOISE = 0.2 // px: less is the rounding of saved points, and no edit
 const SEEN = {
     [NOSE]: [0, 115], [R_EYE]: [-25, 85], [L_EYE]: [25, 85], [R_EAR]: [-90, 125], [L_EAR]: [90, 125],
 }
-const FACE = [72, 100] // of the edge of a face, and how far any of it
+const FACE = [72, 100] // of the edge of a face, and how far any of it and all of it
 
 const rad = (degrees) => (degrees * Math.PI) / 180
 const wrapped = (degrees) => ((((degrees + 180) % 360) + 360) % 360) - 180
@@ -107,7 +107,9 @@ function visibility(person, { base }) {
         const aside = Math.asin(clamp((before[i][0] - face.left) / half - 1)) / (Math.PI / 2)
         return [aside * FACE[0], FACE[1]]
     }
-    const isSeen = ([at, reach], angle) => Math.abs(wrapped(at + yaw + angle)) < reach
+    const within = (angle, reach) => Math.abs(wrapped(yaw + angle)) < reach
+    const isSeen = ([at, reach], angle) =>
+        within(at + angle, reach) && (reach !== FACE[1] || within(angle, reach))
     return (i, angle) => {
         const [, , c] = base[i]
         const look = looks(i)
