@@ -1,7 +1,8 @@
 """Read the state of the pose editor: people with a prompt each, saved as JSON text.
 
 The text is one OpenPose frame, as pose.read_frame reads it, in which a person may also have a
-"prompt". The people are listed from back to front. The editor in the browser (web/editor) writes
+"prompt", and a "turn": what they were before they were turned in depth, which only the editor
+needs. The people are listed from back to front. The editor in the browser (web/editor) writes
 this text and shows the scene that `editor_scene` returns.
 """
 

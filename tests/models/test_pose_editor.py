@@ -50,6 +50,16 @@ def test_people_without_a_visible_point_are_left_out_with_their_prompts():
     assert prompts(state(without_points, person(100, "a man"))) == ("a man",)
 
 
+def test_what_a_person_was_before_a_turn_changes_nothing():
+    face = {"face_keypoints_2d": [99.5, 60.0, 0.0] * 70}  # looks away
+    turned = person(100, "a man", **face, turn=[90, 100.0, *[0.0] * 408])
+    there = pose_editor.editor_scene(state(turned), None, 400, 200)
+    plain = pose_editor.editor_scene(state(person(100, "a man")), None, 400, 200)
+    assert there.prompts == plain.prompts
+    for part, expected in zip(there.people[:5], plain.people[:5], strict=True):
+        assert torch.equal(part, expected)
+
+
 def test_people_keep_their_proportions_on_another_canvas():
     text = state(person(100), width=200, height=200)
     people = pose_editor.editor_scene(text, None, 800, 400).people
