@@ -46,7 +46,8 @@ export class PoseEditor {
     }
 
     fail(error) {
-        this.session.problem = `the editor could not be loaded (${error.message})`
+        const { message } = error
+        this.session.problem = say("the editor could not be loaded (<message>)", { message })
         this.render()
     }
 
@@ -57,10 +58,10 @@ export class PoseEditor {
 
     /** Who is chosen, the view and what came with a run: what the saved text does not hold. */
     get memory() {
-        const { selected, joint, keep, given } = this.session
+        const { selected, joint, limb, keep, given } = this.session
         const { view, fits, photo, photoFile, opacity } = this.canvas
         const canvas = { view, fits, photo, photoFile, opacity }
-        return { session: { selected, joint, keep, given }, canvas }
+        return { session: { selected, joint, limb, keep, given }, canvas }
     }
 
     set memory({ session, canvas }) {
@@ -93,7 +94,7 @@ export class PoseEditor {
             j: () => session.nextJoint(shift ? -1 : 1),
             Delete: () => (session.joint === null ? session.remove() : session.hideJoint()),
             "?": () => this.show(this.help),
-            ...this.limbTools.keys(shift ? -1 : 1),
+            ...this.limbTools.keys(shift ? -1 : 1, repeat),
             "+": () => canvas.zoom(ZOOM),
             "=": () => canvas.zoom(ZOOM),
         }
@@ -318,6 +319,7 @@ export class PoseEditor {
         const open = panel !== this.panel ? panel : null
         for (const one of [this.poses, this.help]) one.hidden = one !== open
         this.panel = open
+        this.element.classList.toggle("browsing", Boolean(open))
         if (open === this.poses) this.library.open()
         if (open) open.querySelector("input, button")?.focus({ preventScroll: true })
         else this.focus()

@@ -82,11 +82,11 @@ export class LimbTools {
         return one
     }
 
-    /** What the keys do, by their names; way: -1 with Shift, else 1. */
-    keys(way) {
+    /** What the keys do, by their names; way: -1 with Shift, else 1; held: more of it comes. */
+    keys(way, held) {
         return {
-            d: () => this.turnInDepth(way), b: () => this.bend(), k: () => this.nextLimb(way),
-            o: () => this.nextPose(way), r: () => this.turn(way), n: () => this.flip(),
+            d: () => this.turnInDepth(way, held), b: () => this.bend(), k: () => this.nextLimb(way),
+            o: () => this.nextPose(way), r: () => this.turn(way, held), n: () => this.flip(),
         }
     }
 
@@ -109,22 +109,23 @@ export class LimbTools {
 
     nextPose(step) {
         const names = posesOf(this.session.limb)
-        const at = names.indexOf(this.lastPose)
+        const at = Math.max(names.indexOf(this.lastPose), step < 0 ? 0 : -1)
         this.lastPose = names[(at + step + names.length) % names.length]
         this.pose(this.lastPose)
     }
 
-    turn(way) {
+    turn(way, held = false) {
         const { limb } = this.session
-        this.session.editPerson((person) => turned(person, limb, way * STEP))
+        this.session.editPerson((person) => turned(person, limb, way * STEP), held)
     }
 
     flip() {
         this.session.editPerson((person) => flipped(person, this.session.limb))
     }
 
-    turnInDepth(way) {
-        this.session.editPerson((person) => turnedTo(person, angleOf(person) + way * DEPTH))
+    turnInDepth(way, held) {
+        const turn = (person) => turnedTo(person, angleOf(person) + way * DEPTH)
+        this.session.editPerson(turn, held)
     }
 
     bend() {
@@ -141,7 +142,7 @@ function thumbnail(limb, name) {
     const fingers = BONES.slice(0, 20).map((bone) => bone.map((i) => i - PARTS.leftHand.start))
     const [bones, box] = isHand(limb)
         ? [fingers.map(([a, b]) => [points[a], points[b]]), "-.62 -1.02 1.24 1.08"]
-        : [[[0, -0.5], ...points].map((point) => [[0, 0], point]), "-1 -.55 2 1.55"]
+        : [[[0, -0.35], ...points].map((point) => [[0, 0], point]), "-.8 -.4 1.6 1.3"]
     const lines = bones.map(([[x1, y1], [x2, y2]], i) =>
         `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="${hue(i, bones.length)}"/>`)
     return `<svg viewBox="${box}" aria-hidden="true">${lines.join("")}</svg>`
