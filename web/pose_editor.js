@@ -6,7 +6,7 @@ import { app } from "../../scripts/app.js"
 import { connectedFile, putBehind } from "./editor/background.js"
 import { sketch } from "./editor/drawing.js"
 import { PoseEditor } from "./editor/editor.js"
-import { speak } from "./editor/words.js"
+import { say, speak } from "./editor/words.js"
 
 const WIDGET = "VITRUVIAN_POSE_EDITOR" // as nodes/pose_editor.py calls it
 const [NODE_WIDTH, NODE_HEIGHT] = [480, 860]
@@ -220,7 +220,8 @@ async function answered(request) {
     const answer = await request
     const content = await answer.json().catch(() => null)
     if (answer.ok && content) return content
-    throw new Error(content?.error ?? `the server says ${answer.status} ${answer.statusText}`)
+    const said = `${answer.status} ${answer.statusText}`.trim()
+    throw new Error(content?.error ?? say("the server says <answer>", { answer: said }))
 }
 
 /** The OpenPose frames in any form of pose that the pack reads. */

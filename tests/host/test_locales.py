@@ -96,6 +96,31 @@ def test_every_category_is_translated_and_nothing_else(schemas, language):
     assert set(read(language, "main.json")["nodeCategories"]) == parts - {"Vitruvian"}
 
 
+def editor_texts():
+    """What the pose editor says: literals in say(...), its tools and keys, names of the library."""
+    scripts = [file.read_text("utf-8") for file in (ROOT / "web/editor").glob("*.js")]
+    said = re.findall(r'say\(\s*"([^"]+)"', "".join(scripts))
+    titled = re.findall(r'\["\w+",\s*"([^"]+)", \(', "".join(scripts))
+    poses = json.loads((ROOT / "web/poses.json").read_text("utf-8"))
+    return {*said, *titled, *(pose[key] for pose in poses for key in ("name", "group"))}
+
+
+def test_the_pose_editors_words_are_translated(language):
+    translated = read(language, "main.json")["poseEditor"]
+    assert sorted(editor_texts() - translated.keys()) == []
+    lost = [
+        english
+        for english, text in translated.items()
+        if sorted(re.findall(r"<\w+>", english)) != sorted(re.findall(r"<\w+>", text))
+    ]
+    assert lost == []
+
+
+def test_every_language_has_the_same_words_of_the_editor():
+    words = [read(language, "main.json")["poseEditor"].keys() for language in LANGUAGES]
+    assert all(keys == words[0] for keys in words)
+
+
 def test_no_english_is_left(language):
     texts = flat({file: read(language, file) for file in FILES})
     untranslated = [

@@ -1,9 +1,11 @@
 // The photograph behind the canvas, before any run: the file of a connected Load Image.
 
+import { say } from "./words.js"
+
 const LOADER = "LoadImage"
 const INPUT = "background_image"
 
-/** The node that is connected to the editor's photograph, and the link's slot; null without one. */
+/** The node that is connected to the editor's photograph; null without one. */
 function source(node) {
     const link = node.inputs?.find(({ name }) => name === INPUT)?.link
     const found = link == null ? null : (node.graph?.links?.get?.(link) ?? node.graph?.links?.[link])
@@ -29,7 +31,7 @@ export function connectedFile(node) {
 export function putBehind(node, file, litegraph) {
     let loader = source(node)
     if (loader && loader.type !== LOADER)
-        throw new Error("something else is connected to background_image: disconnect it first")
+        throw new Error(say("something else is connected to background_image: disconnect it first"))
     if (!loader) {
         loader = litegraph.createNode(LOADER)
         loader.pos = [node.pos[0] - loader.size[0] - 60, node.pos[1]]

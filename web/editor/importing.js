@@ -2,6 +2,7 @@
 // a Pose Editor, or a photograph.
 
 import * as states from "./state.js"
+import { say } from "./words.js"
 
 const EDITOR = "VitruvianPoseEditor"
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10] // of every PNG
@@ -13,7 +14,7 @@ const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10] // of every PNG
 export async function readFile(file, readPose) {
     if (/\.json$/i.test(file.name) || file.type === "application/json")
         return { states: await readText(await file.text(), readPose) }
-    if (!file.type.startsWith("image/")) throw new Error(`${file.name} is neither JSON nor an image`)
+    if (!file.type.startsWith("image/")) throw new Error(say("this is neither JSON nor an image"))
     const saved = posesOf(pngTexts(new Uint8Array(await file.arrayBuffer())))
     return saved.length ? { states: saved } : { photo: file }
 }
@@ -24,7 +25,7 @@ export async function readText(text, readPose) {
     try {
         content = JSON.parse(text)
     } catch (error) {
-        throw new Error(`this is not JSON (${error.message})`)
+        throw new Error(say("this is not JSON (<message>)", { message: error.message }))
     }
     const saved = posesOf({ workflow: content, prompt: content })
     if (saved.length) return saved

@@ -80,7 +80,7 @@ export class Library {
     /** Shows what there is now; the artist's poses follow when the server has sent them. */
     async open() {
         this.form.hidden = true
-        this.said.textContent = ""
+        this.said.textContent = this.search.value = ""
         this.render()
         await this.attempt(async () => {
             const names = await this.userPoses.list()

@@ -43,7 +43,7 @@ export function welcomed(state, source) {
     if (!state.people.length) {
         const { top, bottom } = boxOf(people)
         const room = Math.min(1, state.width / (right - left), state.height / (bottom - top))
-        return moved(people, room, state.width / 2)
+        return moved(people, room, state.width / 2 + room * (middleOf(people) - (left + right) / 2))
     }
     const margin = MARGIN * state.width
     const from = boxOf(state.people).right + margin

@@ -307,7 +307,7 @@ export class Session {
     offers() {
         const given = this.given ?? { people: [] }
         const guests = states.leftToRight(given).map((i, number) => ({
-            name: `connected ${number + 1}`, group: "connected",
+            name: say("connected <n>", { n: number + 1 }), group: "connected",
             state: { ...given, people: [given.people[i]] },
         }))
         return [...guests, ...this.library]

@@ -1,6 +1,8 @@
 // OpenPose's skeleton as one list of 136 points: body, hands, face, feet. Nothing runs on import:
 // ComfyUI imports every .js below web/, and does not let browsers keep old ones.
 
+import { say } from "./words.js"
+
 export const PARTS = {
     body: { key: "pose_keypoints_2d", start: 0, count: 18 },
     leftHand: { key: "hand_left_keypoints_2d", start: 18, count: 21 },
@@ -31,13 +33,16 @@ export const partOf = (index) =>
 export function nameOf(index) {
     const part = partOf(index)
     const i = index - PARTS[part].start
-    if (part === "body") return BODY_NAMES[i]
-    if (part === "face") return "face"
-    if (part === "feet") return `${i < 3 ? "left" : "right"} ${FOOT_NAMES[i % 3]}`
-    const side = part === "leftHand" ? "left" : "right"
-    if (i === 0) return `${side} hand`
-    const finger = `${side} ${FINGERS[Math.floor((i - 1) / 4)]}`
-    return i % 4 === 0 ? `tip of the ${finger}` : `${finger}, joint ${i % 4}`
+    if (part === "body") return say(BODY_NAMES[i])
+    if (part === "face") return say("face")
+    const isLeft = part === "leftHand" || (part === "feet" && i < 3)
+    const named = (name) =>
+        say("<side> <part>", { side: say(isLeft ? "left" : "right"), part: say(name) })
+    if (part === "feet") return named(FOOT_NAMES[i % 3])
+    if (i === 0) return say(isLeft ? "left hand" : "right hand")
+    const finger = named(FINGERS[Math.floor((i - 1) / 4)])
+    return i % 4 === 0 ? say("tip of the <finger>", { finger })
+        : say("<finger>, joint <n>", { finger, n: i % 4 })
 }
 
 // what hangs on what: moving a point carries all that hangs on it

@@ -5,6 +5,7 @@
 import * as geometry from "./geometry.js"
 import { PARTS } from "./skeleton.js"
 import { flattened, unflattened } from "./turning.js"
+import { say } from "./words.js"
 
 export const SOMEBODY = "a person"
 const FRACTIONS = 2.5 // a part that reaches no farther is in fractions: REACH of models/pose_points.py
@@ -14,13 +15,13 @@ const FRACTIONS = 2.5 // a part that reaches no farther is in fractions: REACH o
 /** The state of a saved text; null for an empty one. Throws an Error that says what is wrong. */
 export function parse(text) {
     if (text === null || text === undefined) return null
-    if (typeof text !== "string") throw new Error("the saved people are not text")
+    if (typeof text !== "string") throw new Error(say("the saved people are not text"))
     if (!text.trim()) return null
     let frame
     try {
         frame = JSON.parse(text)
     } catch (error) {
-        throw new Error(`the saved people are not JSON (${error.message})`)
+        throw new Error(say("the saved people are not JSON (<message>)", { message: error.message }))
     }
     return fromFrame(frame)
 }
@@ -28,8 +29,8 @@ export function parse(text) {
 /** The state of an OpenPose frame; the coordinates of each part in pixels or 0..1. */
 export function fromFrame(frame) {
     const [width, height] = [frame?.canvas_width, frame?.canvas_height].map(Number)
-    if (!(width >= 1 && height >= 1)) throw new Error("the saved people have no canvas size")
-    if (!Array.isArray(frame.people)) throw new Error("the saved people are not a list")
+    if (!(width >= 1 && height >= 1)) throw new Error(say("the saved people have no canvas size"))
+    if (!Array.isArray(frame.people)) throw new Error(say("the saved people are not a list"))
     const untouched = frame.untouched === true && !frame.people.length
     const isSeen = ({ points }) => points.some(geometry.isKnown)
     const people = frame.people.map((person) => readPerson(person, width, height)).filter(isSeen)
@@ -42,8 +43,10 @@ function readPerson(person, width, height) {
         const values = (person?.[key] ?? []).flat()
         if (values.length < 3) return Array.from({ length: count }, () => [0, 0, 0])
         if (values.length !== 3 * count && !(key === PARTS.face.key && values.length === 204))
-            throw new Error(`${key} has ${values.length / 3} points instead of ${count}`)
-        if (!values.every(Number.isFinite)) throw new Error(`${key} holds what is no number`)
+            throw new Error(say("<part> has <n> points instead of <count>",
+                { part: key, n: values.length / 3, count }))
+        if (!values.every(Number.isFinite))
+            throw new Error(say("<part> holds what is no number", { part: key }))
         return inPixels(Array.from({ length: count }, (_, i) => {
             const [x = 0, y = 0, confidence = 0] = values.slice(3 * i, 3 * i + 3)
             const known = confidence > 0 && !(x === -1 && y === -1)

@@ -1,5 +1,7 @@
 // Poses that the artist has saved: OpenPose frames in files of the user's own on the server.
 
+import { say } from "./words.js"
+
 export const FOLDER = "vitruvian/poses"
 const ENDING = ".json"
 
@@ -33,14 +35,14 @@ export class UserPoses {
         try {
             return await answer.json()
         } catch {
-            throw new Error(`${name}: the file is not JSON`)
+            throw new Error(`${name}: ${say("the file is not JSON")}`)
         }
     }
 
     /** Saves a frame; false if there is one of this name and it is not to be replaced. */
     async save(name, frame, replace = false) {
-        const options = { overwrite: replace, stringify: true, throwOnError: false, full_info: false }
-        const store = () => this.files.storeUserData(pathOf(name), frame, options)
+        const how = { overwrite: replace, stringify: true, throwOnError: false, full_info: false }
+        const store = () => this.files.storeUserData(pathOf(name), frame, how)
         return (await asked(store, name, [409])).status !== 409
     }
 
@@ -55,14 +57,16 @@ export class UserPoses {
     }
 }
 
-/** The server's answer, if it is good or one of `expected`; else an Error that says what it said. */
-async function asked(request, name = "your poses", expected = []) {
+/** The server's answer, if it is good or one of `expected`; else an Error with its words. */
+async function asked(request, name = say("own poses"), expected = []) {
     let answer
     try {
         answer = await request()
     } catch (error) {
-        throw new Error(`${name}: the server does not answer (${error.message})`)
+        const { message } = error
+        throw new Error(`${name}: ${say("the server does not answer (<message>)", { message })}`)
     }
     if (Array.isArray(answer) || answer.ok || expected.includes(answer.status)) return answer
-    throw new Error(`${name}: the server says ${answer.status} ${answer.statusText}`.trim())
+    const answered = `${answer.status} ${answer.statusText}`.trim()
+    throw new Error(`${name}: ${say("the server says <answer>", { answer: answered })}`)
 }

@@ -1,4 +1,4 @@
-// The editor's words in the artist's language: say("Undo") gives what locales/*/main.json says.
+// The editor's words in the artist's language, as locales/*/main.json has them under poseEditor.
 
 let words = {}
 
