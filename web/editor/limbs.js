@@ -126,11 +126,12 @@ function reached(person, end, to, before) {
     if (![a, b, c].every(isKnown)) return null
     const [upper, lower] = [length(minus(b, a)), length(minus(c, b))]
     const aim = minus(to, a)
-    const far = Math.min(upper + lower, Math.max(Math.abs(upper - lower), length(aim)))
-    if (upper < 1e-6 || lower < 1e-6 || far < 1e-6) return person
+    const far = Math.max(1e-6, length(aim))
+    if (upper < 1e-6 || lower < 1e-6) return person
+    // beyond what the lengths allow it is 1 or -1: the limb is straight or folded
     const cosine = (upper ** 2 + far ** 2 - lower ** 2) / (2 * upper * far)
     const inside = Math.acos(Math.max(-1, Math.min(1, cosine)))
-    const heading = length(aim) < 1e-6 ? angleOf(minus(c, a)) : angleOf(aim)
+    const heading = angleOf(aim)
     const knee = ray(heading + bendSide(person, end, to, before) * inside, upper)
     const swung = rotated(person, a, angleOf(knee) - angleOf(minus(b, a)), branch(bend))
     const pivot = swung.points[bend]

@@ -108,6 +108,8 @@ test("hips take the person along, with planted feet they crouch", () => {
     const crouched = dragged(base, s.R_HIP, [x, y + 60], { planted: true })
     for (const i of [s.R_ANKLE, s.L_ANKLE, ...s.indices("feet")])
         assert.ok(apart(crouched.points[i], base.points[i]) < 1e-6, s.nameOf(i))
+    const knees = ({ points }) => points[s.L_KNEE][0] - points[s.R_KNEE][0]
+    assert.ok(knees(crouched) > knees(base) + 40, "knees go outward")
     assert.ok(apart(crouched.points[s.NOSE], [base.points[s.NOSE][0], base.points[s.NOSE][1] + 60]) < 1e-6)
 })
 
@@ -137,10 +139,13 @@ test("the tip of a finger bends it as far as it reaches", () => {
     for (const tip of TIPS) {
         const knuckle = base.points[tip - 3]
         const reach = [0, 1, 2].reduce((sum, n) => sum + apart(base.points[tip - n], base.points[tip - n - 1]), 0)
-        const to = [knuckle[0] + 0.5 * reach, knuckle[1] + 0.3 * reach]
-        const after = dragged(base, tip, to)
-        assert.ok(apart(after.points[tip], to) < 0.01 * reach, s.nameOf(tip))
-        assert.deepEqual(after.points[tip - 3].slice(0, 2), knuckle.slice(0, 2))
+        for (const [x, y] of [[0.5, 0.3], [-0.2, 0.4], [0.1, -0.3], [0.7, -0.6]]) {
+            const to = [knuckle[0] + x * reach, knuckle[1] + y * reach]
+            const after = dragged(base, tip, to)
+            const miss = apart(after.points[tip], to) / reach
+            assert.ok(miss < 0.02, `${s.nameOf(tip)} ${x} ${y}: ${miss}`)
+            assert.deepEqual(after.points[tip - 3].slice(0, 2), knuckle.slice(0, 2))
+        }
     }
 })
 

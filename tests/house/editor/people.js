@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs"
 import { withPart } from "./editor/extras.js"
+import { completed } from "./editor/geometry.js"
 import { BONES, FOOT_BONES, LIMBS } from "./editor/skeleton.js"
 import { fromFrame } from "./editor/state.js"
 
@@ -11,6 +12,12 @@ const frames = JSON.parse(readFileSync(new URL("./poses.json", import.meta.url))
 export function person(name = "standing") {
     const frame = frames.find((one) => one.name === name)
     return ["leftHand", "rightHand", "feet", "face"].reduce(withPart, fromFrame(frame).people[0])
+}
+
+/** The first person of the library's pose with this name as the editor completes them. */
+export function plain(name) {
+    const read = (one) => fromFrame(frames.find((frame) => frame.name === one)).people[0]
+    return completed(read(name), read("standing"))
 }
 
 export const library = frames.map(({ name }) => name)

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict"
 import test from "node:test"
 import { withPart, withoutPart } from "./editor/extras.js"
-import { isKnown, mirrored, scaled, shifted } from "./editor/geometry.js"
+import { isKnown, mirrored, rotated, scaled, shifted } from "./editor/geometry.js"
 import { dragged } from "./editor/limbs.js"
 import * as s from "./editor/skeleton.js"
 import { parse, serialize } from "./editor/state.js"
 import { angleOf, turnedTo } from "./editor/turning.js"
-import { farthest, library, person } from "./people.js"
+import { farthest, library, person, plain } from "./people.js"
 
 const shown = ({ points }) => [s.NOSE, s.R_EYE, s.L_EYE, s.R_EAR, s.L_EAR].map((i) => isKnown(points[i]))
 const width = ({ points }) => points[s.L_SHOULDER][0] - points[s.R_SHOULDER][0]
@@ -102,6 +102,26 @@ test("moved, scaled and mirrored, a turned person turns on", () => {
     assert.ok(farthest(flat(other), flat(shifted(front, apart, 0))) < 1e-6)
 })
 
+test("who was moved while turned comes back exactly, and the axis goes along", () => {
+    const one = kept(person("walking"))
+    const moved = kept(shifted(kept(turnedTo(one, 50)), 30, 7))
+    assert.deepEqual(kept(turnedTo(moved, 0)), kept(shifted(one, 30, 7)))
+    const leaning = rotated(turnedTo(one, 50), [0, 0], 0.2)
+    const pelvis = ({ points }) => (points[s.R_HIP][0] + points[s.L_HIP][0]) / 2
+    for (const angle of [0, 120, -60])
+        assert.ok(Math.abs(pelvis(turnedTo(leaning, angle)) - pelvis(leaning)) < 1e-6, angle)
+})
+
+test("who is drawn in profile shows both eyes and ears when turned to the front", () => {
+    const one = plain("in profile")
+    assert.equal(shown(one).filter(Boolean).length, 3)
+    const away = one.points[s.NOSE][0] > one.points[s.NECK][0] ? -90 : 90
+    const front = turnedTo(one, away)
+    assert.deepEqual(shown(front), [true, true, true, true, true])
+    const [rightEar, leftEar] = [s.R_EAR, s.L_EAR].map((i) => front.points[i][0])
+    assert.ok(rightEar < front.points[s.NOSE][0] && front.points[s.NOSE][0] < leftEar)
+})
+
 test("a hand added to a turned person hangs on its wrist at every angle", () => {
     const one = withoutPart(person("standing"), "leftHand")
     const points = one.points.map((p, i) => (s.indices("leftHand").includes(i) ? [0, 0, 0] : p))
@@ -125,7 +145,7 @@ test("points that were left out stay out", () => {
 test("a turn that is no list of numbers is left out", () => {
     const text = serialize({ width: 1000, height: 1000, people: [turnedTo(person(), 40)] })
     const frame = JSON.parse(text)
-    for (const wrong of [null, 3, [], ["x"], frame.people[0].turn.slice(1), {}]) {
+    for (const wrong of [null, 3, [], ["x"], frame.people[0].turn.slice(1), frame.people[0].turn.map(String), {}]) {
         frame.people[0].turn = wrong
         assert.equal(angleOf(parse(JSON.stringify(frame)).people[0]), 0)
     }
