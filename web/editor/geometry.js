@@ -3,8 +3,8 @@
 // changed in place.
 
 import {
-    L_ANKLE, L_ELBOW, L_EYE, L_HIP, L_KNEE, L_SHOULDER, L_WRIST, NECK, NOSE, PARENTS, POINTS, R_ANKLE,
-    R_ELBOW, R_EYE, R_HIP, R_KNEE, R_SHOULDER, R_WRIST, TWINS, indices,
+    L_ANKLE, L_ELBOW, L_EYE, L_HIP, L_KNEE, L_SHOULDER, L_WRIST, NECK, NOSE, PARENTS, POINTS,
+    R_ANKLE, R_ELBOW, R_EYE, R_HIP, R_KNEE, R_SHOULDER, R_WRIST, TWINS, indices,
 } from "./skeleton.js"
 
 export const isKnown = (point) => point[2] > 0

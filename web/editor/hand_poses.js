@@ -7,12 +7,13 @@ import {
     R_SHOULDER, R_WRIST, indices,
 } from "./skeleton.js"
 
-/** What each limb's end hangs on, which points it has, and whose side it is. */
+const end = (name, holder, joint, points) => ({ name, holder, joint, points })
+/** The limbs' ends: the bone that holds them, the joint that they hang on, their points. */
 export const LIMB_ENDS = {
-    leftHand: { name: "left hand", holder: L_ELBOW, joint: L_WRIST, points: indices("leftHand") },
-    rightHand: { name: "right hand", holder: R_ELBOW, joint: R_WRIST, points: indices("rightHand") },
-    leftFoot: { name: "left foot", holder: L_KNEE, joint: L_ANKLE, points: [130, 131, 132] },
-    rightFoot: { name: "right foot", holder: R_KNEE, joint: R_ANKLE, points: [133, 134, 135] },
+    leftHand: end("left hand", L_ELBOW, L_WRIST, indices("leftHand")),
+    rightHand: end("right hand", R_ELBOW, R_WRIST, indices("rightHand")),
+    leftFoot: end("left foot", L_KNEE, L_ANKLE, indices("feet").slice(0, 3)),
+    rightFoot: end("right foot", R_KNEE, R_ANKLE, indices("feet").slice(3)),
 }
 export const isHand = (limb) => limb.endsWith("Hand")
 export const isLeft = (limb) => limb.startsWith("left")

@@ -34,7 +34,8 @@ export class LimbTools {
         this.tiles = el("div", { className: "group tiles" })
         this.element = el("div", { className: "limbs", role: "group" },
             el("div", { className: "row" }, this.depth(), bend),
-            el("div", { className: "row" }, el("div", { className: "group" }, ...this.choices), end),
+            el("div", { className: "row" },
+                el("div", { className: "group" }, ...this.choices), end),
             this.tiles)
         this.element.setAttribute("aria-label", say("Turning, hands and feet"))
         this.element.addEventListener("click", ({ detail, target }) =>

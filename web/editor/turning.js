@@ -27,7 +27,8 @@ const CERTAIN = 0.85 // a limb of this share of its length counts as long as it 
 const NOISE = 0.2 // px: less is the rounding of saved points, and no edit
 // where points of the head look, in degrees from the front, and how far they may be turned away
 const SEEN = {
-    [NOSE]: [0, 115], [R_EYE]: [-25, 85], [L_EYE]: [25, 85], [R_EAR]: [-90, 125], [L_EAR]: [90, 125],
+    [NOSE]: [0, 115], [R_EYE]: [-25, 85], [L_EYE]: [25, 85],
+    [R_EAR]: [-90, 125], [L_EAR]: [90, 125],
 }
 const FACE = [72, 100] // of the edge of a face, and how far any of it and all of it
 
