@@ -1,8 +1,8 @@
 """Find the people in images: what a detector does, and the table of the detectors.
 
 Another detector is one new file in detectors/ and one line in detectors/__init__.py. The file has a
-function `open_detector(model_folders, *, hands)`, a context manager that gives a Detector, under
-`@register_detector(NAME)`.
+function `open_detector(model_folders, *, hands, face)`, a context manager that gives a Detector,
+under `@register_detector(NAME)`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from .pose import MIN_CONFIDENCE, People
 
 OpenDetector = Callable[..., AbstractContextManager["Detector"]]
 DETECTORS: dict[str, OpenDetector] = {}  # by name; the first one is what Detect Pose uses
-MAX_PEOPLE = 32  # people searched for in one image, so that a search always ends
+MAX_PEOPLE = 32  # at most, of one image
 
 
 class Box(NamedTuple):
@@ -36,7 +36,7 @@ class Detector(Protocol):
         image: Tensor,
         *,
         boxes: Sequence[Box] = (),
-        max_people: int = 4,
+        max_people: int = MAX_PEOPLE,
         min_confidence: float = MIN_CONFIDENCE,
         on_look: Callable[[], None] | None = None,
     ) -> People:
@@ -60,11 +60,15 @@ def register_detector(name: str) -> Callable[[OpenDetector], OpenDetector]:
 
 
 def open_detector(
-    model_folders: Sequence[str], *, hands: bool = True, name: str | None = None
+    model_folders: Sequence[str],
+    *,
+    hands: bool = True,
+    face: bool = False,
+    name: str | None = None,
 ) -> AbstractContextManager[Detector]:
     """Open a detector of DETECTORS by its name, by default the first one.
 
-    model_folders: where files of weights may lie. hands: whether it also finds the points of hands.
+    model_folders: where files of weights may lie. hands, face: whether it also finds their points.
     Raises ValueError for an unknown name, or naming the package or the file that is missing.
     """
     from . import detectors  # noqa: F401  here, because its files import this one
@@ -72,7 +76,7 @@ def open_detector(
     name = name or next(iter(DETECTORS))
     if name not in DETECTORS:
         raise ValueError(f"there is no detector '{name}', only {', '.join(DETECTORS)}.")
-    return DETECTORS[name](model_folders, hands=hands)
+    return DETECTORS[name](model_folders, hands=hands, face=face)
 
 
 def read_boxes(value: Any) -> list[list[Box]]:

@@ -28,15 +28,16 @@ class VitruvianDetectPose(io.ComfyNode):
             node_id="VitruvianDetectPose",
             display_name="Detect Pose",
             category=CATEGORY,
-            description="Finds the people in photographs, with body and both hands (MediaPipe).",
+            description="Finds the people in photographs, with body, hands and face (MediaPipe).",
             inputs=[
                 io.Image.Input("image", tooltip="Photographs. Each becomes one frame of the pose."),
                 io.Int.Input(
                     "max_people",
-                    default=4,
+                    default=detect.MAX_PEOPLE,
                     min=1,
                     max=detect.MAX_PEOPLE,
-                    tooltip="At most this many people per image, the most prominent first.",
+                    tooltip="At most this many people per image, the most prominent first. The "
+                    "largest number loses nobody and takes no longer.",
                 ),
                 min_confidence_input(
                     "Points less visible than this are left out. Higher: only what can "
@@ -57,6 +58,13 @@ class VitruvianDetectPose(io.ComfyNode):
                     extra_dict={"forceInput": True},
                     tooltip="One box per person, from any detector: for crowds and small "
                     "people. Without it the entire image is searched.",
+                ),
+                io.Boolean.Input(
+                    "include_face",
+                    default=False,
+                    optional=True,
+                    tooltip="Also find 70 points of each face: outline, brows, eyes, nose, lips. "
+                    "For ControlNets that were trained with faces, and for faces that are large.",
                 ),
             ],
             outputs=[
@@ -79,6 +87,7 @@ class VitruvianDetectPose(io.ComfyNode):
         include_hands: bool,
         if_nobody: str,
         bboxes: Any = None,
+        include_face: bool = False,
     ) -> io.NodeOutput:
         images, boxes = read_images(image), detect.read_boxes(bboxes)
         if len(boxes) not in (1, len(images)):
@@ -89,7 +98,7 @@ class VitruvianDetectPose(io.ComfyNode):
         progress = comfy.utils.ProgressBar(len(images) * IMAGE_PROGRESS)
         folders = folder_paths.get_folder_paths("vitruvian")
         frames, previews = [], []
-        with detect.open_detector(folders, hands=include_hands) as detector:
+        with detect.open_detector(folders, hands=include_hands, face=include_face) as detector:
             pairs = zip(images, one_each(boxes, len(images)), strict=True)
             for number, (photograph, photograph_boxes) in enumerate(pairs, 1):
                 people = detector.detect(

@@ -144,14 +144,18 @@ def _output_losses(node: str, published: list[Node], current: list[Node]) -> lis
     ]
 
 
+# a default belongs to what is saved, as in the host's own Save nodes; faces are drawn where there
+# are some, but looked for only when somebody asks
+OWN_DEFAULTS = {("filename_prefix", "default"), ("include_face", "default")}
+
+
 def conflicts(nodes: Nodes) -> list[str]:
     """List the names that do not mean the same in all nodes: another type, range or default."""
     meanings: dict[tuple[str, str], dict[Any, str]] = {}
     for node in nodes.values():
         for entry in node["inputs"]:
             for key in ("type", "default", "choices", *RANGE):
-                # a default belongs to what is saved, as in the host's own Save nodes
-                if (entry["name"], key) != ("filename_prefix", "default"):
+                if (entry["name"], key) not in OWN_DEFAULTS:
                     value = json.dumps(entry.get(key))
                     meanings.setdefault((entry["name"], key), {}).setdefault(
                         value, node["display_name"]

@@ -33,7 +33,7 @@ def detector(monkeypatch):
     looking = LookingDetector(30)
 
     @contextmanager
-    def open_detector(model_folders, *, hands):
+    def open_detector(model_folders, *, hands, face):
         yield looking
 
     importlib.import_module("vitruvian.models.detectors")  # enters the others before

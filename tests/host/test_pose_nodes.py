@@ -107,8 +107,9 @@ def test_detect_pose_uses_the_first_detector_of_the_table(monkeypatch):
             return pose.read_frame(frame(90, 0))
 
     @contextmanager
-    def open_detector(model_folders, *, hands):
-        assert model_folders == folder_paths.get_folder_paths("vitruvian") and not hands
+    def open_detector(model_folders, *, hands, face):
+        assert model_folders == folder_paths.get_folder_paths("vitruvian")
+        assert not hands and not face
         yield FakeDetector()
 
     monkeypatch.setattr(detect, "DETECTORS", {"Fake": open_detector, **detect.DETECTORS})

@@ -1,7 +1,7 @@
 """Test the detection of people in photographs, and the mapping to OpenPose points."""
 
 import importlib
-import os
+import re
 import shutil
 import sys
 import types
@@ -13,12 +13,13 @@ from vitruvian.lab.world.renderer import render
 from vitruvian.lab.world.scenes import HAND, sample_scenes
 from vitruvian.models import detect, pose
 from vitruvian.models.detect import Box, open_detector, read_boxes
+from vitruvian.models.detectors import mediapipe_files
 from vitruvian.models.detectors.mediapipe_landmarks import (
-    DetectedHand,
     LandmarkDetector,
     assign_hands,
     to_people,
 )
+from vitruvian.models.detectors.mediapipe_tasks import DetectedHand
 
 FOLDERS = ["/nowhere/models/vitruvian"]
 
@@ -32,7 +33,7 @@ def astronaut():
 @pytest.fixture(scope="module")
 def detector():
     mediapipe = pytest.importorskip("mediapipe")
-    if not hasattr(mediapipe, "solutions"):
+    if not Path(mediapipe.__file__).with_name("modules").is_dir():
         pytest.skip("this MediaPipe brings no weights")
     with open_detector(FOLDERS) as detector:
         yield detector
@@ -121,67 +122,48 @@ def test_nobody_in_images_of_things(detector, name):
     assert pose.count(detector.detect(image)) == 0
 
 
-# MediaPipe's newer interface
+# MediaPipe without weights
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    """.task files made from the weights in the package, and `mediapipe` without `solutions`."""
+    """The .task files made from the weights in the package."""
     mediapipe = pytest.importorskip("mediapipe")
-    if not hasattr(mediapipe, "solutions"):
+    package = Path(mediapipe.__file__).parent
+    if not (package / "modules/pose_landmark/pose_landmark_full.tflite").is_file():
         pytest.skip("this MediaPipe brings no weights")
-    import zipfile
-
-    from mediapipe.tasks.python.metadata.metadata_writers import metadata_writer
-
-    def model(file, mean, deviation):
-        with open(os.path.join(os.path.dirname(mediapipe.__file__), "modules", file), "rb") as f:
-            writer = metadata_writer.MetadataWriter(bytearray(f.read()))
-        writer.add_general_info("model")
-        writer.add_image_input([mean], [deviation])
-        return bytes(writer.populate()[0])
-
     folder = tmp_path_factory.mktemp("vitruvian")
-    bundles = {
-        "pose_landmarker_full.task": {
-            "pose_detector.tflite": ("pose_detection/pose_detection.tflite", 127.5, 127.5),
-            "pose_landmarks_detector.tflite": ("pose_landmark/pose_landmark_full.tflite", 0, 255),
-        },
-        "hand_landmarker.task": {
-            "hand_detector.tflite": ("palm_detection/palm_detection_full.tflite", 0, 255),
-            "hand_landmarks_detector.tflite": ("hand_landmark/hand_landmark_full.tflite", 0, 255),
-        },
-    }
-    for name, models in bundles.items():
-        with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_STORED) as bundle:
-            for inside, source in models.items():
-                bundle.writestr(inside, model(*source))
+    for name in mediapipe_files.TASKS:
+        content = mediapipe_files.assemble(name, lambda path: (package / path).read_bytes())
+        (folder / name).write_bytes(content)
     return folder
 
 
 @pytest.fixture
-def without_solutions(monkeypatch):
+def without_weights(monkeypatch, tmp_path_factory):
+    """A later version of `mediapipe`: neither weights nor `solutions`."""
     mediapipe = pytest.importorskip("mediapipe")
     newer = types.ModuleType("mediapipe")
-    newer.__version__, newer.__path__ = "1.0", mediapipe.__path__
+    newer.__version__ = "1.0"
+    newer.__path__ = [str(tmp_path_factory.mktemp("mediapipe")), *mediapipe.__path__]
     newer.Image, newer.ImageFormat = mediapipe.Image, mediapipe.ImageFormat
     monkeypatch.setitem(sys.modules, "mediapipe", newer)
 
 
-def test_the_newer_interface_finds_the_same(tasks, without_solutions, astronaut):
+def test_weights_in_a_folder_find_the_same(tasks, without_weights, astronaut):
     with open_detector([*FOLDERS, str(tasks)]) as detector:
         people = detector.detect(torch.cat([astronaut, astronaut], dim=1))
     assert pose.count(people) == 2
     assert near(people.body[0, pose.NOSE], 222, 128) and near(people.body[1, pose.NOSE], 734, 128)
 
 
-def test_a_missing_file_is_named_with_its_folder(without_solutions):
+def test_a_missing_file_is_named_with_its_folder(without_weights):
     with pytest.raises(ValueError, match="pose_landmarker_full.task.*ComfyUI/models/vitruvian"):
         with open_detector(FOLDERS):
             pass
 
 
-def test_without_hands_no_hand_file_is_needed(tasks, without_solutions, tmp_path):
+def test_without_hands_no_hand_file_is_needed(tasks, without_weights, tmp_path):
     (tmp_path / "pose_landmarker_lite.task").symlink_to(tasks / "pose_landmarker_full.task")
     with open_detector([str(tmp_path)], hands=False):
         pass
@@ -190,7 +172,7 @@ def test_without_hands_no_hand_file_is_needed(tasks, without_solutions, tmp_path
             pass
 
 
-def test_a_wrong_file_is_named(without_solutions, tmp_path):
+def test_a_wrong_file_is_named(without_weights, tmp_path):
     (tmp_path / "pose_landmarker_full.task").write_bytes(b"not a task")
     with pytest.raises(ValueError, match="pose_landmarker_full.task is not a MediaPipe"):
         with open_detector([str(tmp_path)]):
@@ -233,13 +215,14 @@ def standing(x=0.0):
 
 
 class Scripted:
-    """A landmarker that finds these bodies and hands in every part of an image."""
+    """A landmarker that finds these bodies in the first look, and these hands in every one."""
 
     def __init__(self, bodies=(), hands=(), side="right"):
-        self.bodies, self._hands = list(bodies), [DetectedHand(hand, side) for hand in hands]
+        self._bodies, self._hands = list(bodies), [DetectedHand(hand, side) for hand in hands]
 
-    def body(self, array):
-        return self.bodies.pop(0) if self.bodies else None
+    def bodies(self, array):
+        bodies, self._bodies = self._bodies, []
+        return bodies
 
     def hands(self, array):
         return self._hands
@@ -361,7 +344,7 @@ class FakeDetector:
 
 @register_detector("Fake")
 @contextmanager
-def open_detector(model_folders, *, hands=True):
+def open_detector(model_folders, *, hands=True, face=False):
     yield FakeDetector()
 """
 FAKE_LINE = "from . import fake_detector as fake_detector\n"
@@ -390,8 +373,9 @@ def test_another_detector_is_one_file_and_one_line(tmp_path, monkeypatch):
 def test_every_row_of_the_table_is_a_detector():
     importlib.import_module("vitruvian.models.detectors")
     modules = {function.__module__ for function in detect.DETECTORS.values()}
-    files = {path.stem for path in (Path(detect.__file__).parent / "detectors").glob("[!_]*.py")}
-    assert modules == {f"vitruvian.models.detectors.{file}" for file in files}
+    listing = Path(detect.__file__).parent / "detectors" / "__init__.py"
+    names = re.findall(r"^from \. import (\w+) as", listing.read_text(), re.M)
+    assert names and modules == {f"vitruvian.models.detectors.{name}" for name in names}
 
 
 def test_an_unknown_detector_is_refused():

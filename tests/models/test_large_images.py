@@ -33,10 +33,13 @@ class Nobody:
     def __init__(self):
         self.shapes = []
 
-    def body(self, array):
+    def bodies(self, array):
+        self.on_look()
         self.shapes.append(array.shape)
+        return []
 
     def hands(self, array):
+        self.on_look()
         self.shapes.append(array.shape)
         return []
 

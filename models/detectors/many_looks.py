@@ -1,0 +1,261 @@
+"""Find all people of an image by looking at it many times, with a network that sees few at once.
+
+BlazePose (Bazarevsky et al. 2020) shrinks what it looks at to 224 pixels, sees at most a few people
+in it, and sometimes joins two of them to one, or sees one where none is. So the image is looked at
+as one, and in overlapping squares of several sizes. Sightings of the same person are collected; a
+person counts when several looks agree.
+
+A `body` is [33, 3], MediaPipe's landmarks as (x px, y px, visibility); an `array` is an image
+[h, w, 3] uint8.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..detect import Box
+
+NOSE, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 11, 12
+NOSE_AND_SHOULDERS = [NOSE, LEFT_SHOULDER, RIGHT_SHOULDER]
+TORSO = [LEFT_SHOULDER, RIGHT_SHOULDER, 23, 24]
+HEAD_AND_SHOULDERS = range(13)
+
+SAME = 0.5  # sightings less far apart are of the same person (see `apart`)
+NEAR = 0.25  # sightings less far apart are equally good
+VISIBLE = 0.5
+ENOUGH_LOOKS = 3  # that agree on a person
+LARGE = 0.5  # share of the image's height or width that a person who is alone spans
+SMALL = 0.4  # share of the image's height, below which smaller squares are looked at, too
+BEST = 10  # sightings of a person that are compared
+OVERLAP = 0.5  # of neighboring squares
+LONGEST = 8  # times the short side: longer images are looked at as one only
+
+
+class ManyBodies(Protocol):
+    """A network that finds a few people at once."""
+
+    def bodies(self, array: Any) -> list[Tensor]:
+        """Find the bodies [33, 3] in an array, in its pixels, the most prominent first."""
+
+
+class Sighting(NamedTuple):
+    """A body as one look has seen it."""
+
+    body: Tensor
+    quality: float  # 0..1
+    look: int
+
+
+Cluster = list[Sighting]  # of one person, the best one first
+
+
+def search(network: ManyBodies, array: Any) -> list[Tensor]:
+    """Find the bodies of all people in an array, those first on whom the most looks agree."""
+    looks = _Looks(network, array)
+    looks.at(_windows(*array.shape[:2]))
+    clusters = looks.clusters()
+    if len(clusters) == 1 and _span(clusters[0][0].body, array) >= LARGE:
+        return [best_body(clusters[0])]
+    looks.at(squares(array, 1 / 2))
+    clusters = looks.clusters()
+    if any(_is_small(cluster, array) for cluster in clusters):
+        looks.at(squares(array, 1 / 3))
+        clusters = looks.clusters()
+    bodies = without_doubles([cluster for cluster in clusters if looks.confirm(cluster)])
+    return [looks.closer(body) for body in bodies]
+
+
+class _Looks:
+    """The looks at one array, and what they have seen."""
+
+    def __init__(self, network: ManyBodies, array: Any) -> None:
+        self.network, self.array = network, array
+        self.sightings: list[Sighting] = []
+        self.count = 0
+
+    def at(self, boxes: Iterator[Box]) -> None:
+        """Look at these parts of the array."""
+        height, width = self.array.shape[:2]
+        for box in boxes:
+            self.count += 1
+            for body in look(self.network, self.array, box):
+                self.sightings.append(Sighting(body, quality(body, box, width, height), self.count))
+
+    def clusters(self) -> list[Cluster]:
+        return cluster_sightings(self.sightings)
+
+    def confirm(self, cluster: Cluster) -> bool:
+        """Say whether a cluster is a person; when too few looks agree, take another one there."""
+        body = best_body(cluster)
+        if not is_plausible(body):
+            return False
+        count = len({sighting.look for sighting in cluster})
+        if count >= ENOUGH_LOOKS:
+            return True
+        again = look(self.network, self.array, around(body, 0.5))
+        return count + 1 >= ENOUGH_LOOKS and any(apart(view, body) < SAME for view in again)
+
+
+    def closer(self, body: Tensor) -> Tensor:
+        """Look at a person again, with some surroundings: the better view, if it is of the same."""
+        views = look(self.network, self.array, around(body, 0.5))
+        same = [view for view in views if apart(view, body) < SAME and is_plausible(view)]
+        return min(same, key=lambda view: apart(view, body)) if same else body
+
+
+# where to look
+
+
+def _windows(height: int, width: int) -> Iterator[Box]:
+    """The full image, then squares of its short side, half a side apart at most."""
+    yield Box(0, 0, width, height)
+    side, long = sorted((height, width))
+    if long < 1.1 * side or long > LONGEST * side:
+        return
+    steps = -(-2 * (long - side) // side)
+    for start in (i * (long - side) // steps for i in range(steps + 1)):
+        x, y = (start, 0) if width > height else (0, start)
+        yield Box(x, y, x + side, y + side)
+
+
+def squares(array: Any, share: float) -> Iterator[Box]:
+    """Squares with this share of the array's short side, half a side apart at most."""
+    height, width = array.shape[:2]
+    if max(height, width) > LONGEST * min(height, width):
+        return
+    side = max(1, round(share * min(height, width)))
+    for y in _starts(height, side):
+        for x in _starts(width, side):
+            yield Box(x, y, x + side, y + side)
+
+
+def _starts(length: int, side: int) -> list[int]:
+    steps = -(-(length - side) // max(1, round(side * (1 - OVERLAP))))
+    return [i * (length - side) // steps for i in range(steps + 1)] if steps else [0]
+
+
+def look(network: ManyBodies, array: Any, box: Box) -> list[Tensor]:
+    """The bodies that the network sees in a part of an array, in pixels of the array."""
+    height, width = array.shape[:2]
+    x0, y0 = max(0, box.x0), max(0, box.y0)
+    crop = array[y0 : min(height, box.y1), x0 : min(width, box.x1)]
+    shift = torch.tensor([x0, y0, 0.0])
+    return [body + shift for body in network.bodies(crop)] if crop.size else []
+
+
+def around(body: Tensor, margin: float) -> Box:
+    """The box of a person's visible points, widened by this share of its longer side."""
+    low, high = _extent(body)
+    reach = margin * (high - low).max().item()
+    return Box(*(round(edge) for edge in torch.cat([low - reach, high + reach]).tolist()))
+
+
+def _extent(body: Tensor) -> tuple[Tensor, Tensor]:
+    points = body[body[:, 2] > VISIBLE, :2]
+    points = points if len(points) > 3 else body[HEAD_AND_SHOULDERS, :2]
+    return points.amin(0), points.amax(0)
+
+
+# how good a sighting is, and which are of the same person
+
+
+def apart(body: Tensor, reference: Tensor) -> float:
+    """Mean distance of nose and shoulders between two bodies, in units of the reference's size.
+
+    The size is the larger of the distance from neck to nose and that between the shoulders.
+    """
+    return _all_apart(body[None], reference[None]).item()
+
+
+def _all_apart(bodies: Tensor, references: Tensor) -> Tensor:
+    """`apart` of every body [n, 33, 3] and every reference [m, 33, 3]: [n, m]."""
+    points, expected = (b[:, NOSE_AND_SHOULDERS, :2] for b in (bodies, references))
+    distances = (points[:, None] - expected[None]).norm(dim=-1).mean(-1)
+    return distances / _sizes(references)
+
+
+def _sizes(bodies: Tensor) -> Tensor:
+    nose, left, right = bodies[:, NOSE_AND_SHOULDERS, :2].unbind(1)
+    lengths = torch.stack([left - right, nose - (left + right) / 2]).norm(dim=-1)
+    return lengths.amax(0).clamp(min=1)
+
+
+def quality(body: Tensor, box: Box, width: int, height: int) -> float:
+    """How much of nose and shoulders is visible, times the share of head and shoulders that lies in
+    the part looked at. What lies beyond the image's border counts as inside.
+    """
+    points = body[HEAD_AND_SHOULDERS]
+    low = torch.tensor([-torch.inf if edge <= 0 else edge for edge in box[:2]])
+    pairs = zip(box[2:], (width, height), strict=True)
+    high = torch.tensor([torch.inf if edge >= border else edge for edge, border in pairs])
+    is_inside = ((points[:, :2] >= low) & (points[:, :2] <= high)).all(1)
+    return (body[NOSE_AND_SHOULDERS, 2].mean() * is_inside.float().mean()).item()
+
+
+def is_plausible(body: Tensor) -> bool:
+    """Say whether nose and shoulders, and two points of the torso, are visible enough."""
+    torso = (body[TORSO, 2] >= VISIBLE).sum() >= 2
+    return bool(torso and body[NOSE_AND_SHOULDERS, 2].mean() >= VISIBLE)
+
+
+def cluster_sightings(sightings: Sequence[Sighting]) -> list[Cluster]:
+    """Collect sightings of the same person, around the best ones."""
+    clusters: list[Cluster] = []
+    for sighting in sorted(sightings, key=lambda seen: -seen.quality):
+        if clusters:
+            references = torch.stack([cluster[0].body for cluster in clusters])
+            distances = _all_apart(sighting.body[None], references)[0]
+            nearest = int(distances.argmin())
+            if distances[nearest] < SAME:
+                clusters[nearest].append(sighting)
+                continue
+        clusters.append([sighting])
+    return clusters
+
+
+def best_body(cluster: Cluster) -> Tensor:
+    """The sighting in the middle of the best ones, or a better one near it."""
+    best = cluster[:BEST]
+    bodies = torch.stack([sighting.body for sighting in best])
+    distances = _all_apart(bodies, bodies)
+    middle = int(distances.sum(0).argmin())
+    worth = torch.tensor([seen.quality for seen in best]) * bodies[:, :, 2].mean(1)
+    return bodies[int(worth.masked_fill(distances[:, middle] >= NEAR, -1).argmax())]
+
+
+def without_doubles(clusters: Sequence[Cluster]) -> list[Tensor]:
+    """The bodies of clusters, most looks first, less those of people who are there already."""
+    bodies: list[Tensor] = []
+    for cluster in sorted(clusters, key=lambda seen: -len({s.look for s in seen})):
+        body = best_body(cluster)
+        if not any(_are_same(body, other) for other in bodies):
+            bodies.append(body)
+    return bodies
+
+
+def _are_same(body: Tensor, other: Tensor) -> bool:
+    low, high = _extent(other)
+    distances = (body - other)[:, :2].norm(dim=1)
+    shoulders = distances[[LEFT_SHOULDER, RIGHT_SHOULDER]].mean()
+    return bool(
+        apart(body, other) < SAME
+        or distances.mean() < 0.12 * (high - low).max()
+        or shoulders < 0.35 * _sizes(torch.stack([body, other])).max()
+    )
+
+
+def _span(body: Tensor, array: Any) -> float:
+    """The larger share of the array's width and height that the visible points span."""
+    low, high = _extent(body)
+    height, width = array.shape[:2]
+    return ((high - low) / torch.tensor([width, height])).max().item()
+
+
+def _is_small(cluster: Cluster, array: Any) -> bool:
+    """Say whether several looks see a person who is low compared with the image."""
+    low, high = _extent(body := best_body(cluster))
+    looks = len({sighting.look for sighting in cluster})
+    is_visible = body[NOSE_AND_SHOULDERS, 2].mean() >= VISIBLE
+    return bool(looks >= 2 and is_visible and (high - low)[1] < SMALL * array.shape[0])
