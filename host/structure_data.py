@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import comfy.utils
 import folder_paths
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from ..models import structure_data
 from ..models.plain_words import reason
 from ..models.structure import DEPTH, NORMAL, image_to_depth
 from ..models.structure_data import POSE
+from .progress import watched
 from .structure_images import channels_first
 
 
@@ -66,9 +66,8 @@ def save(
     The maps have the given conventions. Numbers continue those in the folder; the run can be
     cancelled between images.
     """
-    progress, files = comfy.utils.ProgressBar(len(images)), list[Path]()
-    number = structure_data.next_number(folder)
-    for i, image in enumerate(images):
+    number, files = structure_data.next_number(folder), list[Path]()
+    for i, image in enumerate(watched(images)):
         rgb = _one_image(image)
         resized = {
             name: structure_data.resize(_one_image(map_images[i]), *rgb.shape[2:])
@@ -80,7 +79,6 @@ def save(
             rgb[0], depth[0], normal[0], resized[POSE][0], caption.strip()
         )
         files.append(structure_data.write(folder, number + i, example))
-        progress.update_absolute(i + 1, len(images))
     return files
 
 

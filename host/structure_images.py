@@ -6,23 +6,32 @@ from torch import Tensor
 
 from ..models import structure
 from ..models.batches import one_each, paired_count
+from .progress import watched
 
 
 def convert_depth(
     images: Tensor, from_convention: str, to_convention: str, stretch: bool
 ) -> Tensor:
     """Convert depth IMAGEs [B, H, W, C] between conventions; `stretch`: each to its full range."""
-    near = structure.image_to_depth(channels_first(images), from_convention)
-    if stretch:
-        return _channels_last(structure.depth_to_image(near, to_convention))
-    white = 1 - near if to_convention == structure.METRIC else near
-    return white[..., None].expand(-1, -1, -1, 3)
+
+    def convert(image: Tensor) -> Tensor:
+        near = structure.image_to_depth(channels_first(image[None]), from_convention)
+        if stretch:
+            return _channels_last(structure.depth_to_image(near, to_convention))
+        white = 1 - near if to_convention == structure.METRIC else near
+        return white[..., None].expand(-1, -1, -1, 3)
+
+    return torch.cat([convert(image) for image in watched(images)])
 
 
 def convert_normals(images: Tensor, from_convention: str, to_convention: str) -> Tensor:
     """Convert normal IMAGEs [B, H, W, C] between conventions; the result has unit length."""
-    normals = structure.image_to_normals(channels_first(images), from_convention)
-    return _channels_last(structure.normals_to_image(normals, to_convention))
+
+    def convert(image: Tensor) -> Tensor:
+        normals = structure.image_to_normals(channels_first(image[None]), from_convention)
+        return _channels_last(structure.normals_to_image(normals, to_convention))
+
+    return torch.cat([convert(image) for image in watched(images)])
 
 
 def relight(
@@ -32,15 +41,16 @@ def relight(
     image serves for all; ValueError for other counts.
     """
     count = paired_count({"image": len(images), "normal_image": len(normal_images)})
-    rgb, normal = channels_first(images), channels_first(normal_images)
-    normal = comfy.utils.common_upscale(
-        normal, rgb.shape[-1], rgb.shape[-2], "bilinear", "disabled"
-    )
-    rgb, normal = (
-        torch.stack(one_each(batch, count))
-        for batch in (rgb, structure.image_to_normals(normal, convention))
-    )
-    return _channels_last(structure.relight(rgb, normal, light, ambient))
+    height, width = images.shape[1:3]
+
+    def relight_one(image: Tensor, normal_image: Tensor) -> Tensor:
+        rgb, normal = channels_first(image[None]), channels_first(normal_image[None])
+        normal = comfy.utils.common_upscale(normal, width, height, "bilinear", "disabled")
+        normal = structure.image_to_normals(normal, convention)
+        return _channels_last(structure.relight(rgb, normal, light, ambient))
+
+    pairs = zip(one_each(images, count), one_each(normal_images, count), strict=True)
+    return torch.cat([relight_one(*pair) for pair in watched(pairs)])
 
 
 def channels_first(images: Tensor) -> Tensor:

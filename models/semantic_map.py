@@ -11,7 +11,7 @@ the numbers. A shape lets Semantic Map from Pose draw the class as a garment; ot
 into clothing_words.txt.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -98,7 +98,7 @@ def part_named(name: str) -> int:
 
 
 def from_colors(
-    images: Tensor,
+    images: Iterable[Tensor],
     palette: Tensor,
     tolerance: float,
     parts: Sequence[int] = range(len(TABLE)),
@@ -113,8 +113,8 @@ def from_colors(
     """
     numbers = torch.tensor(list(parts), dtype=torch.uint8)
     labels, unknown_pixels = [], 0
-    for image in images.cpu().float():
-        levels = 255 * image[..., :3].reshape(-1, 3)
+    for image in images:
+        levels = 255 * image[..., :3].cpu().float().reshape(-1, 3)
         exact = "donot_use_mm_for_euclid_dist"  # neighboring gray levels lie close together
         distance, nearest = torch.cdist(levels, palette.float(), compute_mode=exact).min(1)
         far = distance > tolerance

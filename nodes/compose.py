@@ -7,6 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..host import compose as host
+from ..host.progress import watched
 from ..models import compose, compose_drawing
 from ..models.compose import Frames, Instance
 from ..models.pose import MIN_CONFIDENCE
@@ -390,7 +391,7 @@ class VitruvianPreviewInstances(io.ComfyNode):
         skeletons = frames.skeletons(compose.MERGED, *size)
         previews = [
             compose_drawing.draw_shares(places, drawn, names)
-            for places, drawn in zip(owned, skeletons, strict=True)
+            for places, drawn in zip(watched(owned), skeletons, strict=True)
         ]
         preview = torch.stack(previews)
         labels = [_label(instance) for instance in instances]

@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..host import hand_generator as generator
+from ..host.progress import watched
 from ..models import hands, pose
 from .inputs import (
     named_errors,
@@ -119,7 +120,7 @@ def _predict(model: Any, loaded: Any, positive: Any, latent: torch.Tensor) -> to
     return torch.stack(
         [
             hands.clean_mask(mask)
-            for mask in generator.predict_masks(model, loaded, positive, latent)
+            for mask in watched(generator.predict_masks(model, loaded, positive, latent))
         ]
     )
 

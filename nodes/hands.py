@@ -3,10 +3,10 @@
 import logging
 from typing import Any, NamedTuple
 
-import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
+from ..host.progress import watched
 from ..models import hands
 from ..models.batches import one_each, paired_count
 from ..models.hands import GRAY, Hand, Square, read_squares
@@ -137,7 +137,7 @@ class VitruvianDrawHandMasks(io.ComfyNode):
         frame_hands = _hands_by_frame(frames, hand_side, if_no_hands)
         frame_masks = [
             [_mask(hand, size, thickness, wrist_length) for hand in hands_of_frame]
-            for hands_of_frame in frame_hands
+            for hands_of_frame in watched(frame_hands)
         ]
         unions = torch.stack([_union(masks, size) for masks in frame_masks])
         hand_masks = [mask for masks in frame_masks for mask in masks]
@@ -240,7 +240,7 @@ class VitruvianCutHands(io.ComfyNode):
         frame_hands = _hands_by_frame(frames, hand_side, if_no_hands)
         cuts = [
             hands.cut_hands(hands_of_frame, photograph, crop_size, margin, upright=upright)
-            for hands_of_frame, photograph in zip(frame_hands, photographs, strict=True)
+            for hands_of_frame, photograph in zip(watched(frame_hands), photographs, strict=True)
         ]
         boxes = [
             [
@@ -393,15 +393,13 @@ def _place(
     counts = {"hand_bboxes": len(frames)} | ({} if image is None else {"image": len(image)})
     pairs = paired_count(counts)
     canvases = [None] * pairs if image is None else one_each(image, pairs)
-    progress = comfy.utils.ProgressBar(pairs)
     placed = []
-    for canvas, frame in zip(canvases, one_each(frames, pairs), strict=True):
+    for canvas, frame in zip(watched(canvases), one_each(frames, pairs), strict=True):
         if canvas is None:
             canvas = hands.hand_surroundings(frame.squares, frame.images, *size)
         placed.append(
             hands.insert_hands(canvas, frame.squares, frame.images, frame.masks, ring_width)
         )
-        progress.update(1)
     return [torch.stack(part) for part in zip(*placed, strict=True)]
 
 
@@ -461,9 +459,10 @@ class VitruvianPasteHands(io.ComfyNode):
         }
         check_one_size(pixels)
         pairs = paired_count({name: len(batch) for name, batch in pixels.items()})
-        triples = zip(*(one_each(batch, pairs) for batch in pixels.values()), strict=True)
+        triples = [*zip(*(one_each(batch, pairs) for batch in pixels.values()), strict=True)]
         pasted = [
-            hands.paste_over(*triple, feather=feather, color=color_match) for triple in triples
+            hands.paste_over(*triple, feather=feather, color=color_match)
+            for triple in watched(triples)
         ]
         return io.NodeOutput(torch.stack(pasted))
 

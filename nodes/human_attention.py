@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..host import human_attention as host
 from ..host import human_prior
+from ..host.progress import step_of
 from ..models import human_attention
 from ..models.batches import one_each, paired_count
 from ..models.human_tokens import Word
@@ -91,11 +92,11 @@ class VitruvianShowHumanAttention(io.ComfyNode):
         samples = read_latents(latent)
         backgrounds = _backgrounds(samples, image)
         count = paired_count({"latent": len(samples), "image": len(backgrounds)})
-        progress = comfy.utils.ProgressBar(len(samples) * len(moments))
+        count_one = step_of(comfy.utils.ProgressBar(len(samples) * len(moments) + count))
         columns = list(word_positions.values())
         maps_of_latent = [
             _maps_by_row(
-                host.read_maps(model, positive, one[None], moments, seed, columns, progress.update)
+                host.read_maps(model, positive, one[None], moments, seed, columns, count_one)
             )
             for one in samples
         ]
@@ -108,6 +109,7 @@ class VitruvianShowHumanAttention(io.ComfyNode):
             )
             final = [*maps_by_row.values()][-1]
             word_masks.append(human_attention.word_masks(final, *background.shape[:2]))
+            count_one()
         attention_images, masks = torch.cat(sheets), torch.cat(word_masks)
         return io.NodeOutput(attention_images, masks, ui=ui.PreviewImage(attention_images, cls=cls))
 

@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..host import mask_expansion
+from ..host.progress import watched
 from ..models import hands
 from ..models.batches import one_each, paired_count
 from .inputs import (
@@ -128,7 +129,7 @@ class VitruvianPreviewMaskExpansion(io.ComfyNode):
         window = shrink_start_percent, shrink_end_percent
         strips = [
             hands.expansion_strip(frame, ground, expansion, *window, image_count)
-            for frame, ground in zip(one_each(masks, count), grounds, strict=True)
+            for frame, ground in zip(watched(one_each(masks, count)), grounds, strict=True)
         ]
         preview = torch.stack(strips)
         return io.NodeOutput(preview, ui=ui.PreviewImage(preview, cls=cls))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..host import memory as host
 from ..host import part_encoder
+from ..host.progress import step_of
 from ..models import memory as core
 from ..models import memory_drawing, memory_file, part_crops
 from ..models.batches import one_each
@@ -166,7 +167,7 @@ class VitruvianBuildMemory(io.ComfyNode):
         pairs = pair_with_maps(batches, semantic_map, "images")
         progress = comfy.utils.ProgressBar(2 * len(pairs))
         crops = part_encoder.encode_parts(
-            clip_vision[0], pairs, min_pixels[0], shrink[0], _image_progress(progress)
+            clip_vision[0], pairs, min_pixels[0], shrink[0], step_of(progress)
         )
         existing_parts = [] if previous is None or memory_update[0] == EXTEND else previous.parts
         extended = host.build(
@@ -209,18 +210,6 @@ def pair_with_maps(
 def _without(crops: part_encoder.Crops, parts: Sequence[int]) -> part_encoder.Crops:
     is_new = ~torch.isin(crops.parts, torch.tensor(parts, dtype=torch.long))
     return part_encoder.Crops(*(field[is_new] for field in crops))
-
-
-def _image_progress(progress: Any) -> Callable[[], None]:
-    """Count one image, and stop a cancelled run: the bar alone does not always notice it, because
-    hosts differ in how often it reports.
-    """
-
-    def on_image() -> None:
-        throw_exception_if_processing_interrupted()
-        progress.update(1)
-
-    return on_image
 
 
 def _slot_progress(progress: Any, images: int) -> Callable[[int, int], None]:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
+from ..host.progress import watched
 from ..models import body_masks, pose_drawing
 from ..models.pose import People
 from .inputs import (
@@ -76,12 +76,9 @@ class VitruvianDrawPose(io.ComfyNode):
 
 
 def _draw_frames(frames: list[People], width: int, height: int, **style: Any) -> torch.Tensor:
-    progress = comfy.utils.ProgressBar(len(frames))
-    pose_images = []
-    for people in frames:
-        pose_images.append(pose_drawing.draw_people(people, width, height, **style))
-        progress.update(1)
-    return torch.stack(pose_images)
+    return torch.stack(
+        [pose_drawing.draw_people(people, width, height, **style) for people in watched(frames)]
+    )
 
 
 class VitruvianDrawPersonMasks(io.ComfyNode):
@@ -140,11 +137,7 @@ class VitruvianDrawPersonMasks(io.ComfyNode):
 def _frame_masks(
     frames: list[People], width: int, height: int, **edge: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    progress = comfy.utils.ProgressBar(len(frames))
-    masks = []
-    for people in frames:
-        masks.append(body_masks.person_masks(people, width, height, **edge))
-        progress.update(1)
+    masks = [body_masks.person_masks(people, width, height, **edge) for people in watched(frames)]
     return torch.cat(masks), torch.stack([body_masks.union_mask(mask) for mask in masks])
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..host import memory as host
 from ..host import part_encoder, phrase_encoder
+from ..host.progress import watched
 from ..models import memory as core
 from ..models import memory_drawing, part_crops
 from ..models.phrases import split_phrases
@@ -218,7 +219,7 @@ class VitruvianAppearanceFromImage(io.ComfyNode):
             host.check_encoder(memory, clip_vision)
         selected_parts = [part_named(name) for name in read_phrases(part_names)]
         pairs = pair_with_maps([read_images(image)], [semantic_map], "image")
-        crops = part_encoder.encode_parts(clip_vision, pairs, shrink=shrink)
+        crops = part_encoder.encode_parts(clip_vision, watched(pairs), shrink=shrink)
         _check_selection(selected_parts, crops)
         retrieval = host.Retrieval(top_k=top_k, temperature=temperature, blend=blend)
         image_parts = host.parts_from_images(

@@ -3,10 +3,10 @@
 import logging
 from typing import Any
 
-import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
+from ..host.progress import watched
 from ..models import semantic_map as core
 from ..models.batches import paired_count
 from ..models.outfit import HAIRS, LOWERS, OPEN, SHORT, UPPERS, Outfit, map_from_pose
@@ -122,7 +122,7 @@ def _read_colors(
 ) -> torch.Tensor:
     try:
         return core.from_colors(
-            image, palette, tolerance, parts, background=if_unknown_color == BACKGROUND
+            watched(image), palette, tolerance, parts, background=if_unknown_color == BACKGROUND
         )
     except ValueError as error:
         raise ValueError(f"the input 'image': {error}") from None
@@ -264,12 +264,7 @@ class VitruvianSemanticMapFromPose(io.ComfyNode):
 
 
 def _draw_maps(frames: list[People], outfit: Outfit, size: tuple[int, int]) -> torch.Tensor:
-    progress = comfy.utils.ProgressBar(len(frames))
-    maps = []
-    for people in frames:
-        maps.append(map_from_pose(people, outfit, *size))
-        progress.update(1)
-    labels = torch.cat(maps)
+    labels = torch.cat([map_from_pose(people, outfit, *size) for people in watched(frames)])
     if not labels.any():
         raise ValueError(
             "no part of the input 'pose' could be drawn: lower 'min_confidence', or connect a pose "
@@ -308,7 +303,7 @@ class VitruvianShowSemanticMap(io.ComfyNode):
     @classmethod
     @named_errors
     def execute(cls, semantic_map: torch.Tensor) -> io.NodeOutput:
-        preview = core.with_legend(semantic_map)
+        preview = torch.cat([core.with_legend(labels[None]) for labels in watched(semantic_map)])
         return io.NodeOutput(
             preview, core.color_image(semantic_map), ui=ui.PreviewImage(preview, cls=cls)
         )
@@ -371,7 +366,9 @@ class VitruvianMaskFromSemanticMap(io.ComfyNode):
         covered = core.part_mask(semantic_map, parts).flatten(1).amax(1)
         for number in (covered == 0).nonzero().flatten().tolist():
             _report_missing(semantic_map[number], number + 1, part_group, part_names, if_no_part)
-        mask = core.part_mask(semantic_map, parts, expand)
+        mask = torch.cat(
+            [core.part_mask(labels[None], parts, expand) for labels in watched(semantic_map)]
+        )
         return io.NodeOutput(mask, ui=ui.PreviewMask(mask, cls=cls))
 
 

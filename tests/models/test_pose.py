@@ -380,3 +380,25 @@ def test_hands_alone_and_single_points_have_a_mask():
     assert masks(frame(**fingers))[0].sum() > 50
     one = [0.0] * 3 * 3 + [100, 100, 1.0] + [0.0] * 14 * 3
     assert masks(frame(pose_keypoints_2d=one))[0, 50, 50] == 1
+
+
+def test_the_blur_is_the_same_on_every_device():
+    """OpenCV's on the processor, against PyTorch's, which double precision takes."""
+    image = torch.rand(2, 41, 30, generator=torch.Generator().manual_seed(0))
+    for sigma in (0.4, 3.3, 25.0):  # the last kernel is larger than the image
+        expected = body_masks.blur(image.double(), sigma).float()
+        torch.testing.assert_close(body_masks.blur(image, sigma), expected, atol=1e-6, rtol=0)
+    assert body_masks.blur(image[:0], 3.0).shape == (0, 41, 30)
+
+
+def test_a_capsule_covers_what_is_near_its_segment():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.stack(torch.meshgrid(torch.arange(40.0), torch.arange(50.0), indexing="ij"), -1)
+    points = points.flip(-1).view(-1, 2)  # x, y
+    for _ in range(20):
+        start, end = torch.rand(2, 2, generator=generator) * 60 - 5
+        shape = torch.zeros(40, 50)
+        body_masks.fill_capsule(shape, start, end, 6.3)
+        along = torch.linspace(0, 1, 400)[:, None]
+        near = torch.cdist(points, start + along * (end - start)).amin(1).view(40, 50)
+        assert (shape[near < 6.2] == 1).all() and (shape[near > 6.4] == 0).all()
