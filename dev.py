@@ -36,13 +36,40 @@ def load_pack() -> None:
     spec.loader.exec_module(module)
 
 
+EXAMPLES = """examples:
+  python3 dev.py demo two_people                     an example workflow, and where its images are
+  python3 dev.py demo photo_to_person --photo me.jpg
+  python3 dev.py test tests/models -q -k pose        some tests, with pytest's options
+  python3 dev.py test --require-host --host v0.3.64  all of them on the oldest ComfyUI
+  python3 dev.py bench persons --quick --json numbers.json
+  python3 dev.py serve --port 8190                   ComfyUI with the pack, until Ctrl-C
+  python3 dev.py batch check person.json people.csv  what would go wrong with a batch
+  python3 dev.py fresh 3.13                          a new installation, as a user makes it
+  python3 dev.py train hands --help                  what a trainer takes
+  python3 dev.py blueprints                          after a change of the examples
+  python3 dev.py lint"""
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the command line: a parser for every module of tools/commands."""
-    main_parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    main_parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0] if __doc__ else "",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, purpose: str, *, host: bool = True, help: bool = True):
-        command = commands.add_parser(name, help=purpose, allow_abbrev=False, add_help=help)
+        examples = [line.strip() for line in EXAMPLES.splitlines() if f"dev.py {name}" in line]
+        command = commands.add_parser(
+            name,
+            help=purpose,
+            description=f"{purpose[0].upper()}{purpose[1:]}.",
+            epilog="\n  ".join(["examples:", *examples]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=help,
+        )
         if host:
             command.add_argument("--host", metavar="VERSION", help="ComfyUI's tag, such as v0.33.0")
         return command
@@ -65,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     train = add("train", "run a trainer (mini: all mini weights)", host=False)
     train.add_argument("name")
     train.add_argument("arguments", nargs=argparse.REMAINDER)
+    add("blueprints", "make subgraphs/ anew from the example workflows", host=False)
     add("lint", "check style and types, and count what the house limits", host=False)
     return main_parser
 

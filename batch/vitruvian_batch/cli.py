@@ -20,11 +20,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import __version__, needs, table, workflow
+from . import __version__, needs, sheet, table, workflow
 from .connection import read_access, split_url
 from .host import Host
-from .jobs import Plan, plan
-from .manifest import Manifest
+from .jobs import MOST_MISTAKES, Plan, plan
+from .manifest import Manifest, check_place
 from .run import Patience, Run, Worker
 from .started_host import Installation, StartedHost
 from .table import Row, Table
@@ -33,13 +33,20 @@ from .values import shorten
 from .workflow import Workflow
 
 HERE = "http://127.0.0.1:8188"
+CHECK = "check"
+BAR = (
+    "{percentage:3.0f} % |{bar}| {n_fmt} of {total_fmt} rows, {elapsed} gone, {remaining} left, "
+    "{rate_fmt}"
+)
 LISTED = 20  # rows of --dry-run
 DONE, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 EXAMPLES = """examples:
-  vitruvian-batch person.json --table people.csv
-  vitruvian-batch person.json --table people.csv --host http://one:8188 --host http://two:8188
-  vitruvian-batch person.json --table people.csv --comfyui ~/ComfyUI --resume
+  vitruvian-batch check person.json people.csv       what would go wrong, all of it; runs nothing
+  vitruvian-batch person.json people.csv --sheet     and a page with all images at the end
+  vitruvian-batch person.json people.csv --host http://one:8188 --host http://two:8188
+  vitruvian-batch person.json people.csv --comfyui ~/ComfyUI --resume
+  vitruvian-batch person.json --seed 100             one run of the workflow
 
 A table's columns are called title.input, after the node's title in ComfyUI: "The prompt.text".
 The column seed means all seeds. A file of this machine goes to the host; photos/*.png makes a row
@@ -64,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="WORKFLOW",
         type=Path,
-        help="a saved workflow, or a folder of them",
+        help="a saved workflow, or a folder of them; a table may follow. The word check before it "
+        "says all that would go wrong, and runs nothing",
     )
     add("--table", metavar="FILE", type=Path, help="CSV or JSON lines; without it, one run of each")
     add(
@@ -86,7 +94,8 @@ def parser() -> argparse.ArgumentParser:
         help="the record of the batch (manifest.jsonl in --out)",
     )
     add("--resume", action="store_true", help="go on with a batch: what is done is left out")
-    add("--dry-run", action="store_true", help="check everything, show the rows, run nothing")
+    add("--dry-run", action="store_true", help="the same as check")
+    add("--sheet", action="store_true", help=f"write a page with all images, {sheet.NAME} in --out")
     add(
         "--retries",
         metavar="N",
@@ -155,6 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command with these arguments, or those of the process; its exit status."""
     options = parser().parse_args(arguments)
     try:
+        _sort_files(options)
         return _main(options)
     except BadInput as error:
         sys.stderr.write(f"{error}\n")
@@ -184,20 +194,35 @@ def _fault(error: Exception) -> str:
     )
 
 
+def _sort_files(options: argparse.Namespace) -> None:
+    """Tell the table, and the word `check`, from the workflows before them on the command line."""
+    files: list[Path] = options.workflows
+    if files[0] == Path(CHECK) and len(files) > 1 and not files[0].exists():
+        options.dry_run = True
+        files = files[1:]
+    tables = [file for file in files if file.suffix.lower() in table.SUFFIXES]
+    if len(tables) > 1 or (tables and options.table):
+        raise BadInput(f"Give one table: {', '.join(map(str, [*tables, options.table or '']))}.")
+    options.table = tables[0] if tables else options.table
+    options.workflows = [file for file in files if file not in tables]
+    if not options.workflows:
+        raise BadInput(f"Name a workflow before the table {options.table}.")
+
+
 def _main(options: argparse.Namespace) -> int:
     files = _files(options.workflows)
     contents = [(file, workflow.read(file)) for file in files]
     rows = table.Table(options.table) if options.table else None
     _check_numbers(options)
     source = options.table or options.workflows[0]
-    out = options.out or Path(f"{source.stem}-images")
+    out = options.out = options.out or Path(f"{source.stem}-images")
     workers = _workers(options, out)
     try:
         infos = _start(workers, options, any(workflow.is_ui(content) for _, content in contents))
         jobs = _plan(options, contents, rows, infos)
         if options.dry_run:
             return _show(jobs)
-        manifest = Manifest(options.manifest or out / "manifest.jsonl", out, options.resume)
+        manifest = Manifest(_manifest_path(options), out, options.resume)
         try:
             absent = {worker.name for worker in workers} - {worker.name for worker, _ in infos}
             return _run(options, jobs, workers, manifest, absent)
@@ -205,6 +230,10 @@ def _main(options: argparse.Namespace) -> int:
             manifest.close()
     finally:
         _close(workers, options)
+
+
+def _manifest_path(options: argparse.Namespace) -> Path:
+    return options.manifest or options.out / "manifest.jsonl"
 
 
 def _files(workflows: list[Path]) -> list[Path]:
@@ -256,17 +285,44 @@ def _plan(
                 needs.check_saves(flow)
         folder = options.table.parent if options.table else Path()
         alone = [Row(1, "the workflow as it is", {})]
-        jobs = plan(flows, alone if rows is None else rows, folder, options.seed)
+        most = sys.maxsize if options.dry_run else MOST_MISTAKES
+        jobs = plan(flows, alone if rows is None else rows, folder, options.seed, most)
     except BadInput as error:
         mistakes += str(error).splitlines()
+    if options.dry_run:
+        mistakes += _further_mistakes(options, flows, jobs, infos)
     for line in _missing_files(flows, jobs, infos):
         if options.dry_run or jobs is None:
             mistakes.append(line)
         elif not mistakes:
             tqdm.write(f"{line}. Rows that keep this value will fail.")
+    if mistakes and options.dry_run:
+        mistakes.append(f"Nothing was run. To mend: {len(mistakes)}.")
     if mistakes or jobs is None:
         raise BadInput("\n".join(mistakes))
     return jobs
+
+
+def _further_mistakes(
+    options: argparse.Namespace,
+    flows: list[Workflow],
+    jobs: Plan | None,
+    infos: list[tuple[Any, dict[str, Any]]],
+) -> list[str]:
+    """List what else would go wrong: in the workflows as they were saved, and with the folder."""
+    lines = [
+        f"{flow.name}: {worker.name} would refuse {line}"
+        for index, flow in enumerate(flows)
+        for worker, info in infos
+        for line in needs.unfit_values(
+            replace(flow, kinds=info), jobs.filled(index) if jobs else set()
+        )
+    ]
+    try:
+        check_place(_manifest_path(options), options.out, options.resume)
+    except BadInput as error:
+        lines.append(str(error))
+    return lines
 
 
 def _missing(content: dict[str, Any], info: dict[str, Any]) -> list[str]:
@@ -413,7 +469,9 @@ def _run(
             f"{len(corrected)} rows have other values than before: {numbers}. When such a "
             "row is done, its images replace those of its earlier values."
         )
-    with tqdm(total=len(jobs), initial=done, unit="row", dynamic_ncols=True) as bar:
+    with tqdm(
+        total=len(jobs), initial=done, unit="row", dynamic_ncols=True, bar_format=BAR, smoothing=0.1
+    ) as bar:
         report = functools.partial(_report, bar)
         patience = Patience(options.retries, options.timeout)
         run = Run(jobs, remaining, workers, manifest, patience, report, absent)
@@ -421,6 +479,9 @@ def _run(
             for thread in run.start():
                 while thread.is_alive():
                     thread.join(0.2)
+    if options.sheet:
+        sheet.write_sheet(options.out / sheet.NAME, jobs, manifest)
+        tqdm.write(f"All images on one page: {options.out / sheet.NAME}")
     return _sum_up(run, manifest, jobs)
 
 
@@ -488,5 +549,10 @@ def _show(jobs: Plan) -> int:
         tqdm.write(f"{job.number:4}  {job.flow.name}  {job.where}: {cells or '-'}  seeds: {seeds}")
     if len(jobs) > LISTED:
         tqdm.write(f"      ... and {len(jobs) - LISTED} more")
-    tqdm.write(f"{len(jobs)} rows would run.")
+    for numbers in jobs.repeated()[:LISTED]:
+        first, *others = (jobs.job(number).where for number in numbers)
+        tqdm.write(
+            f"Note: {', '.join(others)} is as {first}: give it another seed or other values."
+        )
+    tqdm.write(f"Nothing is wrong: {len(jobs)} rows would run.")
     return DONE

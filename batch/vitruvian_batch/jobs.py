@@ -91,6 +91,13 @@ class Plan:
         self._starts.append(self._file.tell())
         self._file.write(json.dumps(record).encode() + b"\n")
 
+    def repeated(self) -> list[list[int]]:
+        """List the numbers of jobs that run the same: each list has two or more."""
+        same: dict[str, list[int]] = {}
+        for number, key in enumerate(self.keys, 1):
+            same.setdefault(key.partition("-")[0], []).append(number)
+        return [numbers for numbers in same.values() if len(numbers) > 1]
+
     def filled(self, flow: int) -> set[Target]:
         """Return the inputs that all jobs of a workflow fill. flow: its place among them."""
         return self._filled.get(flow, set())
@@ -128,15 +135,19 @@ class Content(NamedTuple):
 
 
 def plan(
-    flows: list[Workflow], rows: Table | Iterable[Row], folder: Path, seed: int | None = None
+    flows: list[Workflow],
+    rows: Table | Iterable[Row],
+    folder: Path,
+    seed: int | None = None,
+    most: int = MOST_MISTAKES,
 ) -> Plan:
-    """Make a job for every workflow and row. BadInput lists up to ten mistakes and their fixes.
+    """Make a job for every workflow and row. BadInput lists the mistakes and their fixes.
 
     folder: where the table's relative paths start. seed: the first job's, where no column names
-    one; every later job's is one higher.
+    one; every later job's is one higher. most: mistakes that are listed; the others are counted.
     """
     jobs = Plan()
-    mistakes = Mistakes()
+    mistakes = Mistakes(most)
     for flow in flows:
         writer = _Writer(flow, folder, mistakes)
         if seed is not None:
@@ -145,8 +156,11 @@ def plan(
         for name in rows.columns() if isinstance(rows, Table) else ():
             writer.column(name)
         with mistakes:
-            for row in rows:
-                writer.write(row, jobs, seed)
+            for row in rows.read() if isinstance(rows, Table) else rows:
+                if isinstance(row, BadInput):
+                    mistakes.add(str(row))
+                else:
+                    writer.write(row, jobs, seed)
     mistakes.raise_all()
     if not jobs:
         name = f"The table {rows.path}" if isinstance(rows, Table) else "The table"
@@ -157,7 +171,8 @@ def plan(
 class Mistakes:
     """Collect what is wrong, to say it all at once. A `with` block adds the BadInput it ends in."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_MISTAKES) -> None:
+        self.most = most
         self.first: dict[str, None] = {}
         self.count = 0
 
@@ -174,7 +189,7 @@ class Mistakes:
         for line in text.splitlines():
             if line not in self.first:
                 self.count += 1
-            if len(self.first) < MOST_MISTAKES:
+            if len(self.first) < self.most:
                 self.first[line] = None
 
     def raise_all(self) -> None:

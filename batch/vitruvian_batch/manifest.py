@@ -245,6 +245,24 @@ class Manifest:
         self._open.close()
 
 
+def check_place(path: Path, out: Path, resume: bool) -> None:
+    """Raise BadInput if a batch may not begin there, as Manifest does, and write nothing.
+
+    path: of the manifest. out: the folder of the images.
+    """
+    _check_manifest(path)
+    if path.is_file() and path.stat().st_size and not resume:
+        raise BadInput(
+            f"{path} is the manifest of a batch begun earlier. Add --resume to go on with it, or "
+            "name another folder with --out."
+        )
+    images = out.glob("[0-9]*_*") if out.is_dir() and not path.is_file() else ()
+    if image := next((image for image in sorted(images)), None):
+        raise BadInput(
+            f"{out} holds images of another batch ({image.name}). Name another folder with --out."
+        )
+
+
 @contextlib.contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
     """Turn the system's errors for a full disk into DiskFull. folder: where files are written."""

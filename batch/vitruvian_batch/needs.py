@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .trouble import BadInput
+from .values import fit
 from .workflow import NOTES, Target, Workflow, is_link, is_ui, spec_of
 
 SHOWS_ONLY = re.compile(r"preview|show|display|compare|websocket", re.IGNORECASE)
@@ -65,6 +66,71 @@ def missing_files(
             if not (is_sent and isinstance(value, str) and has_input(value)):
                 missing.append(f"{node['class_type']} (node {name}): no '{value}' for {key}")
     return missing
+
+
+def unfit_values(flow: Workflow, filled: set[Target]) -> list[str]:
+    """List what the host would refuse of a workflow as it was saved, by what it says of its nodes:
+    inputs that are missing, numbers out of range, wires from nowhere or of another type.
+
+    filled: inputs that every row fills with values of its own, which are checked with their row.
+    """
+    lines = []
+    for name in _nodes_that_run(flow):
+        node = flow.nodes[name]
+        inputs, place = node["inputs"], f"{node['class_type']} (node {name})"
+        sections = flow.kinds.get(node["class_type"], {}).get("input", {})
+        for key in sections.get("required") or {}:
+            if key not in inputs and not _is_dynamic(sections["required"][key]):
+                lines.append(f"{place}: the input '{key}' is missing")
+        for key, value in inputs.items():
+            if Target(name, key) not in filled:
+                reason = _unfit(flow, Target(name, key), value)
+                lines += [f"{place}: {key}: {reason}"] if reason else []
+    return lines
+
+
+def _nodes_that_run(flow: Workflow) -> list[str]:
+    """List the nodes that the host looks at: those that save or show, and what leads to them."""
+    waiting, reached = [*output_nodes(flow)], set()
+    while waiting:
+        name = waiting.pop()
+        if name in flow.nodes and name not in reached:
+            reached.add(name)
+            waiting += [value[0] for value in flow.nodes[name]["inputs"].values() if is_link(value)]
+    return [name for name in flow.nodes if name in reached]
+
+
+def _unfit(flow: Workflow, target: Target, value: Any) -> str:
+    """Say why the host would refuse this value or wire, or nothing."""
+    kind, options = spec_of(flow, target)
+    if is_link(value):
+        source = flow.nodes.get(value[0])
+        if source is None:
+            return f"it is wired to node {value[0]}, which is not there"
+        outputs = flow.kinds.get(source["class_type"], {}).get("output") or []
+        sent = outputs[value[1]] if value[1] < len(outputs) else None
+        return "" if _fits(sent, kind) else f"it takes {kind}, and the wire brings {sent}"
+    if kind not in ("INT", "FLOAT", "BOOLEAN") or not isinstance(value, (int, float, str)):
+        return ""
+    try:
+        fit(value, kind, options)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _fits(sent: Any, kind: Any) -> bool:
+    """Tell if a wire of this type may end there; types that depend on others are not judged."""
+    if not isinstance(sent, str) or not isinstance(kind, str):
+        return True
+    types = [{*text.split(",")} for text in (sent, kind)]
+    is_open = any(text == "*" or text.startswith("COMFY_") for part in types for text in part)
+    return is_open or not types[0].isdisjoint(types[1])
+
+
+def _is_dynamic(spec: Any) -> bool:
+    """Tell if an input stands for others, by a type such as COMFY_AUTOGROW_V3."""
+    return isinstance(spec, list) and str(spec[0]).startswith("COMFY_")
 
 
 def output_nodes(flow: Workflow) -> set[str]:

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from .reading import check_encoding, parse_json
 from .trouble import BadInput
 
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson")
 WILD = re.compile(r"[*?]|\[.+\]")
 FOLDER = re.compile(r" \[\w+\]$")  # "name.png [output]": how the host names its other folders
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # a spreadsheet's own first line
@@ -56,6 +57,16 @@ class Table:
             return _Csv(self.path, file).columns
 
     def __iter__(self) -> Iterator[Row]:
+        for row in self.read():
+            if isinstance(row, BadInput):
+                raise row
+            yield row
+
+    def read(self) -> Iterator[Row | BadInput]:
+        """Read all rows; in the place of one that is wrong comes what is wrong with it.
+
+        BadInput is raised where nothing can be read any more.
+        """
         with self._open() as file:
             yield from _json_lines(self.path, file) if self.is_json else _Csv(self.path, file)
 
@@ -107,7 +118,7 @@ class _Csv:
                 )
             raise BadInput(f"{self.path.name}, line {start}: {reason}.") from None
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Row | BadInput]:
         number = 0
         while True:
             _, cells = self._record()
@@ -119,17 +130,18 @@ class _Csv:
             line = self.lines.line_num + self.lines_before
             where = f"{self.path.name}, row {number} (line {line})"
             if any(cell.strip() for cell in cells[len(self.columns) :]):
-                raise BadInput(
+                yield BadInput(
                     f"{where}: {len(cells)} cells for {len(self.columns)} columns. Put a text with "
                     'commas in it between double quotes: "a woman, waving".'
                 )
+                continue
             filled = {
                 name: cell for name, cell in zip(self.columns, cells, strict=False) if cell != ""
             }
             yield Row(number, where, filled)
 
 
-def _json_lines(path: Path, file: TextIO) -> Iterator[Row]:
+def _json_lines(path: Path, file: TextIO) -> Iterator[Row | BadInput]:
     number = 0
     for line_number, line in enumerate(file, 1):
         if not line.strip():
@@ -139,9 +151,11 @@ def _json_lines(path: Path, file: TextIO) -> Iterator[Row]:
         try:
             cells = parse_json(line, parse_float=_as_written, object_pairs_hook=_without_repeats)
         except ValueError as error:
-            raise BadInput(f"{where}: this is not JSON: {error}.") from None
+            yield BadInput(f"{where}: this is not JSON: {error}.")
+            continue
         if not isinstance(cells, dict):
-            raise BadInput(f'{where}: every line must be an object, {{"Title.input": value}}.')
+            yield BadInput(f'{where}: every line must be an object, {{"Title.input": value}}.')
+            continue
         yield Row(number, where, {name: cell for name, cell in cells.items() if cell is not None})
 
 

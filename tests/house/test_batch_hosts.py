@@ -223,6 +223,18 @@ def batch(tmp_path, capsys):
     return start
 
 
+@pytest.fixture
+def run_command(capsys):
+    """Runs the command with these words: (exit code, output)."""
+
+    def start(line):
+        code = cli.main(line)
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return start
+
+
 def images(tmp_path):
     return sorted(path.name for path in (tmp_path / "out").glob("[0-9]*"))
 
@@ -402,6 +414,89 @@ def test_a_dry_run_names_every_node_and_file_that_is_missing(begin, batch):
         assert f"{address} lacks for LoadImage (node 5): no 'gone.png' for image" in output
     assert "there.png" not in output
     assert not one.accepted
+
+
+def test_check_says_all_that_would_go_wrong(tmp_path, comfy, run_command, monkeypatch):
+    """In the workflow, in every row of the table, and in the folder: not one mistake at a time."""
+    server, address = comfy
+    server.info = {
+        **INFO,
+        "SaveImage": {"output_node": True, "input": {"required": {"images": ["IMAGE"]}}},
+        "Sample": {**SAMPLE, "output": ["IMAGE", "MASK"]},
+    }
+    nodes = flow(
+        **{
+            "3": {"class_type": "SaveImage", "inputs": {"images": ["9", 0]}},
+            "4": {"class_type": "SaveImage", "inputs": {"images": ["1", 1]}},
+            "5": {"class_type": "SaveImage", "inputs": {}},
+            "6": {"class_type": "Sample", "inputs": {}},  # which leads nowhere
+        }
+    )
+    nodes["1"]["inputs"]["seed"] = -1
+    rows = ["LoadImage.image,#1.model,#1.sead"] + ["x,y,1,too many"] + ["x,b.safetensors,1"] * 15
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "001_other.png").write_bytes(PNG)
+    table = tmp_path / "rows.csv"
+    table.write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flow.json").write_text(json.dumps(nodes))
+    line = ["check", "flow.json", "rows.csv", "--out", "out", "--host", address]
+    code, output = run_command(line)
+    assert code == 2
+    for expected in (
+        "would refuse SaveImage (node 3): images: it is wired to node 9, which is not there",
+        "would refuse SaveImage (node 4): images: it takes IMAGE, and the wire brings MASK",
+        "would refuse SaveImage (node 5): the input 'images' is missing",
+        "would refuse Sample (node 1): seed: -1 is below 0",
+        "no node of flow is called 'LoadImage'",
+        "has no input 'sead'. Did you mean 'seed'?",
+        "row 2 (line 3), column '#1.model': the host does not offer 'b.safetensors'",
+        "row 16 (line 17), column '#1.model': the host does not offer 'b.safetensors'",
+        "row 1 (line 2): 4 cells for 3 columns",
+        "out holds images of another batch (001_other.png)",
+    ):
+        assert expected in output
+    assert "node 6" not in output
+    assert output.endswith("Nothing was run. To mend: 23.\n")
+    assert not server.accepted and images(tmp_path) == ["001_other.png"]
+
+
+def test_check_of_a_good_batch_shows_its_rows_and_notes_equal_ones(comfy, run_command, tmp_path):
+    server, address = comfy
+    (tmp_path / "flow.json").write_text(json.dumps(flow()))
+    (tmp_path / "rows.csv").write_text("Sample.text,seed\na,1\nb,1\na,1\n")
+    line = ["check", str(tmp_path / "flow.json"), str(tmp_path / "rows.csv"), "--host", address]
+    code, output = run_command(line)
+    assert code == 0
+    assert "rows.csv, row 2 (line 3): Sample.text=b, seed=1  seeds: 1" in output
+    assert "Note: rows.csv, row 3 (line 4) is as rows.csv, row 1 (line 2): give it" in output
+    assert output.endswith("Nothing is wrong: 3 rows would run.\n")
+    assert not server.accepted
+
+
+def test_a_table_may_stand_behind_the_workflow(tmp_path, comfy, run_command):
+    server, address = comfy
+    (tmp_path / "rows.csv").write_text("Sample.text\na\nb\n")
+    (tmp_path / "flow.json").write_text(json.dumps(flow()))
+    line = [str(tmp_path / name) for name in ("flow.json", "rows.csv")]
+    line += ["--out", str(tmp_path / "out"), "--host", address]
+    assert run_command(line)[0] == 0
+    assert images(tmp_path) == ["001_p.png", "002_p.png"]
+    code, output = run_command([*line, "--table", "other.csv"])
+    assert code == 2 and "Give one table" in output
+
+
+def test_the_sheet_shows_what_was_saved_and_what_failed(tmp_path, comfy, batch):
+    server, address = comfy
+    nodes = flow(**{"3": {"class_type": "LoadImage", "inputs": {"image": "there.png"}}})
+    rows = "Sample.text,seed,LoadImage.image\n<b>one</b>,5,there.png\ntwo,6,gone.png [output]\n"
+    code, output = batch(address, "--sheet", nodes=nodes, rows=rows)
+    assert code == 1
+    page = (tmp_path / "out" / "sheet.html").read_text()
+    assert f"All images on one page: {tmp_path / 'out' / 'sheet.html'}" in output
+    assert 'src="001_p.png"' in page and "&lt;b&gt;one&lt;/b&gt;" in page and "seed 5" in page
+    assert "2 rows: 1 done, 1 failed." in page and 'href="#row-2"' in page
+    assert "Invalid image file" in page
 
 
 def test_a_file_that_every_row_names_anew_is_not_missing(tmp_path, comfy, batch):

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -210,4 +211,23 @@ def test_the_command_line_offers_every_command():
     import dev
 
     text = dev.parser().format_help()
-    assert all(f"    {command} " in text for command in COMMANDS)
+    assert all(re.search(rf"^    {command}\s", text, re.MULTILINE) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_that_its_parser_takes(command, capsys):
+    import dev
+
+    examples = [
+        line.split("dev.py ", 1)[1] for line in dev.EXAMPLES.splitlines() if "dev.py" in line
+    ]
+    mine = [re.split(r"  +", line)[0] for line in examples if line.split()[0] == command]
+    assert mine
+    for line in mine:
+        options, _ = dev.parser().parse_known_args(line.split())
+        assert options.command == command
+    if command != "batch":  # which hands --help on
+        with pytest.raises(SystemExit):
+            dev.parser().parse_args([command, "--help"])
+        text = capsys.readouterr().out
+        assert all(f"python3 dev.py {line}" in text for line in mine)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -285,8 +286,27 @@ def test_a_dry_run_names_all_that_the_host_lacks(tmp_path, begin, server, partia
     assert "has no node Absent8, Absent9." in output
     assert "CheckpointLoaderSimple (node 3): no 'not_here.safetensors' for ckpt_name" in output
     assert "LoadImage (node 7): no 'not_here.png' for image" in output
-    assert len(output.splitlines()) == 3
+    assert len(output.splitlines()) == 4 and "To mend: 3." in output
     assert not out.exists()
+
+
+def test_a_batch_is_checked_and_its_images_are_on_one_page(
+    tmp_path, begin, server, mini_weights, flow
+):
+    table, out = tmp_path / "two.csv", tmp_path / "out"
+    table.write_text(f"{PROMPT},seed\na woman & a hat,5\na man jumping,6\n")
+    line = [flow, table, "--out", out, "--host", server.url]
+    assert "Nothing is wrong: 2 rows would run." in finish(begin("check", *line))
+    assert not out.exists()
+    assert "100 % |" in (output := finish(begin(*line, "--sheet"))) and "left" in output
+    page = (out / "sheet.html").read_text(encoding="utf-8")
+    images = re.findall(r'<img [^>]*src="([^"]+)"', page)
+    assert [Image.open(out / name).size for name in images] == [(64, 64)] * 2
+    parts = page.split("<figure")[1:]
+    assert ["seed 5" in parts[0], "a woman &amp; a hat" in parts[0]] == [True, True]
+    assert ["seed 6" in parts[1], "a man jumping" in parts[1]] == [True, True]
+    assert "To mend: 1." in finish(begin("check", *line), 2)  # a folder that holds a batch
+    assert "Nothing is wrong" in finish(begin("check", *line, "--resume"))
 
 
 def test_a_workflow_of_previews_is_refused_before_it_runs(tmp_path, begin, server, partial):
