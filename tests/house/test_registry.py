@@ -22,7 +22,15 @@ MIB = 2**20
 LARGEST_FILE = 25 * MIB  # what a code host takes through its web page; our checkpoint has 19.1
 LARGEST_ARCHIVE = 60 * MIB  # it is 47, of which the weights are 45: a minute on a slow line
 
-RUN = ("nodes", "host", "models", "web", "workflows", "subgraphs", "locales")  # rooms that ship whole
+RUN = (
+    "nodes",
+    "host",
+    "models",
+    "web",
+    "workflows",
+    "subgraphs",
+    "locales",
+)  # rooms that ship whole
 WEIGHTS = ("checkpoints", "clip_vision", "controlnet", "loras", "vitruvian")
 UNPUBLISHED = {".ci", "assets", "batch", "lab", "tests", "tools"}
 ROOT_FILES = {
