@@ -16,6 +16,7 @@ import torch
 from . import pose
 from .plain_words import json_place, quote
 from .pose import People
+from .pose_points import AGAIN
 
 POSE_LIBRARY = Path(__file__).parent.parent / "web" / "poses.json"  # the editor reads it, too
 DEFAULT_PROMPT = "a person"  # of a person without a prompt
@@ -83,7 +84,7 @@ def read_state(text: str) -> Scene | None:
             f"the input 'people' is not JSON for a pose, its lists are nested too deep: {REPAIR}."
         ) from None
     except ValueError as error:
-        wrong = f"the input 'people' can not be used: {str(error).rstrip('.')}"
+        wrong = f"the input 'people' can not be used: {str(error).removesuffix(AGAIN).rstrip('. ')}"
         raise ValueError(f"{wrong}. To repair it, {REPAIR}.") from None
     return Scene(people, prompts)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .body_layouts import BODIES, fill, split_body
 from .plain_words import kind
-from .pose_points import are_fractions, extent, look_swapped, read_points, to_pixels
+from .pose_points import AGAIN, are_fractions, extent, look_swapped, read_points, to_pixels
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +87,9 @@ def list_frames(poses: Any) -> list[Any]:
     if isinstance(poses, dict):
         return _frames_of_object(poses)
     if not isinstance(poses, list | tuple):
-        raise ValueError(f"a pose is a list of OpenPose frames, but this is {kind(poses)}.")
+        raise ValueError(f"a pose is a list of OpenPose frames, but this is {kind(poses)}. {AGAIN}")
     if not poses:
-        raise ValueError("the pose is an empty list: it needs one OpenPose frame per image.")
+        raise ValueError(f"the pose is an empty list, without a frame for an image. {AGAIN}")
     if all(_is_person(value) for value in poses):
         return _group_by_image(poses)
     frames: list[Any] = []
@@ -138,12 +138,17 @@ def _coco_frames(annotations: list[Any], images: Any) -> list[Any]:
     """Make one frame per image of COCO's annotations, with the image's size as canvas."""
     people = [a for a in annotations if isinstance(a, dict) and "keypoints" in a]
     if annotations and not people:
-        raise ValueError("these COCO annotations have no 'keypoints': only those of people do.")
+        raise ValueError(
+            "these COCO annotations have no 'keypoints': only those of people do. Save the "
+            "annotations of people's keypoints."
+        )
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         return _group_by_image(people)
     unknown = {str(a.get("image_id")) for a in people} - {str(i.get("id")) for i in images}
     if unknown:
-        raise ValueError(f"the annotations name an image {min(unknown)}, which 'images' lacks.")
+        raise ValueError(
+            f"the annotations name an image {min(unknown)}, which 'images' lacks. {AGAIN}"
+        )
     by_image: dict[str, list[Any]] = {str(image.get("id")): [] for image in images}
     for annotation in people:
         by_image[str(annotation.get("image_id"))].append(annotation)
@@ -162,7 +167,7 @@ def _coco_frames(annotations: list[Any], images: Any) -> list[Any]:
 
 def _read_frame(frame: Any) -> Frame:
     if not isinstance(frame, dict):
-        raise ValueError(f"a frame is an object with 'people', but this is {kind(frame)}.")
+        raise ValueError(f"a frame is an object with 'people', but this is {kind(frame)}. {AGAIN}")
     people = [_read_person(person, n) for n, person in enumerate(_list_people(frame), 1)]
     size = _read_size(frame)
     outside = frame.get(POINTS_OUTSIDE) is True
@@ -186,7 +191,7 @@ def _list_people(frame: dict[str, Any]) -> list[Any]:
         return []
     if not isinstance(people, list | tuple):
         problem = f"it is {kind(people)}" if people is not None else _keys_instead(frame)
-        raise ValueError(f"'people' must be a list of persons, but {problem}.")
+        raise ValueError(f"'people' must be a list of persons, but {problem}. {AGAIN}")
     return list(people)
 
 
@@ -255,10 +260,10 @@ def _read_person(person: Any, number: int) -> list[Tensor]:
     if isinstance(person, list | tuple):
         person = {"keypoints": person}
     if not isinstance(person, dict):
-        raise ValueError(f"person {number} must be an object, but it is {kind(person)}.")
+        raise ValueError(f"person {number} must be an object, but it is {kind(person)}. {AGAIN}")
     if person and not PERSON_KEYS & person.keys():
         keys = ", ".join(f"'{key:.20}'" for key in list(person)[:5])
-        raise ValueError(f"person {number} has {keys}, but no 'pose_keypoints_2d'.")
+        raise ValueError(f"person {number} has {keys}, but no 'pose_keypoints_2d'. {AGAIN}")
     parts = {field: _read_part(person, field, number) for field in POINT_GROUPS}
     separate = {field: part for field, part in parts.items() if field != "body" and len(part)}
     parts = split_body(parts["body"]) | separate
@@ -304,12 +309,13 @@ def _shared_canvas(frames: Iterable[Frame]) -> tuple[int, int]:
     size = extent(parts) or next((frame.size for frame in frames if frame.size), None)
     if size is None:
         raise ValueError(
-            "there is no 'canvas_width' and 'canvas_height', and no point to take them from."
+            "there is no 'canvas_width' and 'canvas_height', and no point to take them from: add "
+            "the image's size in pixels."
         )
     if max(size) > LARGEST_CANVAS:
         raise ValueError(
             f"there is no 'canvas_width' and 'canvas_height', and the points reach to {size[0]} x "
-            f"{size[1]}, but a canvas has at most {LARGEST_CANVAS} pixels."
+            f"{size[1]}, but a canvas has at most {LARGEST_CANVAS} pixels. {AGAIN}"
         )
     log.warning(
         "Vitruvian: the pose has no 'canvas_width' and 'canvas_height', so its canvas is the "

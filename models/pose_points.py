@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .plain_words import kind, quote
 
+AGAIN = "Make the pose again, or save it as OpenPose JSON."  # of errors
 MIN_CONFIDENCE = 0.3  # points below it are not taken for a part of a body, by any node
 REACH = 2.5  # canvases; a point farther from the canvas's corner is in another unit
 CONFIDENCES = ("confidence", "score", "visibility", "c", "v")  # keys of a point written as object
@@ -36,19 +37,21 @@ def read_points(
     if values is None or _is_list(values) and (not values or list(values) == [-1]):
         return torch.zeros(0, 3)
     if not _is_list(values):
-        raise ValueError(f"{name} must be a list of numbers x, y, confidence.")
+        raise ValueError(f"{name} must be a list of numbers x, y, confidence. {AGAIN}")
     if any(_is_list(value) or isinstance(value, dict) for value in values):
         rows = [_point(value, name) for value in values]
     else:
         rows = _flat_points(values, counts, name)
     if len(rows) not in counts:
-        raise ValueError(f"{name} has {len(rows)} points, but {_listed(counts)} are expected.")
+        raise ValueError(
+            f"{name} has {len(rows)} points, but {_listed(counts)} are expected. {AGAIN}"
+        )
     if scores is not None:
         rows = _with_scores(rows, scores, name)
     points = torch.tensor(rows, dtype=torch.float64)
     finite = points.isfinite().all(1)
     if not finite[~(points[:, 2] < MIN_CONFIDENCE)].all():
-        raise ValueError(f"{name} holds a number that is infinite or not a number.")
+        raise ValueError(f"{name} holds a number that is infinite or not a number. {AGAIN}")
     nowhere = (points[:, :2] == -1).all(1) | (points[:, :2] == 0).all(1)
     visible = (points[:, 2] > 0) & ~nowhere & finite
     points = torch.where(visible[:, None], points, 0.0)
@@ -79,10 +82,12 @@ def to_pixels(
     if size is not None and are_far_away(points, size) and not outside:
         raise ValueError(
             f"{name} reaches to {_reach(_certain_points(points)):g}: these are neither pixels of a "
-            f"canvas of {size[0]} x {size[1]} nor fractions of it (0 to 1)."
+            f"canvas of {size[0]} x {size[1]} nor fractions of it (0 to 1). {AGAIN}"
         )
     if (_certain_points(points)[:, :2].abs() <= 1).all(1).any():
-        raise ValueError(f"{name} mixes points in fractions (0 to 1) with points in pixels.")
+        raise ValueError(
+            f"{name} mixes points in fractions (0 to 1) with points in pixels. {AGAIN}"
+        )
     return points
 
 
@@ -138,7 +143,7 @@ def _flat_points(values: Sequence[Any], counts: Collection[int], name: str) -> l
             return [_numbers(values[start : start + columns], name) for start in starts]
     raise ValueError(
         f"{name} has {len(values)} numbers, but {_listed(counts)} points of x, y, confidence, or "
-        "of x, y, are expected."
+        f"of x, y, are expected. {AGAIN}"
     )
 
 
@@ -147,13 +152,15 @@ def _point(value: Any, name: str) -> tuple[float, ...]:
         return MISSING
     if isinstance(value, dict):
         if "x" not in value or "y" not in value:
-            raise ValueError(f"{name} holds a point without 'x' and 'y'.")
+            raise ValueError(f"{name} holds a point without 'x' and 'y'. {AGAIN}")
         confidence = next((value[key] for key in CONFIDENCES if key in value), 1)
         return _numbers((value["x"], value["y"], confidence), name)
     if hasattr(value, "tolist"):
         value = value.tolist()
     if not isinstance(value, list | tuple) or len(value) not in (0, 2, 3):
-        raise ValueError(f"{name} must be a list of numbers x, y, confidence for every point.")
+        raise ValueError(
+            f"{name} must be a list of numbers x, y, confidence for every point. {AGAIN}"
+        )
     return _numbers(value, name) if value else MISSING
 
 
@@ -177,14 +184,14 @@ def _number(value: Any, name: str) -> float:
     except ValueError:
         what = quote(value) if isinstance(value, bool | str) else kind(value)
         raise ValueError(
-            f"{name} must be a list of numbers x, y, confidence, but it holds {what}."
+            f"{name} must be a list of numbers x, y, confidence, but it holds {what}. {AGAIN}"
         ) from None
 
 
 def _with_scores(rows: list[Any], scores: Any, name: str) -> list[Any]:
     scores = _unwrap(scores)
     if not _is_list(scores) or len(scores) != len(rows):
-        raise ValueError(f"{name} needs one score per point.")
+        raise ValueError(f"{name} needs one score per point. {AGAIN}")
     confidences = [0.0 if score is None else _number(score, name) for score in scores]
     return [(*row[:2], min(row[2], score)) for row, score in zip(rows, confidences, strict=True)]
 
@@ -221,7 +228,7 @@ def _scale_fractions(points: Tensor, size: tuple[int, int] | None, name: str) ->
     if len(certain) and (certain < -0.05).any(0).all() and certain.abs().max() <= 1:
         raise ValueError(
             f"{name} seems to run from -1 to 1, but only pixels and fractions from 0 to 1 can be "
-            "read."
+            f"read. {AGAIN}"
         )
     return points * torch.tensor([*size, 1.0])
 
