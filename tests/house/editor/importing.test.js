@@ -10,6 +10,7 @@ import { person } from "./people.js"
 const frames = JSON.parse(readFileSync(new URL("./poses.json", import.meta.url)))
 const frame = frames.find(({ name }) => name === "handshake")
 const people = serialize(fromFrame(frame))
+const other = serialize(fromFrame(frames[0]))
 const noServer = () => assert.fail("the server is not needed")
 
 const chunk = (type, content) => {
@@ -26,7 +27,7 @@ const png = (...chunks) => {
 const latin = (text) => Uint8Array.from(text, (letter) => letter.charCodeAt(0))
 const file = (name, type, content) => new File([content], name, { type })
 const workflow = {
-    nodes: [{ type: "KSampler", widgets_values: ["{"] }],
+    nodes: [{ type: "KSampler", widgets_values: ["{"] }, { type: "VitruvianPoseEditor", widgets_values: [8, 8, other] }],
     definitions: { subgraphs: [{ nodes: [{ type: "VitruvianPoseEditor", widgets_values: [512, 512, people] }] }] },
 }
 
@@ -50,13 +51,15 @@ test("other forms are read by the server, whose words are told", async () => {
 })
 
 test("a workflow's editor is found, in a subgraph and in a prompt, as file and as image", async () => {
-    assert.equal(posesOf({ workflow }).length, 1)
+    assert.deepEqual(posesOf({ workflow }).map(({ people: some }) => some.length), [1], "the first")
+    const inside = { ...workflow, nodes: [] }
+    assert.deepEqual(posesOf({ workflow: inside }).map(({ people: some }) => some.length), [2])
     const prompt = { 3: { class_type: "VitruvianPoseEditor", inputs: { people } }, 4: { class_type: "X" } }
     assert.equal(posesOf({ prompt })[0].people.length, 2)
     assert.deepEqual(posesOf({ workflow: { nodes: [] }, prompt: null }), [])
-    assert.equal((await readText(JSON.stringify(workflow), noServer))[0].people.length, 2)
+    assert.equal((await readText(JSON.stringify(inside), noServer))[0].people.length, 2)
 
-    const saved = png(chunk("tEXt", latin(`workflow\0${JSON.stringify(workflow)}`)), chunk("IEND", latin("")))
+    const saved = png(chunk("tEXt", latin(`workflow\0${JSON.stringify(inside)}`)), chunk("IEND", latin("")))
     assert.equal((await readFile(file("a.png", "image/png", saved), noServer)).states[0].people.length, 2)
     const international = png(chunk("iTXt", new TextEncoder().encode(`prompt\0\0\0en\0\0${JSON.stringify(prompt)}`)))
     assert.equal(pngTexts(international).prompt[3].class_type, "VitruvianPoseEditor")

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict"
 import { readFileSync } from "node:fs"
 import test from "node:test"
-import { bounds, middle, standingHeight } from "./editor/geometry.js"
+import { bounds, middle, scaled, shifted, standingHeight } from "./editor/geometry.js"
 import { matching } from "./editor/library.js"
 import { reposed, welcomed, withRoom } from "./editor/newcomers.js"
 import { fromFrame, fitted, leftToRight, parse } from "./editor/state.js"
@@ -23,6 +23,13 @@ test("whoever comes to an empty canvas is on it, in the middle", () => {
             assert.ok(all.every(({ top, bottom }) => top >= -1 && bottom <= height + 1), name)
         }
     }
+})
+
+test("who reaches out of their own canvas is made to fit", () => {
+    const lying = state("lying on the back")
+    const giant = { ...lying, people: lying.people.map((one) => scaled(one, [500, 930], 3)) }
+    const [{ left, right }] = boxes(welcomed(empty, giant))
+    assert.ok(left >= -1 && right <= 769)
 })
 
 test("a pair stands beside others, touches nobody and keeps its distance to each other", () => {
@@ -51,7 +58,7 @@ test("newcomers get the next numbers", () => {
 })
 
 test("another pose keeps place, size and prompt", () => {
-    const before = { ...empty, people: [{ ...fitted(state("standing"), 768, 512).people[0], prompt: "a man" }] }
+    const before = { ...empty, people: [{ ...shifted(fitted(state("standing"), 768, 512).people[0], 30, -60), prompt: "a man" }] }
     for (const name of ["sitting", "lying on the back", "running"]) {
         const { people: [after] } = reposed(before, 0, state(name))
         assert.equal(after.prompt, "a man")
