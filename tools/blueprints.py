@@ -20,10 +20,14 @@ INPUT, OUTPUT = -10, -20  # the ids of a subgraph's own ends, as the front end n
 BROUGHT = {"LoadImage": "image", "VitruvianLoadPose": "pose"}
 SAVED = ("SaveImage",)
 TEXTS = ("prompts", "setting", "text", "negative_prompt")
+TITLED = ("text",)  # these bear the titles of their nodes
 SEEDS = ("seed", "noise_seed")
 FILES = ("ckpt_name", "control_net_name", "unet_name", "clip_name", "vae_name", "name")
-TYPES = {**dict.fromkeys(TEXTS, "STRING"), **dict.fromkeys(SEEDS, "INT"),
-         **dict.fromkeys(FILES, "COMBO")}  # fmt: skip
+TYPES = {
+    **dict.fromkeys(TEXTS, "STRING"),
+    **dict.fromkeys(SEEDS, "INT"),
+    **dict.fromkeys(FILES, "COMBO"),
+}
 NAMESPACE = uuid.UUID("b1c5a1a6-2f0c-4f3e-9d55-6a5d3e0c7a10")
 ROW, COLUMN = 20, 200  # of the ends' slots, in the subgraph's canvas
 
@@ -96,21 +100,39 @@ def blueprint(title: str, job: Job) -> dict[str, Any]:
     promoted = _promote(nodes, inputs, links, workflow["last_link_id"])
     _keep_links(nodes, links)
     subgraph = {
-        "id": str(uuid.uuid5(NAMESPACE, name)), "version": 1, "revision": 0,
+        "id": str(uuid.uuid5(NAMESPACE, name)),
+        "version": 1,
+        "revision": 0,
         "state": {
-            "lastGroupId": len(workflow["groups"]), "lastNodeId": workflow["last_node_id"],
-            "lastLinkId": max(link["id"] for link in links), "lastRerouteId": 0,
+            "lastGroupId": len(workflow["groups"]),
+            "lastNodeId": workflow["last_node_id"],
+            "lastLinkId": max(link["id"] for link in links),
+            "lastRerouteId": 0,
         },
-        "config": {}, "name": name, "category": "Vitruvian", "description": job.description,
-        "inputNode": _end_node(INPUT, inputs), "outputNode": _end_node(OUTPUT, outputs),
-        "inputs": inputs.slots, "outputs": outputs.slots, "widgets": [],
-        "nodes": [*nodes.values()], "groups": workflow["groups"], "links": links, "extra": {},
-    }  # fmt: skip
+        "config": {},
+        "name": name,
+        "category": "Vitruvian",
+        "description": job.description,
+        "inputNode": _end_node(INPUT, inputs),
+        "outputNode": _end_node(OUTPUT, outputs),
+        "inputs": inputs.slots,
+        "outputs": outputs.slots,
+        "widgets": [],
+        "nodes": [*nodes.values()],
+        "groups": workflow["groups"],
+        "links": links,
+        "extra": {},
+    }
     return {
-        "revision": 0, "last_node_id": 1, "last_link_id": 0,
-        "nodes": [_outer_node(subgraph, promoted)], "links": [], "version": 0.4, "extra": {},
+        "revision": 0,
+        "last_node_id": 1,
+        "last_link_id": 0,
+        "nodes": [_outer_node(subgraph, promoted)],
+        "links": [],
+        "version": 0.4,
+        "extra": {},
         "definitions": {"subgraphs": [subgraph]},
-    }  # fmt: skip
+    }
 
 
 def _inner_links(
@@ -135,10 +157,14 @@ def _inner_links(
             inputs.slots[origin_slot]["linkIds"].append(id)
         inner.append(
             {
-                "id": id, "origin_id": origin, "origin_slot": origin_slot, "target_id": target,
-                "target_slot": target_slot, "type": kind,
+                "id": id,
+                "origin_id": origin,
+                "origin_slot": origin_slot,
+                "target_id": target,
+                "target_slot": target_slot,
+                "type": kind,
             }
-        )  # fmt: skip
+        )
     return inner
 
 
@@ -165,14 +191,18 @@ def _promote(
                 if widget not in group or entry["link"] is not None:
                     continue
                 last_link += 1
-                label = node.get("title", "") if group is TEXTS else ""
+                label = node.get("title", "") if widget in TITLED else ""
                 number = inputs.add(widget, entry["type"], label, [last_link])
                 links.append(
                     {
-                        "id": last_link, "origin_id": INPUT, "origin_slot": number,
-                        "target_id": node["id"], "target_slot": slot, "type": entry["type"],
+                        "id": last_link,
+                        "origin_id": INPUT,
+                        "origin_slot": number,
+                        "target_id": node["id"],
+                        "target_slot": slot,
+                        "type": entry["type"],
                     }
-                )  # fmt: skip
+                )
                 promoted.append((node["id"], widget, inputs.slots[number]["name"]))
     return promoted
 
@@ -208,13 +238,19 @@ def _outer_node(subgraph: dict[str, Any], promoted: list[tuple[int, str, str]]) 
         return shown
 
     return {
-        "id": 1, "type": subgraph["id"], "pos": [0, 0], "size": [400, 60 + 30 * len(promoted)],
-        "flags": {}, "order": 0, "mode": 0, "title": subgraph["name"],
+        "id": 1,
+        "type": subgraph["id"],
+        "pos": [0, 0],
+        "size": [400, 60 + 30 * len(promoted)],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "title": subgraph["name"],
         "inputs": [{**slot(entry), "link": None} for entry in subgraph["inputs"]],
         "outputs": [{**slot(entry), "links": []} for entry in subgraph["outputs"]],
         "properties": {"proxyWidgets": [[str(id), widget] for id, widget, _ in promoted]},
         "widgets_values": [],
-    }  # fmt: skip
+    }
 
 
 def texts() -> dict[str, str]:

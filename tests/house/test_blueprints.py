@@ -36,8 +36,13 @@ def test_the_files_are_what_the_tool_makes():
 def test_the_main_jobs_and_all_families_have_one():
     workflows = {job.workflow for job in BLUEPRINTS.values()}
     assert {f"two_people_{family}" for family in FAMILIES} <= workflows
-    assert {"pose_editor", "people_from_a_photograph", "repair_hands", "hands_first",
-            "appearance_from_image"} <= workflows  # fmt: skip
+    assert {
+        "pose_editor",
+        "people_from_a_photograph",
+        "repair_hands",
+        "hands_first",
+        "appearance_from_image",
+    } <= workflows
 
 
 def test_all_nodes_but_what_is_brought_and_saved_are_inside(job):
