@@ -89,6 +89,23 @@ class _MiniText:
         return tensors
 
 
+class MiniLatent(comfy.latent_formats.SD15):
+    """The latents of the mini VAE: SD1.5's scale, and colors of its own in the host's previews,
+    which are the least squares fit to images, depths and normals of the mini world.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taesd_decoder_name = None  # SD1.5's small decoder reads other latents
+        self.latent_rgb_factors = [
+            [0.060, 0.003, -0.175],
+            [0.260, 0.256, 0.023],
+            [-0.072, -0.005, 0.128],
+            [-0.272, -0.261, -0.434],
+        ]
+        self.latent_rgb_factors_bias = [-0.152, -0.217, -0.152]
+
+
 class VitruvianMini(_MiniText, comfy.supported_models.SD15):
     """SD1.5 with the widths of models/mini.py."""
 
@@ -98,6 +115,7 @@ class VitruvianMini(_MiniText, comfy.supported_models.SD15):
         "model_channels": mini.UNET.model_channels,
     }
     unet_extra_config = {"num_heads": mini.UNET.heads, "num_head_channels": -1}
+    latent_format = MiniLatent
 
 
 class VitruvianMiniTransformer(_MiniText, comfy.supported_models.SD3):
@@ -110,7 +128,7 @@ class VitruvianMiniTransformer(_MiniText, comfy.supported_models.SD3):
     }
     unet_extra_config = {"mlp_ratio": mini.TRANSFORMER.mlp_ratio, "scale_mod_only": True}
     sampling_settings = {"shift": mini.TRANSFORMER.shift}
-    latent_format = comfy.latent_formats.SD15
+    latent_format = MiniLatent
     text_encoder = TransformerTextEncoder
 
     def process_unet_state_dict(self, state_dict):

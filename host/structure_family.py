@@ -36,12 +36,17 @@ class StructureLatent(comfy.latent_formats.SD15):
     def __init__(self) -> None:
         super().__init__()
         self.taesd_decoder_name = None
+        self.take_colors(comfy.latent_formats.SD15())
+
+    def take_colors(self, base: Any) -> None:
+        """Preview the latents in the colors of the base's latent format."""
+        self.latent_rgb_factors = base.latent_rgb_factors
+        self.latent_rgb_factors_bias = base.latent_rgb_factors_bias
         if hasattr(comfy.latent_formats.LatentFormat, "latent_rgb_factors_reshape"):
             self.latent_rgb_factors_reshape = side_by_side
         else:  # this host can only preview the image
-            sd15: Any = comfy.latent_formats.SD15().latent_rgb_factors
             nothing = [[0.0] * 3] * (CHANNELS - LATENT_CHANNELS)
-            self.latent_rgb_factors = [*sd15, *nothing]
+            self.latent_rgb_factors = [*base.latent_rgb_factors, *nothing]
 
 
 def side_by_side(latent: Tensor) -> Tensor:
@@ -117,6 +122,7 @@ class VitruvianStructure(comfy.supported_models_base.BASE):
                 "know: only SD1.5's and SD2's kinds can be used."
             )
         super().__init__(unet_config)
+        self.latent_format.take_colors(base_config.latent_format)
         self.unet_config |= base_config.unet_extra_config
 
     def get_model(self, state_dict: Mapping[str, Tensor], prefix: str = "", device: Any = None):
