@@ -7,7 +7,7 @@ under `@register_detector(NAME)`.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from . import boxes
 from .pose import MIN_CONFIDENCE, People
 
 OpenDetector = Callable[..., AbstractContextManager["Detector"]]
+Function = TypeVar("Function", bound=OpenDetector)
 DETECTORS: dict[str, OpenDetector] = {}  # by name; the first one is what Detect Pose uses
 MAX_PEOPLE = 32  # at most, of one image
 
@@ -49,10 +50,10 @@ class Detector(Protocol):
         """
 
 
-def register_detector(name: str) -> Callable[[OpenDetector], OpenDetector]:
+def register_detector(name: str) -> Callable[[Function], Function]:
     """Enter the function below into DETECTORS under this name."""
 
-    def register(function: OpenDetector) -> OpenDetector:
+    def register(function: Function) -> Function:
         DETECTORS[name] = function
         return function
 

@@ -35,7 +35,8 @@ def run(quick: bool = False) -> dict[str, Any]:
         searches: dict[str, Search] = {"": detector.find_bodies, "baseline_": baseline.search}
         for photograph in truth:
             array, scale = mediapipe_landmarks.to_array(photographs.load(photograph))
-            row = {"name": photograph.name, "package": photograph.package, "part": photograph.part}
+            row: dict[str, Any] = {"name": photograph.name, "part": photograph.part}
+            row |= {"package": f"{photograph.package} {photograph.version}"}
             row |= {"visible": len(photograph.boxes), "megapixels": array.size / 3e6}
             for prefix, search in searches.items():
                 row |= {

@@ -97,7 +97,6 @@ class _Looks:
         again = look(self.network, self.array, around(body, 0.5))
         return count + 1 >= ENOUGH_LOOKS and any(apart(view, body) < SAME for view in again)
 
-
     def closer(self, body: Tensor) -> Tensor:
         """Look at a person again, with some surroundings: the better view, if it is of the same."""
         views = look(self.network, self.array, around(body, 0.5))

@@ -87,8 +87,9 @@ def widen(model: bytes, count: int, wider_count: int) -> bytes:
     (network,) = _vector(model, _fields(model, _target(model, 0))[NETWORKS])
     for tensor in _vector(model, _fields(model, network)[TENSORS]):
         fields = _fields(model, tensor)
-        shape_at = _target(model, fields[SHAPE]) if SHAPE in fields else None
-        shape = [] if shape_at is None else _numbers(model, shape_at)
+        if SHAPE not in fields:
+            continue
+        shape = _numbers(model, shape_at := _target(model, fields[SHAPE]))
         if count not in shape:
             continue
         struct.pack_into("<I", wider, shape_at + 4 + 4 * shape.index(count), wider_count)

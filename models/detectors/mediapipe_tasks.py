@@ -15,9 +15,13 @@ from torch import Tensor
 
 from .mediapipe_files import FACE_TASK, HAND_TASK, POSE_TASK, assemble
 
-BODY = "PoseLandmarker", (POSE_TASK, "pose_landmarker_heavy.task", "pose_landmarker_lite.task")
-HAND = "HandLandmarker", (HAND_TASK,)
-FACE = "FaceLandmarker", (FACE_TASK,)
+Kind = tuple[str, Sequence[str]]  # a class of MediaPipe's, and the files that it reads
+BODY: Kind = (
+    "PoseLandmarker",
+    (POSE_TASK, "pose_landmarker_heavy.task", "pose_landmarker_lite.task"),
+)
+HAND: Kind = "HandLandmarker", (HAND_TASK,)
+FACE: Kind = "FaceLandmarker", (FACE_TASK,)
 # in one look
 MOST_BODIES, MOST_HANDS, MOST_FACES = 6, 2, 2
 MESH_POINTS = 468  # of a face; those of the irises behind them are not there
