@@ -33,9 +33,22 @@ function moved(people, size, x) {
     return people.map(move)
 }
 
+/** The stretches of the canvas in which nobody is, from left to right: [from, to] each. */
+function gapsOf({ width, people }) {
+    const gaps = []
+    let from = 0
+    for (const { left, right } of people.map((one) => geometry.bounds(one))
+        .sort((a, b) => a.left - b.left)) {
+        gaps.push([from, left])
+        from = Math.max(from, right)
+    }
+    return [...gaps, [from, width]]
+}
+
 /**
  * The newcomers (the people of `source`'s canvas) right of everybody: so they get the next numbers
- * and nobody else's changes. They touch nobody where that needs no more than half their size.
+ * and nobody else's changes. Without room there they stand in the widest gap. They touch nobody
+ * where half their size is enough for that.
  */
 export function welcomed(state, source) {
     const { people } = states.fitted(source, state.width, state.height)
@@ -46,10 +59,13 @@ export function welcomed(state, source) {
         return moved(people, room, state.width / 2 + room * (middleOf(people) - (left + right) / 2))
     }
     const margin = MARGIN * state.width
-    const from = boxOf(state.people).right + margin
-    const size = Math.min(1, (state.width - margin - from) / Math.max(1, right - left))
+    const gaps = gapsOf(state)
+    const roomIn = ([from, to]) => Math.min(1, (to - from - 2 * margin) / Math.max(1, right - left))
+    const widest = gaps.reduce((best, gap) => (roomIn(gap) > roomIn(best) ? gap : best))
+    const gap = roomIn(gaps.at(-1)) < SMALL_ENOUGH ? widest : gaps.at(-1)
+    const size = roomIn(gap)
     if (size < SMALL_ENOUGH) return standingAt(people, spotFor(state), state.width)
-    return moved(people, size, from + size * (middleOf(people) - left))
+    return moved(people, size, gap[0] + margin + size * (middleOf(people) - left))
 }
 
 /** The state with a person who stands alone, and whom nobody has posed, out of newcomers' way. */

@@ -48,6 +48,13 @@ test("a pair stands beside others, touches nobody and keeps its distance to each
     }
 })
 
+test("without room on the right newcomers stand where there is room", () => {
+    const [one] = fitted(state("standing"), 768, 512).people
+    const before = { ...empty, people: [shifted(one, 768 - bounds(one).right, 0)] }
+    const all = boxes(welcomed(before, state("handshake")))
+    assert.ok(all.every(({ left, right }) => left > 0 && right < bounds(before.people[0]).left))
+})
+
 test("newcomers get the next numbers", () => {
     let people = withRoom(fitted(state("standing"), 512, 512))
     for (const name of ["waving", "sitting", "dancing"]) {
