@@ -50,7 +50,7 @@ export function dragged(person, index, to, { keep = true, before = person, plant
 function bodily(person, index, to, before, planted) {
     const { points } = person
     const part = partOf(index)
-    if (index in TWO_BONES) return reached(person, index, to, before)
+    if (index in TWO_BONES) return reached(person, index, to, bendSide(person, index, to, before))
     if (part === "face" || HEAD.includes(index)) return turned(person, NECK, index, to, HEAD)
     if (part === "feet") {
         const ankle = PARENTS[index]
@@ -102,7 +102,8 @@ function standing(person, change) {
         const [dx, dy] = minus(leaning.points[hip], points[hip])
         const hung = withPoints(leaning, shifted(person, dx, dy), branch(hip))
         if (!isKnown(points[hip]) || !isKnown(points[ankle])) return hung
-        const stood = reached(hung, ankle, points[ankle], person)
+        const side = bendSide(hung, ankle, points[ankle], hung)
+        const stood = reached(hung, ankle, points[ankle], side)
         if (!stood) return hung
         const [footX, footY] = minus(stood.points[ankle], points[ankle])
         return withPoints(stood, shifted(person, footX, footY), branch(ankle))
@@ -118,9 +119,9 @@ function withPoints(person, other, which) {
 
 /**
  * A limb of two bones bent so that its end comes as near to `to` as the lengths allow; what hangs
- * on its joints turns with the bones. Null if a joint is missing.
+ * on its joints turns with the bones. side: where its bend goes. Null if a joint is missing.
  */
-function reached(person, end, to, before) {
+function reached(person, end, to, side) {
     const [root, bend] = TWO_BONES[end]
     const [a, b, c] = [root, bend, end].map((i) => person.points[i])
     if (![a, b, c].every(isKnown)) return null
@@ -132,7 +133,7 @@ function reached(person, end, to, before) {
     const cosine = (upper ** 2 + far ** 2 - lower ** 2) / (2 * upper * far)
     const inside = Math.acos(Math.max(-1, Math.min(1, cosine)))
     const heading = angleOf(aim)
-    const knee = ray(heading + bendSide(person, end, to, before) * inside, upper)
+    const knee = ray(heading + side * inside, upper)
     const swung = rotated(person, a, angleOf(knee) - angleOf(minus(b, a)), branch(bend))
     const pivot = swung.points[bend]
     const aimed = [a[0] + Math.cos(heading) * far, a[1] + Math.sin(heading) * far]
@@ -173,17 +174,8 @@ function firstSide({ points }, end, to) {
 }
 
 /** The person with this limb bent to the other side, its ends where they are. */
-export function bentOtherWay(person, end) {
-    const [root, bend] = TWO_BONES[end]
-    const [a, b, c] = [root, bend, end].map((i) => person.points[i])
-    if (![a, b, c].every(isKnown)) return person
-    const axis = angleOf(minus(c, a))
-    const turn = 2 * wrapped(axis - angleOf(minus(b, a)))
-    const swung = rotated(person, a, turn, branch(bend))
-    const pivot = swung.points[bend]
-    const angle = angleOf(minus(c, pivot)) - angleOf(minus(swung.points[end], pivot))
-    return rotated(swung, pivot, angle, branch(end))
-}
+export const bentOtherWay = (person, end) =>
+    reached(person, end, person.points[end], -sideOf(person, end) || 1) ?? person
 
 /** The limb of two bones to which a joint belongs, by its end; undefined if to none. */
 export const limbEnd = (joint) =>
