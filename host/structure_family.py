@@ -122,7 +122,8 @@ class VitruvianStructure(comfy.supported_models_base.BASE):
                 "know: only SD1.5's and SD2's kinds can be used."
             )
         super().__init__(unet_config)
-        self.latent_format.take_colors(base_config.latent_format)
+        latents: Any = self.latent_format  # an instance by now
+        latents.take_colors(base_config.latent_format)
         self.unet_config |= base_config.unet_extra_config
 
     def get_model(self, state_dict: Mapping[str, Tensor], prefix: str = "", device: Any = None):

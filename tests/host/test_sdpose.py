@@ -21,11 +21,9 @@ from vitruvian.tests.host.test_pose_confidence import (
 sdpose = pytest.importorskip("comfy_extras.nodes_sdpose", reason="this host has no SDPose nodes")
 
 SIDE = 256
-BODY = {  # COCO's points of somebody who stands at x = 0
-    0: (0, 40), 1: (4, 36), 2: (-4, 36), 3: (8, 38), 4: (-8, 38), 5: (20, 70), 6: (-20, 70),
-    7: (30, 105), 8: (-30, 105), 9: (34, 140), 10: (-34, 140), 11: (12, 140), 12: (-12, 140),
-    13: (13, 185), 14: (-13, 185), 15: (14, 230), 16: (-14, 230),
-}  # fmt: skip
+# COCO's points of somebody who stands at x = 0
+BODY_X = "0 4 -4 8 -8 20 -20 30 -30 34 -34 12 -12 13 -13 14 -14".split()
+BODY_Y = "40 36 36 38 38 70 70 105 105 140 140 140 140 185 185 230 230".split()
 FEET = [(18, 240), (22, 238), (12, 236), (-18, 240), (-22, 238), (-12, 236)]
 LEFT_HAND, RIGHT_HAND = slice(91, 112), slice(112, 133)  # COCO-WholeBody's, as SDPose finds them
 
@@ -38,7 +36,7 @@ def hand_at(x, y, outward):
 def found(x, confidence=1.8):
     """What SDPose's network finds of one person: 133 places and the heights of their heatmaps."""
     places = np.zeros((133, 2), np.float32)
-    places[:17] = [BODY[k] for k in range(17)]
+    places[:17] = np.stack([BODY_X, BODY_Y], axis=1).astype(np.float32)
     places[17:23] = FEET
     places[23:91] = [(6 * np.cos(k), 40 + 8 * np.sin(k)) for k in range(68)]
     places[LEFT_HAND] = hand_at(34, 140, 1)
@@ -77,10 +75,8 @@ def plain(frames, minimum):
 
 TWO_IMAGES = [[found(180), found(70)], [found(120)]]  # the right one is found first
 NODES = {**INPUTS, **PASS_ON}
-SEVERAL = NODES.keys() - {  # of these the tests' inputs are for one person
-    "VitruvianComposeInstances", "VitruvianComposePeople", "VitruvianPreviewInstances",
-    "VitruvianPoseEditor",
-}  # fmt: skip
+FOR_ONE = ("ComposeInstances", "ComposePeople", "PreviewInstances", "PoseEditor")  # the inputs
+SEVERAL = NODES.keys() - {f"Vitruvian{name}" for name in FOR_ONE}
 
 
 def test_the_host_writes_what_these_tests_are_about():
