@@ -146,9 +146,11 @@ def joints(row: dict[str, Any]) -> dict[str, np.ndarray]:
         body[hip + 1] = body[hip] + build.thigh * direction(legs[0], legs[1], side)
         body[hip + 2] = body[hip + 1] + build.shin * direction(legs[2], legs[3], side)
         held: dict[str, Any] = row.get(arm[0] + "h", {})
-        along = direction(*held["along"], side) if "along" in held else forearm
+        rise, heading = held.get("along", arms[2:])
+        along = direction(rise, heading, side)
         ahead = np.array([0.0, 0.35, 1.0]) if abs(along[2]) < 0.8 else np.array([0.0, 1.0, 0.0])
-        thumb = direction(*held["thumb"], side) if "thumb" in held else ahead
+        rise, heading = held.get("thumb", (0, 0))
+        thumb = direction(rise, heading, side) if "thumb" in held else ahead
         curls = CURLS[held.get("curl", "relaxed")]
         size = HAND * build.forearm / ADULT.forearm
         hands[side] = hand_points(body[shoulder + 2], along, thumb, side, curls, size)
