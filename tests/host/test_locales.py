@@ -97,8 +97,11 @@ def test_every_category_is_translated_and_nothing_else(schemas, language):
 
 
 def editor_texts():
-    """What the pose editor says: literals in say(...), its tools and keys, names of the library."""
-    scripts = [file.read_text("utf-8") for file in (ROOT / "web/editor").glob("*.js")]
+    """What the pose editor and the menus that open it say: literals in say(...), its tools and keys,
+    names of the library.
+    """
+    files = [*(ROOT / "web").glob("*.js"), *(ROOT / "web/editor").glob("*.js")]
+    scripts = [file.read_text("utf-8") for file in files]
     said = re.findall(r'say\(\s*"([^"]+)"', "".join(scripts))
     titled = re.findall(r'\["\w+",\s*"([^"]+)", \(', "".join(scripts))
     poses = json.loads((ROOT / "web/poses.json").read_text("utf-8"))
