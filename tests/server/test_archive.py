@@ -82,3 +82,4 @@ def test_the_weights_and_the_editor_come_from_the_archive(bare_server, installed
 def test_the_developers_rooms_are_not_in_it(installed):
     rooms = {path.name for path in installed.iterdir()}
     assert rooms.isdisjoint({"lab", "tests", "tools", "batch", "assets", "dev.py", ".ci"})
+    assert {"install.py", "requirements.txt"} <= rooms  # what ComfyUI-Manager runs and reads
