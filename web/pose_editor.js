@@ -154,7 +154,8 @@ function drawInPanel(widget, session) {
 }
 
 function makeWidget(node, name, [, { default: untouched } = {}] = []) {
-    const sides = ["canvas_width", "canvas_height"].map((side) => node.widgets.find((w) => w.name === side))
+    const widgetOf = (name) => node.widgets.find((one) => one.name === name)
+    const sides = ["canvas_width", "canvas_height"].map(widgetOf)
     const command = (id) => () => app.extensionManager.command.execute(id)
     let ran = [] // width and height of the last run
     const editor = new PoseEditor({
@@ -192,7 +193,8 @@ function makeWidget(node, name, [, { default: untouched } = {}] = []) {
     })
     drawInPanel(widget, session)
     // as the older renderer does it: Ctrl+C copies the node in which somebody works
-    editor.element.addEventListener("pointerdown", () => node.selected || app.canvas.selectNode(node))
+    const select = () => node.selected || app.canvas.selectNode(node)
+    editor.element.addEventListener("pointerdown", select)
     owners.set(editor.element, { node, editor })
     for (const side of sides) if (side) after(side, "callback", () => editor.render())
     after(node, "onConnectionsChange", () => showConnectedPhoto(node, editor))
@@ -234,7 +236,8 @@ async function readPose(content) {
 async function upload(file) {
     const body = new FormData()
     body.append("image", file)
-    const { name, subfolder } = await answered(api.fetchApi("/upload/image", { method: "POST", body }))
+    const sent = api.fetchApi("/upload/image", { method: "POST", body })
+    const { name, subfolder } = await answered(sent)
     return subfolder ? `${subfolder}/${name}` : name
 }
 

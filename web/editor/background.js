@@ -8,8 +8,9 @@ const INPUT = "background_image"
 /** The node that is connected to the editor's photograph; null without one. */
 function source(node) {
     const link = node.inputs?.find(({ name }) => name === INPUT)?.link
-    const found = link == null ? null : (node.graph?.links?.get?.(link) ?? node.graph?.links?.[link])
-    return found ? node.graph.getNodeById(found.origin_id) : null
+    const links = node.graph?.links
+    const wire = link == null ? null : (links?.get?.(link) ?? links?.[link])
+    return wire ? node.graph.getNodeById(wire.origin_id) : null
 }
 
 const fileWidget = (node) => node?.widgets?.find(({ name }) => name === "image")

@@ -228,8 +228,9 @@ export class Canvas {
         const { shown: state, selected, joint, target, hovered, grid } = this.session
         if (this.fits) this.placeView()
         if (!this.setStage()) return
-        const look = { state, numbers, colors, selected, joint, target, photo, opacity, hovered, grid }
-        draw(this.konva, this.layer, { ...look, view: this.view })
+        const chosen = { selected, joint, target, hovered }
+        const look = { state, numbers, colors, photo, opacity, grid, view: this.view }
+        draw(this.konva, this.layer, { ...look, ...chosen })
     }
 
     /** Makes the drawing surface as large as its element; false while there is none. */

@@ -19,8 +19,9 @@ const lineWidth = ({ width, height }) => Math.max(1.5, (4 * Math.min(width, heig
 /**
  * Draws everything anew.
  *
- * look: { state, numbers, selected, joint, target, photo, opacity, hovered, grid, view }, where numbers[i] is the
- * number of person i from the left, target the points that the box holds, view { x, y, scale }.
+ * look: { state, numbers, selected, joint, target, photo, opacity, hovered, grid, view }, where
+ * numbers[i] is the number of person i from the left, target the points that the box holds, view
+ * { x, y, scale }.
  */
 export function draw(konva, layer, look) {
     const { state, view } = look

@@ -23,9 +23,9 @@ export class PoseEditor {
     /**
      * size: () => [width, height] of the canvas; onEdit: called after every edit, with whether more
      * of the same is coming; undo, redo: take edits back; isLocked: () => whether edits would be in
-     * vain; resources: a promise of { konva, poses }, poses being the library's OpenPose frames with
-     * names; outside: { files, readPose, putPhoto }: where the artist's poses are kept, and what reads
-     * foreign poses and puts a photograph behind the canvas.
+     * vain; resources: a promise of { konva, poses }, poses being the library's OpenPose frames
+     * with names; outside: { files, readPose, putPhoto }: where the artist's poses are kept, and
+     * what reads foreign poses and puts a photograph behind the canvas.
      */
     constructor({ size, onEdit, undo, redo, isLocked, resources, outside }) {
         const render = () => this.render()
@@ -210,7 +210,8 @@ export class PoseEditor {
             const { states: frames, photo } = await read()
             if (photo) {
                 await this.outside.putPhoto(photo)
-                return this.tell(say("photograph is behind the canvas; Detect Pose finds its people"))
+                return this.tell(say(
+                    "photograph is behind the canvas; Detect Pose finds its people"))
             }
             if (!frames.length) throw new Error(say("there is nobody in it"))
             this.session.receive(frames[0])
@@ -237,7 +238,8 @@ export class PoseEditor {
         const limbs = this.limbTools.element
         this.status = el("div", { className: "status", role: "status" })
         const line = el("div", { className: "line" }, this.status, this.slider())
-        this.prompts = el("div", { className: "prompts", role: "group", "aria-label": say("Prompts") })
+        const label = { "aria-label": say("Prompts") }
+        this.prompts = el("div", { className: "prompts", role: "group", ...label })
         this.element = el("div", { className: "vitruvian-pose", "data-capture-wheel": "true" },
             bar, stage, limbs, line, this.prompts)
         this.lockable = [bar, stage, limbs, this.prompts]
@@ -256,7 +258,8 @@ export class PoseEditor {
             ["back", "Send to the back (Page Down)", () => session.reorder(0)],
         ]
         const joints = [
-            ["lengths", "Limbs bend and keep their lengths; off: free points (L)", (on) => session.setKeep(on), "switch"],
+            ["lengths", "Limbs bend and keep their lengths; off: free points (L)",
+                (on) => session.setKeep(on), "switch"],
             ["joint", "Show or hide the joint (H)", () => session.toggleJoint(), "switch"],
         ]
         const history = [
@@ -311,7 +314,8 @@ export class PoseEditor {
         on(this.element, "focusout", () => (this.leftAt = performance.now()))
         on(bar, "click", ({ detail }) => detail && !this.panel && this.focus()) // not by keyboard
         // what pointers do in the editor is not the graph's business
-        for (const name of ["pointerdown", "pointermove", "pointerup", "wheel", "dblclick", "contextmenu"])
+        const pointers = ["pointerdown", "pointermove", "pointerup", "wheel", "dblclick"]
+        for (const name of [...pointers, "contextmenu"])
             on(this.element, name, (event) => event.stopPropagation())
     }
 

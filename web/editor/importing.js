@@ -1,5 +1,5 @@
-// What can be dropped or pasted: a pose as JSON, an image that holds one of ComfyUI's workflows with
-// a Pose Editor, or a photograph.
+// What can be dropped or pasted: a pose as JSON, an image that holds one of ComfyUI's workflows
+// with a Pose Editor, or a photograph.
 
 import * as states from "./state.js"
 import { say } from "./words.js"

@@ -11,8 +11,9 @@ import { say } from "./words.js"
 /** People as a small image. */
 function thumbnail({ people }) {
     const boxes = people.map((person) => bounds(person)).filter(Boolean)
-    const [left, top] = ["left", "top"].map((edge) => Math.min(...boxes.map((box) => box[edge])))
-    const [right, bottom] = ["right", "bottom"].map((edge) => Math.max(...boxes.map((box) => box[edge])))
+    const edge = (name, pick) => pick(...boxes.map((box) => box[name]))
+    const [left, right] = [edge("left", Math.min), edge("right", Math.max)]
+    const [top, bottom] = [edge("top", Math.min), edge("bottom", Math.max)]
     const side = Math.max(right - left, bottom - top, 1) * 1.1
     const [x, y] = [(left + right - side) / 2, (top + bottom - side) / 2]
     const lines = people.flatMap(({ points }) => LIMBS.map(([a, b], i) => {
@@ -43,7 +44,7 @@ export function download(name, frame) {
 }
 
 export class Library {
-    /** userPoses: the artist's own; onChosen: called after a choice; onFiles: with files to read. */
+    /** userPoses: the artist's own; onChosen: called after a choice; onFiles: with files. */
     constructor(session, userPoses, { onChosen, onFiles }) {
         Object.assign(this, { session, userPoses, onChosen, replaces: false, saved: [] })
         this.search = el("input", {
@@ -55,7 +56,8 @@ export class Library {
         const people = () => session.shown.people
         this.mode = this.button("Replace the chosen person", () => this.switchMode())
         const head = el("div", { className: "shelf-tools" }, this.search, this.mode,
-            this.button("Save the chosen person", () => session.person && this.save([session.person])),
+            this.button("Save the chosen person",
+                () => session.person && this.save([session.person])),
             this.button("Save everybody", () => this.save(people())),
             this.button("Export as JSON", () => download("pose", frameOf(session.shown))),
             this.button("Open a file", () => picker.click()))
@@ -87,7 +89,7 @@ export class Library {
             const read = (name) => this.userPoses.read(name).then((frame) =>
                 ({ name, group: "own poses", isOwn: true, frame, state: states.fromFrame(frame) }))
             const found = await Promise.allSettled(names.map(read))
-            this.saved = found.filter((one) => one.value?.state.people.length).map((one) => one.value)
+            this.saved = found.map(({ value }) => value).filter((one) => one?.state.people.length)
             this.render()
             const wrong = found.find((one) => one.status === "rejected")
             if (wrong) throw wrong.reason
@@ -113,7 +115,7 @@ export class Library {
         this.shelves.replaceChildren(...groups.flatMap((group) => [
             el("h4", { textContent: say(group) }),
             el("div", { className: "poses" },
-                ...entries.filter((entry) => entry.group === group).map((entry) => this.tile(entry))),
+                ...entries.filter((one) => one.group === group).map((one) => this.tile(one))),
         ]))
         if (!groups.length) this.shelves.textContent = say("No pose is called so.")
     }
@@ -121,9 +123,11 @@ export class Library {
     tile(entry) {
         const name = entry.isOwn ? entry.name : say(entry.name)
         const title = say(this.replaces ? "Replace: <name>" : "Add: <name>", { name })
-        const tile = tool(thumbnail(entry.state), title, "button", () => this.choose(entry.state), name)
+        const choose = () => this.choose(entry.state)
+        const tile = tool(thumbnail(entry.state), title, "button", choose, name)
         if (!entry.isOwn) return tile
-        const small = (image, text, onUse) => tool(icon(image), say(text, { name }), "button", onUse)
+        const small = (image, text, onUse) =>
+            tool(icon(image), say(text, { name }), "button", onUse)
         return el("div", { className: "own" }, tile, el("div", { className: "group" },
             small("rename", "Rename: <name>", () => this.rename(name)),
             small("export", "Export: <name>", () => download(name, entry.frame)),

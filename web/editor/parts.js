@@ -48,7 +48,8 @@ const KEYS = [
     ["Drag hips or a shoulder", "moves the person (Shift: over its feet); leans the trunk"],
     ["Drag neck or face", "turns the head"],
     ["Drag a limb or the box", "moves the person; corners scale, the knob turns (Shift: in steps)"],
-    ["Drag the ground", "moves the view, as the middle button or Space with a drag; wheel or two fingers zoom"],
+    ["Drag the ground", "moves the view, as the middle button or Space with a drag; " +
+        "wheel or two fingers zoom"],
     ["Drop, Ctrl+V", "a pose (JSON), an image with a pose in it, or a photograph to pose over"],
     ["Tab, Shift+Tab, 1 to 9", "next or previous person, person by number"],
     ["A, P", "the poses; the person's prompt"],
@@ -82,7 +83,8 @@ export function help() {
 export function promptRow(number, color, { onText, onFocus, onDone, onHover }) {
     const title = say("Prompt of person <n> from the left", { n: number })
     const empty = say("Person <n>: left empty, “<somebody>”", { n: number, somebody: SOMEBODY })
-    const field = el("textarea", { placeholder: empty, spellcheck: false, title, "aria-label": title })
+    const says = { placeholder: empty, title, "aria-label": title }
+    const field = el("textarea", { spellcheck: false, ...says })
     field.addEventListener("input", () => onText(field.value))
     field.addEventListener("focus", onFocus)
     field.addEventListener("keydown", (event) => {

@@ -1,6 +1,7 @@
 // The editor's state as an immutable value { width, height, people }, the people from the hindmost
 // to the foremost, and the text it is saved as: one OpenPose frame whose persons also hold a
-// prompt and, if they are turned in depth, what they were before. models/pose_editor.py reads the same text; what both do to it must agree.
+// prompt and, if they are turned in depth, what they were before. models/pose_editor.py reads the
+// same text; what both do to it must agree.
 
 import * as geometry from "./geometry.js"
 import { PARTS } from "./skeleton.js"
@@ -8,7 +9,7 @@ import { flattened, unflattened } from "./turning.js"
 import { say } from "./words.js"
 
 export const SOMEBODY = "a person"
-const FRACTIONS = 2.5 // a part that reaches no farther is in fractions: REACH of models/pose_points.py
+const FRACTIONS = 2.5 // a part that reaches no farther is in fractions: as models/pose_points.py
 
 // reading and writing
 
@@ -21,7 +22,8 @@ export function parse(text) {
     try {
         frame = JSON.parse(text)
     } catch (error) {
-        throw new Error(say("the saved people are not JSON (<message>)", { message: error.message }))
+        const { message } = error
+        throw new Error(say("the saved people are not JSON (<message>)", { message }))
     }
     return fromFrame(frame)
 }
@@ -73,8 +75,9 @@ function inPixels(points, width, height) {
  */
 export function serialize(state) {
     const inCorner = (x, y) => Math.max(Math.abs(x), Math.abs(y)) <= FRACTIONS
+    const tenths = (value) => Math.round(value * 10) / 10
     const round = ([x, y, c]) =>
-        [c > 0 && inCorner(x, y) ? FRACTIONS + 0.1 : Math.round(x * 10) / 10, Math.round(y * 10) / 10, c]
+        [c > 0 && inCorner(x, y) ? FRACTIONS + 0.1 : tenths(x), tenths(y), c]
     const people = state.people.map((person) => {
         const parts = Object.entries(PARTS)
             .filter(([part]) => part === "body" || geometry.hasPart(person, part, person.turn))

@@ -41,14 +41,16 @@ export class UserPoses {
 
     /** Saves a frame; false if there is one of this name and it is not to be replaced. */
     async save(name, frame, replace = false) {
-        const how = { overwrite: replace, stringify: true, throwOnError: false, full_info: false }
+        const kind = { stringify: true, throwOnError: false, full_info: false }
+        const how = { overwrite: replace, ...kind }
         const store = () => this.files.storeUserData(pathOf(name), frame, how)
         return (await asked(store, name, [409])).status !== 409
     }
 
     /** Gives a pose another name; false if that name is taken. */
     async rename(name, other) {
-        const move = () => this.files.moveUserData(pathOf(name), pathOf(other), { overwrite: false })
+        const [from, to] = [pathOf(name), pathOf(other)]
+        const move = () => this.files.moveUserData(from, to, { overwrite: false })
         return (await asked(move, name, [409])).status !== 409
     }
 
