@@ -132,9 +132,10 @@ def _texts(job: Job) -> list[tuple[str, str]]:
         (title_of(job.flow.nodes[target.node]), prompt)
         for target, prompt in (filled or prompts).items()
     ]
-    shown = {str(job.values[target]) for target in filled} | {str(seed) for seed in job.seeds()}
+    seeds = {str(seed) for seed in job.seeds()}
+    above = {str(job.values[target]) for target in filled} | seeds  # what the page says already
     cells = [(name.lstrip("_"), str(cell)) for name, cell in job.cells.items()]
-    return texts + [(name, cell) for name, cell in cells if cell not in shown]
+    return texts + [(name, cell) for name, cell in cells if cell not in above]
 
 
 def _prompts(job: Job) -> dict[Target, str]:
