@@ -106,7 +106,7 @@ def test_what_is_taken_off_stays_off_in_a_saved_workflow(artist, page):
 
 
 def test_one_undo_takes_all_of_them(artist, page):
-    """With the last node, too, in the new renderer, for which no drawn wire is a step of its own."""
+    """In the new renderer with the last node: no wire that is drawn there is a step of its own."""
     add(page, EDITOR, PEOPLE)
     artist.wires((EDITOR, "out", "pose"), (PEOPLE, "in", "pose"))
     assert wires(page, PEOPLE) == ["pose", "prompts"]

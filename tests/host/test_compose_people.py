@@ -1,6 +1,7 @@
 """Compose People: bit by bit what the nodes that it stands for make, and errors in its words."""
 
 import gc
+import os
 from types import SimpleNamespace
 
 import folder_paths
@@ -179,16 +180,16 @@ def test_the_first_file_for_poses_is_the_default(monkeypatch):
     assert default("a_depth") == default() == "none"
 
 
-def test_another_prompt_reads_no_file_again_until_it_changes(checkpoints, monkeypatch):
+def test_another_prompt_reads_no_file_again_until_it_changes(monkeypatch, tmp_path):
     read, model = [], SimpleNamespace(model=torch.nn.Identity())
+    path = tmp_path / "pose.safetensors"
+    path.touch()
+    monkeypatch.setattr(folder_paths, "get_full_path", lambda folder, name: str(path))
     loader = lambda self, name: read.append(name) or (name,)  # noqa: E731
     monkeypatch.setattr(loading.ControlNetLoader, "load_controlnet", loader)
-    stamps = iter([1, 1, 2])
-    monkeypatch.setattr(
-        loading.Path, "stat", lambda self, **_: SimpleNamespace(st_mtime_ns=next(stamps))
-    )
-    for _ in range(3):
-        loading.load_control_net(model, control_file(MINI), "control_net_name")
+    for seconds in (1, 1, 2):
+        os.utime(path, (seconds, seconds))
+        loading.load_control_net(model, path.name, "control_net_name")
     assert len(read) == 2
 
 
