@@ -109,6 +109,10 @@ class MiniLatent(comfy.latent_formats.SD15):
 class VitruvianMini(_MiniText, comfy.supported_models.SD15):
     """SD1.5 with the widths of models/mini.py."""
 
+    def process_vae_state_dict(self, state_dict):
+        """Restore what the file holds as 8 bits."""
+        return weights.widened(super().process_vae_state_dict(state_dict))
+
     unet_config = {
         **comfy.supported_models.SD15.unet_config,
         "context_dim": mini.UNET.context_dim,

@@ -25,9 +25,9 @@ def checkpoint():
 
 def test_they_fit_into_the_pack():
     files = (preview.CHECKPOINT, preview.POSE_CONTROLNET)
-    assert sum(file.stat().st_size for file in files) < 26.8e6
+    assert sum(file.stat().st_size for file in files) < 24.4e6
     shipped = list(preview.WEIGHTS.rglob("*.safetensors"))
-    assert sum(file.stat().st_size for file in shipped) < 53e6
+    assert sum(file.stat().st_size for file in shipped) < 50.7e6
 
 
 def test_the_autoencoder_keeps_the_image(scenes, checkpoint):
