@@ -11,7 +11,7 @@ from vitruvian.host.registration import register
 from vitruvian.models import pose
 from vitruvian.models.compose import Instance
 from vitruvian.models.outfit import LOWERS, UPPERS
-from vitruvian.nodes import MODULES, compose, hand_generator
+from vitruvian.nodes import MODULES, compose, compose_people, hand_generator
 from vitruvian.nodes.pose_files import VitruvianLoadPose
 
 register()
@@ -52,6 +52,9 @@ INPUTS = {  # node -> its inputs besides the pose, for nodes that use the points
     "VitruvianPreviewInstances": SIZE
     | {"instances": INSTANCES, "dilation": 0.06, "min_confidence": 0.3},
     "VitruvianComposeInstances": COMPOSE | {"instances": INSTANCES},
+    "VitruvianComposePeople": SIZE
+    | {"model": None, "clip": None, "prompts": "somebody", "setting": "", "negative_prompt": ""}
+    | {"control_net_name": compose_people.NO_CONTROL, "strength": 1.0, "mode": "exact"},
     "VitruvianApplyHandGenerator": {"model": None, "hand_generator": None, "strength": 1.0},
     "VitruvianPoseEditor": {"canvas_width": 256, "canvas_height": 256, "people": ""},
 }
@@ -102,7 +105,9 @@ def ghost(frames):
 
 @pytest.fixture(autouse=True)
 def composition(monkeypatch):
-    """Hand over what Compose Instances and Apply Hand Generator would give to the model."""
+    """Hand over what Compose Instances, Compose People and Apply Hand Generator would give to the
+    model.
+    """
 
     def draw(model, composed):
         return composed.masks(128, 128), composed.hint(-1, 128, 128)
@@ -111,6 +116,9 @@ def composition(monkeypatch):
     monkeypatch.setattr(compose.host, "ComposedControl", lambda *_, **__: None)
     monkeypatch.setattr(compose.host, "check_controls", lambda model, control: None)
     monkeypatch.setattr(compose.host, "attach", lambda control, positive, negative: ([], []))
+    monkeypatch.setattr(compose_people, "encode_prompt", lambda *_: [])
+    monkeypatch.setattr(compose_people, "person_instances", lambda *_: INSTANCES)
+    monkeypatch.setattr(compose_people, "empty_latent", lambda *_: None)
     monkeypatch.setattr(
         hand_generator.generator, "apply", lambda model, loaded, frames, strength: list(frames[0])
     )
