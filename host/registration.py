@@ -1,5 +1,7 @@
 """Register Vitruvian's model folders, model families and routes with the host."""
 
+import contextlib
+import shutil
 from pathlib import Path
 
 import folder_paths
@@ -8,6 +10,7 @@ from . import mini_family, routes, structure_family
 
 PACK = Path(__file__).resolve().parent.parent
 MINI_WEIGHTS = PACK / "weights"
+EXAMPLE_IMAGES = PACK / "workflows" / "images"
 
 
 def register() -> None:
@@ -18,6 +21,19 @@ def register() -> None:
     mini_family.register_family()
     structure_family.register_family()
     routes.add_routes()
+    _offer_example_images()
+
+
+def _offer_example_images() -> None:
+    """Put the images that the examples begin with where Load Image lists them.
+
+    A file of the user's with the same name stays. A folder that cannot be written is left alone.
+    """
+    folder = Path(folder_paths.get_input_directory())
+    with contextlib.suppress(OSError):
+        for image in EXAMPLE_IMAGES.iterdir():
+            if not (folder / image.name).exists():
+                shutil.copyfile(image, folder / image.name)
 
 
 def _add_folder(name: str, path: Path, extensions: set[str] | None = None) -> None:
