@@ -46,6 +46,8 @@ EXAMPLES = """examples:
   python3 dev.py batch check person.json people.csv  what would go wrong with a batch
   python3 dev.py fresh 3.13                          a new installation, as a user makes it
   python3 dev.py train hands --help                  what a trainer takes
+  python3 dev.py layout two_people                   place an example's nodes, led wires and all
+  python3 dev.py thumbnails two_people               its thumbnail, of what it generates
   python3 dev.py blueprints                          after a change of the examples
   python3 dev.py lint"""
 
@@ -89,6 +91,10 @@ def parser() -> argparse.ArgumentParser:
     fresh = add("fresh", "install the pack as a user does, with several Pythons, and try it")
     fresh.add_argument("pythons", nargs="*", metavar="PYTHON", help="such as 3.12 (all)")
     fresh.add_argument("--renew", action="store_true", help="take the newest of all packages")
+    layout = add("layout", "place the nodes of example workflows so that they open readable")
+    layout.add_argument("names", nargs="*", metavar="EXAMPLE", help="all, if none is named")
+    thumbnails = add("thumbnails", "run the examples and make their thumbnails of the results")
+    thumbnails.add_argument("names", nargs="*", metavar="EXAMPLE", help="all, if none is named")
     train = add("train", "run a trainer (mini: all mini weights)", host=False)
     train.add_argument("name")
     train.add_argument("arguments", nargs=argparse.REMAINDER)
