@@ -20,6 +20,11 @@ CONNECT = """([from, out, to, name]) => {
     const [a, b] = [from, to].map((kind) => app.graph.nodes.find((n) => n.type === kind))
     a.connect(out, b, b.inputs.findIndex((input) => input.name === name))
 }"""
+CHOOSE_IMAGE = """(name) => {
+    const widget = app.graph.nodes[0].widgets.find((w) => w.name === 'image')
+    widget.value = name
+    widget.callback(name)
+}"""
 TITLE = """(kind) => {
     const node = app.graph.nodes.find((n) => n.type === kind)
     const [x, y] = node.pos, { scale, offset } = app.canvas.ds
@@ -81,11 +86,11 @@ def test_a_pose_is_connected(menu):
 
 def test_a_photograph_is_connected_and_gives_its_size(menu):
     menu.build("LoadImage")
-    menu.page.wait_for_function("() => app.graph.nodes[0].imgs?.[0]?.naturalWidth > 0")
+    menu.page.evaluate(CHOOSE_IMAGE, "coffee.png")
+    menu.page.wait_for_function("() => app.graph.nodes[0].imgs?.[0]?.naturalWidth === 600")
     editor = menu.choose("LoadImage")
     assert editor["wires"] == {"background_image": ["LoadImage", 0]}
-    shown = "() => [app.graph.nodes[0].imgs[0]].map((i) => [i.naturalWidth, i.naturalHeight])[0]"
-    assert editor["size"] == menu.page.evaluate(shown)
+    assert editor["size"] == [600, 400]
 
 
 def test_a_detector_gives_both(menu):
