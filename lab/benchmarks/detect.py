@@ -82,8 +82,9 @@ def _shares(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
             sum(row[f"{prefix}cpu_seconds"] for row in rows) / megapixels
         )
         for name, count in (("one_person", 1), ("nobody", 0)):
-            times = [row[f"{prefix}seconds"] for row in rows if row["visible"] == count]
-            table[f"{prefix}{name}_seconds"] = statistics.median(times) if times else 0.0
+            for clock in ("seconds", "cpu_seconds"):
+                times = [row[f"{prefix}{clock}"] for row in rows if row["visible"] == count]
+                table[f"{prefix}{name}_{clock}"] = statistics.median(times) if times else 0.0
     return table
 
 

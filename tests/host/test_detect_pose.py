@@ -88,3 +88,43 @@ def test_the_preview_of_a_large_image_is_small(detector, monkeypatch):
 def test_nobody_in_one_of_several_images_names_it(detector):
     with pytest.raises(ValueError, match="Detect Pose: nobody was found in image 1 of 2"):
         VitruvianDetectPose.execute(image=torch.zeros(2, 8, 8, 3), **SETTINGS | {"if_nobody": STOP})
+
+
+# with MediaPipe itself
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    pytest.importorskip("mediapipe")
+    data = pytest.importorskip("skimage.data")
+    astronaut = torch.from_numpy(data.astronaut()).float().div(255)
+    return torch.cat([astronaut, astronaut.flip(1)], dim=1)[None]
+
+
+def test_two_people_have_bodies_and_on_demand_faces(photograph, reported):
+    settings = SETTINGS | {"max_people": detect.MAX_PEOPLE, "include_hands": False}
+    plain, count = VitruvianDetectPose.execute(image=photograph, **settings).args
+    assert count == 2 and [value for value, _ in reported][-1] == 100
+    faces, _ = VitruvianDetectPose.execute(image=photograph, include_face=True, **settings).args
+    for person, same in zip(plain[0]["people"], faces[0]["people"], strict=True):
+        assert person["pose_keypoints_2d"] == same["pose_keypoints_2d"]
+        assert not any(person["face_keypoints_2d"]) and any(same["face_keypoints_2d"])
+
+
+def test_the_most_people_are_a_choice(photograph):
+    settings = SETTINGS | {"max_people": 1, "include_hands": False}
+    assert VitruvianDetectPose.execute(image=photograph, **settings).args[1] == 1
+
+
+def test_cancel_comes_between_two_looks(photograph, monkeypatch):
+    checks = []
+
+    def check():
+        checks.append(1)
+        if len(checks) == 5:
+            raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", check)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        VitruvianDetectPose.execute(image=photograph, **SETTINGS)
+    assert len(checks) == 5

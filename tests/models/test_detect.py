@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,25 @@ def test_weights_in_a_folder_find_the_same(tasks, without_weights, astronaut):
         people = detector.detect(torch.cat([astronaut, astronaut], dim=1))
     assert pose.count(people) == 2
     assert near(people.body[0, pose.NOSE], 222, 128) and near(people.body[1, pose.NOSE], 734, 128)
+
+
+def test_the_face_of_the_astronaut_has_points(tasks, without_weights, astronaut):
+    with open_detector([str(tasks)], hands=False, face=True) as detector:
+        face = detector.detect(astronaut).face[0]
+    assert (face[:, 2] == 1).all()
+    expected = {8: (224, 172), 30: (224, 131), 36: (195, 109), 45: (250, 107), 48: (202, 145)}
+    expected |= {54: (247, 143), 0: (178, 97), 16: (264, 98), 68: (204, 109), 69: (241, 107)}
+    for point, place in expected.items():
+        assert (face[point, :2] - torch.tensor(place)).norm() < 10, (point, face[point])
+
+
+def test_the_same_weights_always_give_the_same_file(tasks):
+    for name in mediapipe_files.TASKS:
+        with zipfile.ZipFile(tasks / name) as bundle:
+            for entry in bundle.infolist():
+                start = entry.header_offset + 30 + len(entry.filename) + len(entry.extra)
+                assert start % 16 == 0 and entry.compress_type == zipfile.ZIP_STORED
+                assert entry.date_time == (1980, 1, 1, 0, 0, 0)
 
 
 def test_a_missing_file_is_named_with_its_folder(without_weights):
