@@ -28,15 +28,15 @@ def complete(title: str) -> dict[str, Any]:
     (node,), (subgraph,) = graph["nodes"], graph["definitions"]["subgraphs"]
     path = WORKFLOWS / f"{BLUEPRINTS[title].workflow}.json"
     workflow = json.loads(path.read_text(encoding="utf-8"))
-    others = {
+    outer_nodes = {
         other["id"]: copy.deepcopy(other)
         for other in workflow["nodes"]
         if other["type"] in (*BROUGHT, *SAVED)
     }
     node["id"] = OUTSIDE
     ends = {link["id"]: link for link in subgraph["links"]}
-    links = _outer_links(workflow["links"], others, ends)
-    nodes = {OUTSIDE: node, **others}
+    links = _outer_links(workflow["links"], outer_nodes, ends)
+    nodes = {OUTSIDE: node, **outer_nodes}
     for each in nodes.values():
         for entry in each["inputs"]:
             entry["link"] = None
@@ -49,11 +49,13 @@ def complete(title: str) -> dict[str, Any]:
     return {**graph, **last, "nodes": [*nodes.values()], "links": links, "groups": [], "config": {}}
 
 
-def _outer_links(links: list[list], others: dict[int, Any], ends: dict[int, Any]) -> list[list]:
+def _outer_links(
+    links: list[list], outer_nodes: dict[int, Any], ends: dict[int, Any]
+) -> list[list]:
     """The links of the nodes outside, each once, from or to the slots of the blueprint's node."""
     outer: dict[tuple, list] = {}
     for id, origin, origin_slot, target, target_slot, kind in links:
-        if origin not in others and target not in others:
+        if origin not in outer_nodes and target not in outer_nodes:
             continue
         end = ends[id]
         if end["origin_id"] == INPUT:

@@ -75,9 +75,9 @@ class Ends:
 
     def add(self, name: str, kind: str, label: str, links: Iterable[int]) -> int:
         """Add a slot of a name that no other has; its number."""
-        taken = {slot["name"] for slot in self.slots}
+        names = {slot["name"] for slot in self.slots}
         number, unique = 2, name
-        while unique in taken:
+        while unique in names:
             unique, number = f"{name}_{number}", number + 1
         place = [self.left, ROW * (len(self.slots) + 1)]
         key = uuid.uuid5(NAMESPACE, f"{self.name}/{unique}")
@@ -230,12 +230,12 @@ def _outer_node(subgraph: dict[str, Any], promoted: list[tuple[int, str, str]]) 
     widgets = {name for _, _, name in promoted}
 
     def slot(entry: dict[str, Any]) -> dict[str, Any]:
-        shown: dict[str, Any] = {
+        outer_slot: dict[str, Any] = {
             key: entry[key] for key in ("label", "name", "type") if key in entry
         }
         if entry["name"] in widgets:
-            shown["widget"] = {"name": entry["name"]}
-        return shown
+            outer_slot["widget"] = {"name": entry["name"]}
+        return outer_slot
 
     return {
         "id": 1,

@@ -254,9 +254,9 @@ def test_a_file_that_is_no_control_net_is_refused(checkpoints, tmp_path, monkeyp
     model, clip, _ = checkpoints[MINI]
     path = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
-    found = lambda folder, name: str(path)  # noqa: E731
-    monkeypatch.setattr(folder_paths, "get_full_path", found)
-    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", found)
+    path_of = lambda folder, name: str(path)  # noqa: E731
+    monkeypatch.setattr(folder_paths, "get_full_path", path_of)
+    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", path_of)
     text = refusal(model, clip, poses(0.3, 0.7), control="other.safetensors")
     assert "other.safetensors holds no ControlNet" in text
 
