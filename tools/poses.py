@@ -175,19 +175,21 @@ def turned(person: dict[str, np.ndarray], row: dict[str, Any]) -> dict[str, np.n
     return {name: points + place * (name != "normals") for name, points in person.items()}
 
 
-def seen(people: list[dict[str, np.ndarray]], row: dict[str, Any]) -> list[dict[str, np.ndarray]]:
+def projected(
+    people: list[dict[str, np.ndarray]], row: dict[str, Any]
+) -> list[dict[str, np.ndarray]]:
     """Project people with the camera: points [n, 3] as x, y in pixels and 1, or 0 if hidden."""
     tilt = rotation(0, row.get("camera", LOOKING_DOWN))
     flat = []
     for person in people:
-        shown = {}
+        parts = {}
         for name in ("body", "left", "right"):
             at = person[name] @ tilt.T
             near = DISTANCE / (DISTANCE - at[:, 2:])
-            shown[name] = np.hstack([at[:, :1] * near, -at[:, 1:2] * near, np.ones_like(near)])
+            parts[name] = np.hstack([at[:, :1] * near, -at[:, 1:2] * near, np.ones_like(near)])
         for point, normal in zip((0, 14, 15, 16, 17), person["normals"] @ tilt.T, strict=True):
-            shown["body"][point, 2] = normal[2] > -HIDDEN - 0.35 * (point > 15)
-        flat.append(shown)
+            parts["body"][point, 2] = normal[2] > -HIDDEN - 0.35 * (point > 15)
+        flat.append(parts)
     everything = np.concatenate([points for person in flat for points in person.values()])
     lowest = everything[:, 1].max()
     middle = (everything[:, 0].min() + everything[:, 0].max()) / 2
@@ -210,7 +212,7 @@ def frame(row: dict[str, Any]) -> dict[str, Any]:
         ]
         people = [{part: np.insert(at, 2, 1, axis=1) for part, at in people[0].items()}]
     else:
-        people = seen([turned(joints(one), one) for one in row.get("people", [row])], row)
+        people = projected([turned(joints(one), one) for one in row.get("people", [row])], row)
     keys = {"pose": "body", "hand_left": "left", "hand_right": "right"}
     return {
         "name": row["name"],

@@ -550,9 +550,9 @@ def _show(jobs: Plan) -> int:
     if len(jobs) > LISTED:
         tqdm.write(f"      ... and {len(jobs) - LISTED} more")
     for numbers in jobs.repeated()[:LISTED]:
-        first, *others = (jobs.job(number).where for number in numbers)
+        first, *copies = (jobs.job(number).where for number in numbers)
         tqdm.write(
-            f"Note: {', '.join(others)} is as {first}: give it another seed or other values."
+            f"Note: {', '.join(copies)} is as {first}: give it another seed or other values."
         )
     tqdm.write(f"Nothing is wrong: {len(jobs)} rows would run.")
     return DONE

@@ -76,12 +76,12 @@ class CoveringSearch:
         crop = array[y0 : min(height, box.y1), x0 : min(width, box.x1)]
         if not crop.size:
             return None
-        seen = self.network.process(np.ascontiguousarray(crop)).pose_landmarks
-        if not seen:
+        landmarks = self.network.process(np.ascontiguousarray(crop)).pose_landmarks
+        if not landmarks:
             return None
         high, wide = crop.shape[:2]
         return torch.tensor(
-            [(p.x * wide + x0, p.y * high + y0, p.visibility) for p in seen.landmark]
+            [(p.x * wide + x0, p.y * high + y0, p.visibility) for p in landmarks.landmark]
         )
 
 

@@ -54,10 +54,10 @@ class Landmarks:
         self._mediapipe = mediapipe
         self.on_look: Callable[[], None] = lambda: None
         self._tasks: dict[str, Any] = {}
-        wanted = [(BODY, {"num_poses": MOST_BODIES})]
-        wanted += [(HAND, {"num_hands": MOST_HANDS})] * hands
-        wanted += [(FACE, {"num_faces": MOST_FACES})] * face
-        for (task_name, files), options in wanted:
+        tasks = [(BODY, {"num_poses": MOST_BODIES})]
+        tasks += [(HAND, {"num_hands": MOST_HANDS})] * hands
+        tasks += [(FACE, {"num_faces": MOST_FACES})] * face
+        for (task_name, files), options in tasks:
             self._tasks[task_name] = stack.enter_context(
                 _open(mediapipe, task_name, files, folders, options)
             )
@@ -68,16 +68,16 @@ class Landmarks:
 
     def hands(self, array: Any) -> list[DetectedHand]:
         """Find hands."""
-        seen = self._look(HAND[0], array)
+        result = self._look(HAND[0], array)
         # unlike the older `solutions`, whose sides are those of a mirrored image
-        sides = [side[0].category_name.lower() for side in seen.handedness]
-        hands = [_points(hand, array)[:, :2] for hand in seen.hand_landmarks]
+        sides = [side[0].category_name.lower() for side in result.handedness]
+        hands = [_points(hand, array)[:, :2] for hand in result.hand_landmarks]
         return [DetectedHand(*pair) for pair in zip(hands, sides, strict=True)]
 
     def faces(self, array: Any) -> list[Tensor]:
         """Find faces, as the points of MediaPipe's mesh [468, 2]."""
-        seen = self._look(FACE[0], array)
-        return [_points(face, array)[:MESH_POINTS, :2] for face in seen.face_landmarks]
+        result = self._look(FACE[0], array)
+        return [_points(face, array)[:MESH_POINTS, :2] for face in result.face_landmarks]
 
     def _look(self, task_name: str, array: Any) -> Any:
         import numpy as np

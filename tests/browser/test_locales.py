@@ -43,15 +43,15 @@ def test_a_node_speaks_the_language(server, page, language, tmp_path):
     assert ours.items() <= served["nodeDefs"].items()
 
     page.wait_for_function(f"'{NODE}' in LiteGraph.registered_node_types", timeout=30_000)
-    shown = page.evaluate(SHOWN, NODE)
+    node_words = page.evaluate(SHOWN, NODE)
     page.wait_for_timeout(1000)
     page.screenshot(path=tmp_path / f"{language}.png")
     names = {key: words["name"] for key, words in ours[NODE]["inputs"].items()}
-    assert shown["title"] == ours[NODE]["display_name"]
-    assert shown["category"] == f"Vitruvian/{categories['nodeCategories']['compose']}"
-    assert shown["inputs"] == names
-    assert shown["widgets"].items() <= names.items()
-    assert shown["outputs"] == [words["name"] for words in ours[NODE]["outputs"].values()]
+    assert node_words["title"] == ours[NODE]["display_name"]
+    assert node_words["category"] == f"Vitruvian/{categories['nodeCategories']['compose']}"
+    assert node_words["inputs"] == names
+    assert node_words["widgets"].items() <= names.items()
+    assert node_words["outputs"] == [words["name"] for words in ours[NODE]["outputs"].values()]
 
 
 FOREIGN = re.compile(r"[\u3041-\u30ff\u4e00-\u9fff]")

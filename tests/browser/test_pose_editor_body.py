@@ -43,7 +43,7 @@ def lengths(person):
     return [length(person, a, b) for a, b in LIMBS]
 
 
-def seen(person, number):
+def is_visible(person, number):
     return person["pose_keypoints_2d"][3 * number + 2] > 0
 
 
@@ -130,7 +130,7 @@ def test_a_person_turns_in_depth(editor, page, tmp_path):
     page.wait_for_timeout(60)
     (side,) = editor.people()
     expect(page.locator(".vitruvian-pose .angle")).to_have_text("90°")
-    assert [seen(side, i) for i in (NOSE, LEFT_EAR)] == [True, False]
+    assert [is_visible(side, i) for i in (NOSE, LEFT_EAR)] == [True, False]
     assert abs(joint(side, 2)[0] - joint(side, 5)[0]) < 0.1 * abs(
         joint(before, 2)[0] - joint(before, 5)[0]
     )
@@ -147,7 +147,7 @@ def test_a_person_turns_in_depth(editor, page, tmp_path):
     for _ in range(6):
         editor.press("d")
     (back,) = editor.people()
-    assert not seen(back, NOSE) and seen(back, LEFT_EAR)
+    assert not is_visible(back, NOSE) and is_visible(back, LEFT_EAR)
     assert joint(back, 5)[0] < joint(back, 2)[0], "the left shoulder is on the left"
     page.screenshot(path=tmp_path / "back.png")
     slide(page, 0.5)

@@ -109,8 +109,8 @@ def test_own_poses(editor, page, server, renderer, said):
     editor.use("mirror")
     editor.use("add")
     ask("Save the chosen person", name)
-    own = panel(page).get_by_label(f"Add: {name}", exact=True)
-    expect(own).to_be_visible()
+    saved_pose = panel(page).get_by_label(f"Add: {name}", exact=True)
+    expect(saved_pose).to_be_visible()
     saved = json.dumps(server.get(OWN))
     assert name in saved
     ask("Save everybody", name)
@@ -125,7 +125,7 @@ def test_own_poses(editor, page, server, renderer, said):
     page.locator(".vitruvian-pose form input").fill(f"{name} 2")
     page.keyboard.press("Enter")
     expect(panel(page).get_by_label(f"Add: {name} 2")).to_be_visible()
-    expect(own).to_have_count(0)
+    expect(saved_pose).to_have_count(0)
 
     page.route("**/userdata/**", lambda route: route.fulfill(status=500, body="broken"))
     ask("Save the chosen person", "another")

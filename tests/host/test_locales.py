@@ -97,7 +97,7 @@ def test_every_category_is_translated_and_nothing_else(schemas, language):
 
 
 def editor_texts():
-    """What the pose editor and the menus that open it say: literals in say(...), its tools and keys,
+    """What the pose editor and its menus say: literals in say(...), the tools and keys, and the
     names of the library.
     """
     files = [*(ROOT / "web").glob("*.js"), *(ROOT / "web/editor").glob("*.js")]

@@ -26,10 +26,12 @@ def previews(monkeypatch, mini_weights):
     register()
     method = comfy.cli_args.LatentPreviewMethod.Latent2RGB
     monkeypatch.setattr(comfy.cli_args.args, "preview_method", method)
-    shown = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *what, **_: shown.append(what[2]))
+    previews = []
+    monkeypatch.setattr(
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda *what, **_: previews.append(what[2])
+    )
     with torch.inference_mode():
-        yield shown
+        yield previews
 
 
 def checkpoint(name):
@@ -71,9 +73,9 @@ def world():
 def difference(latent_format, latents, images):
     """The mean difference per color between previews of latents and small images, 0..255."""
     previewer = latent_preview.get_previewer("cpu", latent_format)
-    shown = [np.array(previewer.decode_latent_to_preview(one[None])) for one in latents]
+    drawn_images = [np.array(previewer.decode_latent_to_preview(one[None])) for one in latents]
     small = torch.nn.functional.interpolate(images.movedim(-1, 1), size=(CELLS, CELLS), mode="area")
-    return abs(np.array(shown, float) - 255 * small.movedim(1, -1).numpy()).mean()
+    return abs(np.array(drawn_images, float) - 255 * small.movedim(1, -1).numpy()).mean()
 
 
 def test_previews_have_the_colors_of_the_image():
@@ -81,5 +83,5 @@ def test_previews_have_the_colors_of_the_image():
     ours = model.model.latent_format
     for images, most in zip(world(), (28, 18, 19), strict=True):
         latents = ours.process_in(vae.encode(images))
-        shown = difference(ours, latents, images)
-        assert shown < most and shown < 0.8 * difference(latent_formats.SD15(), latents, images)
+        error = difference(ours, latents, images)
+        assert error < most and error < 0.8 * difference(latent_formats.SD15(), latents, images)

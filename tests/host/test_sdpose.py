@@ -33,7 +33,7 @@ def hand_at(x, y, outward):
     return [(x, y), *fingers]
 
 
-def found(x, confidence=1.8):
+def detection(x, confidence=1.8):
     """What SDPose's network finds of one person: 133 places and the heights of their heatmaps."""
     places = np.zeros((133, 2), np.float32)
     places[:17] = np.stack([BODY_X, BODY_Y], axis=1).astype(np.float32)
@@ -73,7 +73,7 @@ def plain(frames, minimum):
     return written
 
 
-TWO_IMAGES = [[found(180), found(70)], [found(120)]]  # the right one is found first
+TWO_IMAGES = [[detection(180), detection(70)], [detection(120)]]  # the right one is found first
 NODES = {**INPUTS, **PASS_ON}
 FOR_ONE = ("ComposeInstances", "ComposePeople", "PreviewInstances", "PoseEditor")  # the inputs
 SEVERAL = NODES.keys() - {f"Vitruvian{name}" for name in FOR_ONE}
@@ -97,8 +97,8 @@ def test_all_that_is_certain_is_read_and_nothing_else():
     assert [pose.count(people) for people in frames] == [2, 1]
     people = frames[0]
     assert all(points[..., 2].max() <= 1 for points in people[:5])
-    seen = people.body[..., 2] > 0
-    assert not seen[:, [pose.L_EAR, pose.R_ANKLE]].any() and seen.sum() == 2 * 16
+    is_visible = people.body[..., 2] > 0
+    assert not is_visible[:, [pose.L_EAR, pose.R_ANKLE]].any() and is_visible.sum() == 2 * 16
     assert (people.foot[..., 2] > 0).sum(1).tolist() == [3, 3]
     assert (people.face[:, :68, 2] > 0).all() and (people.left_hand[..., 2] > 0).all()
     assert pose.left_to_right(people) == [1, 0]
@@ -106,7 +106,7 @@ def test_all_that_is_certain_is_read_and_nothing_else():
 
 @pytest.mark.parametrize("node_id", NODES)
 def test_a_node_does_with_them_what_it_does_with_shares(node_id):
-    images = TWO_IMAGES if node_id in SEVERAL else [[found(120)]]
+    images = TWO_IMAGES if node_id in SEVERAL else [[detection(120)]]
     frames = frames_of(*images)
     shares = plain(frames, 1e-6 if node_id in PASS_ON else pose.MIN_CONFIDENCE)
     assert same(results(run(node_id, frames)), results(run(node_id, shares)))
@@ -123,7 +123,7 @@ def results(output):
 
 def test_hands_belong_to_the_wrist_where_they_are():
     """Whatever side the host says."""
-    left_only = run("VitruvianDrawHandMasks", frames_of([found(120)]), hand_side="left").args[0]
+    left_only = run("VitruvianDrawHandMasks", frames_of([detection(120)]), hand_side="left").args[0]
     columns = left_only[0].amax(0).nonzero().flatten()
     assert columns.min() > 120, "the left hand is the image's right one"
 
@@ -132,12 +132,12 @@ def test_hands_belong_to_the_wrist_where_they_are():
 def test_prompts_go_to_people_from_the_left(node_id):
     """Though the host lists people as certain as it is of them."""
     two = tuple(Instance([[None, {}]], number) for number in (1, 2))
-    left, right = found(70), found(180)
+    left, right = detection(70), detection(180)
     outputs = run(node_id, frames_of([right, left]), instances=two).args
     assert same(outputs, run(node_id, frames_of([left, right]), instances=two).args)
 
 
 def test_an_image_in_which_nobody_is_found_stays_empty():
-    (images,) = run("VitruvianDrawPose", frames_of([found(120)], [])).args
+    (images,) = run("VitruvianDrawPose", frames_of([detection(120)], [])).args
     assert [bool(image.any()) for image in images] == [True, False]
     assert torch.isfinite(images).all()

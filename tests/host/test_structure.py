@@ -310,7 +310,9 @@ def test_split_and_join_are_inverse():
 def test_wrong_latents_are_reported():
     with pytest.raises(ValueError, match="1 x 4 x 8 x 8 numbers, expected images x 12 channels"):
         structure_latent.split({"samples": torch.zeros(1, 4, 8, 8)})
-    with pytest.raises(ValueError, match="'depth' has 1 x 4 x 8 x 9 numbers, expected 1 x 4 x 8 x 8"):
+    with pytest.raises(
+        ValueError, match="'depth' has 1 x 4 x 8 x 9 numbers, expected 1 x 4 x 8 x 8"
+    ):
         structure_latent.join(
             {
                 "rgb": {"samples": torch.zeros(1, 4, 8, 8)},

@@ -219,8 +219,8 @@ def wrong_names(node_id):
         for text in texts(module, body_of(module, name)):
             for quoted in QUOTED.findall(text):
                 is_guarded = (f"{module}.{name}", quoted) in GUARDED
-                known = INPUTS[node_id] | REWORDED.get(node_id, set())
-                if quoted in ALL_INPUTS - known and not is_guarded:
+                names = INPUTS[node_id] | REWORDED.get(node_id, set())
+                if quoted in ALL_INPUTS - names and not is_guarded:
                     if not explained(quoted, text):
                         yield f"{module}.{name}", text, quoted
 
@@ -245,18 +245,18 @@ def test_the_walk_finds_the_nodes_and_their_texts():
 
 @pytest.mark.parametrize("node_id", sorted(SCHEMAS))
 def test_no_text_names_an_input_that_the_node_does_not_have(node_id):
-    found = defaultdict(set)
+    misnamed = defaultdict(set)
     for place, text, quoted in wrong_names(node_id):
-        found[place].add((quoted, text))
-    assert not found, "\n".join(f"{place}: {sorted(texts)}" for place, texts in found.items())
+        misnamed[place].add((quoted, text))
+    assert not misnamed, "\n".join(f"{place}: {sorted(texts)}" for place, texts in misnamed.items())
 
 
 @pytest.mark.parametrize("node_id", sorted(SCHEMAS))
 def test_no_call_names_an_input_that_the_node_does_not_have(node_id):
     for module, name in reachable(node_classes()[node_id], node_id):
         for function, quoted, speaker in passed_names(module, body_of(module, name)):
-            known = SOCKETS.get(speaker, INPUTS[node_id]) | REWORDED.get(node_id, set())
-            assert quoted in known, f"{module}.{name} calls {function} for '{quoted}'"
+            names = SOCKETS.get(speaker, INPUTS[node_id]) | REWORDED.get(node_id, set())
+            assert quoted in names, f"{module}.{name} calls {function} for '{quoted}'"
 
 
 def test_the_calls_are_seen():

@@ -17,6 +17,6 @@ def test_a_limb_that_points_at_the_viewer_is_short():
 
 def test_who_looks_away_shows_no_face():
     away = poses.frame({"name": "", "group": "", "turn": 180})["people"][0]["pose_keypoints_2d"]
-    seen = dict(enumerate(away[2::3]))
-    assert [point for point, is_seen in seen.items() if not is_seen] == [0, 14, 15]
+    visibility = dict(enumerate(away[2::3]))
+    assert [point for point, is_seen in visibility.items() if not is_seen] == [0, 14, 15]
     assert away[3 * 2] > away[3 * 5], "the right shoulder is on the right of the image"

@@ -53,10 +53,10 @@ def test_people_without_a_visible_point_are_left_out_with_their_prompts():
 def test_what_a_person_was_before_a_turn_changes_nothing():
     face = {"face_keypoints_2d": [99.5, 60.0, 0.0] * 70}  # looks away
     turned = person(100, "a man", **face, turn=[90, 100.0, *[0.0] * 408])
-    there = pose_editor.editor_scene(state(turned), None, 400, 200)
+    turned_scene = pose_editor.editor_scene(state(turned), None, 400, 200)
     plain = pose_editor.editor_scene(state(person(100, "a man")), None, 400, 200)
-    assert there.prompts == plain.prompts
-    for part, expected in zip(there.people[:5], plain.people[:5], strict=True):
+    assert turned_scene.prompts == plain.prompts
+    for part, expected in zip(turned_scene.people[:5], plain.people[:5], strict=True):
         assert torch.equal(part, expected)
 
 
@@ -190,5 +190,5 @@ def test_poses_are_described_as_they_are_called(group, word):
     described = [postures.describe(pose.read_frame(frame))[0].stance for frame in frames]
     agree = sum(word in stance for stance in described)
     assert agree >= len(frames) / 2
-    others = {"standing", "lying", "sitting"} - {word}
-    assert not [stance for stance in described if any(other in stance for other in others)]
+    other_stances = {"standing", "lying", "sitting"} - {word}
+    assert not [stance for stance in described if any(other in stance for other in other_stances)]
