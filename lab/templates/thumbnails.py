@@ -17,20 +17,27 @@ from ...tools.server import Server
 
 SIDE, MOST_BYTES = 320, 14_000
 STAND_INS = {  # example -> the one that is run in its place, and its seed
-    "two_people_sd15": ("two_people", 3),
-    "two_people_sdxl": ("two_people", 4),
-    "two_people_z_image": ("two_people", 5),
-    "two_people_qwen_image": ("two_people", 6),
-    "two_people_flux": ("two_people", 7),
-    "two_people_flux2_klein": ("two_people", 8),
-    "two_people_krea2": ("two_people", 9),
-    "two_people_anima": ("two_people", 10),
-    "one_sentence_z_image": ("one_sentence", 3),
-    "two_characters_sdxl": ("two_characters", 3),
-    "three_people_mixed": ("four_people", 3),
-    "people_from_a_photograph_sdpose": ("people_from_a_photograph", 3),
+    "two_people_sd15": ("two_people", 12),
+    "two_people_sdxl": ("touching_people", 14),
+    "two_people_z_image": ("pose_editor", 12),
+    "two_people_qwen_image": ("touching_people", 11),
+    "two_people_flux": ("two_people", 14),
+    "two_people_flux2_klein": ("pose_editor", 16),
+    "two_people_krea2": ("touching_people", 15),
+    "two_people_anima": ("pose_editor", 11),
+    "one_sentence_z_image": ("one_sentence", 14),
+    "two_characters_sdxl": ("two_characters", 12),
+    "three_people_mixed": ("pose_library", 12),
+    "people_from_a_photograph_sdpose": ("people_from_a_photograph", 12),
 }
-SHOWN = {}  # of the images of an example with several, in order; else the first two
+SHOWN: dict[str, tuple[int, ...]] = {  # of the images of an example; else the first two
+    "appearance": (0,),
+    "appearance_memory": (0,),
+    "change_one_person": (1,),
+    "structure_refined": (0, 2),
+    "structure_relight": (2, 3),
+    "structure_training_data": (0,),
+}
 
 
 def draw(server: Server, name: str) -> bytes:
@@ -67,6 +74,8 @@ def compose(images: list[Image.Image]) -> bytes:
     """Fill a square with the middle of one image, or of two side by side."""
     square = Image.new("RGB", (SIDE, SIDE), "white")
     width = SIDE if len(images) == 1 else SIDE // 2 - 2
+    if len(images) == 1 and images[0].width > images[0].height:
+        images = [_padded(images[0].convert("RGB"))]
     for number, image in enumerate(images):
         square.paste(_fill(image.convert("RGB"), width, SIDE), (number * (SIDE - width), 0))
     for quality in range(88, 20, -4):
@@ -75,6 +84,17 @@ def compose(images: list[Image.Image]) -> bytes:
         if file.tell() <= MOST_BYTES:
             break
     return file.getvalue()
+
+
+def _padded(image: Image.Image) -> Image.Image:
+    """Make a wide image square by drawing out its first and last row."""
+    side, edge = image.width, (image.width - image.height) // 2
+    square = Image.new("RGB", (side, side))
+    square.paste(image.crop((0, 0, side, 1)).resize((side, edge)), (0, 0))
+    last = image.crop((0, image.height - 1, side, image.height))
+    square.paste(last.resize((side, side - edge)), (0, edge))
+    square.paste(image, (0, edge))
+    return square
 
 
 def _fill(image: Image.Image, width: int, height: int) -> Image.Image:
