@@ -158,6 +158,34 @@ def _slots(page: Any, saved: dict[str, Any], name: str) -> Slots:
     }
 
 
+def saved_wires(saved: dict[str, Any], opened: dict[str, Any]) -> list[Wire]:
+    """Return the wires of a workflow as it is saved, with the slots of the front end."""
+    slots = {
+        (node["id"], kind, number): tuple(position)
+        for node in opened["nodes"]
+        for kind in ("inputs", "outputs")
+        for number, position in enumerate(node[kind])
+    }
+    reroutes: dict[int, Reroute] = {}
+    for one in saved["extra"].get("reroutes", ()):
+        parent = reroutes.get(one.get("parentId"))
+        reroutes[one["id"]] = Reroute(tuple(one["pos"]), parent, set(one["linkIds"]))
+    last = {
+        one["id"]: reroutes[one["parentId"]] for one in saved["extra"].get("linkExtensions", ())
+    }
+    return [
+        Wire(
+            link,
+            slots[origin, "outputs", out],
+            slots[target, "inputs", slot],
+            (origin, out),
+            target,
+            last.get(link),
+        )
+        for link, origin, out, target, slot, _ in saved["links"]
+    ]
+
+
 def _groups(saved: dict[str, Any]) -> dict[str, list[int]]:
     """Return the ids of each group's nodes by its title; those of no group have none."""
     members: dict[str, list[int]] = {group["title"]: [] for group in saved["groups"]}
