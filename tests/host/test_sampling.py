@@ -128,7 +128,7 @@ REFUSING = {
 }
 BEHIND_ANOTHER = {"Predict Hand Masks"}  # takes the model of Apply Hand Generator, which refuses
 ANY_MODEL = {"Apply Mask Expansion"}
-TRANSFORMERS_TOO = {"Compose Instances"}
+TRANSFORMERS_TOO = {"Compose Instances", "Compose People"}
 
 
 @pytest.mark.parametrize("name", REFUSING)
