@@ -3,19 +3,21 @@
 BlazePose (Bazarevsky et al. 2020) shrinks what it looks at to 224 pixels, sees at most a few people
 in it, and sometimes joins two of them to one, or sees one where none is. So the image is looked at
 as one, and in overlapping squares of several sizes. Sightings of the same person are collected; a
-person counts when several looks agree.
+person counts when several looks agree. A network for faces alone (Bazarevsky et al. 2019), a tenth
+as slow, says when to stop, and where somebody is whom no look has seen.
 
 A `body` is [33, 3], MediaPipe's landmarks as (x px, y px, visibility); an `array` is an image
 [h, w, 3] uint8.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..detect import Box
+from .face_boxes import FaceBox, different_faces, is_on, person_box, shifted, sure_face
 
 NOSE, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 11, 12
 NOSE_AND_SHOULDERS = [NOSE, LEFT_SHOULDER, RIGHT_SHOULDER]
@@ -25,11 +27,13 @@ HEAD_AND_SHOULDERS = range(13)
 SAME = 0.5  # sightings less far apart are of the same person (see `apart`)
 NEAR = 0.25  # sightings less far apart are equally good
 VISIBLE = 0.5
-ENOUGH_LOOKS = 3  # that agree on a person
-CERTAIN_LOOKS = 6  # that agree on a person who need not be seen again from closer
-MARGINS = (0.5, 0.35)  # around a person, of closer looks
+# looks that have seen a person: closer looks that must all see the same. With more looks, one of
+# two must, and with CERTAIN_LOOKS none
+ALL_OF = {1: 3, 2: 2}
+CERTAIN_LOOKS = 6
+FACE_LOOKS = 2  # for which a face counts
+MARGINS = (0.5, 0.35, 0.7)  # around a person, of closer looks
 LARGE = 0.35  # share of the image's height or width that a person who is alone spans
-SMALL = 0.4  # share of the image's height, below which smaller squares are looked at, too
 NARROW = 0.15  # share of the image's width, below which nobody is looked for beside somebody
 BEST = 10  # sightings of a person that are compared
 OVERLAP = 0.5  # of neighboring squares
@@ -41,6 +45,9 @@ class ManyBodies(Protocol):
 
     def bodies(self, array: Any) -> list[Tensor]:
         """Find the bodies [33, 3] in an array, in its pixels, the most prominent first."""
+
+    def face_boxes(self, array: Any) -> list[FaceBox]:
+        """Find the faces in an array, in its pixels; none without a network for them."""
 
 
 class Sighting(NamedTuple):
@@ -57,20 +64,21 @@ Cluster = list[Sighting]  # of one person, the best one first
 def search(network: ManyBodies, array: Any) -> list[Tensor]:
     """Find the bodies of all people in an array, those first on whom the most looks agree."""
     looks = _Looks(network, array)
-    looks.at(_windows(*array.shape[:2]))
-    clusters = looks.clusters()
-    if len(clusters) == 1 and _span(clusters[0][0].body, array) >= LARGE:
-        looks.at(beside(clusters[0][0].body, array))
-        clusters = looks.clusters()
-        if len(clusters) == 1:
-            return [best_body(clusters[0])]
-    looks.at(squares(array, 1 / 2))
-    clusters = looks.clusters()
-    if _are_several(clusters) or any(_is_small(cluster, array) for cluster in clusters):
-        looks.at(squares(array, 1 / 3))
-        clusters = looks.clusters()
-    bodies = [looks.confirm(cluster) for cluster in sorted(clusters, key=_look_count, reverse=True)]
-    return different([body for body in bodies if body is not None])
+    full_image, *windows = _windows(*array.shape[:2])
+    windows += squares(array, 1 / 2)
+    looks.at([full_image])
+    looks.for_faces([full_image, *windows])
+    if (body := looks.somebody_alone()) is not None:
+        looks.at(beside(body, array))
+        if (body := looks.somebody_alone()) is not None:
+            return [body]
+    looks.at(windows)
+    if looks.more_may_be_there():
+        small_squares = list(squares(array, 1 / 3))
+        looks.at(small_squares)
+        looks.for_faces(small_squares)
+    looks.at_faces_without_bodies()
+    return looks.people()
 
 
 class _Looks:
@@ -79,31 +87,86 @@ class _Looks:
     def __init__(self, network: ManyBodies, array: Any) -> None:
         self.network, self.array = network, array
         self.sightings: list[Sighting] = []
+        self.faces: list[FaceBox] = []
         self.count = 0
 
-    def at(self, boxes: Iterator[Box]) -> None:
+    def at(self, boxes: Iterable[Box]) -> None:
         """Look at these parts of the array."""
-        height, width = self.array.shape[:2]
         for box in boxes:
-            self.count += 1
-            for body in look(self.network, self.array, box):
-                self.sightings.append(Sighting(body, quality(body, box, width, height), self.count))
+            self._add(look(self.network, self.array, box), box)
+
+    def for_faces(self, boxes: Iterable[Box]) -> None:
+        """Look for faces in these parts of the array."""
+        faces = list(self.faces)
+        for x0, y0, x1, y1 in boxes:
+            crop = self.array[y0:y1, x0:x1]
+            faces += [shifted(face, x0, y0) for face in self.network.face_boxes(crop)]
+        self.faces = different_faces(faces)
+
+    def at_faces_without_bodies(self) -> None:
+        """Look closer where a face is and no body; another body there does not count."""
+        for face in self._faces_without_bodies():
+            box = person_box(face)
+            bodies = look(self.network, self.array, box)
+            self._add([body for body in bodies if is_on(body, face)][:1], box)
+
+    def somebody_alone(self) -> Tensor | None:
+        """The body of somebody large, or with a face, beside whom neither body nor face is."""
+        clusters = self.clusters()
+        if len(clusters) != 1:
+            return None
+        body = best_body(clusters[0])
+        has_face = sure_face(body, self.faces) is not None
+        is_clear = is_plausible(body) and (has_face or _span(body, self.array) >= LARGE)
+        return body if is_clear and not self._faces_without_bodies() else None
+
+    def more_may_be_there(self) -> bool:
+        """Say whether smaller squares may show more people: several are there, or a face is."""
+        return _are_several(self.clusters()) or bool(self._faces_without_bodies())
 
     def clusters(self) -> list[Cluster]:
         return cluster_sightings(self.sightings)
 
-    def confirm(self, cluster: Cluster) -> Tensor | None:
+    def people(self) -> list[Tensor]:
+        """The body of everybody, those first for whom the most speaks."""
+        clusters = sorted(self.clusters(), key=self._evidence, reverse=True)
+        bodies = [self._confirm(cluster) for cluster in clusters]
+        return different([body for body in bodies if body is not None], self.faces)
+
+    def _add(self, bodies: Sequence[Tensor], box: Box) -> None:
+        height, width = self.array.shape[:2]
+        self.count += 1
+        for body in bodies:
+            self.sightings.append(Sighting(body, quality(body, box, width, height), self.count))
+
+    def _faces_without_bodies(self) -> list[FaceBox]:
+        bodies = [cluster[0].body for cluster in self.clusters()]
+        return [face for face in self.faces if not any(is_on(body, face) for body in bodies)]
+
+    def _evidence(self, cluster: Cluster) -> int:
+        """The looks that have seen somebody; a face counts as some."""
+        has_face = sure_face(best_body(cluster), self.faces) is not None
+        return _look_count(cluster) + FACE_LOOKS * has_face
+
+    def _confirm(self, cluster: Cluster) -> Tensor | None:
         """Look closer at somebody: a better view of the person, or None if it is nobody.
 
-        Who was seen in few looks only must be seen again.
+        The fewer looks have seen a person, the more closer looks must see the same.
         """
-        body, count = best_body(cluster), _look_count(cluster)
-        if not is_plausible(body) or count + 1 < ENOUGH_LOOKS:
+        body, evidence = best_body(cluster), self._evidence(cluster)
+        if not is_plausible(body):
             return None
-        for margin in MARGINS[: count - 1]:
+        if evidence in ALL_OF:
+            views = []
+            for margin in MARGINS[: ALL_OF[evidence]]:
+                if (view := self._closer(body, margin)) is None:
+                    return None
+                views.append(view)
+            return views[0]
+        for margin in MARGINS[:2]:
             if (view := self._closer(body, margin)) is not None:
                 return view
-        return body if count >= CERTAIN_LOOKS else None
+        return body if evidence >= CERTAIN_LOOKS else None
 
     def _closer(self, body: Tensor, margin: float) -> Tensor | None:
         views = look(self.network, self.array, around(body, margin))
@@ -240,12 +303,16 @@ def best_body(cluster: Cluster) -> Tensor:
     return bodies[int(worth.masked_fill(distances[:, middle] >= NEAR, -1).argmax())]
 
 
-def different(bodies: Sequence[Tensor]) -> list[Tensor]:
-    """The bodies less those of people who are there already."""
+def different(bodies: Sequence[Tensor], faces: Sequence[FaceBox] = ()) -> list[Tensor]:
+    """The bodies less those of people who are there already; one face is one person."""
     kept: list[Tensor] = []
+    kept_faces: list[FaceBox | None] = []
     for body in bodies:
-        if not any(_are_same(body, other) for other in kept):
+        face = sure_face(body, faces)
+        pairs = zip(kept, kept_faces, strict=True)
+        if not any(face == seen if face and seen else _are_same(body, k) for k, seen in pairs):
             kept.append(body)
+            kept_faces.append(face)
     return kept
 
 
@@ -274,12 +341,3 @@ def _are_several(clusters: Sequence[Cluster]) -> bool:
 
 def _look_count(cluster: Cluster) -> int:
     return len({sighting.look for sighting in cluster})
-
-
-def _is_small(cluster: Cluster, array: Any) -> bool:
-    """Say whether several looks see a person who is low compared with the image."""
-    low, high = _extent(body := best_body(cluster))
-    is_visible = body[NOSE_AND_SHOULDERS, 2].mean() >= VISIBLE
-    return bool(
-        _look_count(cluster) >= 2 and is_visible and (high - low)[1] < SMALL * array.shape[0]
-    )

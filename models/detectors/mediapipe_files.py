@@ -14,6 +14,7 @@ from typing import NamedTuple
 SOURCE_VERSION = "0.10.21"  # the last version of the package that brings its weights
 POSE_TASK, HAND_TASK = "pose_landmarker_full.task", "hand_landmarker.task"
 FACE_TASK = "face_landmarker.task"
+FACE_DETECTOR = "face_detector.tflite"  # in it
 
 # name of a .task file -> name of a network in it, which MediaPipe demands -> its path in the folder
 # `mediapipe` of the package
@@ -27,7 +28,7 @@ TASKS = {
         "hand_landmarks_detector.tflite": "modules/hand_landmark/hand_landmark_full.tflite",
     },
     FACE_TASK: {
-        "face_detector.tflite": "modules/face_detection/face_detection_short_range.tflite",
+        FACE_DETECTOR: "modules/face_detection/face_detection_short_range.tflite",
         "face_landmarks_detector.tflite": "modules/face_landmark/face_landmark.tflite",
     },
 }
@@ -61,6 +62,12 @@ def assemble(name: str, read: Callable[[str], bytes]) -> bytes:
             entry.extra = struct.pack("<HH", ALIGNMENT_FIELD, padding) + bytes(padding)
             bundle.writestr(entry, model)
     return archive.getvalue()
+
+
+def network_in(task: bytes, name: str) -> bytes:
+    """Take a network out of a .task file. Raises KeyError without it, and zipfile.BadZipFile."""
+    with zipfile.ZipFile(io.BytesIO(task)) as bundle:
+        return bundle.read(name)
 
 
 def copy_metadata(source: bytes, target: bytes) -> bytes:

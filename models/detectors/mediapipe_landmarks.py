@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import body_masks, pixels, pose
 from ..detect import MAX_PEOPLE, Box, register_detector
 from ..pose import People
+from .face_boxes import FaceBox
 from .face_points import face_points
 from .many_looks import NOSE_AND_SHOULDERS, look, search
 from .mediapipe_tasks import DetectedHand, Landmarks
@@ -41,6 +42,9 @@ class Landmarker(Protocol):
 
     def faces(self, array: Any) -> list[Tensor]:
         """Find a few faces [468, 2]."""
+
+    def face_boxes(self, array: Any) -> list[FaceBox]:
+        """Find the boxes of all faces; none without the weights for it."""
 
 
 class LandmarkDetector:

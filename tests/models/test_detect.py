@@ -14,7 +14,7 @@ from vitruvian.lab.world.renderer import render
 from vitruvian.lab.world.scenes import HAND, sample_scenes
 from vitruvian.models import detect, pose
 from vitruvian.models.detect import Box, open_detector, read_boxes
-from vitruvian.models.detectors import mediapipe_files
+from vitruvian.models.detectors import mediapipe_files, mediapipe_landmarks
 from vitruvian.models.detectors.mediapipe_landmarks import (
     LandmarkDetector,
     assign_hands,
@@ -158,6 +158,17 @@ def test_weights_in_a_folder_find_the_same(tasks, without_weights, astronaut):
     assert near(people.body[0, pose.NOSE], 222, 128) and near(people.body[1, pose.NOSE], 734, 128)
 
 
+def test_boxes_of_faces_need_the_file_for_faces(tasks, without_weights, astronaut, tmp_path):
+    (tmp_path / "pose_landmarker_lite.task").symlink_to(tasks / "pose_landmarker_full.task")
+    array, _ = mediapipe_landmarks.to_array(astronaut)
+    with open_detector([str(tmp_path)], hands=False) as detector:
+        assert detector.landmarker.face_boxes(array) == []
+        assert pose.count(detector.detect(astronaut)) == 1
+    with open_detector([str(tasks)], hands=False) as detector:
+        (face,) = detector.landmarker.face_boxes(array)
+    assert face.x0 < 195 < 250 < face.x1 and face.y0 < 110 < 150 < face.y1 and face.score > 0.8
+
+
 def test_the_face_of_the_astronaut_has_points(tasks, without_weights, astronaut):
     with open_detector([str(tasks)], hands=False, face=True) as detector:
         face = detector.detect(astronaut).face[0]
@@ -243,6 +254,9 @@ class Scripted:
     def bodies(self, array):
         bodies, self._bodies = self._bodies, []
         return bodies
+
+    def face_boxes(self, array):
+        return []
 
     def hands(self, array):
         return self._hands

@@ -38,6 +38,9 @@ class Nobody:
         self.shapes.append(array.shape)
         return []
 
+    def face_boxes(self, array):
+        return []
+
     def hands(self, array):
         self.on_look()
         self.shapes.append(array.shape)

@@ -6,6 +6,7 @@ import torch
 from vitruvian.models import pose
 from vitruvian.models.detect import Box
 from vitruvian.models.detectors import many_looks
+from vitruvian.models.detectors.face_boxes import FaceBox, different_faces, person_box, shifted
 from vitruvian.models.detectors.face_points import face_points
 from vitruvian.models.detectors.mediapipe_landmarks import LandmarkDetector
 
@@ -22,16 +23,23 @@ def person(x, y, size=40.0):
     return body
 
 
+def face_of(body, score=0.9):
+    """The box of a person's face, one size wide, around the nose."""
+    (x, y), half = body[0, :2].tolist(), (body[11, 1] - body[0, 1]).item() / 2
+    return FaceBox(x - half, y - half, x + half, y + half, score)
+
+
 class Street:
     """A network that sees people whose nose lies in what it looks at, at most `most` at once.
 
     Where it looks it knows by the pixels, which hold their own places. `smallest`: the share of its
-    view that a person must span to be seen. ghosts: seen in their one box only.
+    view that a person must span to be seen. ghosts: seen in their one box only. faces: of whom
+    the face is seen wherever the network looks at it.
     """
 
-    def __init__(self, people, most=6, smallest=0.0, ghosts=()):
+    def __init__(self, people, most=6, smallest=0.0, ghosts=(), faces=()):
         self.people, self.most, self.smallest = people, most, smallest
-        self.ghosts, self.views = dict(ghosts), []
+        self.ghosts, self.views, self.with_face = dict(ghosts), [], faces
 
     on_look = staticmethod(lambda: None)
 
@@ -44,6 +52,16 @@ class Street:
         seen = [p for p in self.people if self.is_seen(p, self.views[-1])]
         seen += [p for box, p in self.ghosts.items() if box == self.views[-1]]
         return [body - shift for body in seen[: self.most]]
+
+    def face_boxes(self, array):
+        x0, y0 = (int(v) for v in array[0, 0, :2])
+        boxes = [face_of(body) for body in self.with_face]
+        return [
+            shifted(box, -x0, -y0)
+            for box in boxes
+            if x0 <= box.x0 and box.x1 <= x0 + array.shape[1]
+            if y0 <= box.y0 and box.y1 <= y0 + array.shape[0]
+        ]
 
     def is_seen(self, body, view):
         x, y = body[0, :2]
@@ -86,6 +104,74 @@ def test_who_stands_beside_somebody_large_is_found():
     people = [person(450, 80, 60), person(120, 120, 50)]
     street = Street(people, most=1)
     assert noses(many_looks.search(street, canvas(600, 600))) == noses(people)
+
+
+def test_a_face_of_somebody_else_keeps_the_search_going():
+    large, behind = person(300, 80, 55), person(430, 130, 14)
+    street = Street([large, behind], smallest=0.3, faces=[large, behind])
+    assert noses(many_looks.search(street, canvas(600, 600))) == noses([large, behind])
+
+
+def test_somebody_small_whose_face_is_the_only_one_needs_three_looks():
+    small = person(300, 200, 12)
+    street = Street([small], faces=[small])
+    assert noses(many_looks.search(street, canvas(600, 600))) == noses([small])
+    assert len(street.views) == 3
+
+
+def test_a_face_without_a_body_is_looked_at():
+    hidden = person(330, 250)
+    around = many_looks.around(hidden, many_looks.MARGINS[0])
+    views = (person_box(face_of(hidden)), around)
+    street = Street([], faces=[hidden], ghosts=[(view, hidden) for view in views])
+    assert noses(many_looks.search(street, canvas(900, 900))) == noses([hidden])
+
+
+def seen(body, *looks):
+    return [many_looks.Sighting(body, 1.0, look) for look in looks]
+
+
+@pytest.mark.parametrize(
+    ("looks", "has_face", "closer", "is_there"),
+    [
+        (1, False, (1, 1, 1), True),
+        (1, False, (1, 1, 0), False),
+        (2, False, (1, 1, 0), True),
+        (2, False, (0, 1, 1), False),
+        (1, True, (0, 1, 0), True),
+        (3, False, (0, 1, 0), True),
+        (5, False, (0, 0, 0), False),
+        (6, False, (0, 0, 0), True),
+        (4, True, (0, 0, 0), True),
+    ],
+)
+def test_the_less_a_person_was_seen_the_more_closer_looks_must_agree(
+    looks, has_face, closer, is_there
+):
+    body = person(300, 200)
+    views = [many_looks.around(body, margin) for margin in many_looks.MARGINS]
+    views = [Box(*(min(600, max(0, edge)) for edge in box)) for box in views]
+    agreeing = [(box, body) for box, agrees in zip(views, closer, strict=True) if agrees]
+    searching = many_looks._Looks(Street([], ghosts=agreeing), canvas(600, 600))
+    searching.sightings = seen(body, *range(looks))
+    searching.faces = [face_of(body)] if has_face else []
+    assert bool(searching.people()) == is_there
+
+
+def test_two_faces_are_two_people_and_one_face_is_one():
+    close, turned = person(112, 100), person(100, 100)
+    turned[11:, :2] += 60
+    bodies = [person(100, 100), close]
+    assert len(many_looks.different(bodies)) == 1
+    narrow = [FaceBox(b[0, 0] - 5, 80, b[0, 0] + 5, 120, 0.9) for b in bodies]
+    assert len(many_looks.different(bodies, narrow)) == 2
+    assert len(many_looks.different([bodies[0], turned])) == 2
+    assert len(many_looks.different([bodies[0], turned], narrow[:1])) == 1
+
+
+def test_of_overlapping_faces_the_surest_stays():
+    boxes = [FaceBox(k, 0, k + 40, 40, score) for k, score in ((0, 0.8), (9, 0.9), (45, 0.72))]
+    assert different_faces([*boxes, FaceBox(200, 0, 240, 40, 0.65)]) == [boxes[1], boxes[2]]
 
 
 def test_what_one_look_alone_has_seen_is_nobody():
