@@ -91,6 +91,13 @@ def latents_of(workflow):
     return sum((inputs_of(workflow, kind) for kind in LATENTS), [])
 
 
+def sizes_of(workflow):
+    """The shapes that images of the workflow may have."""
+    sizes = {(latent["height"], latent["width"], 3) for latent in latents_of(workflow)}
+    canvases = inputs_of(workflow, "VitruvianPoseEditor")  # Compose People makes a latent like it
+    return sizes | {(canvas["canvas_height"], canvas["canvas_width"], 3) for canvas in canvases}
+
+
 def resize(workflow, side):
     """Give square images this side; others have the proportions of their pose."""
     for latent in latents_of(workflow):
@@ -112,7 +119,7 @@ def on_mini_weights(workflow):
 def test_same_seed_same_image(server, mini_weights, api, name):
     skip_older(name, server.get("/object_info"))
     workflow = on_mini_weights(api(name))
-    sizes = {(latent["height"], latent["width"], 3) for latent in latents_of(workflow)}
+    sizes = sizes_of(workflow)
     first_run, second_run = run_afresh(server, workflow), run_afresh(server, workflow)
     assert (
         len(first_run) == len({image.tobytes() for image in first_run}) == IMAGE_COUNTS.get(name, 1)
@@ -137,7 +144,7 @@ def on_sd15_weights(workflow, sd15):
 def test_on_sd15(server, sd15, api, name):
     skip_older(name, server.get("/object_info"))
     workflow = on_sd15_weights(api(name), sd15)
-    sizes = {(latent["height"], latent["width"], 3) for latent in latents_of(workflow)}
+    sizes = sizes_of(workflow)
     sizes.add((192, 192, 3))  # where an image is inpainted
     images = run_afresh(server, workflow)
     assert len(images) == IMAGE_COUNTS.get(name, 1)
