@@ -11,6 +11,12 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 
+AS_BEFORE_ALL_TESTS = {  # the server keeps the settings that other modules have left
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Workflow.Persist": False,
+    "Comfy.VueNodes.Enabled": False,
+}
+
 
 @pytest.fixture(scope="module")  # no longer: playwright's event loop would be in others' way
 def page(server, tmp_path_factory):
@@ -20,7 +26,7 @@ def page(server, tmp_path_factory):
         pytest.skip("there is no Chromium (apt-get install chromium)")
     from playwright.sync_api import TimeoutError, sync_playwright
 
-    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False})
+    server.post("/settings", AS_BEFORE_ALL_TESTS)
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             tmp_path_factory.mktemp("chromium"),

@@ -6,12 +6,17 @@ them go through `Artist`, which counts.
 """
 
 import contextlib
+import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import TimeoutError
 from vitruvian.tests.browser.pose_editor_page import NECK, NOTHING, WRIST, Editor, joint, settle
+from vitruvian.tools.hosts import prepare_base
+from vitruvian.tools.server import Server
 
 MOST_NODES, MOST_ACTIONS = 6, 25
 # what a new installation has; a server with settings of its own counts as an older one
@@ -53,6 +58,15 @@ SEED = """() => {
 }"""
 WIRES = """() => Object.fromEntries(app.graph.nodes.map(node =>
     [node.type, node.inputs.filter(i => i.link != null).map(i => i.name).sort()]))"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A new installation. The server of other tests has their checkpoints, first in the list."""
+    base = tmp_path_factory.mktemp("new_installation")
+    prepare_base(base)
+    with Server(Path(sys.executable), Path(os.environ["COMFYUI_PATH"]), base, "--cpu") as running:
+        yield running
 
 
 class Artist:

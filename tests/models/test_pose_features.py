@@ -54,13 +54,15 @@ def test_a_wrong_file_is_named_with_what_was_expected_and_found(network, tmp_pat
     with pytest.raises(ValueError, match=r"net\.safetensors: expected .* ResNet-50 .* not be read"):
         resnet50(file)
     save_file({k: t for k, t in weights.items() if k != "conv1.weight"}, file)
-    with pytest.raises(ValueError, match=r"\[64, 3, 7, 7\] at 'conv1.weight', found nothing"):
+    with pytest.raises(
+        ValueError, match=r"64 x 3 x 7 x 7 numbers at 'conv1.weight', found nothing"
+    ):
         resnet50(file)
     save_file({**weights, "layer3.6.bn1.bias": torch.zeros(256)}, file)  # a ResNet-101
-    with pytest.raises(ValueError, match=r"nothing at 'layer3.6.bn1.bias', found \[256\]"):
+    with pytest.raises(ValueError, match=r"nothing at 'layer3.6.bn1.bias', found 256 numbers"):
         resnet50(file)
     save_file({**weights, "bn1.bias": torch.zeros(32)}, file)
-    with pytest.raises(ValueError, match=r"\[64\] at 'bn1.bias', found \[32\]"):
+    with pytest.raises(ValueError, match=r"64 numbers at 'bn1.bias', found 32"):
         resnet50(file)
 
 
