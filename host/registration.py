@@ -2,10 +2,12 @@
 
 import contextlib
 import shutil
+from functools import partial
 from pathlib import Path
 
 import folder_paths
 
+from ..models.atomic_file import write_atomically
 from . import mini_family, routes, structure_family
 
 PACK = Path(__file__).resolve().parent.parent
@@ -33,7 +35,7 @@ def _offer_example_images() -> None:
     with contextlib.suppress(OSError):
         for image in EXAMPLE_IMAGES.iterdir():
             if not (folder / image.name).exists():
-                shutil.copyfile(image, folder / image.name)
+                write_atomically(folder / image.name, partial(shutil.copyfile, image))
 
 
 def _add_folder(name: str, path: Path, extensions: set[str] | None = None) -> None:

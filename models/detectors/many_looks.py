@@ -281,7 +281,7 @@ def is_plausible(body: Tensor) -> bool:
 def cluster_sightings(sightings: Sequence[Sighting]) -> list[Cluster]:
     """Collect sightings of the same person, around the best ones."""
     clusters: list[Cluster] = []
-    for sighting in sorted(sightings, key=lambda seen: -seen.quality):
+    for sighting in sorted(sightings, key=lambda sighting: -sighting.quality):
         if clusters:
             references = torch.stack([cluster[0].body for cluster in clusters])
             distances = _all_apart(sighting.body[None], references)[0]
@@ -299,21 +299,24 @@ def best_body(cluster: Cluster) -> Tensor:
     bodies = torch.stack([sighting.body for sighting in best])
     distances = _all_apart(bodies, bodies)
     middle = int(distances.sum(0).argmin())
-    worth = torch.tensor([seen.quality for seen in best]) * bodies[:, :, 2].mean(1)
+    worth = torch.tensor([sighting.quality for sighting in best]) * bodies[:, :, 2].mean(1)
     return bodies[int(worth.masked_fill(distances[:, middle] >= NEAR, -1).argmax())]
 
 
 def different(bodies: Sequence[Tensor], faces: Sequence[FaceBox] = ()) -> list[Tensor]:
     """The bodies less those of people who are there already; one face is one person."""
-    kept: list[Tensor] = []
-    kept_faces: list[FaceBox | None] = []
+    people: list[Tensor] = []
+    person_faces: list[FaceBox | None] = []
     for body in bodies:
         face = sure_face(body, faces)
-        pairs = zip(kept, kept_faces, strict=True)
-        if not any(face == seen if face and seen else _are_same(body, k) for k, seen in pairs):
-            kept.append(body)
-            kept_faces.append(face)
-    return kept
+        pairs = zip(people, person_faces, strict=True)
+        if not any(
+            face == other_face if face and other_face else _are_same(body, other)
+            for other, other_face in pairs
+        ):
+            people.append(body)
+            person_faces.append(face)
+    return people
 
 
 def _are_same(body: Tensor, other: Tensor) -> bool:
