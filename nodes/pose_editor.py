@@ -62,7 +62,7 @@ class VitruvianPoseEditor(io.ComfyNode):
                     "prompts",
                     "prompts",
                     tooltip="One line per person, from left to right, for the prompts of "
-                    "Instances from Text.",
+                    "Compose People or Instances from Text.",
                 ),
             ],
         )
