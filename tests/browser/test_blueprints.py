@@ -57,6 +57,10 @@ def test_the_search_adds_it_and_it_opens(artist, page, title, tmp_path):
 def test_it_says_what_its_workflow_says_also_when_it_was_saved(page, said, server, api, title):
     name = BLUEPRINTS[title].workflow
     skip_older(name, server.get("/object_info"))
+    if is_old(page):
+        pytest.skip(
+            "this host offers no blueprints, and its front end mixes up two of their widgets"
+        )
     expected = inside_out(api(name))
     assert inside_out(page.evaluate(PROMPT, complete(title))) == expected
     assert inside_out(page.evaluate(SAVED_AND_OPENED)) == expected
