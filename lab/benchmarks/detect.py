@@ -57,8 +57,8 @@ def _measure(search: Search, array: Any, photograph: Photograph) -> dict[str, fl
     started, processor = time.perf_counter(), time.process_time()
     bodies = search(array)
     seconds, cpu = time.perf_counter() - started, time.process_time() - processor
-    found, wrong = judge(bodies, photograph, array.shape[1], array.shape[0])
-    return {"found": found, "false": wrong, "seconds": seconds, "cpu_seconds": cpu}
+    found_count, false_count = judge(bodies, photograph, array.shape[1], array.shape[0])
+    return {"found": found_count, "false": false_count, "seconds": seconds, "cpu_seconds": cpu}
 
 
 def _shares(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -67,13 +67,13 @@ def _shares(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     for prefix in ("", "baseline_"):
         for part, suffix in (("tune", ""), ("apart", "_apart")):
             of_part = [row for row in rows if row["part"] == part]
-            found, false, visible = (
+            found_count, false_count, visible = (
                 sum(row[name] for row in of_part)
                 for name in (f"{prefix}found", f"{prefix}false", "visible")
             )
             for name, hits, count in (
-                ("found_share", found, visible),
-                ("false_share", false, found + false),
+                ("found_share", found_count, visible),
+                ("false_share", false_count, found_count + false_count),
             ):
                 outcomes = [True] * hits + [False] * (count - hits) or [False]
                 table |= wilson(outcomes, f"{prefix}{name}{suffix}")

@@ -13,18 +13,9 @@ from typing import Any
 from ...tools.examples import copy_images
 from ...tools.hosts import prepare_base
 from ...tools.server import Server
+from ..benchmarks.templates import FLAGS, SETTINGS
 
 VIEW: Any = {"width": 1440, "height": 900}
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-SETTINGS = {
-    "Comfy.TutorialCompleted": True,
-    "Comfy.Workflow.Persist": False,
-    "Comfy.Workflow.ShowMissingModelsWarning": False,
-    "Comfy.Workflow.ShowMissingNodesWarning": False,
-}
 OPEN = """async ([saved, name]) => {
     await app.loadGraphData(saved, true, true, name, {openSource: 'template'})
     await new Promise(done => setTimeout(done, 500))

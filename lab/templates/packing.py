@@ -172,20 +172,20 @@ def search(
     block, which may stand anywhere. value: what is to be large.
     """
     chance = random.Random(0)
-    seen: dict[Arrangement, float] = {}
+    values: dict[Arrangement, float] = {}
     for _ in range(STARTS):
         forms = [chance.choice(forms) for forms in options]
         forms.insert(chance.randrange(len(forms) + 1), chance.choice(loose))
         now = Arrangement(tuple(forms), tuple(chance.choice(STEPS) for _ in forms[1:]))
-        worth = seen[now] = value(now)
+        worth = values[now] = value(now)
         for step in range(CHANGES):
             changed = _changed(now, options, loose, chance)
-            if changed not in seen:
-                seen[changed] = value(changed)
+            if changed not in values:
+                values[changed] = value(changed)
             warmth = WARMTH * (1 - step / CHANGES) + 1e-6
-            if chance.random() < math.exp(min(0.0, seen[changed] - worth) / warmth):
-                now, worth = changed, seen[changed]
-    return sorted(seen, key=lambda item: -seen[item])
+            if chance.random() < math.exp(min(0.0, values[changed] - worth) / warmth):
+                now, worth = changed, values[changed]
+    return sorted(values, key=lambda item: -values[item])
 
 
 def _changed(

@@ -49,9 +49,9 @@ class Street:
         self.on_look()
         self.views.append(Box(x0, y0, x0 + width, y0 + height))
         shift = torch.tensor([x0, y0, 0.0])
-        seen = [p for p in self.people if self.is_seen(p, self.views[-1])]
-        seen += [p for box, p in self.ghosts.items() if box == self.views[-1]]
-        return [body - shift for body in seen[: self.most]]
+        visible = [p for p in self.people if self.is_seen(p, self.views[-1])]
+        visible += [p for box, p in self.ghosts.items() if box == self.views[-1]]
+        return [body - shift for body in visible[: self.most]]
 
     def face_boxes(self, array):
         x0, y0 = (int(v) for v in array[0, 0, :2])
@@ -178,8 +178,8 @@ def test_what_one_look_alone_has_seen_is_nobody():
     people = [person(80 + 150 * k, 150) for k in range(4)]
     ghost = person(560, 100)
     street = Street(people, ghosts=[(Box(300, 0, 600, 300), ghost)])
-    found = many_looks.search(street, canvas(600, 600))
-    assert Box(300, 0, 600, 300) in street.views and noses(found) == noses(people)
+    bodies = many_looks.search(street, canvas(600, 600))
+    assert Box(300, 0, 600, 300) in street.views and noses(bodies) == noses(people)
 
 
 def test_who_is_hardly_visible_is_nobody():
@@ -202,11 +202,11 @@ def test_looks_stay_within_images_of_all_sizes(size):
 
 
 def test_squares_cover_the_image_and_overlap():
-    seen = np.zeros((410, 700), int)
+    look_counts = np.zeros((410, 700), int)
     for box in many_looks.squares(canvas(700, 410), 1 / 2):
         assert box.x1 - box.x0 == box.y1 - box.y0 == 205
-        seen[box.y0 : box.y1, box.x0 : box.x1] += 1
-    assert seen.min() >= 1 and np.median(seen) >= 2
+        look_counts[box.y0 : box.y1, box.x0 : box.x1] += 1
+    assert look_counts.min() >= 1 and np.median(look_counts) >= 2
 
 
 def test_points_beyond_a_square_s_edge_count_against_it_but_not_beyond_the_image():

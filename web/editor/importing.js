@@ -49,8 +49,8 @@ export function posesOf({ workflow, prompt }) {
     const inputs = Object.values(prompt ?? {}).filter((node) => node?.class_type === EDITOR)
         .map((node) => node.inputs?.people)
     const texts = [...values, ...inputs].filter((value) => typeof value === "string")
-    const found = [...new Set(texts)].map(stateOf).filter((state) => state?.people.length)
-    return found.slice(0, 1)
+    const people = [...new Set(texts)].map(stateOf).filter((state) => state?.people.length)
+    return people.slice(0, 1)
 }
 
 function stateOf(text) {
@@ -63,8 +63,8 @@ function stateOf(text) {
 
 /** The JSON texts in a PNG by their keywords, as ComfyUI saves them; none if it is no PNG. */
 export function pngTexts(bytes) {
-    const found = {}
-    if (!SIGNATURE.every((byte, i) => bytes[i] === byte)) return found
+    const jsons = {}
+    if (!SIGNATURE.every((byte, i) => bytes[i] === byte)) return jsons
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     for (let at = 8; at + 12 <= bytes.length; at += 12 + view.getUint32(at)) {
         const type = String.fromCharCode(...bytes.subarray(at + 4, at + 8))
@@ -72,12 +72,12 @@ export function pngTexts(bytes) {
         const chunk = bytes.subarray(at + 8, at + 8 + view.getUint32(at))
         const [keyword, text] = readChunk(type, chunk)
         try {
-            found[keyword] = JSON.parse(text)
+            jsons[keyword] = JSON.parse(text)
         } catch {
             continue // a text that is not JSON is none of ComfyUI's
         }
     }
-    return found
+    return jsons
 }
 
 /** Keyword and text of a chunk: iTXt has two bytes, language and translation between them. */

@@ -88,10 +88,10 @@ export class Library {
             const names = await this.userPoses.list()
             const read = (name) => this.userPoses.read(name).then((frame) =>
                 ({ name, group: "own poses", isOwn: true, frame, state: states.fromFrame(frame) }))
-            const found = await Promise.allSettled(names.map(read))
-            this.saved = found.map(({ value }) => value).filter((one) => one?.state.people.length)
+            const answers = await Promise.allSettled(names.map(read))
+            this.saved = answers.map(({ value }) => value).filter((one) => one?.state.people.length)
             this.render()
-            const wrong = found.find((one) => one.status === "rejected")
+            const wrong = answers.find((one) => one.status === "rejected")
             if (wrong) throw wrong.reason
         })
     }

@@ -43,11 +43,11 @@ export const angleOf = (person) => person?.turn?.angle ?? 0
 export function turnedTo(person, degrees) {
     const turn = lifted(person)
     const angle = wrapped(degrees)
-    const seen = visibility(person, turn)
+    const confidenceAt = visibility(person, turn)
     const points = person.points.map((point, i) => {
         if (!isPlaced(point)) return point
         const [x] = rotated(turn.base[i], turn.axis, angle)
-        return [x, point[1], seen(i, angle)]
+        return [x, point[1], confidenceAt(i, angle)]
     })
     const { turn: _, ...rest } = person
     return angle ? { ...rest, points, turn: { ...turn, angle } } : { ...rest, points }
@@ -64,7 +64,7 @@ function rotated([x, depth], axis, angle) {
 function lifted(person) {
     const { turn, points } = person
     if (!turn) return newTurn(person)
-    const seen = visibility(person, turn)
+    const confidenceAt = visibility(person, turn)
     const views = turn.base.map((point) => rotated(point, turn.axis, turn.angle))
     const isMoved = ([x, y], i) => (x || y) && Math.abs(x - views[i][0]) > NOISE
     const moved = points.some(isMoved)
@@ -72,7 +72,7 @@ function lifted(person) {
     const depth = (i) => // of what was added since: as what it hangs on
         turn.base[i].some(Boolean) || PARENTS[i] === null ? views[i][1] : depth(PARENTS[i])
     const base = points.map(([x, , c], i) => {
-        const asSeen = c > 0 === seen(i, turn.angle) > 0
+        const asSeen = c > 0 === confidenceAt(i, turn.angle) > 0
         const confidence = asSeen ? turn.base[i][2] : c
         if (!moved) return [turn.base[i][0], turn.base[i][1], confidence]
         return [...rotated([x, depth(i)], axis, -turn.angle), confidence]

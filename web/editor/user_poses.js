@@ -23,8 +23,8 @@ export class UserPoses {
 
     /** The names, sorted. */
     async list() {
-        const found = await asked(() => this.files.listUserDataFullInfo(FOLDER))
-        const names = found.map(({ path }) => path.split(/[\\/]/).pop())
+        const files = await asked(() => this.files.listUserDataFullInfo(FOLDER))
+        const names = files.map(({ path }) => path.split(/[\\/]/).pop())
         return names.filter((name) => name.endsWith(ENDING))
             .map((name) => name.slice(0, -ENDING.length)).sort((a, b) => a.localeCompare(b))
     }

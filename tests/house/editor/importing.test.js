@@ -41,10 +41,10 @@ test("a pose of ours keeps its prompts and needs no server", async () => {
 
 test("other forms are read by the server, whose words are told", async () => {
     const coco = { annotations: [{ keypoints: [1, 2, 3] }] }
-    const seen = []
-    const server = async (content) => (seen.push(content), [frame])
+    const contents = []
+    const server = async (content) => (contents.push(content), [frame])
     assert.equal((await readText(JSON.stringify(coco), server))[0].people.length, 2)
-    assert.deepEqual(seen, [coco])
+    assert.deepEqual(contents, [coco])
     const refuses = async () => { throw new Error("frame 1: no people") }
     await assert.rejects(readText("{}", refuses), /frame 1: no people/)
     await assert.rejects(readText("{", noServer), /not JSON/)
@@ -102,11 +102,11 @@ const editorWith = (other) => {
 }
 
 test("the connected Load Image's file is what is seen", () => {
-    const seen = (value, type) => connectedFile(editorWith(loader(value, type)))
-    assert.deepEqual(seen("a.png"), { filename: "a.png", subfolder: "", type: "input" })
-    assert.deepEqual(seen("x/y/a b.png [output]"), { filename: "a b.png", subfolder: "x/y", type: "output" })
-    assert.equal(seen("a.png", "LoadImageMask"), null)
-    assert.equal(seen(""), null)
+    const fileOf = (value, type) => connectedFile(editorWith(loader(value, type)))
+    assert.deepEqual(fileOf("a.png"), { filename: "a.png", subfolder: "", type: "input" })
+    assert.deepEqual(fileOf("x/y/a b.png [output]"), { filename: "a b.png", subfolder: "x/y", type: "output" })
+    assert.equal(fileOf("a.png", "LoadImageMask"), null)
+    assert.equal(fileOf(""), null)
     assert.equal(connectedFile(editorWith(null)), null)
 })
 
