@@ -79,6 +79,10 @@ class _MiniText:
             comfy.sd1_clip.SD1Tokenizer, self.text_encoder
         )
 
+    def process_unet_state_dict(self, state_dict):
+        """Restore what the file holds as 8 bits."""
+        return weights.widened(super().process_unet_state_dict(state_dict))  # type: ignore[misc]
+
     def process_clip_state_dict(self, state_dict):
         """Expand the file's embedding rows of the captions' tokens to all of CLIP's."""
         tensors = weights.widened(super().process_clip_state_dict(state_dict))  # type: ignore[misc]
@@ -134,10 +138,6 @@ class VitruvianMiniTransformer(_MiniText, comfy.supported_models.SD3):
     sampling_settings = {"shift": mini.TRANSFORMER.shift}
     latent_format = MiniLatent
     text_encoder = TransformerTextEncoder
-
-    def process_unet_state_dict(self, state_dict):
-        """Restore what the file holds as 8 bits."""
-        return weights.widened(super().process_unet_state_dict(state_dict))
 
     def get_model(self, state_dict, prefix="", device=None):
         """Build the network; the host itself takes SD3's blocks to be as many as its heads."""
