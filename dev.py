@@ -84,6 +84,9 @@ def parser() -> argparse.ArgumentParser:
     bench = add("bench", "run a benchmark and write its numbers as JSON")
     bench.add_argument("name")
     bench.add_argument("--quick", action="store_true", help="fewer scenes, under 3 minutes")
+    bench.add_argument(
+        "--keep", metavar="FOLDER", help="keep the generated images, and go on from those there"
+    )
     bench.add_argument("--json", metavar="FILE", required=True)
     serve = add("serve", "start ComfyUI with the pack and leave it running until Ctrl-C")
     serve.add_argument("--port", type=int, default=8188)

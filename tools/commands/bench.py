@@ -12,6 +12,8 @@ from ..environments import again_inside, has_packages, host_environment
 from ..hosts import base_directory, device_options, find_host, open_host
 from ..modules import modules_with, pick
 
+KEEP = "VITRUVIAN_BENCH_KEEP"  # read by lab/benchmarks/kept.py
+
 
 def run(options: argparse.Namespace) -> int:
     """Run the benchmark of the command line on the host in this process."""
@@ -23,6 +25,8 @@ def run(options: argparse.Namespace) -> int:
         again_inside(host_environment(host), host)
     host = Path(os.environ["COMFYUI_PATH"])
     open_host(host, base_directory(), *device_options(Path(sys.executable)))
+    if options.keep:
+        os.environ[KEEP] = str(Path(options.keep).absolute())
     numbers = importlib.import_module(name).run(options.quick)
     text = json.dumps(numbers, indent=2) + "\n"
     partial = _partial(target)
