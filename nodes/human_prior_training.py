@@ -119,10 +119,10 @@ class VitruvianTrainHumanPrior(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "alignment_weight",
-                    default=0.02,
+                    default=core.ALIGNMENT_WEIGHT,
                     tooltip="How strongly attention is pulled toward the pose images. 0: not at "
-                    "all.",
-                    **share,
+                    "all. Already at 0.02 it outweighs what the images teach.",
+                    **{**share, "step": 0.0001},
                 ),
                 seed_input("Seed of the noise and of the order of the images."),
                 io.String.Input(

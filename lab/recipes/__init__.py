@@ -58,7 +58,6 @@ RECIPES: tuple[Recipe, ...] = (  # in this order: later ones read what earlier o
     hand_generator.RECIPE,
     human_prior.RECIPE,
     human_prior.ABLATIONS_RECIPE,
-    human_prior.FINETUNED_RECIPE,
     lora.RECIPE,
     *person_loras.RECIPES,
     structure.RECIPE,

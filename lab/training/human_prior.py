@@ -41,7 +41,6 @@ from .options import (
 )
 from .person_images import PersonDataset, PersonImage, collect_people
 
-ALPHA = 0.1  # of the alignment; the paper's value is not known
 LARGEST_ALPHA = 1000.0
 PREVIEWS = 6  # people on a validation image
 log = logging.getLogger(__name__)
@@ -58,19 +57,19 @@ class PriorLoss:
     denoising: DenoisingLoss
     pieces: Pieces  # token ids as CLIP spells them
     features: Callable[[Tensor], Sequence[Tensor]]  # pose images [B,3,H,W] in 0..1 -> several sizes
-    alpha: float = ALPHA
+    alpha: float = human_prior.ALIGNMENT_WEIGHT
     table: Mapping[str, Sequence[float]] = field(default_factory=human_prior.cosine_table)
 
     def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
         device = next(model.parameters()).device
         aligned: list[Tensor] = []
-        hints = torch.stack([item["hint"] for item in batch]).float() / 255
 
         def predict(x: Tensor, t: Tensor, ids: Tensor, _: Tensor | None) -> Tensor:
             human = human_tokens(self.pieces, ids)
             noise, maps = model(x, t, ids, human)
             if self.alpha > 0:
-                aligned.append(self._alignment(maps, human, hints.to(device), t, x.shape[2:]))
+                hints = torch.stack([item["hint"] for item in batch]).to(device).float() / 255
+                aligned.append(self._alignment(maps, human, hints, t, x.shape[2:]))
             return noise
 
         loss = self.denoising.loss_for(predict, device, batch, g)
@@ -209,8 +208,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--alpha",
         type=number(0.0, LARGEST_ALPHA),
-        default=ALPHA,
-        help="how much the alignment counts",
+        default=human_prior.ALIGNMENT_WEIGHT,
+        help="how much the alignment counts beside denoising, 0: not at all. Much more than "
+        "%(default)g outweighs what denoising teaches",
     )
     return parser
 
