@@ -15,16 +15,23 @@ import torch
 from torch import Tensor
 
 from ..training import convert, preview, transformer_files
-from ..training.flow import Columns, FlowDenoiser, FlowLoss, read_columns, sample
-from ..training.loop import Schedule, fit
-from ..training.muon import build_muon
+from ..training.flow import FlowDenoiser, FlowLoss, sample
+from ..training.loop import MUON, Schedule, fit
+from ..training.resident import Columns, read_columns
 from ..training.tokens import WordTokenizer
 from ..training.transformer_files import Bundle
 from . import worlds
 from .recipe import Recipe, Run
 
 SCHEDULE = Schedule(
-    steps=9000, batch=32, lr=2.5e-3, warmup=200, final_lr=0.02, ema=0.999, save_every=500
+    steps=9000,
+    batch=32,
+    lr=2.5e-3,
+    warmup=200,
+    final_lr=0.02,
+    ema=0.999,
+    save_every=500,
+    optimizer=MUON,
 )
 GPU_BATCH = 1536  # samples; a step of fewer waits for the launches of its kernels
 
@@ -71,7 +78,7 @@ def collect(
     for folder in folders:
         images = worlds.encode(checkpoint, folder, work, names=())
         hints = worlds.encode(checkpoint, folder, work, names=(), of="hint")
-        part = read_columns(images, tokenizer, workers=workers)
+        part = read_columns(images, ("latent",), tokenizer, workers=workers)
         parts.append({**part, "hint": torch.from_numpy(hints.latents)})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -88,8 +95,7 @@ def train_bundle(
     model.requires_grad_(True)
     empty = WordTokenizer.from_file(token_ids=bundle.token_ids).encode("")
     loss = FlowLoss(tuple(empty))
-    samples = Columns(columns)
-    fit(model, loss, samples, schedule, out, collate=dict, preview=show, optimize=build_muon)
+    fit(model, loss, Columns(columns), schedule, out, preview=show)
 
 
 def save_samples(checkpoint: convert.Checkpoint) -> Callable[[FlowDenoiser, Path], None]:

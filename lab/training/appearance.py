@@ -22,6 +22,7 @@ from . import preview as sampler
 from .appearance_images import DressedDataset, build_memory, collect_dressed
 from .appearance_unet import AppearanceDenoiser, load_alignment, save_alignment, start_alignment
 from .bases import Base, Tokenizer, open_base
+from .batches import Batch, column, count
 from .denoise import DenoisingLoss
 from .loop import Schedule, fit, saving
 from .options import Parser, begin_training, plain_errors, training_parser, whole_number
@@ -39,15 +40,15 @@ class AppearanceLoss:
     """The denoising objective with parts' features out of the memory, mixed with up to
     `unrefreshed` of the image's.
 
-    Items: those of DenoisingLoss and "labels" uint8 [8h,8w], "features" and "refreshed" [24,D],
-    "known" bool [24].
+    Items, or columns of them: those of DenoisingLoss and "labels" uint8 [8h,8w], "features" and
+    "refreshed" [24,D], "has_feature" bool [24].
     """
 
     denoising: DenoisingLoss
     forgotten: float = FORGOTTEN
     unrefreshed: float = UNREFRESHED
 
-    def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch, g: torch.Generator) -> Tensor:
         device = next(model.parameters()).device
         parts = self.part_features(batch, g, device)
 
@@ -56,16 +57,13 @@ class AppearanceLoss:
 
         return self.denoising.loss_for(predict, device, batch, g)
 
-    def part_features(
-        self, batch: Sequence[dict], g: torch.Generator, device: torch.device
-    ) -> PartFeatures:
+    def part_features(self, batch: Batch, g: torch.Generator, device: torch.device) -> PartFeatures:
         """Mix the features of the parts and forget some."""
-        features, refreshed, has_feature, labels = (
-            torch.stack([item[name] for item in batch])
-            for name in ("features", "refreshed", "has_feature", "labels")
-        )
-        share = self.unrefreshed * torch.rand(len(batch), 1, 1, generator=g)
-        remembered = torch.rand(has_feature.shape, generator=g) >= self.forgotten
+        features, refreshed = (column(batch, name).float() for name in ("features", "refreshed"))
+        has_feature, labels = column(batch, "has_feature"), column(batch, "labels")
+        luck = torch.rand(count(batch), 1, 1, generator=g, device=g.device)
+        chance = torch.rand(has_feature.shape, generator=g, device=g.device)
+        share, remembered = self.unrefreshed * luck, chance >= self.forgotten
         features = normalize(torch.lerp(refreshed, features, share), dim=-1)
         strengths = torch.ones(has_feature.shape)
         parts = PartFeatures(features, has_feature & remembered, strengths, labels)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ...models.mini import LATENT_STRIDE
+from .batches import Batch, caption_ids, column, count, first_of, near_joints
 from .networks import build_scheduler
 from .tokens import UNKNOWN
 
@@ -86,8 +86,8 @@ class DenoisingLoss:
     image's overall colors; without stress a short training leaves it. Ours is `focus`, too:
     heads, hands and shoes are few cells, and without it the background's many are learned first.
 
-    Items: {"latent" [4,h,w], "captions" {full, brief, bodies, ...}, and "hint" uint8 [3,8h,8w] if
-    `controlled` > 0}.
+    Items, or columns of them: {"latent" [4,h,w], "captions" {full, brief, bodies, ...}, and "hint"
+    uint8 [3,8h,8w] if `controlled` > 0}.
     """
 
     tokenizer: Callable[[Sequence[str]], Tensor]  # -> ids [B,77]
@@ -99,29 +99,29 @@ class DenoisingLoss:
     stress: float = 0.5
     focus: float = 3.0  # extra weight of the cells near a person's joints
 
-    def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch, g: torch.Generator) -> Tensor:
         return self.loss_for(model, next(model.parameters()).device, batch, g)
 
     def loss_for(
         self,
         predict: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
         device: torch.device,
-        batch: Sequence[dict],
+        batch: Batch,
         g: torch.Generator,
     ) -> Tensor:
         """Compute the loss of `predict`(noisy latents, steps, token ids, hint or None) -> noise."""
-        z = torch.stack([item["latent"] for item in batch]).float()
-        noise = torch.randn(z.shape, generator=g)
+        z = column(batch, "latent").float()
+        noise = torch.randn(z.shape, generator=g, device=g.device)
         noises = build_scheduler()
-        t = torch.randint(noises.config["num_train_timesteps"], (len(z),), generator=g)
+        steps = noises.config["num_train_timesteps"]
+        t = torch.randint(steps, (len(z),), generator=g, device=g.device)
         x = noises.add_noise(z, noise, t)  # type: ignore[arg-type]
         hint = None
         if self.controlled > 0:
             b = max(1, round(self.controlled * len(z)))
-            hint = (torch.stack([item["hint"] for item in batch[:b]]).float() / 255).to(device)
-        ids = self._ids([item["captions"] for item in batch], g)
-        near = torch.stack([nearness(item["captions"]["bodies"], *z.shape[2:]) for item in batch])
-        share = 1 + self.focus * near
+            hint = column(first_of(batch, b), "hint").to(device).float() / 255
+        ids = self._ids(batch, g)
+        share = 1 + self.focus * near_joints(batch, *z.shape[2:])
         share = (share / share.mean((1, 2), keepdim=True)).to(device)
         x, t, ids, noise = x.to(device), t.to(device), ids.to(device), noise.to(device)
         error = (predict(x, t, ids, hint).float() - noise).square().mean(1)
@@ -131,28 +131,8 @@ class DenoisingLoss:
         weight = snr.clamp(max=self.gamma) / snr * (1 / snr).clamp(min=1) ** self.stress
         return (error * weight).mean()
 
-    def _ids(self, captions: Sequence[dict], g: torch.Generator) -> Tensor:
-        luck = torch.rand(len(captions), 2, generator=g)
-        texts = [
-            "" if a < self.drop else c["brief" if b < self.brief else "full"]
-            for c, (a, b) in zip(captions, luck.tolist(), strict=True)
-        ]
-        ids = self.tokenizer(texts)
-        lost = (torch.rand(ids.shape, generator=g) < self.forget) & (ids > UNKNOWN)
-        return ids.masked_fill(lost, UNKNOWN)
-
-
-def nearness(bodies: Sequence, height: int, width: int, reach: float = 1.5) -> Tensor:
-    """Measure how near each cell is to a joint, [height,width]: 1 on it, exp(-1/2) `reach` cells
-    off.
-
-    `bodies` [N][18][x, y, confidence] in pixels; joints of confidence 0 count for nothing.
-    """
-    joints = torch.tensor(bodies, dtype=torch.float32).reshape(-1, 3)
-    joints = joints[joints[:, 2] > 0]
-    if not len(joints):
-        return torch.zeros(height, width)
-    x, y = (joints[:, :2] / LATENT_STRIDE).unbind(1)
-    dx, dy = torch.arange(width) + 0.5 - x[:, None], torch.arange(height) + 0.5 - y[:, None]
-    square = dy[:, :, None] ** 2 + dx[:, None, :] ** 2
-    return torch.exp(-square.amin(0) / (2 * reach**2))
+    def _ids(self, batch: Batch, g: torch.Generator) -> Tensor:
+        luck = torch.rand(count(batch), 2, generator=g, device=g.device)
+        ids = caption_ids(self.tokenizer, batch, luck[:, 0] < self.drop, luck[:, 1] < self.brief)
+        chance = torch.rand(ids.shape, generator=g, device=g.device)
+        return ids.masked_fill((chance < self.forget) & (ids > UNKNOWN), UNKNOWN)

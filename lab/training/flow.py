@@ -9,21 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextModel
 
 from ...models import mini
-from .denoise import attention_kernel, nearness
+from .denoise import attention_kernel
 from .mmdit import PoseControl, Transformer
 from .tokens import UNKNOWN, WordTokenizer
 from .transformer_files import Bundle
-
-FORMS = ("full", "brief")  # of captions
 
 
 class FlowDenoiser(nn.Module):
@@ -49,50 +45,12 @@ class FlowDenoiser(nn.Module):
             return self.transformer(x, level, text, read.pooler_output, residual)
 
 
-class Columns(Dataset):
-    """Samples that lie in memory, or on the GPU, as tensors [N,...]; a batch is cut from each."""
-
-    def __init__(self, columns: dict[str, Tensor]) -> None:
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return len(self.columns["latent"])
-
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return {name: tensor[row] for name, tensor in self.columns.items()}
-
-    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
-        """Cut a batch; torch's loader asks for it by this name."""
-        index = torch.tensor(rows, device=self.columns["latent"].device)
-        return {name: tensor[index] for name, tensor in self.columns.items()}
-
-
-def read_columns(data: Dataset, tokenizer: WordTokenizer, *, workers: int = 0) -> dict[str, Tensor]:
-    """Collect "latent" [N,4,h,w], "ids" [N,2,77] of full and brief captions, and "near" [N,h,w]."""
-    reader = partial(_read_items, tokenizer)  # which other processes can have
-    loader = DataLoader(data, 64, num_workers=workers, collate_fn=reader)
-    parts = list(loader)
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _read_items(tokenizer: WordTokenizer, items: Sequence[dict]) -> dict[str, Tensor]:
-    captions = [item["captions"] for item in items]
-    ids = tokenizer([caption[form] for caption in captions for form in FORMS])
-    latents = torch.stack([item["latent"] for item in items])
-    near = [nearness(caption["bodies"], *latents.shape[2:]) for caption in captions]
-    return {
-        "latent": latents.half(),
-        "ids": ids.short().unflatten(0, (-1, len(FORMS))),
-        "near": torch.stack(near).half(),
-    }
-
-
 @dataclass(frozen=True)
 class FlowLoss:
     """Mean square of the velocity's error; noise levels are logit-normal and shifted to high ones.
 
-    Cells near joints weigh more, as in `denoise.DenoisingLoss`. Batches are those of `Columns`,
-    with "hint" [N,4,h,w].
+    Cells near joints weigh more, as in `denoise.DenoisingLoss`. Batches are those of
+    `resident.Columns`, with "hint" [N,4,h,w].
     """
 
     empty: tuple[int, ...]  # token ids of the empty caption

@@ -19,6 +19,7 @@ from ...models import weights
 from ...models.hand_generator import VERSION, HandGenerator, KeypointFeatures, mask_loss
 from . import preview as sampler
 from .bases import Base, open_base
+from .batches import Batch, column, count
 from .denoise import DenoisingLoss, attention_kernel, in_fastest_format
 from .hand_images import HandDataset, collect_hands
 from .loop import Schedule, fit, saving
@@ -92,18 +93,19 @@ class HandLoss:
     """The denoising objective plus `share` times the mask's, which counts more the less noise there
     is: the mask is read from a finished image.
 
-    Items: those of DenoisingLoss, "heat" [12,4h,4w] and "mask" [8h,8w] in 0..1.
+    Items, or columns of them: those of DenoisingLoss, "heat" [12,4h,4w] and "mask" [8h,8w] in 0..1.
     """
 
     denoising: DenoisingLoss
     share: float = 0.5
     blind: float = 0.1  # share of samples without a heat map
 
-    def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch, g: torch.Generator) -> Tensor:
         device = next(model.parameters()).device
-        heat = torch.stack([item["heat"] for item in batch])
-        has_heat = torch.rand(len(batch), 1, 1, 1, generator=g) >= self.blind
-        target = torch.stack([item["mask"] for item in batch]).float().to(device)
+        heat = column(batch, "heat").float()
+        chance = torch.rand(count(batch), 1, 1, 1, generator=g, device=g.device)
+        has_heat = chance >= self.blind
+        target = column(batch, "mask").float().to(device)
         alphas = build_scheduler().alphas_cumprod.to(device)
         masks: list[Tensor] = []
 

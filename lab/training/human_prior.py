@@ -23,6 +23,7 @@ from ...models.mini import LATENT_STRIDE
 from ...models.pose_features import feature_differences, image_features, resnet50
 from . import preview as sampler
 from .bases import Base, Pieces, Tokenizer, open_base
+from .batches import Batch, column
 from .denoise import DenoisingLoss
 from .human_prior_unet import PriorDenoiser, load_prior, prior_layers, save_prior
 from .loop import Schedule, fit, saving
@@ -51,7 +52,7 @@ class PriorLoss:
     """The denoising objective plus `alpha` times the alignment of every layer's map, weighted by
     `table` for the layer's stage and the sample's step.
 
-    Items: those of DenoisingLoss with "hint", the pose image uint8 [3, 8h, 8w].
+    Items, or columns of them: those of DenoisingLoss with "hint", the pose image uint8 [3, 8h, 8w].
     """
 
     denoising: DenoisingLoss
@@ -60,7 +61,7 @@ class PriorLoss:
     alpha: float = human_prior.ALIGNMENT_WEIGHT
     table: Mapping[str, Sequence[float]] = field(default_factory=human_prior.cosine_table)
 
-    def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch, g: torch.Generator) -> Tensor:
         device = next(model.parameters()).device
         aligned: list[Tensor] = []
 
@@ -68,7 +69,7 @@ class PriorLoss:
             human = human_tokens(self.pieces, ids)
             noise, maps = model(x, t, ids, human)
             if self.alpha > 0:
-                hints = torch.stack([item["hint"] for item in batch]).to(device).float() / 255
+                hints = column(batch, "hint").to(device).float() / 255
                 aligned.append(self._alignment(maps, human, hints, t, x.shape[2:]))
             return noise
 

@@ -35,10 +35,13 @@ from ...models.atomic_file import flush_to_disk, write_atomically
 from ...models.weights import is_finite
 from . import fingerprint
 from .interrupts import Interrupts
+from .muon import build_muon
+from .resident import Columns
 
 log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
 REPORT_EVERY = 25  # steps
+ADAMW, MUON = OPTIMIZERS = "adamw", "muon"
 LARGEST_SEED = 2**32 - 1  # what `fit` multiplies it with still fits a generator
 PARTS = 4  # of a trained weight in a checkpoint: itself, its average, two moments of AdamW
 SPARE = 2**24  # bytes of a checkpoint beside its tensors
@@ -65,6 +68,7 @@ class Schedule:
     precision: str = "bf16"  # "no", "bf16" or "fp16"
     save_every: int = 250
     workers: int = 0
+    optimizer: str = ADAMW  # one of OPTIMIZERS
 
     def __post_init__(self) -> None:
         """Raise ValueError for numbers that no training can have."""
@@ -75,6 +79,9 @@ class Schedule:
             raise ValueError(f"seed must be from 0 to {LARGEST_SEED}, but is {self.seed}.")
         if not (math.isfinite(self.lr) and self.lr >= 0):
             raise ValueError(f"lr must be a finite number above 0, but is {self.lr}.")
+        if self.optimizer not in OPTIMIZERS:
+            names = " or ".join(OPTIMIZERS)
+            raise ValueError(f"optimizer must be {names}, but is {self.optimizer}.")
 
     def rate(self, step: int) -> float:
         """The learning rate of `step` as a share of `lr`: linear warm-up, then a cosine."""
@@ -128,13 +135,13 @@ def fit(
     *,
     collate: Callable[[Any], Any] | None = None,
     preview: Callable[[Model, Path], None] | None = None,
-    optimize: Callable[[nn.Module, Schedule], Optimizer] | None = None,
 ) -> Model:
     """Train the parameters of `model` that require gradients; returns it with their moving average
     (EMA) in place.
 
     `loss(model, batch, generator)` is the mean loss of one batch; it takes all its noise from
-    `generator` (CPU). `optimize` builds the optimizer, AdamW by default.
+    `generator`, on the CPU or where the samples lie: those of `resident.Columns` come as a batch of
+    columns, and `collate` is not asked.
     `out` receives checkpoints, loss.json, loss.png and whatever `preview(model, path prefix)`
     writes. Run again with the same `out` to go on from the last checkpoint; Ctrl-C and SIGTERM save
     one first, and they too leave the average in place. ValueError, before the first step, if `out`
@@ -144,7 +151,9 @@ def fit(
     inputs = _inputs(model, loss, dataset, schedule)
     accelerator = Accelerator(mixed_precision=schedule.precision)
     fingerprint.claim(out, "training", inputs, write=accelerator.is_main_process)
-    state = _State(model, schedule, accelerator, out, (optimize or build_adamw)(model, schedule))
+    state = _State(model, schedule, accelerator, out, build_optimizer(model, schedule))
+    resident = isinstance(dataset, Columns)
+    noise_device = dataset.device if isinstance(dataset, Columns) else torch.device("cpu")
     start = state.resume()
     batches = _Batches(
         len(dataset),  # type: ignore[arg-type]
@@ -154,7 +163,10 @@ def fit(
         accelerator.num_processes,
     )
     loader = DataLoader(
-        dataset, batch_sampler=batches, collate_fn=collate, num_workers=schedule.workers
+        dataset,
+        batch_sampler=batches,
+        collate_fn=dict if resident else collate,
+        num_workers=0 if resident else schedule.workers,
     )
     bar = tqdm(
         loader,
@@ -167,7 +179,7 @@ def fit(
     with Interrupts() as interrupts:
         try:
             for batch in bar:
-                state.compute_gradients(loss, batch)
+                state.compute_gradients(loss, batch, torch.Generator(noise_device))
                 with interrupts.held():
                     state.step_on()
                     saves = state.step % schedule.save_every == 0 and state.step < schedule.steps
@@ -193,8 +205,10 @@ def fit(
     return model
 
 
-def build_adamw(model: nn.Module, schedule: Schedule) -> Optimizer:
-    """Build the optimizer of all trainings that name no other."""
+def build_optimizer(model: nn.Module, schedule: Schedule) -> Optimizer:
+    """Build the schedule's optimizer of the parameters that require gradients."""
+    if schedule.optimizer == MUON:
+        return build_muon(model, schedule.lr, schedule.weight_decay)
     return torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=schedule.lr,
@@ -239,10 +253,12 @@ class _State:
         self.history = _read_history(self.out, self.step)
         return self.step
 
-    def compute_gradients(self, loss: Callable, batch: Any) -> None:
-        """Compute the gradients of one step; TrainingError if they or the loss are not finite."""
+    def compute_gradients(self, loss: Callable, batch: Any, g: torch.Generator) -> None:
+        """Compute the gradients of one step; TrainingError if they or the loss are not finite. The
+        loss draws from `g`, which is seeded here.
+        """
         index = self.accelerator.process_index
-        g = torch.Generator().manual_seed((self.schedule.seed * 7919 + self.step) * 64 + index)
+        g.manual_seed((self.schedule.seed * 7919 + self.step) * 64 + index)
         with self.accelerator.autocast():
             value = loss(self.wrapped, batch, g)
         self.accelerator.backward(value)

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .loop import Schedule
-
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the iteration's odd polynomial
 SIZE = 0.2  # root mean square of an update, about what Adam's is (Liu et al. 2025)
@@ -97,10 +95,10 @@ def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [p.grad for p in parameters if p.grad is not None]
 
 
-def build_muon(model: nn.Module, schedule: Schedule) -> Muon:
+def build_muon(model: nn.Module, lr: float, weight_decay: float = 0.01) -> Muon:
     """Build the optimizer of a model's parameters, for the trainers' loop."""
     hidden, adapted = hidden_matrices(model)
-    return Muon(hidden, adapted, schedule.lr, schedule.weight_decay)
+    return Muon(hidden, adapted, lr, weight_decay)
 
 
 def hidden_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -6,7 +6,6 @@ phrases of them do, trained by contrast (Radford et al. 2021). Files: models/wei
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch.nn.functional import cross_entropy, interpolate, normalize
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ...models import weights
+from .batches import Batch, column
 
 VERSION = 1
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's images
@@ -74,15 +74,15 @@ def start_encoder(config: CLIPVisionConfig, text_width: int) -> PartEncoder:
 
 @dataclass(frozen=True)
 class ContrastLoss:
-    """Cross-entropy of which of all phrases belongs to each crop. Items: {"crop" uint8 [3,S,S],
-    "phrase": index}.
+    """Cross-entropy of which of all phrases belongs to each crop. Items, or columns of them:
+    {"crop" uint8 [3,S,S], "phrase": index}.
     """
 
     pooled: Tensor  # of every phrase [P, D_text]
 
-    def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
-        crops = torch.stack([item["crop"] for item in batch]) / 255
-        right = torch.tensor([int(item["phrase"]) for item in batch])
+    def __call__(self, model: nn.Module, batch: Batch, g: torch.Generator) -> Tensor:
+        crops = column(batch, "crop") / 255
+        right = column(batch, "phrase").long()
         device = next(model.parameters()).device
         fit = model(crops.to(device), self.pooled.to(device))
         return cross_entropy(fit, right.to(device))

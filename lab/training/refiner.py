@@ -22,6 +22,7 @@ from ...models.refiner import CONDITIONS, SummedEmbedders
 from . import networks
 from . import preview as sampler
 from .bases import Base, open_base
+from .batches import Batch, column, count
 from .convert import controlnet_from_ldm, controlnet_to_ldm, fill_module, rename_tensors, unet_names
 from .denoise import Denoiser, DenoisingLoss
 from .loop import Schedule, fit, saving
@@ -77,8 +78,8 @@ class RefinerLoss:
     """The denoising objective with every sample's hint, of which each condition is black with
     probability `drop`, whatever becomes of the others, and the caption empty with `drop_text`.
 
-    Items: {"latent" [4,h,w], or more channels of which the first 4 are the image's, "captions" as
-    DenoisingLoss has them, "hint" uint8 [9,8h,8w]}.
+    Items, or columns of them: {"latent" [4,h,w], or more channels of which the first 4 are the
+    image's, "captions" as DenoisingLoss has them, "hint" uint8 [9,8h,8w]}.
     """
 
     denoising: DenoisingLoss
@@ -86,15 +87,18 @@ class RefinerLoss:
     drop_text: float = DROP
     keep_only: Collection[str] = CONDITIONS  # the others are always black, and nothing learns them
 
-    def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch, g: torch.Generator) -> Tensor:
         denoising = replace(self.denoising, controlled=1.0, drop=self.drop_text)
         return denoising(model, self.drop_conditions(batch, g), g)
 
-    def drop_conditions(self, batch: Sequence[dict], g: torch.Generator) -> list[dict]:
-        """Drop conditions at random; returns the items as a ControlNet's loss takes them."""
+    def drop_conditions(self, batch: Batch, g: torch.Generator) -> Batch:
+        """Drop conditions at random; returns the batch as a ControlNet's loss takes it."""
         trained = torch.tensor([condition in self.keep_only for condition in CONDITIONS])
-        conditions = (torch.rand(len(batch), len(CONDITIONS), generator=g) >= self.drop) & trained
-        hints = refiner.keep_conditions(torch.stack([item["hint"] for item in batch]), conditions)
+        chance = torch.rand(count(batch), len(CONDITIONS), generator=g, device=g.device)
+        conditions = (chance >= self.drop) & trained.to(g.device)
+        hints = refiner.keep_conditions(column(batch, "hint"), conditions)
+        if isinstance(batch, Mapping):
+            return {**batch, "latent": batch["latent"][:, :LATENT_CHANNELS], "hint": hints}
         return [
             {**item, "latent": item["latent"][:LATENT_CHANNELS], "hint": hint}
             for item, hint in zip(batch, hints, strict=True)

@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from ...models import structure, weights
 from ...models.mini import LATENT_CHANNELS
 from .bases import Base, open_base
+from .batches import Batch, caption_ids, column, near_joints
 from .convert import UNET, unet_to_ldm
-from .denoise import attention_kernel, in_fastest_format, nearness
+from .denoise import attention_kernel, in_fastest_format
 from .joint_unet import JointUNet, joint_unet
 from .loop import Schedule, fit, saving
 from .networks import build_scheduler
@@ -79,7 +80,8 @@ def noise_schedule(epsilon: bool) -> Tensor:
 class StructureLoss:
     """Equation 4: the modalities' velocities, of one step and independent noises.
 
-    Items: {"latent" [12,h,w], "pose" [4,h,w], "size" [4], "captions" {full, brief, bodies}}.
+    Items, or columns of them: {"latent" [12,h,w], "pose" [4,h,w], "size" [4], "captions" {full,
+    brief, bodies}}.
     """
 
     tokenizer: Callable[[Sequence[str]], Tensor]
@@ -91,37 +93,32 @@ class StructureLoss:
     modalities: int = 3  # how many of them count: the first, the first two, all
     focus: float = 0.0  # extra weight of the cells near a person's joints; the paper has none
 
-    def __call__(self, model: nn.Module, batch: Sequence[dict], g: torch.Generator) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch, g: torch.Generator) -> Tensor:
         device = next(model.parameters()).device
-        z = torch.stack([item["latent"] for item in batch]).float()
-        noise = torch.randn(z.shape, generator=g)
-        alphas = noise_schedule(self.epsilon)
-        t = torch.randint(len(alphas), (len(z), 1 if self.shared_step else 3), generator=g)
+        z = column(batch, "latent").float()
+        noise = torch.randn(z.shape, generator=g, device=g.device)
+        alphas = noise_schedule(self.epsilon).to(g.device)
+        shape = (len(z), 1 if self.shared_step else 3)
+        t = torch.randint(len(alphas), shape, generator=g, device=g.device)
         alphas = alphas[t.expand(-1, 3)].repeat_interleave(LATENT_CHANNELS, 1)[..., None, None]
         alpha, sigma = alphas.sqrt(), (1 - alphas).sqrt()
         x = alpha * z + sigma * noise
         target = noise if self.epsilon else structure.velocity(z, noise, alpha, sigma)
-        luck = torch.rand(len(z), 3, generator=g)
-        pose = torch.stack([item["pose"] for item in batch]).float()
+        luck = torch.rand(len(z), 3, generator=g, device=g.device)
+        pose = column(batch, "pose").float()
         pose = pose * (luck[:, 2] >= self.drop_pose)[:, None, None, None]
-        ids = self.tokenizer(self._texts([item["captions"] for item in batch], luck))
-        sizes = torch.stack([item["size"] for item in batch])
+        empty, brief = luck[:, 0] < self.drop_text, luck[:, 1] < self.brief
+        ids = caption_ids(self.tokenizer, batch, empty, brief)
+        sizes = column(batch, "size").long()
         t = t[:, 0] if self.shared_step else t
         prediction = model(*(v.to(device) for v in (x, t, ids, pose, sizes))).float()
-        share = self._share([item["captions"]["bodies"] for item in batch], z.shape[2:]).to(device)
+        share = self._share(near_joints(batch, *z.shape[2:])).to(device)
         error = (prediction - target.to(device)).square() * share
         return error.unflatten(1, (3, -1)).mean((2, 3, 4))[:, : self.modalities].sum(1).mean()
 
-    def _texts(self, captions: Sequence[dict], luck: Tensor) -> list[str]:
-        return [
-            "" if a < self.drop_text else c["brief" if b < self.brief else "full"]
-            for c, (a, b, _) in zip(captions, luck.tolist(), strict=True)
-        ]
-
-    def _share(self, bodies: Sequence, cells: Sequence[int]) -> Tensor:
-        """Weigh each cell [B,1,h,w], by 1 on average."""
-        near = torch.stack([nearness(people, *cells) for people in bodies])[:, None]
-        share = 1 + self.focus * near
+    def _share(self, near: Tensor) -> Tensor:
+        """Weigh each cell [B,1,h,w] by its nearness to joints [B,h,w], by 1 on average."""
+        share = 1 + self.focus * near[:, None]
         return share / share.mean((2, 3), keepdim=True)
 
 

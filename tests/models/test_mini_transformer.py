@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from vitruvian.lab.recipes import transformer as recipe
 from vitruvian.lab.training import flow, mmdit, transformer_files
-from vitruvian.lab.training.loop import Schedule
+from vitruvian.lab.training.loop import MUON, Schedule
 from vitruvian.lab.training.muon import build_muon, hidden_matrices, orthogonal
+from vitruvian.lab.training.resident import Columns, read_columns
 from vitruvian.lab.training.tokens import UNKNOWN, WordTokenizer
 from vitruvian.models import mini
 
@@ -126,11 +127,11 @@ def test_columns_are_read_from_a_world(tokenizer):
     captions = {"full": FULL, "brief": BRIEF, "bodies": bodies}
     latents = torch.randn(3, 4, 8, 8)
     world = [{"latent": latents[i], "captions": captions} for i in range(3)]
-    read = flow.read_columns(world, tokenizer)
+    read = read_columns(world, ("latent",), tokenizer)
     assert torch.equal(read["latent"], latents.half())
     assert torch.equal(read["ids"].long(), tokenizer([FULL, BRIEF]).expand(3, -1, -1))
     assert int(read["near"][0].flatten().argmax()) == 1 * 8 + 2  # cell x 2, y 1
-    batch = flow.Columns(read).__getitems__([2, 0])
+    batch = Columns(read).__getitems__([2, 0])
     assert torch.equal(batch["latent"], latents[[2, 0]].half())
 
 
@@ -196,7 +197,7 @@ def test_muon_learns_and_leaves_others_to_adam():
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
     hidden, vectors = hidden_matrices(model)
     assert [p.dim() for p in hidden] == [2, 2] and [p.dim() for p in vectors] == [1, 1]
-    optimizer = build_muon(model, Schedule(0, 1, 0.02))
+    optimizer = build_muon(model, 0.02)
     x = torch.randn(64, 6)
     target = torch.stack((x[:, 0] * x[:, 1], x[:, 2].sin(), x[:, 3]), 1)
     losses = []
@@ -226,7 +227,9 @@ def test_a_training_goes_on_where_it_stopped(tokenizer, tmp_path):
         for steps in stops:
             torch.manual_seed(0)
             built = transformer_files.build(tokenizer.token_ids)
-            schedule = Schedule(steps, 3, 1e-3, warmup=4, precision="no", save_every=100)
+            schedule = Schedule(
+                steps, 3, 1e-3, warmup=4, precision="no", save_every=100, optimizer=MUON
+            )
             recipe.train_bundle(built, batch, schedule, tmp_path / name)
         ends.append(built.transformer.state_dict())
     for key, tensor in ends[0].items():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from vitruvian.lab.training import bases, image_folder, person_images, preview
-from vitruvian.lab.training.denoise import nearness
+from vitruvian.lab.training.batches import nearness
 from vitruvian.lab.training.image_folder import CAPTION
 from vitruvian.lab.training.person_images import collect_people
 from vitruvian.models import pose

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from vitruvian.lab.training import denoise, loop, networks, vae
+from vitruvian.lab.training.batches import nearness
 from vitruvian.lab.training.tokens import WordTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,16 +158,16 @@ def test_an_exact_prediction_has_no_loss_and_zero_has_the_snr_weight():
 
 def test_the_loss_looks_at_joints_first():
     body = [[0.0, 0.0, 0.0]] * 17 + [[100.0, 60.0, 1.0]]
-    near = denoise.nearness([body], 24, 16)
+    near = nearness([body], 24, 16)
     y, x = divmod(int(near.argmax()), 16)
     assert (x, y) == (12, 7) and near[7, 12] > 0.9 > 0.1 > near[:, :4].max()
-    assert not denoise.nearness([[[0.0, 0.0, 0.0]] * 18], 24, 16).any()
-    assert not denoise.nearness([], 24, 16).any()
+    assert not nearness([[[0.0, 0.0, 0.0]] * 18], 24, 16).any()
+    assert not nearness([], 24, 16).any()
 
 
 def test_captions_are_dropped_and_shortened_as_asked():
     tokenizer = WordTokenizer.from_file()
-    words = [{"full": "a woman in a park", "brief": "a man"}] * 400
+    words = [{"captions": {"full": "a woman in a park", "brief": "a man"}}] * 400
     pick = denoise.DenoisingLoss(tokenizer, drop=0.3, brief=0.5, forget=0.0)._ids
     ids = pick(words, torch.Generator().manual_seed(0))
     empty = (ids == tokenizer([""])).all(-1).float().mean()
