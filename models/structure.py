@@ -7,7 +7,8 @@ between, and the time step. Each has noise of its own (section 3.2).
 The trunk and the image's branch have the names of the base's UNet in the host (LDM); the other
 branches have `expert.depth.` or `expert.normal.` before them. The first `experts` skip connections
 stay within their branch: a branch is the input blocks 0 to `experts`, the last `experts` output
-blocks and `out`. The paper's choice is the first level of the UNet.
+blocks and `out`. The paper's choice is the first level of the UNet; the narrow mini network has
+branches into the second.
 
 Ours, because the paper does not say: over which axes `fuse` normalizes, that the channels of a
 depth or normal image are aligned with the image's, the ranges of the images, that the latent of a
@@ -27,6 +28,7 @@ from .mini import LATENT_CHANNELS
 
 RGB, DEPTH, NORMAL = MODALITIES = "rgb", "depth", "normal"
 MEAN, SUM, LEARNED, PAIR, OFF = FUSIONS = "mean", "sum", "learned", "pair", "off"
+FUSED = {PAIR: 2, OFF: 1}  # how many of the branches meet in the trunk; all, by the other fusions
 VERSION = 1  # of our files
 EXPERT, FUSE = "expert.", "expert.fuse."
 EPSILON_MARK = "expert.epsilon"  # there if the network predicts the noise, on the base's schedule
@@ -72,7 +74,7 @@ def fuse(
     MEAN, SUM: of all. LEARNED: `mix` of their channels side by side, [B, 3 * C, h, w]. PAIR: the
     mean of image and depth. OFF: the image's alone.
     """
-    rgb, *depth_and_normals = features[: {PAIR: 2, OFF: 1}.get(fusion)]
+    rgb, *depth_and_normals = features[: FUSED.get(fusion)]
     aligned = [rgb, *(_match_statistics(branch, rgb) for branch in depth_and_normals)]
     if fusion == LEARNED:
         assert mix is not None

@@ -33,8 +33,8 @@ class Evidence(NamedTuple):
 def decide(claim: Claim, numbers: Mapping[str, Any], evidence: Evidence) -> dict[str, Any]:
     """Collect the figures of a claim and the verdict.
 
-    ValueError for a figure that lies above its ceiling by more than its interval: then the ceiling
-    is none.
+    ValueError for a figure that lies above its ceiling by more than both their intervals: then the
+    ceiling is none.
     """
     low, high = (numbers[f"{evidence.difference}_{end}"] for end in ("low", "high"))
     _check_ceiling(claim, numbers, evidence)
@@ -61,7 +61,8 @@ def decide(claim: Claim, numbers: Mapping[str, Any], evidence: Evidence) -> dict
 def _check_ceiling(claim: Claim, numbers: Mapping[str, Any], evidence: Evidence) -> None:
     if evidence.ceiling is None:
         return
-    ceiling, end = numbers[evidence.ceiling], "low" if claim.better == HIGHER else "high"
+    end, best = ("low", "high") if claim.better == HIGHER else ("high", "low")
+    ceiling = numbers.get(f"{evidence.ceiling}_{best}", numbers[evidence.ceiling])
     over = numbers[f"{evidence.figure}_{end}"] - ceiling
     if over > 0 if claim.better == HIGHER else over < 0:
         raise ValueError(

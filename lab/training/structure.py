@@ -131,8 +131,13 @@ def train_structure(
     *,
     preview: Callable[[JointDenoiser, Path], None] | None = None,
 ) -> JointDenoiser:
-    """Train the whole joint network, the text encoder stays. Returns `model` with EMA weights."""
-    model.unet.requires_grad_(True)
+    """Train the joint network; the text encoder stays, and so does a branch that neither counts in
+    the loss nor is fused. Returns `model` with EMA weights.
+    """
+    unet = model.unet.requires_grad_(True)
+    fused = structure.FUSED.get(unet.fusion, len(unet.unets))
+    for branch in unet.unets[max(fused, loss.modalities) :]:
+        branch.requires_grad_(False)
     fit(model, loss, data, schedule, out, collate=list, preview=preview)
     return model
 
@@ -245,7 +250,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--experts",
         type=whole_number(1, LARGEST_EXPERTS),
-        help="skips within a branch; without it, those of --start or all of the first level",
+        help="skips within a branch, more for a narrow network; without it, those of --start or all "
+        "of the first level",
     )
     parser.add_argument(
         "--epsilon",

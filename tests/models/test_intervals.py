@@ -100,6 +100,8 @@ def test_no_figure_lies_above_its_ceiling():
     assert decisions.decide(claim, NUMBERS, evidence)["ceiling"] == 0.9
     with pytest.raises(ValueError, match="ceiling"):
         decisions.decide(claim, {**NUMBERS, "ceiling": 0.7}, evidence)
+    unsure = {**NUMBERS, "ceiling": 0.7, "ceiling_low": 0.6, "ceiling_high": 0.85}
+    assert decisions.decide(claim, unsure, evidence)["ceiling"] == 0.7
 
 
 def test_images_are_generated_once(tmp_path):

@@ -184,6 +184,25 @@ def test_a_new_network_samples_and_begins_as_three_of_the_base(base):
     assert latents.shape == (1, 12, SIDE, SIDE) and latents.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("fusion", "modalities", "trained"),
+    [(structure.OFF, 1, 1), (structure.PAIR, 2, 2), (structure.MEAN, 1, 3), (structure.OFF, 2, 2)],
+)
+def test_a_branch_that_says_nothing_learns_nothing(
+    base, tokenizer, tmp_path, fusion, modalities, trained
+):
+    model = ours.JointDenoiser(ours.start_joint(base.unet, fusion=fusion), base.text_encoder)
+    before = [branch.conv_in.weight.clone() for branch in model.unet.unets]
+    loss = ours.StructureLoss(tokenizer, modalities=modalities)
+    schedule = Schedule(steps=1, batch=2, lr=1e-3, warmup=0, precision="no")
+    ours.train_structure(model, Structures(), loss, schedule, tmp_path)
+    changed = [
+        not torch.equal(branch.conv_in.weight, weight)
+        for branch, weight in zip(model.unet.unets, before, strict=True)
+    ]
+    assert changed == [k < trained for k in range(3)]
+
+
 def test_a_few_steps_on_two_images_lower_the_loss(base, tokenizer, tmp_path):
     torch.manual_seed(0)
     model = ours.JointDenoiser(ours.start_joint(base.unet), base.text_encoder)
