@@ -250,8 +250,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--experts",
         type=whole_number(1, LARGEST_EXPERTS),
-        help="skips within a branch, more for a narrow network; without it, those of --start or all "
-        "of the first level",
+        help="skips within a branch, more for a narrow network; without it, those of --start or "
+        "all of the first level",
     )
     parser.add_argument(
         "--epsilon",
