@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     layout.add_argument("names", nargs="*", metavar="EXAMPLE", help="all, if none is named")
     thumbnails = add("thumbnails", "run the examples and make their thumbnails of the results")
     thumbnails.add_argument("names", nargs="*", metavar="EXAMPLE", help="all, if none is named")
-    train = add("train", "run a trainer (mini: all mini weights)", host=False)
+    train = add("train", "run a trainer (mini: all mini weights; everything: on a GPU)", host=False)
     train.add_argument("name")
     train.add_argument("arguments", nargs=argparse.REMAINDER)
     add("blueprints", "make subgraphs/ anew from the example workflows", host=False)

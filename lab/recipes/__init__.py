@@ -1,7 +1,8 @@
 """How the mini weights are made, one file per weight file: `dev.py train mini --work FOLDER`.
 
 Each step goes on from its last checkpoint in the work folder, if that is of the same inputs. A
-finished one is over at once, because its checkpoint stands at the last step.
+finished one is over at once, because its checkpoint stands at the last step. On a GPU
+`dev.py train everything` makes what follows autoencoder and evaluators.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..training.options import (
     check_precision,
     plain_errors,
     positive_steps,
+    share,
     whole_number,
 )
 from . import (
@@ -41,8 +43,8 @@ from . import (
     transformer,
     vae,
 )
-from .recipe import BASELINES, VITRUVIAN_WEIGHTS, Recipe, Run
-from .worlds import MIXED_SCENES
+from .recipe import BASELINES, VITRUVIAN_WEIGHTS, Recipe, Run, shortened
+from .worlds import MIXED, claim_share
 
 RECIPES: tuple[Recipe, ...] = (  # in this order: later ones read what earlier ones wrote
     vae.RECIPE,
@@ -61,7 +63,7 @@ RECIPES: tuple[Recipe, ...] = (  # in this order: later ones read what earlier o
     lora.RECIPE,
     *person_loras.RECIPES,
     structure.RECIPE,
-    structure.ABLATIONS_RECIPE,
+    *structure.ABLATION_RECIPES,
     refiner.RECIPE,
     refiner.ABLATIONS_RECIPE,
     part_encoder.RECIPE,
@@ -82,7 +84,8 @@ def main(arguments: Sequence[str]) -> None:
         _check_files(options)
         for recipe in RECIPES:
             if recipe.name in options.step:
-                schedule = replace(recipe.schedule, precision=options.precision)
+                schedule = shortened(recipe.schedule, options.share)
+                schedule = replace(schedule, precision=options.precision)
                 if options.steps is not None:
                     schedule = replace(schedule, steps=options.steps)
                 recipe.train(Run(options.work, schedule, options.scenes, options.start))
@@ -92,6 +95,7 @@ def _check_files(options: argparse.Namespace) -> None:
     """Raise ValueError, naming the option, for what can not be read or written."""
     check_precision(options.precision)
     check_folder_to_write(options.work, "--work")
+    claim_share(options.work, options.share)
     for folder in (VITRUVIAN_WEIGHTS, EVALUATOR_WEIGHTS, BASELINES):
         check_folder_to_write(folder, "the folder of the weights")
     if options.start and not options.start.is_file():
@@ -110,10 +114,13 @@ def _parser() -> Parser:
     parser.add_argument(
         "--scenes",
         type=whole_number(1, LARGEST_WORLD),
-        default=MIXED_SCENES,
+        default=MIXED.scenes,
         help="scenes of the base's training world",
     )
     parser.add_argument("--steps", type=positive_steps, help="length of the one named step")
+    parser.add_argument(
+        "--share", type=share, default=1.0, help="of the length of every step, and of every world"
+    )
     parser.add_argument("--start", type=Path, help="weights that the one named step goes on from")
     parser.add_argument("--precision", default=native_precision(), choices=PRECISIONS)
     return parser

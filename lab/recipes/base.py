@@ -1,4 +1,6 @@
-"""The mini checkpoint and its pose ControlNet: UNet, text encoder, ControlNet trained together."""
+"""The mini checkpoint and its pose ControlNet: UNet, text encoder and ControlNet trained together,
+then UNet and text encoder by themselves.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +9,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import ControlNetModel
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset
 
 from ..training import base, convert, networks, preview
 from ..training.denoise import Denoiser, DenoisingLoss
-from ..training.loop import Schedule
+from ..training.loop import MUON, Schedule
 from ..training.tokens import WordTokenizer
 from ..world.encoded import encode_world
 from . import vae, worlds
-from .recipe import Recipe, Run
+from .recipe import Recipe, Run, shortened
 
 SCHEDULE = Schedule(steps=4500, batch=24, lr=7e-4, warmup=200, save_every=700)
-FURTHER_SCHEDULE = Schedule(steps=4200, batch=24, lr=5e-4, warmup=100, save_every=700)
+FURTHER_SCHEDULE = Schedule(  # 754,176 samples, as the committed base has seen
+    steps=31_424, batch=24, lr=8e-4, warmup=100, ema=0.997, save_every=700, optimizer=MUON
+)
 CONTROLLED = 0.5  # share of each batch that sees its pose image
+BRIEF = 0.5  # share of short captions when it goes on, so that action words carry weight
 WORTH_COMPILING = 1_000  # steps: compiling takes minutes and saves a quarter of each step
 
 
 def train(run: Run) -> None:
     """Train UNet, text encoder and pose ControlNet from scratch; write both files."""
-    vae_schedule = replace(vae.SCHEDULE, precision=run.schedule.precision)
+    vae_schedule = shortened(vae.SCHEDULE, worlds.share_of(run.work))
+    vae_schedule = replace(vae_schedule, precision=run.schedule.precision)
     autoencoder = vae.train_autoencoder(replace(run, schedule=vae_schedule))
     world = worlds.write_mixed(run.work, run.scenes)
     data, scale, shift = encode_world(autoencoder, world, run.work / "latents")
@@ -36,39 +41,30 @@ def train(run: Run) -> None:
     controlnet = networks.build_controlnet(unet)
     text = networks.build_text_encoder(len(tokenizer))
     checkpoint = convert.Checkpoint(unet, text, autoencoder, tokenizer.token_ids, scale, shift)
-    _train_together(checkpoint, controlnet, data, run.schedule, run.work / "base")
+    model = Denoiser(unet, text, controlnet)
+    if run.schedule.steps > WORTH_COMPILING:
+        model.compile_networks()
+    loss = DenoisingLoss(tokenizer, controlled=CONTROLLED)
+    out, save_samples = run.work / "base", preview_samples(checkpoint)
+    base.train_base(model, data, loss, run.schedule, out, preview=save_samples)
+    convert.save_checkpoint(preview.CHECKPOINT, checkpoint)
+    convert.save_controlnet(preview.POSE_CONTROLNET, controlnet)
 
 
 def train_further(run: Run) -> None:
-    """Train the committed UNet, text encoder and pose ControlNet further; the VAE stays."""
-    crowd_scenes = run.scenes * worlds.CROWD_SCENES // worlds.MIXED_SCENES
-    folders = (
-        worlds.write_mixed(run.work, run.scenes),
-        worlds.write_crowds(run.work, crowd_scenes),
-    )
+    """Train the committed UNet and text encoder further; autoencoder and ControlNet stay."""
+    share = run.scenes / worlds.MIXED.scenes
+    further = [world._replace(scenes=round(share * world.scenes)) for world in worlds.FURTHER]
+    folders = worlds.write(run.work, *further)
     checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
-    controlnet = convert.load_controlnet(preview.POSE_CONTROLNET)
-    data: Dataset = ConcatDataset(
-        [worlds.encode(checkpoint, folder, run.work) for folder in folders]
-    )
-    _train_together(checkpoint, controlnet, data, run.schedule, run.work / "further")
-
-
-def _train_together(
-    checkpoint: convert.Checkpoint,
-    controlnet: ControlNetModel,
-    data: Dataset,
-    schedule: Schedule,
-    out: Path,
-) -> None:
     tokenizer = WordTokenizer.from_file(token_ids=checkpoint.token_ids)
-    model = Denoiser(checkpoint.unet, checkpoint.text_encoder, controlnet)
-    if schedule.steps > WORTH_COMPILING:
-        model.compile_networks()
-    loss = DenoisingLoss(tokenizer, controlled=CONTROLLED)
-    base.train_base(model, data, loss, schedule, out, preview=preview_samples(checkpoint))
+    encoded = (worlds.encode(checkpoint, folder, run.work, names=()) for folder in folders)
+    data = run.place(ConcatDataset(encoded), ("latent",), tokenizer)
+    model = Denoiser(checkpoint.unet, checkpoint.text_encoder)
+    loss = DenoisingLoss(tokenizer, brief=BRIEF)
+    out, save_samples = run.work / "further", preview_samples(checkpoint)
+    base.train_base(model, data, loss, run.schedule, out, preview=save_samples)
     convert.save_checkpoint(preview.CHECKPOINT, checkpoint)
-    convert.save_controlnet(preview.POSE_CONTROLNET, controlnet)
 
 
 def preview_samples(checkpoint: convert.Checkpoint) -> Callable[[Denoiser, Path], None]:

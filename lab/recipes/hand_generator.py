@@ -23,7 +23,7 @@ from . import worlds
 from .recipe import VITRUVIAN_WEIGHTS, Recipe, Run
 
 HAND_GENERATOR = VITRUVIAN_WEIGHTS / "vitruvian_mini_hands.safetensors"
-SCHEDULE = Schedule(steps=3000, batch=24, lr=1e-3, warmup=50, save_every=400)
+SCHEDULE = Schedule(steps=518, batch=256, lr=2.5e-3, warmup=50, save_every=50)
 WINDOW = 16  # latent cells: a close-up's hand is 13 of 24 long
 
 
@@ -79,10 +79,13 @@ def train(run: Run) -> None:
         hands.load_hand_generator(model, run.start)
     loss = hands.HandLoss(DenoisingLoss(tokenizer))
     out, save_samples = run.work / "hand-generator", preview_hands(checkpoint)
-    # most of the steps see the hand alone: more than twice as many in the same time
-    cropped, uncropped = HandDataset(data, WINDOW), HandDataset(data)
+    # more samples see the hand alone: more than twice as many in the same time
+    views = HandDataset(data, WINDOW), HandDataset(data)
+    names = "latent", "heat", "mask"
+    cropped, uncropped = (run.place(view, names, tokenizer) for view in views)
     hands.train_hands(model, cropped, loss, run.schedule, out / "near", preview=save_samples)
-    last = replace(run.schedule, steps=3 * run.schedule.steps // 10, lr=run.schedule.lr / 3)
+    batch = -(-3 * run.schedule.batch // 4)
+    last = replace(run.schedule, batch=batch, lr=run.schedule.lr / 3)
     hands.train_hands(model, uncropped, loss, last, out, preview=save_samples)
     # 8 bits a weight, as the pack has room for
     hands.save_hand_generator(model, HAND_GENERATOR, "mini", torch.int8)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ...models.hand_generator import STRIDE
 from ...models.human_prior import ALIGNMENT_WEIGHT, BEFORE, KEYS, cosine_table
@@ -17,7 +18,6 @@ from ..training import convert, human_prior, human_prior_unet, preview
 from ..training.denoise import DenoisingLoss
 from ..training.loop import Schedule
 from ..training.tokens import WordTokenizer, word_pieces
-from ..world.encoded import LatentDataset
 from ..world.scenes import FULL
 from . import worlds
 from .recipe import BASELINES, VITRUVIAN_WEIGHTS, Recipe, Run
@@ -48,28 +48,29 @@ class TextData(NamedTuple):
     """The committed base, and single whole people with captions for it to learn from."""
 
     checkpoint: convert.Checkpoint
-    data: LatentDataset
+    data: Dataset
     tokenizer: WordTokenizer
 
 
-def text_data(work: Path) -> TextData:
+def text_data(run: Run) -> TextData:
     """Load the base and encode the world of single people."""
     checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
-    world = worlds.write_singles(work)
+    world = worlds.write_singles(run.work)
     tokenizer = WordTokenizer.from_file(token_ids=checkpoint.token_ids)
-    return TextData(checkpoint, worlds.encode(checkpoint, world, work), tokenizer)
+    data = worlds.encode(checkpoint, world, run.work)
+    return TextData(checkpoint, run.place(data, ("latent", "hint"), tokenizer), tokenizer)
 
 
 def train(run: Run) -> None:
     """Train the human prior on the committed base."""
-    _train_prior(text_data(run.work), CONFIG, run.schedule, run.work / "human-prior", HUMAN_PRIOR)
+    _train_prior(text_data(run), CONFIG, run.schedule, run.work / "human-prior", HUMAN_PRIOR)
 
 
 def train_ablations(run: Run) -> None:
     """Train the prior once more in every way of ABLATIONS, on the same batches."""
     for name, config in ABLATIONS.items():
         out = run.work / "human-prior-ablations" / name
-        _train_prior(text_data(run.work), config, run.schedule, out, ablation_file(name))
+        _train_prior(text_data(run), config, run.schedule, out, ablation_file(name))
 
 
 def ablation_file(name: str) -> Path:

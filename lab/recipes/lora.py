@@ -20,7 +20,7 @@ LAYERS = r".*attn[12]\.to_(q|k|v|out\.0)"  # those that are changed
 
 def train(run: Run) -> None:
     """Train low-rank changes of the UNet's attention."""
-    checkpoint, data, tokenizer = human_prior.text_data(run.work)
+    checkpoint, data, tokenizer = human_prior.text_data(run)
     torch.manual_seed(run.schedule.seed)
     low_rank.add_low_rank(checkpoint.unet, _equal_rank(checkpoint.unet), LAYERS)
     model = Denoiser(checkpoint.unet, checkpoint.text_encoder.requires_grad_(False))

@@ -17,7 +17,7 @@ from .dressed import CROP, Crops, read_crops
 from .recipe import Recipe, Run
 
 VISION = preview.WEIGHTS / "clip_vision" / "vitruvian_mini_vision.safetensors"
-SCHEDULE = Schedule(steps=1500, batch=128, lr=1e-3, warmup=100, save_every=500)
+SCHEDULE = Schedule(steps=619, batch=512, lr=1.5e-3, warmup=50, save_every=100)
 FEATURES = 64
 
 
@@ -65,7 +65,8 @@ def train(run: Run) -> None:
     )
     model = part_encoder.start_encoder(config, TEXT.hidden)
     loss = part_encoder.ContrastLoss(pooled_texts(checkpoint, phrases))
-    data, out = LabelledCrops(crops, phrases), run.work / "part-encoder"
+    data = run.place(LabelledCrops(crops, phrases), ("crop", "phrase"))
+    out = run.work / "part-encoder"
     fit(model, loss, data, run.schedule, out, collate=list)
     part_encoder.save_encoder(model, VISION, "mini")
 

@@ -155,15 +155,16 @@ def train(look: Look, run: Run) -> None:
     checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
     unet, text_encoder = checkpoint.unet, checkpoint.text_encoder.requires_grad_(False)
     control = convert.load_controlnet(preview.POSE_CONTROLNET).requires_grad_(False)
-    data, schedule = look_world(run.work, look, checkpoint), run.schedule
+    schedule, tokenizer = run.schedule, WordTokenizer.from_file(token_ids=checkpoint.token_ids)
+    data = run.place(look_world(run.work, look, checkpoint), ("latent", "hint"), tokenizer)
     torch.manual_seed(schedule.seed)
     low_rank.add_low_rank(unet, RANK, LAYERS)
-    tokenizer = WordTokenizer.from_file(token_ids=checkpoint.token_ids)
     # no caption is left empty: without a prompt people stay as they were
     alone = DenoisingLoss(tokenizer, drop=0.0)
     held = replace(alone, controlled=CONTROLLED)
     out = run.work / f"lora-{look.name}"
-    first, first_schedule = Denoiser(unet, text_encoder), replace(schedule, steps=ALONE_STEPS)
+    alone_steps = -(-schedule.steps * ALONE_STEPS // HELD_STEPS[look.name])
+    first, first_schedule = Denoiser(unet, text_encoder), replace(schedule, steps=alone_steps)
     fit(first, alone, data, first_schedule, out / "alone", collate=list)
     second = Denoiser(unet, text_encoder, Strengthened(control, CONTROL))
     fit(second, held, data, schedule, out / "held", collate=list)

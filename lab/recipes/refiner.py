@@ -21,7 +21,7 @@ from .recipe import BASELINES, VITRUVIAN_WEIGHTS, Recipe, Run
 
 REFINER = VITRUVIAN_WEIGHTS / "vitruvian_mini_refiner.safetensors"
 NO_DROPOUT = BASELINES / "refiner_no_dropout.safetensors"
-SCHEDULE = Schedule(steps=400, batch=16, lr=4e-4, warmup=30, save_every=200)
+SCHEDULE = Schedule(steps=258, batch=192, lr=1e-3, warmup=50, save_every=25)
 
 
 class RefinerDataset(Dataset):
@@ -58,7 +58,7 @@ def _train_refiner(run: Run, drop: float, file: Path) -> None:
     net = refiner.start_refiner(convert.load_controlnet(preview.POSE_CONTROLNET))
     refiner.train_refiner(
         Denoiser(checkpoint.unet, checkpoint.text_encoder, net),
-        RefinerDataset(data),
+        run.place(RefinerDataset(data), ("latent", "hint"), tokenizer),
         refiner.RefinerLoss(DenoisingLoss(tokenizer), drop, drop_text=0.1),
         run.schedule,
         run.work / file.stem,

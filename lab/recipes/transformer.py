@@ -40,7 +40,7 @@ def train(run: Run) -> None:
     """Train from `--start`, a checkpoint beside its ControlNet, or else from nothing."""
     checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
     bundle = _start(run.start, checkpoint.token_ids)
-    crowd_scenes = max(1, run.scenes * worlds.CROWD_SCENES // worlds.MIXED_SCENES)
+    crowd_scenes = max(1, run.scenes * worlds.CROWDS.scenes // worlds.MIXED.scenes)
     folders = (
         worlds.write_mixed(run.work, run.scenes),
         worlds.write_crowds(run.work, crowd_scenes),

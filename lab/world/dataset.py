@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from .renderer import Render, render
 from .scenes import Scenes, sample_scenes
 
 SHARD = 256  # scenes
+KINDS = ("rgb", "hint", "parsing", "depth", "normal")  # of images that a world may hold
 FARTHEST = 0.35  # of a body in depth images, which are black where nobody is
 
 
@@ -59,60 +62,119 @@ def _to_bytes(images: Tensor) -> np.ndarray:
     return (images * 255).round().clamp(0, 255).byte().numpy()
 
 
-def _write_shard(folder: Path, shard: int, seed: int, draw: dict) -> None:
+@dataclass(frozen=True)
+class World:
+    """What `write_worlds` renders: at least `scenes` scenes, shard k those of `seed` + k."""
+
+    folder: Path
+    scenes: int
+    seed: int = 0
+    draw: Mapping[str, Any] = field(default_factory=dict)  # for sample_scenes
+    kinds: Sequence[str] = KINDS  # of images, those that are kept
+
+    @property
+    def shards(self) -> int:
+        """Count the parts that are rendered each at once."""
+        return -(-self.scenes // SHARD)
+
+    def missing(self) -> list[int]:
+        """List the shards of which a kind of images or the captions are not there."""
+        stems = [f"{kind}-{{:05d}}.npy" for kind in self.kinds] + ["captions-{:05d}.json"]
+        return [
+            k
+            for k in range(self.shards)
+            if not all((self.folder / stem.format(k)).is_file() for stem in stems)
+        ]
+
+
+def render_on(scenes: Scenes, device: str) -> Render:
+    """Render on `device`; the result is on the CPU."""
+    if device == "cpu":
+        return render(scenes)
+    rendering = render(scenes.to(device), chunk=32)
+    return Render(**{f.name: getattr(rendering, f.name).cpu() for f in fields(Render)})
+
+
+def _write_shard(world: World, shard: int, device: str) -> None:
     torch.set_num_threads(1)
-    scenes = sample_scenes(SHARD, seed + shard, **draw)
-    rendering = render(scenes)
+    folder, scenes = world.folder, sample_scenes(SHARD, world.seed + shard, **world.draw)
+    rendering = render_on(scenes, device)
+    for kind in world.kinds:
+        part = folder / f"{kind}-{shard:05d}.part.npy"
+        np.save(part, IMAGES_OF[kind](scenes, rendering))
+        os.replace(part, folder / f"{kind}-{shard:05d}.npy")
+    captions = [_captions_of(i, scenes, rendering) for i in range(SHARD)]
+    part = folder / f"captions-{shard:05d}.part"
+    part.write_text(json.dumps(captions), encoding="utf-8")
+    # written last: marks the shard as whole
+    os.replace(part, folder / f"captions-{shard:05d}.json")
+
+
+def _captions_of(scene: int, scenes: Scenes, rendering: Render) -> dict[str, Any]:
+    rows = scenes.people.scene == scene
+    return {
+        "full": scene_caption(scenes, scene),
+        "brief": scene_caption(scenes, scene, brief=True),
+        "people": [person_caption(scenes, int(k)) for k in rows.nonzero()[:, 0]],
+        "bodies": rendering.body[rows].tolist(),
+        "hands": rendering.hands[rows].tolist(),
+    }
+
+
+def _hints_of(scenes: Scenes, rendering: Render) -> np.ndarray:
     hints = []
-    for i in range(SHARD):
+    for i in range(len(scenes)):
         close = rendering.body[scenes.people.scene == i, :, 2].sum() == 0  # only a hand to show
         hands = bool(close) or (i % 5 < 3)
         hints.append(draw_hint(i, scenes, rendering, hands=hands))
-    captions = [
-        {
-            "full": scene_caption(scenes, i),
-            "brief": scene_caption(scenes, i, brief=True),
-            "people": [
-                person_caption(scenes, int(k)) for k in (scenes.people.scene == i).nonzero()[:, 0]
-            ],
-            "bodies": rendering.body[scenes.people.scene == i].tolist(),
-            "hands": rendering.hands[scenes.people.scene == i].tolist(),
-        }
-        for i in range(SHARD)
-    ]
-    depth, normal = structure_images(rendering)
-    arrays = {
-        "rgb": _to_bytes(rendering.rgb),
-        "hint": _to_bytes(torch.stack(hints)),
-        "parsing": rendering.parsing.byte().numpy(),
-        "depth": _to_bytes(depth[:, 0]),
-        "normal": _to_bytes(normal),
-    }
-    for name, array in arrays.items():
-        np.save(folder / f"{name}-{shard:05d}.part.npy", array)
-        os.replace(folder / f"{name}-{shard:05d}.part.npy", folder / f"{name}-{shard:05d}.npy")
-    part = folder / f"captions-{shard:05d}.part"
-    part.write_text(json.dumps(captions), encoding="utf-8")
-    os.replace(
-        part, folder / f"captions-{shard:05d}.json"
-    )  # written last: marks the shard as whole
+    return _to_bytes(torch.stack(hints))
+
+
+IMAGES_OF: Mapping[str, Callable[[Scenes, Render], np.ndarray]] = {
+    "rgb": lambda _, rendering: _to_bytes(rendering.rgb),
+    "hint": _hints_of,  # takes longer than all the others
+    "parsing": lambda _, rendering: rendering.parsing.byte().numpy(),
+    "depth": lambda _, rendering: _to_bytes(structure_images(rendering)[0][:, 0]),
+    "normal": lambda _, rendering: _to_bytes(structure_images(rendering)[1]),
+}
 
 
 def write_world(
     folder: Path, scenes: int, *, seed: int = 0, workers: int | None = None, **draw: Any
 ) -> None:
-    """Render at least `scenes` scenes into `folder`; shards that are there already are kept.
+    """Render at least `scenes` scenes into `folder`, all kinds of images, as `write_worlds` does.
 
-    `draw` goes to `sample_scenes`. Shard k holds the scenes of seed + k. ValueError if the folder
-    holds another world, or more of this one.
+    `draw` goes to `sample_scenes`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    shards = -(-scenes // SHARD)
-    _claim_folder(folder, shards, {"seed": repr(seed), "draw": repr(sorted(draw.items()))})
-    missing = [k for k in range(shards) if not (folder / f"captions-{k:05d}.json").is_file()]
+    for _ in write_worlds([World(folder, scenes, seed, draw)], workers=workers):
+        pass
+
+
+def write_worlds(
+    worlds: Sequence[World], *, workers: int | None = None, device: str = "cpu"
+) -> Iterator[World]:
+    """Render worlds one after the other with the same processes, and yield each when it is whole;
+    shards that are there already are kept.
+
+    On the device "cuda" every process has a context of its own. ValueError if a folder holds
+    another world, or more of this one.
+    """
+    for world in worlds:
+        world.folder.mkdir(parents=True, exist_ok=True)
+        facts = {"seed": repr(world.seed), "draw": repr(sorted(world.draw.items()))}
+        _claim_folder(world.folder, world.shards, facts)
+    if not any(world.missing() for world in worlds):
+        yield from worlds
+        return
     with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn")) as pool:
-        for done in [pool.submit(_write_shard, folder, k, seed, draw) for k in missing]:
-            done.result()
+        jobs = [
+            [pool.submit(_write_shard, world, k, device) for k in world.missing()]
+            for world in worlds
+        ]
+        for world, shards in zip(worlds, jobs, strict=True):
+            for job in shards:
+                job.result()
+            yield world
 
 
 def _claim_folder(folder: Path, shards: int, facts: dict[str, str]) -> None:

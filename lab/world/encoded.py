@@ -62,7 +62,7 @@ def encode_world(
     file = out / f"{kind}-{world.name}-{len(rows)}-{_fingerprint(autoencoder)}.npy"
     if not file.is_file():
         out.mkdir(parents=True, exist_ok=True)
-        part = out / "latents.part.npy"
+        part = file.with_suffix(".part.npy")
         np.save(part, _encode(autoencoder, Subset(images, rows), of).half().numpy())
         part.replace(file)
     latents = torch.from_numpy(np.load(file)).float()
@@ -111,15 +111,16 @@ def _fastest(device: torch.device) -> torch.autocast:
 def pass_autoencoder(
     autoencoder: AutoencoderTiny, world: Path, count: int, out: Path, of: str = "rgb"
 ) -> np.ndarray:
-    """Give the first `count` images `of` this kind in `world` encoded and decoded once, uint8
-    [N,3,H,W]; kept in `out`.
+    """Give the first `count` images `of` this kind in `world`, or all if they are fewer, encoded
+    and decoded once, uint8 [N,3,H,W]; kept in `out`.
     """
     kind = "passed" if of == "rgb" else f"passed-{of}"
     file = out / f"{kind}-{world.name}-{count}-{_fingerprint(autoencoder)}.npy"
     if not file.is_file():
-        images = Subset(WorldDataset(world, names=(of,)), range(count))
-        latents = _encode(autoencoder, images, of)
-        part = out / "passed.part.npy"
+        images = WorldDataset(world, names=(of,))
+        first = Subset(images, range(min(count, len(images))))
+        latents = _encode(autoencoder, first, of)
+        part = file.with_suffix(".part.npy")
         np.save(part, torch.cat([_decode(autoencoder, z) for z in latents.split(16)]).numpy())
         part.replace(file)
     return np.load(file)

@@ -1,4 +1,4 @@
-"""`dev.py train`: run a trainer, or the recipe of all mini weights.
+"""`dev.py train`: run a trainer, or the recipes of the mini weights.
 
 Also under `accelerate launch dev.py train NAME`.
 """
@@ -12,7 +12,11 @@ from ..modules import modules_with, pick
 
 def run(options: argparse.Namespace) -> int:
     """Run the trainer of the command line with its further arguments."""
-    trainers = {**modules_with("lab/training", "main"), "mini": "vitruvian.lab.recipes"}
+    recipes = {
+        "mini": "vitruvian.lab.recipes",
+        "everything": "vitruvian.lab.recipes.everything",
+    }
+    trainers = {**modules_with("lab/training", "main"), **recipes}
     name = pick("trainer", options.name, trainers)
     if not has_packages():
         again_inside(pins_environment())
