@@ -1,255 +1,344 @@
 """Bodies from text alone: the human-centric prior against what else one can train on the same data.
 
-On unseen prompts of the mini world that each name an action, through the host's own nodes, the same
-seed for all:
-  base      the checkpoint as it is
-  human_prior       with the human-centric prior
-  lora      with a low-rank change of its attention, as many numbers and steps, the same data
-  finetune  all of its UNet trained on, as many steps, the same data
-`train mini human-prior lora human-prior-finetuned` makes them; what has no file is left out.
-  <x>_anatomy  share of images whose body has every limb once and of human proportions
-  <x>_action   share whose pose is the action's that the prompt names
-  <x>_fd       Frechet distance of the pose network's features to true images'
-  <x>_drift    mean difference to the base's image outside the bodies
-  cost         sampling time with the prior over that without, taken in turns
-`ceiling`: the evaluators on the true images after a round trip through the VAE.
-Ablations are read on some of the prompts, with the base's and the prior's numbers there:
-settings of the same prior, and priors trained otherwise (`train mini human-prior-ablations`).
+On unseen prompts of the mini world, each action equally often, through the host's own nodes, the
+same seeds for all:
+  base            the checkpoint as it is
+  human_prior     with the human-centric prior that ships: alignment .0005
+  lora            with a low-rank change of its attention of as many numbers
+  no_alignment, alignment_0015, gamma_07   priors trained otherwise (human-prior-ablations), which
+                  lie in `baselines`; of the first seed alone, as is what they are compared with:
+  base_first, human_prior_first
+  strength_X      the prior at other strengths, on the first prompts; with strength_0 and strength_1
+All learned from as many samples of the same people. Every figure has its interval of 95 % over the
+prompts (`intervals.py`):
+  <x>_anatomy     share of images whose body has every limb once and of human proportions
+  <x>_action      share whose pose is the action's that the prompt names
+  <x>_<figure>_<action>   of the prompts of one action
+  <x>_fd          Frechet distance of the pose network's features to true images'
+  <x>_drift       mean difference to the base's image outside the bodies
+  <x>_over_<y>_<figure>   difference to another way on the same images; _p is McNemar's
+  <x>_error_<T>   mean square of the noise that is missed at step T of 1000, on true scenes
+  <x>_error_<T>_share     that over the base's, in the same scenes with the same noise
+  <x>_cosine      of the human words' attention maps and the true silhouette, over the same steps;
+                  flat_cosine: of maps that look everywhere alike
+  cost            sampling time with the prior over that without, taken in turns
+`ceiling`: the evaluators on the true images after a round trip through the autoencoder.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from ...models import human_attention as word_attention
-from ...models.mini import IMAGE_SIZE
-from ..evaluators import bodies, posenet
-from ..recipes.human_prior import ABLATIONS, FINETUNED, HUMAN_PRIOR
-from ..recipes.lora import LORA
-from ..recipes.recipe import BASELINES
-from ..training import convert, preview
+from ..recipes.human_prior import HUMAN_PRIOR
+from ..training import preview
 from ..world.captions import scene_caption
 from ..world.renderer import render
-from ..world.scenes import FULL, sample_scenes
-from . import host
+from ..world.scenes import ACTIONS, Scenes
+from . import host, human_prior_denoising, intervals, kept, sheets
+from . import human_prior_ways as ways
+from .decisions import LOWER, Claim, Evidence, decide
+from .human_prior_denoising import STEPS, Denoised
+from .human_prior_judge import (
+    ACTION,
+    ANATOMY,
+    DRIFT,
+    FD,
+    Judge,
+    Judged,
+    balanced_people,
+    compare,
+    figures,
+    figures_by_action,
+    round_trip,
+    true_people,
+)
+from .human_prior_ways import BASE, LOW_RANK, PRIOR, Generate
 from .mini import RESULTS, UNSEEN
 
-SHOWN = 6
+
+class Counts(NamedTuple):
+    """Say how much is measured."""
+
+    prompts: int
+    seeds: int  # of base, prior and LoRA; one of the others
+    strength_prompts: int
+    true_bodies: int
+    denoised: int  # scenes
+    turns: int  # of timing
+
+
+COUNTS = Counts(500, 2, 100, 2_000, 200, 3)
+QUICK = Counts(15, 1, 1, 300, 10, 1)
+
+FIRST = "first"  # <way>_first: the first seed alone
+PROMPT_SEED, TRUE_SEED, DENOISED_SEED = UNSEEN + 300, UNSEEN + 301, UNSEEN + 302
+STRUCTURE_STEPS = STEPS[:3]  # at which structure is decided
+SHOWN = 5  # rows of the sheet
 MOMENT = 0.3  # share of the sampling at which maps are shown
 PEOPLE = ("woman", "man", "body")
-STRENGTHS = (0.5, 1.5, 2.0)
 
-BATCH = 20  # prompts generated at once
-Generate = Callable[[Sequence[str], int], Tensor]  # B prompts and a seed -> [B,3,H,W]
+Generated = dict[tuple[int, int], dict[str, tuple[Tensor, Judged]]]
+
+HCP = "HcP"
+BODIES = Claim(HCP, "From text alone, more bodies are right with the prior than without it")
+ACTS = Claim(HCP, "From text alone, more people do what the prompt says than without the prior")
+TRUE_TO_LIFE = Claim(HCP, "Images are closer to true ones with the prior than without it", LOWER)
+LORA_BODIES = Claim(HCP, "More bodies are right than with a LoRA of the same size")
+LORA_ACTS = Claim(HCP, "More people do what the prompt says than with a LoRA of the same size")
+BACKGROUND = Claim(HCP, "Less beside the body changes than with a LoRA of the same size", LOWER)
+EARLY = Claim(HCP, "Where structure is decided, people are denoised better than by the base", LOWER)
+LOOKS = Claim(HCP, "Alignment with poses brings the words for people onto the body")
+ALIGNED_BODIES = Claim(HCP, "More bodies are right with alignment than without it")
 
 
-def run(quick: bool) -> dict[str, float]:
+def run(quick: bool) -> dict[str, Any]:
     """Measure the human prior against its baselines; the numbers of results/human_prior.json.
 
-    Also writes human_prior.jpg beside it: a row per prompt, from left to right base, lora,
-    human_prior, and the attention maps of the named action of base and human_prior.
+    Also writes human_prior.jpg beside it: a row per prompt, from left to right base, LoRA,
+    human prior, and the attention maps of the named action of base and human prior.
     """
-    count, few, reference_count = (8, 1, 200) if quick else (500, 20, 1000)
+    counts = QUICK if quick else COUNTS
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
-    scenes = sample_scenes(count, UNSEEN + 300, framing=FULL, people=1)
-    prompts = [scene_caption(scenes, i) for i in range(count)]
-    alike = _alike(loaded, prompts)
-    images_by_way, seconds = _in_turns(_baselines(loaded), prompts, alike)
-    images_by_way["ceiling"] = _round_trip(render(scenes).rgb)
-    judge = Judge(scenes.people.action, images_by_way["base"], reference_count)
-    numbers: dict[str, float] = {"prompts": count}
-    for name, images in images_by_way.items():
-        numbers |= judge.of(name, images)
-    numbers["cost"] = seconds["human_prior"] / seconds["base"]
-    first = alike[:few]
-    rows = sorted(i for group in first for i in group)
-    numbers["ablation_prompts"] = len(rows)
-    ablation_images = {name: images_by_way[name][rows] for name in ("base", "human_prior")}
-    ablation_images |= _in_turns(_ablations(loaded), prompts, first)[0]
-    for name, images in ablation_images.items():
-        numbers |= judge.of(f"ablation_{name}", images, rows)
-    _show(loaded, images_by_way, prompts)
+    scenes = balanced_people(counts.prompts, PROMPT_SEED)
+    prompts = [scene_caption(scenes, i) for i in range(counts.prompts)]
+    judge = Judge(scenes.people.action, true_people(counts.true_bodies, TRUE_SEED))
+    bench = Bench(loaded, prompts, judge, counts)
+    judged = bench.judge_all() | {"ceiling": _judge_truth(judge, scenes)}
+    numbers: dict[str, Any] = {"prompts": counts.prompts, "seeds": counts.seeds}
+    numbers |= image_figures(judged, judge.fidelity)
+    for name in (BASE, PRIOR, LOW_RANK):
+        numbers |= figures_by_action(name, judged[name], scenes.people.action)
+    numbers |= bench.strength_figures()
+    numbers |= denoising_figures(_denoise_all(counts.denoised))
+    numbers |= bench.cost()
+    numbers["decided"] = decided(numbers)
+    bench.save_sheet()
     return numbers
 
 
-class Judge:
-    """Compare images with true bodies and with the base's images."""
+class Bench:
+    """Generate each image once and judge it at once, so that few images are held."""
 
-    def __init__(self, actions: Tensor, base: Tensor, reference_count: int) -> None:
-        self.net, self.actions, self.base = posenet.load_posenet(), actions, base
-        self.base_read = bodies.read(self.net, base)
-        true = sample_scenes(reference_count, UNSEEN + 301, framing=FULL, people=1)
-        drawn = render(true)
-        self.fidelity = bodies.read(self.net, drawn.rgb).features
-        read = bodies.read(self.net, _round_trip(drawn.rgb))
-        self.true = bodies.Bodies(read, bodies.shape_of(drawn.body[..., :2]), true.people.action)
+    def __init__(
+        self, loaded: host.Loaded, prompts: Sequence[str], judge: Judge, counts: Counts
+    ) -> None:
+        self.loaded, self.prompts, self.judge, self.counts = loaded, prompts, judge, counts
+        self.main, self.arms = ways.main_ways(loaded), ways.arms(loaded)
+        self.strengths = ways.other_strengths(loaded)
+        self.groups = ways.group_alike(loaded, prompts)
+        self.first_groups = ways.first_groups(self.groups, counts.strength_prompts)
+        self.folder = kept.folder("human_prior")
+        self.judged: dict[str, dict[int, list[Judged]]] = {}  # of a way, by prompt
+        self.shown: dict[str, dict[int, Tensor]] = {}  # images of the first seed, by prompt
+        self.rows_shown = _first_of_actions(judge.actions, SHOWN)
 
-    def of(self, name: str, images: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
-        """Measure images [B,3,H,W] of these prompts, or of all."""
-        at = torch.arange(len(self.base)) if rows is None else torch.tensor(rows)
-        read = bodies.read(self.net, images)
-        named = bodies.name_actions(read.joints, self.true) == self.actions[at]
-        before = self.base_read.joints[at]
-        return {
-            f"{name}_anatomy": float(bodies.are_complete(read, self.true).float().mean()),
-            f"{name}_action": float(named.float().mean()),
-            f"{name}_fd": bodies.frechet(read.features, self.fidelity),
-            f"{name}_drift": bodies.drift(images, self.base[at], read.joints, before),
-        }
+    def judge_all(self) -> dict[str, Judged]:
+        """Generate and judge everything; the judgements of each way but the strengths."""
+        for rows in tqdm(self.groups, desc="generate", mininterval=10):
+            for take in range(self.counts.seeds):
+                self._judge_group(rows, take)
+        judged = {name: _collect(self.judged[name]) for name in (*self.main, *self.arms)}
+        first = {f"{name}_{FIRST}": judged[name].first_seed() for name in (BASE, PRIOR)}
+        return judged | first
+
+    def _judge_group(self, rows: Sequence[int], take: int) -> None:
+        asked = dict(self.main)
+        if take == 0:
+            asked |= self.arms | (self.strengths if rows in self.first_groups else {})
+        base = self._images(BASE, asked[BASE], rows, take)
+        base_read = self.judge.read(base)
+        for name, generate in asked.items():
+            images = base if name == BASE else self._images(name, generate, rows, take)
+            judged = self.judge.judge(images, rows, base, base_read)
+            for k, row in enumerate(rows):
+                self.judged.setdefault(name, {}).setdefault(row, []).append(judged.at([k]))
+                if take == 0 and row in self.rows_shown:
+                    self.shown.setdefault(name, {})[row] = images[k]
+
+    def _images(self, name: str, generate: Generate, rows: Sequence[int], take: int) -> Tensor:
+        def make() -> Tensor:
+            return ways.generate_group(generate, self.prompts, rows, take)
+
+        return kept.kept_images(self.folder, f"{name}-{take}", rows, make)
+
+    def strength_figures(self) -> dict[str, float]:
+        """Compute the figures of the prior at every strength, on the first prompts and seed."""
+        rows = sorted(row for group in self.first_groups for row in group)
+        names = {BASE: "strength_0", PRIOR: "strength_1"} | {name: name for name in self.strengths}
+        numbers: dict[str, float] = {"strength_prompts": len(rows)}
+        for name, key in names.items():
+            judged = _collect({row: self.judged[name][row][:1] for row in rows})
+            numbers |= figures(key, judged, self.judge.fidelity)
+        return numbers
+
+    def cost(self) -> dict[str, float]:
+        """Time the prior and the base in turns, after a first run of both."""
+        rows = max(self.groups, key=len)
+        seconds: dict[str, list[float]] = {BASE: [], PRIOR: []}
+        for turn in range(self.counts.turns + 1):
+            for name, times in seconds.items():
+                start = time.perf_counter()
+                ways.generate_group(self.main[name], self.prompts, rows, 0)
+                if turn:
+                    times.append(time.perf_counter() - start)
+        of_prior, of_base = (torch.tensor(seconds[name]) for name in (PRIOR, BASE))
+        return intervals.ratio(of_prior, of_base, "cost")
+
+    def save_sheet(self) -> None:
+        """Write the sheet of the first prompts of some actions."""
+        names = (BASE, LOW_RANK, PRIOR)
+        images, values = [], []
+        for row in self.rows_shown:
+            generated = [self.shown[name][row] for name in names]
+            images += [*generated, *_maps(self.loaded, self.prompts[row], generated[-1], row)]
+            values.append([_value(self.judged[name][row][0]) for name in names] + ["", ""])
+        heads = ["base", "LoRA of the same size", "human prior"]
+        heads += ["where the base looks for the action", "where the prior looks"]
+        sheets.save_labeled(
+            torch.stack(images).unflatten(0, (len(self.rows_shown), len(heads))),
+            RESULTS / "human_prior.jpg",
+            heads,
+            [self.prompts[row] for row in self.rows_shown],
+            values,
+        )
 
 
-def _baselines(loaded: host.Loaded) -> dict[str, Generate]:
-    import comfy.sd
+def _collect(by_row: Mapping[int, Sequence[Judged]]) -> Judged:
+    """Join the judgements of single images, seeds side by side and prompts in order."""
+    rows = [[torch.cat(seeds, 1) for seeds in zip(*by_row[i], strict=True)] for i in sorted(by_row)]
+    return Judged(*(torch.cat(each) for each in zip(*rows, strict=True)))
 
-    generators = {
-        "base": _plain(loaded, loaded.model),
-        "human_prior": _with_prior(loaded, HUMAN_PRIOR),
+
+def _first_of_actions(actions: Tensor, count: int) -> list[int]:
+    """Find the first prompt of each of some actions, which lie far apart in their list."""
+    chosen = torch.arange(count) * len(ACTIONS) // count
+    return [int((actions == action).nonzero()[0, 0]) for action in chosen]
+
+
+def _value(judged: Judged) -> str:
+    whole, named = (bool(values[0, 0] > 0.5) for values in (judged.anatomy, judged.action))
+    return f"body {'right' if whole else 'wrong'}, action {'right' if named else 'wrong'}"
+
+
+def _judge_truth(judge: Judge, scenes: Scenes) -> Judged:
+    images = round_trip(render(scenes).rgb)
+    return judge.judge(images, range(len(images)), images, judge.read(images))
+
+
+def image_figures(judged: Mapping[str, Judged], fidelity: Tensor) -> dict[str, float]:
+    """Compute the figures of each way and the differences between ways."""
+    numbers: dict[str, float] = {}
+    for name, each in judged.items():
+        numbers |= figures(name, each, fidelity)
+    first_prior = f"{PRIOR}_{FIRST}"
+    arm_names = [name for name in judged if name in ways.ABLATIONS]
+    pairs = [(PRIOR, BASE), (LOW_RANK, BASE), (PRIOR, LOW_RANK)]
+    pairs += [(name, f"{BASE}_{FIRST}") for name in arm_names]
+    pairs += [(first_prior, name) for name in arm_names]
+    for ours, theirs in pairs:
+        numbers |= compare(f"{ours}_over_{theirs}", judged[ours], judged[theirs], fidelity)
+    return numbers
+
+
+def _denoise_all(count: int) -> dict[str, Denoised]:
+    people = human_prior_denoising.noisy_people(true_people(count, DENOISED_SEED))
+    results = {}
+    for name, load in human_prior_denoising.denoisers().items():
+        model = load()
+        results[name] = human_prior_denoising.denoise(model, people)
+    flat = human_prior_denoising.flat_cosines(model, people)
+    return results | {"flat": Denoised(torch.empty(0), flat[:, None])}
+
+
+def denoising_figures(denoised: Mapping[str, Denoised]) -> dict[str, float]:
+    """Compute the errors by step and the maps' cosines of each way, and their differences."""
+    numbers = intervals.mean(denoised["flat"].cosines.mean(1), "flat_cosine")
+    base = denoised[BASE]
+    typical = base.errors.mean(0)  # so that every step counts alike
+    early = {
+        name: (each.errors / typical)[:, : len(STRUCTURE_STEPS)].mean(1)
+        for name, each in denoised.items()
+        if len(each.errors)
     }
-    with torch.inference_mode():
-        if LORA.is_file():
-            changed, _ = comfy.sd.load_lora_for_models(loaded.model, None, load_file(LORA), 1.0, 0)
-            generators["lora"] = _plain(loaded, changed)
-        if FINETUNED.is_file():
-            other = comfy.sd.load_checkpoint_guess_config(str(FINETUNED), output_vae=False)[0]
-            generators["finetune"] = _plain(loaded, other)
-    return generators
+    for name, values in early.items():
+        each = denoised[name]
+        numbers |= intervals.mean(each.cosines.mean(1), f"{name}_cosine")
+        numbers |= intervals.mean(values, f"{name}_early_error")
+        for k, step in enumerate(STEPS):
+            errors, of_base = each.errors[:, k], base.errors[:, k]
+            numbers |= intervals.mean(errors, f"{name}_error_{step}")
+            if name != BASE:
+                numbers |= intervals.ratio(errors, of_base, f"{name}_error_{step}_share")
+        if name != BASE:
+            numbers |= intervals.difference(values, early[BASE], f"{name}_over_{BASE}_early_error")
+    for other in early:
+        if other != PRIOR:
+            pair = (denoised[name].cosines.mean(1) for name in (PRIOR, other))
+            numbers |= intervals.difference(*pair, f"{PRIOR}_over_{other}_cosine")
+    return numbers
 
 
-def _ablations(loaded: host.Loaded) -> dict[str, Generate]:
-    """The prior with other settings, and priors trained in other ways."""
-    ways = {f"strength_{value:g}": _with_prior(loaded, HUMAN_PRIOR, value) for value in STRENGTHS}
-    for name in ABLATIONS:
-        file = BASELINES / f"{name}.safetensors"
-        if file.is_file():
-            ways[name] = _with_prior(loaded, file)
-    return ways
+def decided(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Decide the paper's claims and README's."""
+    drawn_again = f"{numbers['prompts']} prompts drawn again"
+    images = numbers["prompts"] * numbers["seeds"]
 
+    def on_images(figure: str, ours: str, theirs: str, count: int = images) -> Evidence:
+        difference = f"{ours}_over_{theirs}_{figure}"
+        p = numbers.get(f"{difference}_p")
+        test = drawn_again if p is None else f"{drawn_again}; McNemar on {count} images"
+        ceiling = f"ceiling_{figure}" if figure in (ANATOMY, ACTION) else None
+        return Evidence(f"{ours}_{figure}", f"{theirs}_{figure}", difference, test, ceiling, p)
 
-def _plain(loaded: host.Loaded, model: Any) -> Generate:
-    def generate(prompts: Sequence[str], seed: int) -> Tensor:
-        return _sample(loaded, model, host.text(loaded, *prompts), seed)
-
-    return generate
-
-
-def _with_prior(loaded: host.Loaded, file: Path, strength: float = 1.0) -> Generate:
-    """Of prompts whose human-centric words stand at the same places."""
-    model = _patched(loaded, file, strength)
-
-    def generate(prompts: Sequence[str], seed: int) -> Tensor:
-        each = [_marked(loaded, prompt)[0] for prompt in prompts]
-        positive = [[torch.cat([text for text, _ in each]), each[0][1]]]
-        return _sample(loaded, model, positive, seed)
-
-    return generate
-
-
-def _patched(loaded: host.Loaded, file: Path, strength: float = 1.0) -> Any:
-    from ...host import human_prior as prior
-
-    with torch.inference_mode():
-        prior_weights = prior.load(file)
-        stages = dict.fromkeys(prior.STAGES, strength)
-        return prior.apply(
-            loaded.model,
-            prior_weights,
-            prior.Settings(prior_weights.gamma, prior_weights.mask, stages, 0.0, 1.0),
-        )
-
-
-def _marked(loaded: host.Loaded, prompt: str) -> Any:
-    """The prompt as Human-Centric Prompt encodes it."""
-    from ...host import human_prior as prior
-
-    with torch.inference_mode():
-        return prior.encode_prompt(loaded.clip, prompt, (), ())[0]
-
-
-def _sample(loaded: host.Loaded, model: Any, positive: Any, seed: int) -> Tensor:
-    latent = host.empty(IMAGE_SIZE, len(positive[0][0]))
-    latent_out = host.sample(model, positive, host.text(loaded, ""), latent, seed)
-    return host.decode(loaded, latent_out)
-
-
-def _alike(loaded: host.Loaded, prompts: Sequence[str]) -> list[list[int]]:
-    """Which prompts can be generated together, because the same tokens of them are marked."""
-    from ...host import human_prior as prior
-
-    groups: dict[tuple[bool, ...], list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        marks = _marked(loaded, prompt)[0][1][prior.HUMAN]
-        groups.setdefault(tuple(marks.tolist()), []).append(i)
-    return [g[k : k + BATCH] for g in groups.values() for k in range(0, len(g), BATCH)]
-
-
-def _in_turns(
-    generators: Mapping[str, Generate], prompts: Sequence[str], groups: Sequence[Sequence[int]]
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """All images by every generator, group after group, and the seconds each took in all."""
-    images_by_way: dict[str, dict[int, Tensor]] = {name: {} for name in generators}
-    seconds = dict.fromkeys(generators, 0.0)
-    for generate in generators.values():
-        generate(prompts[:1], 0)  # the first run loads and warms up
-    for rows in tqdm(groups, desc="generate"):
-        group = [prompts[i] for i in rows]
-        for name, generate in generators.items():
-            start = time.perf_counter()
-            images = generate(group, rows[0])
-            seconds[name] += time.perf_counter() - start
-            images_by_way[name] |= dict(zip(rows, images, strict=True))
-    ordered = {name: [images[i] for i in sorted(images)] for name, images in images_by_way.items()}
-    return {name: torch.stack(images) for name, images in ordered.items()}, seconds
-
-
-def _round_trip(images: Tensor) -> Tensor:
-    """Images after the autoencoder, which all generated ones have passed."""
-    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
-    with torch.no_grad():
-        return torch.cat(
-            [
-                preview.decode(checkpoint, preview.encode(checkpoint, chunk))
-                for chunk in images.split(32)
-            ]
-        )
-
-
-def _show(loaded: host.Loaded, images_by_way: Mapping[str, Tensor], prompts: Sequence[str]) -> None:
-    """The sheet of the first prompts."""
-    columns = [
-        images_by_way[name] for name in ("base", "lora", "human_prior") if name in images_by_way
-    ]
-    rows = []
-    for i in range(min(SHOWN, len(prompts))):
-        rows += [column[i] for column in columns]
-        rows += _maps(loaded, prompts[i], images_by_way["human_prior"][i], i)
-    RESULTS.mkdir(exist_ok=True)
-    preview.save_sheet(torch.stack(rows), RESULTS / "human_prior.jpg", columns=len(columns) + 2)
+    first = f"{PRIOR}_{FIRST}"
+    scenes_again = "true scenes drawn again"
+    evidence = {
+        BODIES: on_images(ANATOMY, PRIOR, BASE),
+        ACTS: on_images(ACTION, PRIOR, BASE),
+        TRUE_TO_LIFE: on_images(FD, PRIOR, BASE),
+        LORA_BODIES: on_images(ANATOMY, PRIOR, LOW_RANK),
+        LORA_ACTS: on_images(ACTION, PRIOR, LOW_RANK),
+        BACKGROUND: on_images(DRIFT, PRIOR, LOW_RANK),
+        EARLY: Evidence(
+            f"{PRIOR}_early_error",
+            f"{BASE}_early_error",
+            f"{PRIOR}_over_{BASE}_early_error",
+            scenes_again,
+        ),
+        LOOKS: Evidence(
+            f"{PRIOR}_cosine",
+            "no_alignment_cosine",
+            f"{PRIOR}_over_no_alignment_cosine",
+            scenes_again,
+        ),
+        ALIGNED_BODIES: on_images(ANATOMY, first, "no_alignment", numbers["prompts"]),
+    }
+    return [decide(claim, numbers, each) for claim, each in evidence.items()]
 
 
 @torch.inference_mode()
 def _maps(loaded: host.Loaded, prompt: str, image: Tensor, seed: int) -> list[Tensor]:
-    """The finest maps of the named action over the prior's image, without the prior and with it,
-    alike bright.
+    """Draw the finest maps of the named action over the prior's image, without the prior and with
+    it, alike bright.
     """
     from ...host import human_attention
     from ...host import human_prior as prior
 
-    positive = _marked(loaded, prompt)
+    positive = ways.encode_marked(loaded, prompt)
     words = word_attention.marked_positions(
         positive[0][1][prior.WORDS], positive[0][1][prior.HUMAN].tolist()
     )
     columns = [tokens for word, tokens in words.items() if word not in PEOPLE]
     latent = loaded.vae.encode(image.movedim(0, -1)[None])
     (look,) = human_attention.read_maps(
-        _patched(loaded, HUMAN_PRIOR),
+        ways.patched(loaded, HUMAN_PRIOR),
         positive,
         latent,
         (MOMENT,),

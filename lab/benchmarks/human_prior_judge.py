@@ -1,0 +1,149 @@
+"""What evaluators read in images of one person each, prompt by prompt, and the figures of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..evaluators import bodies, posenet
+from ..training import convert, preview
+from ..training.loop import native_precision
+from ..world.renderer import render
+from ..world.scenes import ACTIONS, FULL, Scenes, sample_scenes
+from . import intervals
+
+ANATOMY, ACTION, FD, DRIFT = "anatomy", "action", "fd", "drift"
+CHUNK = 16  # images
+
+
+class Judged(NamedTuple):
+    """Hold what N prompts with S seeds each show."""
+
+    anatomy: Tensor  # [N,S] 1: the body has every limb once and of human proportions
+    action: Tensor  # [N,S] 1: the pose is the action's that the prompt names
+    drift: Tensor  # [N,S] mean difference to the base's image outside the bodies
+    features: Tensor  # [N,S,F] of the pose network
+
+    def first_seed(self) -> Judged:
+        """Select the images of the first seed."""
+        return Judged(*(values[:, :1] for values in self))
+
+    def at(self, rows: Sequence[int]) -> Judged:
+        """Select prompts."""
+        return Judged(*(values[list(rows)] for values in self))
+
+
+class Judge:
+    """Compare images with true bodies and with the base's images."""
+
+    def __init__(self, actions: Tensor, true_scenes: Scenes) -> None:
+        """`actions` [N] are those that the prompts name; true bodies are read after the autoencoder
+        has passed them, as it has every generated image.
+        """
+        self.net, self.actions = posenet.load_posenet(), actions
+        parts = []
+        for rows in torch.arange(len(true_scenes)).split(CHUNK):
+            drawn = render(true_scenes.take(rows))
+            after, before = (bodies.read(self.net, x) for x in (round_trip(drawn.rgb), drawn.rgb))
+            parts.append((*after, bodies.shape_of(drawn.body[..., :2]), before.features))
+        *read, shapes, self.fidelity = (torch.cat(part) for part in zip(*parts, strict=True))
+        self.true = bodies.Bodies(bodies.Read(*read), shapes, true_scenes.people.action)
+
+    def read(self, images: Tensor) -> bodies.Read:
+        """Read the bodies in images [B,3,H,W]."""
+        return bodies.read(self.net, images)
+
+    def judge(
+        self, images: Tensor, rows: Sequence[int], base: Tensor, base_read: bodies.Read
+    ) -> Judged:
+        """Judge the images [B,3,H,W] of the prompts at `rows`, of one seed; [B,1]."""
+        read = bodies.read(self.net, images)
+        named = bodies.name_actions(read.joints, self.true) == self.actions[list(rows)]
+        whole = bodies.are_complete(read, self.true)
+        drift = _drifts(images, base, read.joints, base_read.joints)
+        results = whole.float(), named.float(), drift, read.features
+        return Judged(*(values[:, None] for values in results))
+
+
+def true_people(count: int, seed: int) -> Scenes:
+    """Draw whole people, one in each scene."""
+    return sample_scenes(count, seed, framing=FULL, people=1)
+
+
+def balanced_people(count: int, seed: int) -> Scenes:
+    """Draw scenes of one whole person each, in which every action comes equally often, give or take
+    one.
+    """
+    drawn = true_people(3 * count + 10 * len(ACTIONS), seed)
+    rows_by_action = [(drawn.people.action == k).nonzero()[:, 0] for k in range(len(ACTIONS))]
+    rows = [rows_by_action[k % len(ACTIONS)][k // len(ACTIONS)] for k in range(count)]
+    return drawn.take(torch.stack(rows).sort().values)
+
+
+def round_trip(images: Tensor) -> Tensor:
+    """Pass images through the autoencoder, which all generated ones have passed; the error of bf16
+    is far below its own.
+    """
+    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
+    checkpoint.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fast = native_precision() == "bf16"
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=fast):
+        chunks = (preview.encode(checkpoint, chunk) for chunk in images.split(CHUNK))
+        return torch.cat([preview.decode(checkpoint, latents).float() for latents in chunks])
+
+
+def _drifts(images: Tensor, base: Tensor, joints: Tensor, base_joints: Tensor) -> Tensor:
+    """Average the difference of each image to the base's outside both bodies, [B]."""
+    size = images.shape[-1]
+    free = bodies.surroundings(joints, size) & bodies.surroundings(base_joints, size)
+    off = (images - base).abs().mean(1)
+    return (off * free).sum((1, 2)) / free.sum((1, 2)).clamp(min=1)
+
+
+def figures(name: str, judged: Judged, fidelity: Tensor) -> dict[str, float]:
+    """Compute a way's figures, each with its interval over the prompts."""
+    return {
+        **intervals.mean(judged.anatomy.mean(1), f"{name}_{ANATOMY}"),
+        **intervals.mean(judged.action.mean(1), f"{name}_{ACTION}"),
+        **intervals.mean(judged.drift.mean(1), f"{name}_{DRIFT}"),
+        **intervals.statistic(
+            lambda rows: _distance(judged, rows, fidelity), len(judged.features), f"{name}_{FD}"
+        ),
+    }
+
+
+def compare(name: str, judged: Judged, baseline: Judged, fidelity: Tensor) -> dict[str, float]:
+    """Compute the differences of a way to a baseline on the same images, `<name>_<figure>`, and
+    McNemar's p of each yes and no, `<name>_<figure>_p`.
+    """
+    numbers: dict[str, float] = {}
+    for figure in (ANATOMY, ACTION, DRIFT):
+        ours, theirs = getattr(judged, figure), getattr(baseline, figure)
+        numbers |= intervals.difference(ours.mean(1), theirs.mean(1), f"{name}_{figure}")
+        if figure != DRIFT:
+            pairs = [(each.flatten() > 0.5).tolist() for each in (ours, theirs)]
+            numbers[f"{name}_{figure}_p"] = intervals.mcnemar(*pairs)
+    return numbers | intervals.statistic(
+        lambda rows: _distance(judged, rows, fidelity) - _distance(baseline, rows, fidelity),
+        len(judged.features),
+        f"{name}_{FD}",
+    )
+
+
+def _distance(judged: Judged, rows: Tensor, fidelity: Tensor) -> float:
+    return bodies.frechet(judged.features[rows].flatten(0, 1), fidelity)
+
+
+def figures_by_action(name: str, judged: Judged, actions: Tensor) -> dict[str, float]:
+    """Compute the shares of anatomy and action of the prompts [N] of each action."""
+    numbers: dict[str, float] = {}
+    for k, action in enumerate(ACTIONS):
+        for figure in (ANATOMY, ACTION):
+            shares = getattr(judged, figure)[actions == k].mean(1)
+            if len(shares):
+                key = f"{name}_{figure}_{action.replace(' ', '_')}"
+                numbers |= intervals.mean(shares, key)
+    return numbers
