@@ -4,6 +4,7 @@ import pytest
 import torch
 from vitruvian.host import structure_family, structure_latent, structure_unet
 from vitruvian.host.registration import register
+from vitruvian.lab.recipes import structure as recipe
 from vitruvian.lab.training import convert, preview
 from vitruvian.lab.training import structure as training
 from vitruvian.models import structure
@@ -106,6 +107,19 @@ def sample(model, positive=None, negative=None, *, cfg=3.0, steps=2, batch=1, si
 
 def pose(batch=1, size=(CELLS, CELLS), seed=5):
     return torch.randn(batch, 4, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_network_that_ships_is_as_deep_as_its_recipe_says(mini, mini_weights):
+    joint = training.load_structure(mini, recipe.STRUCTURE, "mini")
+    assert joint.experts == recipe.CONFIG.experts == 4 and joint.fusion == recipe.CONFIG.fusion
+    host_model = structure_family.load(recipe.STRUCTURE)
+    x, t, words, pose, sizes = inputs(size=(24, 24))
+    expected = joint.eval()(x, t, words, pose, sizes)
+    torch.testing.assert_close(
+        predict(host_model, x, t, words, pose, sizes), expected, atol=1e-3, rtol=1e-3
+    )
+    latents = sample(host_model, size=(24, 24))
+    assert latents.shape == (1, 12, 24, 24) and latents.isfinite().all()
 
 
 def test_three_copies_are_the_base(mini, loaded, tmp_path):
