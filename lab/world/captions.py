@@ -69,7 +69,12 @@ def scene_caption(scenes: Scenes, scene: int, *, brief: bool = False) -> str:
         return f"{person_caption(scenes, people[0], brief=brief)}, {setting}, {framing}"
     hats = len(people) < 4  # four people with hats would not fit CLIP's 77 tokens
     each = "; ".join(person_caption(scenes, i, brief=True, hats=hats) for i in people)
-    return f"{NUMBERS[len(people) - 1]} people {setting}, {framing}: {each}"
+    return f"{_counted(len(people))} {setting}, {framing}: {each}"
+
+
+def _counted(people: int) -> str:
+    """Count people in words; more than the vocabulary has a number for are just people."""
+    return f"{NUMBERS[people - 1]} people" if people <= len(NUMBERS) else "people"
 
 
 def hand_caption(scenes: Scenes, person: int, side: int, setting: str) -> str:
