@@ -202,15 +202,15 @@ def train_clothnet(data: Dataset, schedule: Schedule, out: Path) -> ClothNet:
     return net
 
 
-def cloths_of(work: Path) -> Cloths:
+def cloths_of(work: Path, share: float = 1.0) -> Cloths:
     """Collect the clothes of people alone and of two together, rendered and as the autoencoder
-    gives them back; cut out once, kept in `work`.
+    gives them back; cut out once, kept in `work`. `share`: of the shards, at least one of each.
     """
     folder, checkpoint = work / "cloths", convert.load_checkpoint(preview.CHECKPOINT)
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for people, seeds in SEEDS.items():
-        for seed in seeds:
+        for seed in seeds[: max(1, round(share * len(seeds)))]:
             file = folder / f"{people}-{seed}.npz"
             if not file.is_file():
                 scenes = sample_scenes(SHARD, seed, framing=FULL, people=people)

@@ -31,6 +31,7 @@ from ..world.captions import scene_caption
 from ..world.dataset import draw_hint
 from ..world.renderer import render
 from ..world.scenes import COLORS, FULL, People, Scenes, sample_scenes
+from . import worlds
 from .recipe import Recipe, Run
 
 LORAS = preview.WEIGHTS / "loras"
@@ -110,8 +111,9 @@ def look_world(work: Path, look: Look, checkpoint: convert.Checkpoint) -> LookDa
     arrays, captions = folder / f"{look.name}.npz", folder / f"{look.name}.json"
     if not captions.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        singles = sample_scenes(SINGLE_SCENES, SINGLE_SEED, framing=FULL, people=1)
-        pairs = sample_scenes(PAIR_SCENES, PAIR_SEED, framing=FULL, people=2, alone=ALONE)
+        singles_count, pairs_count = (worlds.scaled(n, work) for n in (SINGLE_SCENES, PAIR_SCENES))
+        singles = sample_scenes(singles_count, SINGLE_SEED, framing=FULL, people=1)
+        pairs = sample_scenes(pairs_count, PAIR_SEED, framing=FULL, people=2, alone=ALONE)
         parts = [_encoded(checkpoint, scenes, look) for scenes in (singles, pairs)]
         latents, hints = (
             torch.cat(arrays_of_parts).numpy()

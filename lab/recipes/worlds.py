@@ -38,7 +38,7 @@ class World(NamedTuple):
 
     def in_folder(self, work: Path) -> dataset.World:
         """Give the world as it lies in a work folder, at the folder's share of its size."""
-        scenes = max(1, round(self.scenes * share_of(work)))
+        scenes = scaled(self.scenes, work)
         return dataset.World(work / self.name, scenes, self.seed, self.draw, self.kinds)
 
 
@@ -93,6 +93,11 @@ def share_of(work: Path) -> float:
     """Read how large the worlds of a work folder are."""
     file = work / SHARE
     return float(file.read_text("utf-8")) if file.is_file() else 1.0
+
+
+def scaled(scenes: int, work: Path) -> int:
+    """Take a work folder's share of so many scenes, at least one."""
+    return max(1, round(scenes * share_of(work)))
 
 
 def write(work: Path, *worlds: World) -> list[Path]:
