@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...models import memory, memory_file, semantic_map
+from ...models import memory, semantic_map
 from ...models.appearance import Sizes
 from ..training import appearance, convert, part_encoder, preview
 from ..training.appearance_unet import AppearanceDenoiser, save_alignment, start_alignment
@@ -18,13 +18,13 @@ from ..training.loop import Schedule
 from ..training.tokens import WordTokenizer
 from . import worlds
 from .dressed import is_held_out, map_of_single, read_crops, without_appearance
-from .memory import MEMORY
+from .memory import training_memory
 from .part_encoder import FEATURES, VISION, image_features
 from .recipe import BASELINES, VITRUVIAN_WEIGHTS, Recipe, Run
 
 APPEARANCE = VITRUVIAN_WEIGHTS / "vitruvian_mini_appearance.safetensors"
 NO_ALIGNMENT = BASELINES / "appearance_no_alignment.safetensors"
-SCHEDULE = Schedule(steps=900, batch=24, lr=1e-3, warmup=50, save_every=300)
+SCHEDULE = Schedule(steps=275, batch=192, lr=2e-3, warmup=50, save_every=25)
 SAMPLES = 8  # of a validation sheet
 
 
@@ -63,7 +63,7 @@ def dressed_data(checkpoint: convert.Checkpoint, work: Path) -> DressedDataset:
         names=("hint", "parsing"),
         keep=lambda caption: not is_held_out(caption["full"]),
     )
-    encoder, garments = part_encoder.load_encoder(VISION), memory_file.load(MEMORY)
+    encoder, garments = part_encoder.load_encoder(VISION), training_memory(work)
     crop_features = image_features(encoder, crops.images)
     row = {scene: k for k, scene in enumerate(sorted(set(crops.scenes.tolist())))}
     rows = torch.tensor([row[scene] for scene in crops.scenes.tolist()])
@@ -100,7 +100,9 @@ def _train_alignment(run: Run, file: Path, *, masked: bool) -> None:
     )
     out = run.work / ("appearance" if masked else "appearance-ablations")
     save_samples = preview_dressed(checkpoint, tokenizer, data)
-    appearance.train_appearance(model, data, loss, run.schedule, out, preview=save_samples)
+    names = "latent", "hint", "labels", "features", "refreshed", "has_feature"
+    placed = run.place(data, names, tokenizer)
+    appearance.train_appearance(model, placed, loss, run.schedule, out, preview=save_samples)
     save_alignment(alignment, file, "mini", torch.int8)
 
 

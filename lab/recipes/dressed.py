@@ -1,7 +1,8 @@
 """The world of dressed people: which clothes no training sees, semantic maps, phrases and crops.
 
-Some combinations of color, pattern and garment are held out (HELD_OUT): neither encoder nor memory
-nor alignment ever sees one. The base has seen them all.
+Some combinations of color, pattern and garment are held out (HELD_OUT): neither encoder nor
+alignment ever sees one, nor does the memory that the alignment is trained with. The base has seen
+them all.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from torch import Tensor
 
 from ...models import part_crops, semantic_map
 from ..world.body import BOTTOM, LABELS
+from ..world.captions import scene_caption
 from ..world.dataset import WorldDataset
-from ..world.renderer import Render
+from ..world.renderer import Render, render
 from ..world.scenes import BOTTOMS, COLORS, PATTERNS, Scenes
 from .worlds import write_dressed
 
 CROP = 48  # pixels
+CHUNK = 64  # scenes that are rendered at once
 GARMENTS = ("top", *BOTTOMS)
 HELD_OUT = {  # a fifth of all: every color, pattern and garment is in some that are trained on
     (color, pattern, garment)
@@ -103,16 +106,41 @@ def map_of_single(labels: Tensor, caption: str) -> Tensor:
 
 
 class Crops(NamedTuple):
-    """Every part of every image without a held-out combination."""
+    """Parts cut out of images of one person each."""
 
     images: Tensor  # uint8 [M, 3, S, S]
     parts: Tensor  # [M], classes
-    scenes: Tensor  # [M], rows of the world
+    scenes: Tensor  # [M], which image each is of
     phrases: list[str]  # of each
 
 
+def cut_scenes(scenes: Scenes) -> Crops:
+    """Render scenes of one whole person each, and cut all parts out of them."""
+    images, parts, numbers, phrases = list[Tensor](), list[int](), list[int](), list[str]()
+    for rows in torch.arange(len(scenes)).split(CHUNK):
+        chunk = scenes.take(rows)
+        truth = render(chunk)
+        maps = semantic_maps(chunk, truth)
+        for k, number in enumerate(rows.tolist()):
+            looks = part_phrases(scene_caption(chunk, k))
+            for part, crop in _cut(truth.rgb[k].movedim(0, -1), maps[k]):
+                images.append(crop)
+                parts.append(part)
+                numbers.append(number)
+                phrases.append(looks[part])
+    return Crops(torch.stack(images), torch.tensor(parts), torch.tensor(numbers), phrases)
+
+
+def _cut(image: Tensor, labels: Tensor) -> list[tuple[int, Tensor]]:
+    """The parts of an image [H, W, 3] in 0..1, each uint8 [3, CROP, CROP] and its class."""
+    crops = part_crops.crop_parts(image, labels, CROP)
+    return [(part, (crop.movedim(-1, 0) * 255).round().byte()) for part, crop in crops]
+
+
 def read_crops(work: Path) -> Crops:
-    """Cut all parts out of the dressed world; the crops stay in `work` for the next time."""
+    """Cut all parts out of the dressed world without held-out combinations; the crops stay in
+    `work` for the next time.
+    """
     file = work / "dressed-crops.npz"
     world = WorldDataset(write_dressed(work), names=("rgb", "parsing"))
     if not file.is_file():
@@ -132,8 +160,8 @@ def _write_crops(world: WorldDataset, file: Path) -> None:
         item = world[i]
         labels = map_of_single(item["parsing"], item["captions"]["full"])
         image = item["rgb"].movedim(0, -1) / 255
-        for part, crop in part_crops.crop_parts(image, labels, CROP):
-            images.append((crop.movedim(-1, 0) * 255).round().byte())
+        for part, crop in _cut(image, labels):
+            images.append(crop)
             classes.append(part)
             rows.append(i)
     incomplete = file.with_suffix(".part.npz")  # savez adds the ending if it is not there

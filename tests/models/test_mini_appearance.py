@@ -69,6 +69,30 @@ def test_maps_of_renders_and_of_their_captions_agree(scenes, truth):
         assert torch.equal(bottom, truth.parsing[i] == BOTTOM)
 
 
+def test_parts_are_cut_out_of_rendered_scenes_with_their_phrases(scenes, truth):
+    first = scenes.take(torch.arange(3))
+    crops, maps = dressed.cut_scenes(first), dressed.semantic_maps(scenes, truth)
+    for i in range(3):
+        rows = (crops.scenes == i).nonzero()[:, 0].tolist()
+        looks = dressed.part_phrases(scene_caption(scenes, i))
+        cut = part_crops.crop_parts(truth.rgb[i].movedim(0, -1), maps[i], dressed.CROP)
+        assert crops.parts[rows].tolist() == [part for part, _ in cut]
+        assert [crops.phrases[row] for row in rows] == [looks[part] for part, _ in cut]
+        for row, (_, crop) in zip(rows, cut, strict=True):
+            assert (crops.images[row] / 255 - crop.movedim(-1, 0)).abs().max() <= 0.5 / 255 + 1e-5
+
+
+def test_a_memory_has_so_many_slots_of_each_class_as_its_budget(scenes, mini_weights):
+    crops = dressed.cut_scenes(scenes.take(torch.arange(16)))
+    budget = {semantic_map.TOP: 5, semantic_map.FOOTWEAR: 3}
+    encoder = part_encoder.load_encoder(encoder_recipe.VISION)
+    banks = memory_recipe.build(encoder, crops, budget).banks
+    assert {part: len(bank) for part, bank in banks.items()} == budget
+    assert {part: int(bank.counts.sum()) for part, bank in banks.items()} == {
+        part: int((crops.parts == part).sum()) for part in budget
+    }
+
+
 def test_the_shipped_encoder_names_the_colors_and_garments_of_crops(scenes, truth, mini_weights):
     encoder = part_encoder.load_encoder(encoder_recipe.VISION)
     maps, crops, expected = dressed.semantic_maps(scenes, truth), [], []
@@ -103,5 +127,6 @@ def test_the_shipped_memory_fits_the_encoder_and_holds_all_garments(mini_weights
         semantic_map.HEADWEAR,
     }
     assert worn <= set(garments.parts)
-    assert all(len(bank) <= memory_recipe.SLOTS for bank in garments.banks.values())
+    slots = {part: len(bank) for part, bank in garments.banks.items()}
+    assert all(count <= memory_recipe.SLOTS[part] for part, count in slots.items())
     torch.testing.assert_close(garments.projection, encoder.text_projection.detach())
