@@ -1,21 +1,15 @@
-"""The instrument for clothes and what the benchmark of appearance computes with it."""
+"""The evaluator of clothes."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from vitruvian.lab.benchmarks import appearance as bench
+from vitruvian.lab.benchmarks.appearance_judge import leaks, right
 from vitruvian.lab.evaluators import clothnet, measurements
-from vitruvian.lab.recipes import dressed
 from vitruvian.lab.training import convert, preview
 from vitruvian.lab.world.body import TOP
-from vitruvian.lab.world.captions import person_caption
 from vitruvian.lab.world.renderer import render
-from vitruvian.lab.world.scenes import COLORS, FULL, PATTERNS, sample_scenes
-from vitruvian.models import semantic_map
-
-RED, BLUE, GREEN = ([*COLORS].index(name) for name in ("red", "blue", "green"))
-TRUE = clothnet.Reading(0, "top", RED, 1, RED, 1, (BLUE, GREEN))
+from vitruvian.lab.world.scenes import FULL, sample_scenes
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +43,7 @@ def test_colors_and_patterns_of_true_images_are_read(readings):
     assert share([r.color == r.named_color for r in readings]) > 0.9
     woven = [r for r in readings if r.garment in clothnet.PATTERNED]
     assert share([r.pattern == r.named_pattern for r in woven]) > 0.7
-    assert share([bench.right(r) for r in readings]) > 0.75
+    assert share([right(r) for r in readings]) > 0.75
 
 
 def test_readings_carry_what_is_named(readings, scenes):
@@ -72,8 +66,8 @@ def test_a_garment_of_another_color_is_read_as_wrong(net, scenes, truth):
         for r in clothnet.read_clothes(net, swapped, scenes, truth)
         if r.garment == "top" and colors[r.person] != people.top[r.person]
     ]
-    assert share([not bench.right(r) for r in tops]) > 0.9
-    assert share([bench.leaks(r) for r in tops]) > 0.9
+    assert share([not right(r) for r in tops]) > 0.9
+    assert share([leaks(r) for r in tops]) > 0.9
 
 
 def test_a_garment_of_another_pattern_is_read_as_wrong(net, scenes, truth):
@@ -81,8 +75,8 @@ def test_a_garment_of_another_pattern_is_read_as_wrong(net, scenes, truth):
     patterns = (people.top_pattern == 0).long()  # striped where it was plain, else plain
     woven = render(replace(scenes, people=replace(people, top_pattern=patterns))).rgb
     tops = [r for r in clothnet.read_clothes(net, woven, scenes, truth) if r.garment == "top"]
-    assert share([not bench.right(r) for r in tops]) > 0.9
-    assert not any(bench.leaks(r) for r in tops if r.color == r.named_color)
+    assert share([not right(r) for r in tops]) > 0.9
+    assert not any(leaks(r) for r in tops if r.color == r.named_color)
 
 
 def test_people_together_are_read_apart(net):
@@ -113,29 +107,3 @@ def test_garments_are_cut_out_whole_and_never_enlarged():
     large = clothnet.cut(image, mask)
     assert large.shape == small.shape
     assert float(large[3].sum()) / clothnet.SIDE**2 == pytest.approx((192 / 196) ** 2, abs=0.01)
-
-
-def test_what_is_right_and_what_leaks():
-    assert bench.right(TRUE) and not bench.leaks(TRUE)
-    assert not bench.right(TRUE._replace(pattern=2))
-    assert bench.right(TRUE._replace(garment="shoes", pattern=2))
-    assert bench.leaks(TRUE._replace(color=BLUE))
-    assert not bench.leaks(TRUE._replace(color=[*COLORS].index("pink")))
-    assert not bench.leaks(TRUE._replace(others=(RED,)))
-
-
-@pytest.mark.parametrize("people", [1, 2])
-def test_scenes_of_the_benchmark_are_held_out(people):
-    scenes = bench._new_scenes(3, 4_000_000, people)
-    assert len(scenes) == 3 and len(scenes.people) == 3 * people
-    for k in range(3 * people):
-        looks = dressed.part_phrases(person_caption(scenes, k))
-        bottom = semantic_map.SKIRT if semantic_map.SKIRT in looks else semantic_map.PANTS
-        assert dressed.is_held_out(looks[semantic_map.TOP]) and dressed.is_held_out(looks[bottom])
-
-
-@pytest.mark.parametrize("number", range(30))
-def test_new_tops_are_held_out_and_of_another_color(number):
-    color, pattern = bench.new_top(BLUE, number)
-    assert color != BLUE
-    assert ([*COLORS][color], PATTERNS[pattern], "top") in dressed.HELD_OUT
