@@ -1,20 +1,34 @@
 """Image, depth and normals together: is what comes out one and the same body, and what did it cost?
 
 On unseen scenes of the mini world of one person each, from caption and pose, through the host's own
-nodes, the same seed for all. The joint network, the ablations in the order of the paper's table 2
-(each trained as many steps, `train mini structure-ablations`), and the refiner in that of table 7,
-which generates from what the joint network gave, or some of it, and once trained without dropout
-(`train mini refiner-ablations`):
-  <x>_fd                 Frechet distance of the pose network's features to true images'
+nodes, the same scenes for all ways:
+  joint      the joint network that ships
+  rgb_only   the image alone, by a network of the same size and training (`dev.py train mini
+             structure-rgb-only`); others of the paper's table 2 (`structure-first-level` and so on)
+             count, too, where their weights lie in `baselines`
+  control    the base with its pose ControlNet, another way to a posed image
+  apart      the image of one run of the joint network with the depth and normals of another, of
+             the same caption and pose: what three runs would give; `together`, as joint, on as many
+             scenes
+  posed, first_stage  as control and joint, on the scenes of the refiner
+  refined_X  the refiner with true maps, with the joint network's own, with one black, with one of
+             another scene, or with maps at an eighth of their size
+  strict_X   the same, trained without condition dropout (`refiner-ablations`)
+  ceiling    true images, depth and normals after a round trip through the autoencoder
+Every figure has its interval of 95 % (`intervals.py`; of distances by halves of the scenes):
+  <x>_fd                 Frechet distance of the pose network's features to true images', without
+                         the bias of its count
   <x>_pck                share of joints that the pose network finds where they belong
   <x>_depth_error        mean difference of the depth to what the surface network reads in the
-                         image, where both see a body (the refiner: of the depth it was given)
+                         image, where both see a body; of a refiner and `posed`, the true depth
   <x>_normal_error       mean angle in degrees between the normals and what it reads there
   <x>_depth_normal_agreement  correlation of the normals' tilt with that of the depth's slope
   <x>_silhouette_iou     of what it takes for the body in image, depth and normals, in pairs
-  cost, cost_separate    sampling time over the base's, and over three runs of the base
-`fd_joint` and `fd_rgb_only` are of as many steps and the same size; `joint` is the one that ships.
-`ceiling`: the evaluators on true images after a round trip through the autoencoder.
+  <x>_velocity_error_T   of the image, at the noise level of the base's step T (`velocity_errors`)
+  <x>_color_difference   inside the body, to the joint network's image of the same scene
+  cost, cost_posed, cost_separate  sampling time over the base's, over that with its ControlNet,
+                         and over three runs of the base
+  <x>_minus_<y>_<figure> paired difference
 """
 
 from __future__ import annotations
@@ -27,311 +41,263 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
-from tqdm import tqdm
 
-from ...models import refiner, structure
+from ...models import structure
 from ...models.mini import IMAGE_SIZE
-from ..evaluators import bodies, measurements, posenet, surfacenet
-from ..recipes import refiner as refiner_recipe
 from ..recipes import structure as recipe
 from ..training import convert, preview
-from ..world.captions import scene_caption
-from ..world.dataset import draw_hint, structure_images
-from ..world.renderer import Render, render
-from ..world.scenes import FULL, sample_scenes
-from . import host
+from ..training.structure import load_structure
+from ..world.dataset import structure_images
+from . import host, intervals, kept, sheets, velocity_errors
+from . import structure_refiner as refiner
+from . import structure_ways as ways
+from .decisions import HIGHER, LOWER, Claim, Evidence, decide
 from .mini import RESULTS, UNSEEN
+from .structure_judge import (
+    DEPTH_ERROR,
+    DISTANCE,
+    FIGURES,
+    NORMAL_ERROR,
+    PCK,
+    Judge,
+    Judged,
+    Maps,
+    difference,
+    figures,
+)
+from .structure_ways import Bench, Cases, Counts, sample_cases
 
-BATCH = 10
-SHOWN = 6
-SURE = 0.5
-SLOPES = torch.logspace(-2.5, 0.5, 16)  # depth units per pixel that a depth image may have
+SHOWN = 3
+SHOWN_REFINED = f"{refiner.REFINED}_{refiner.OWN}"
 LIGHT = torch.tensor([0.8, 0.3, 0.4])
-TURNS = 4  # how often each is timed
-POSE, DEPTH, NORMAL = refiner.CONDITIONS
-TABLE_7 = {
-    "text": (),
-    "pose": (POSE,),
-    "depth": (DEPTH,),
-    "normal": (NORMAL,),
-    "pose_depth": (POSE, DEPTH),
-    "pose_normal": (POSE, NORMAL),
-    "depth_normal": (DEPTH, NORMAL),
-}
+TURNS, TIMED = 5, 2  # how often each is timed, and of how many images
+AGAIN = 5_000  # added to the seeds of the second run
+MAP_ERRORS = DEPTH_ERROR, NORMAL_ERROR
+PAPER = "HyperHuman"
+PAIRED = "bootstrap over scenes, paired"
+HALVES = "halves of the scenes, paired"
+FULL_COUNTS = Counts(400, 100, 100, 2_000, 200)
+QUICK_COUNTS = Counts(4, 4, 3, 60, 4)
 
 
-class Cases(NamedTuple):
-    """Hold the prompts and poses that every method gets, and the ground truth."""
-
-    prompts: list[str]
-    hints: Tensor  # pose images [B,3,H,W]
-    truth: Render
-
-
-class Maps(NamedTuple):
-    """Hold images [B,3,H,W] in 0..1; without a depth or normals those are None."""
-
-    rgb: Tensor
-    depth: Tensor | None = None
-    normal: Tensor | None = None
-
-
-def run(quick: bool) -> dict[str, float]:
+def run(quick: bool) -> dict[str, Any]:
     """Measure joint denoising and the refiner; the numbers of results/structure.json.
 
-    Also writes structure.jpg beside it: a row per scene, from left to right image, depth,
-    normals, relit, refined.
+    Also writes structure.jpg beside it: a row per scene.
     """
-    count, reference_count = (10, 60) if quick else (100, 600)
+    counts = QUICK_COUNTS if quick else FULL_COUNTS
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
-    cases = _cases(count, UNSEEN + 400)
-    judge = Judge(cases.truth, reference_count)
-    numbers: dict[str, float] = {"images": count}
-    maps_by_way = {"joint": _generate(loaded, recipe.STRUCTURE, cases)}
-    names = list(recipe.ABLATIONS)[:1] if quick else list(recipe.ABLATIONS)
-    for name in names:
-        file = recipe.ablation_file(name)
-        if file.is_file():
-            maps_by_way[f"ablation_{name}"] = _generate(
-                loaded, file, cases, recipe.ABLATIONS[name].modalities
-            )
-    maps_by_way["ceiling"] = _ceiling(cases.truth)
-    refined = _refined(loaded, cases, maps_by_way["joint"], quick)
-    for name, images in {**maps_by_way, **refined}.items():
-        numbers |= judge.of(name, images)
-    numbers |= _costs(loaded, cases)
-    for name in ("rgb_only", "joint"):
-        if f"ablation_{name}_fd" in numbers:
-            numbers[f"fd_{name}"] = numbers[f"ablation_{name}_fd"]
-    _show(maps_by_way["joint"], refined)
+    cases = sample_cases(counts.images, UNSEEN + 400)
+    bench = Bench(loaded, kept.folder("structure"), counts, cases)
+    judge = Judge(cases.truth, counts.references, UNSEEN + 10_000)
+    maps_by_way = _joint_ways(bench)
+    judged = {way: judge.read(maps) for way, maps in maps_by_way.items()}
+    numbers: dict[str, Any] = {}
+    for way, each in judged.items():
+        if way != "apart":
+            numbers |= figures(way, each, FIGURES) | judge.distance(each, f"{way}_{DISTANCE}")
+    numbers |= _image_differences(judge, judged)
+    joint = maps_by_way["joint"]
+    refined = refiner.generate(bench, joint, maps_by_way["control"].rgb)
+    numbers |= refiner.measure(judge, refined, joint.rgb, judged["joint"])
+    numbers |= _velocity_numbers(bench)
+    numbers |= _costs(bench)
+    numbers["decided"] = decisions(numbers)
+    _show(cases, maps_by_way, judged, refined[SHOWN_REFINED])
     return numbers
 
 
-def _cases(count: int, seed: int) -> Cases:
-    scenes = sample_scenes(count, seed, framing=FULL, people=1)
-    truth = render(scenes)
-    hints = torch.stack([draw_hint(i, scenes, truth) for i in range(count)])
-    return Cases([scene_caption(scenes, i) for i in range(count)], hints, truth)
+def ablation_files() -> dict[str, Path]:
+    """List the weights of the paper's table 2 that were trained."""
+    files = {name: recipe.ablation_file(name) for name in recipe.ABLATIONS}
+    return {name: file for name, file in files.items() if file.is_file()}
 
 
-class Judge:
-    """Read images with the evaluators and compares them with each other and the truth."""
-
-    def __init__(self, truth: Render, reference_count: int) -> None:
-        self.truth = truth
-        self.poses, self.surfaces = posenet.load_posenet(), surfacenet.load_surfacenet()
-        others = render(sample_scenes(reference_count, UNSEEN + 401, framing=FULL, people=1))
-        self.true = bodies.read(self.poses, others.rgb).features
-
-    def of(self, name: str, maps: Maps) -> dict[str, float]:
-        numbers = {
-            "fd": bodies.frechet(bodies.read(self.poses, maps.rgb).features, self.true),
-            "pck": measurements.pck(self.poses, maps.rgb, self.truth),
-        }
-        surfaces = surfacenet.read(self.surfaces, maps.rgb)
-        silhouettes = [surfaces.presence > SURE]
-        if maps.depth is not None:
-            is_body = surfacenet.read(self.surfaces, maps.depth).presence > SURE
-            near = surfacenet.coarse(maps.depth).mean(1)
-            numbers["depth_error"] = float(
-                (near - surfaces.depth).abs()[is_body & silhouettes[0]].mean()
-            )
-            silhouettes.append(is_body)
-        if maps.normal is not None:
-            is_body = surfacenet.read(self.surfaces, maps.normal).presence > SURE
-            facing = structure.image_to_normals(surfacenet.coarse(maps.normal))
-            cosine = cosine_similarity(facing, surfaces.normal).clamp(-1, 1)
-            angle = cosine.arccos().rad2deg()
-            numbers["normal_error"] = float(angle[is_body & silhouettes[0]].mean())
-            silhouettes.append(is_body)
-            if maps.depth is not None:
-                agreed = agreement(maps.depth, maps.normal, is_body)
-                numbers["depth_normal_agreement"] = agreed
-        if len(silhouettes) > 1:
-            pairs = itertools.combinations(silhouettes, 2)
-            overlaps = [overlap(a, b) for a, b in pairs]
-            numbers["silhouette_iou"] = sum(overlaps) / len(overlaps)
-        return {f"{name}_{what}": value for what, value in numbers.items()}
+def _joint_ways(bench: Bench) -> dict[str, Maps]:
+    """Generate with the joint network, those of table 2, and the base with its ControlNet."""
+    count, apart = bench.counts.images, bench.counts.apart
+    joint = ways.joint(bench, recipe.STRUCTURE, count)
+    again = ways.joint(bench, recipe.STRUCTURE, apart, seed=AGAIN)
+    maps_by_way = {"joint": joint, "apart": Maps(joint.rgb[:apart], again.depth, again.normal)}
+    for name, file in ablation_files().items():
+        maps = ways.joint(bench, file, count)
+        modalities = recipe.ABLATIONS[name].modalities
+        maps_by_way[name] = Maps(*maps[:modalities])
+    maps_by_way["control"] = Maps(ways.controlled(bench))
+    return maps_by_way | {"ceiling": ways.ceiling(bench.cases.truth)}
 
 
-def overlap(one: Tensor, other: Tensor) -> float:
-    """Average the intersection over union of silhouettes [B,h,w], bool."""
-    intersection, union = (one & other).sum((1, 2)), (one | other).sum((1, 2))
-    return float((intersection / union.clamp(min=1)).mean())
+def _image_differences(judge: Judge, judged: Mapping[str, Judged]) -> dict[str, float]:
+    """Compare the images of the joint network with others, and its maps with those of two runs."""
+    numbers: dict[str, float] = {}
+    joint, apart = judged["joint"], judged["apart"]
+    for other in ("control", *(name for name in recipe.ABLATIONS if name in judged)):
+        name = f"joint_minus_{other}"
+        numbers |= judge.distance_difference(joint, judged[other], f"{name}_{DISTANCE}")
+        numbers |= difference(joint, judged[other], PCK, f"{name}_{PCK}")
+    together = joint.first(len(apart.features))
+    for way, each in {"together": together, "apart": apart}.items():
+        numbers |= figures(way, each, MAP_ERRORS)
+    for figure in MAP_ERRORS:
+        numbers |= difference(together, apart, figure, f"together_minus_apart_{figure}")
+    return numbers
 
 
-def agreement(depth: Tensor, normal: Tensor, is_body: Tensor) -> float:
-    """Average the correlation of the tilt (x and y) in normal images with that of the slope of
-    depth images [B,3,H,W], over cells `there` [B,h,w] whose neighbors are there too; a depth
-    image's unit is unknown, so the one that fits best counts.
+def _velocity_numbers(bench: Bench) -> dict[str, float]:
+    """Measure the image's velocity error of the joint network, those of table 2 that predict it,
+    and the base with its pose ControlNet, step by step.
     """
-    near, facing = (
-        surfacenet.coarse(depth).mean(1),
-        structure.image_to_normals(surfacenet.coarse(normal)),
-    )
-    inner = -torch.nn.functional.max_pool2d(-is_body.float()[:, None], 3, 1, 1) > 0
-    tilt = (facing[:, :2] * inner).flatten(1)
-    fits = []
-    for slope in SLOPES.tolist():
-        slope_tilt = (structure.normals_from_depth(near, slope)[:, :2] * inner).flatten(1)
-        fits.append(cosine_similarity(slope_tilt, tilt))
-    return float(torch.stack(fits).amax(0).mean())
-
-
-def _generate(loaded: host.Loaded, file: Path, cases: Cases, modalities: int = 3) -> Maps:
-    """What a joint network makes; of `modalities` it was trained for."""
-    model, parts = _load(file), []
-    for rows in tqdm(_rows(cases), desc=file.stem.removeprefix("structure_")):
-        latent = _sample_joint(model, *_posed(loaded, cases, rows), rows.start)
-        parts.append([_decode(loaded, part) for part in _split(latent)])
-    rgb, depth, normal = (torch.cat(chunks) for chunks in zip(*parts, strict=True))
-    return Maps(rgb, depth if modalities > 1 else None, normal if modalities > 2 else None)
-
-
-def _rows(cases: Cases) -> list[slice]:
-    return [slice(k, k + BATCH) for k in range(0, len(cases.prompts), BATCH)]
-
-
-@torch.inference_mode()
-def _load(file: Path) -> Any:
-    from ...host import structure_family
-
-    return structure_family.load(file)
-
-
-@torch.inference_mode()
-def _split(latent: Any) -> Any:
-    from ...host import structure_latent
-
-    return structure_latent.split(latent)
-
-
-@torch.inference_mode()
-def _posed(loaded: host.Loaded, cases: Cases, rows: slice) -> tuple[Any, Any]:
-    """The captions and the empty text, with the poses."""
-    from ...host import structure_latent
-
-    added = {
-        structure_latent.POSE_LATENT: structure_latent.encode_pose(
-            loaded.vae, cases.hints[rows].movedim(1, -1)
-        )
-    }
-    positive, negative = host.text(loaded, *cases.prompts[rows]), host.text(loaded, "")
-    return structure_latent.with_entries(positive, added), structure_latent.with_entries(
-        negative, added
-    )
-
-
-@torch.inference_mode()
-def _sample_joint(model: Any, positive: Any, negative: Any, seed: int) -> Any:
-    from ...host import structure_latent
-
-    empty = structure_latent.empty_latent(IMAGE_SIZE, IMAGE_SIZE, len(positive[0][0]), "cpu")
-    return host.sample(model, positive, negative, empty, seed)
-
-
-def _decode(loaded: host.Loaded, latent: Any) -> Tensor:
-    return host.decode(loaded, latent)
-
-
-def _ceiling(truth: Render) -> Maps:
     checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
-    kinds = (truth.rgb, *structure_images(truth))
-    return Maps(*(_round_trip(checkpoint, images) for images in kinds))
-
-
-def _round_trip(checkpoint: convert.Checkpoint, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        parts = [
-            preview.decode(checkpoint, preview.encode(checkpoint, x)) for x in images.split(32)
-        ]
-    return torch.cat(parts)
-
-
-def _refined(loaded: host.Loaded, cases: Cases, first_stage: Maps, quick: bool) -> dict[str, Maps]:
-    """Refine with all conditions, with some, and with a refiner trained without dropout.
-
-    Depth and normals are those of the first stage, so that the errors tell how well the images
-    keep to them.
-    """
-    images = {POSE: cases.hints, DEPTH: first_stage.depth, NORMAL: first_stage.normal}
-    images_by_way = {"refined": _refine(loaded, refiner_recipe.REFINER, cases, images)}
-    if not quick:
-        if refiner_recipe.NO_DROPOUT.is_file():
-            images_by_way["refiner_no_dropout"] = _refine(
-                loaded, refiner_recipe.NO_DROPOUT, cases, images
-            )
-        for name, conditions in TABLE_7.items():
-            given_conditions = {condition: images[condition] for condition in conditions}
-            images_by_way[f"refiner_{name}"] = _refine(
-                loaded, refiner_recipe.REFINER, cases, given_conditions
-            )
-    return {
-        name: Maps(rgb, first_stage.depth, first_stage.normal)
-        for name, rgb in images_by_way.items()
+    cases = bench.cases.first(bench.counts.noised)
+    kinds = (cases.truth.rgb, *structure_images(cases.truth))
+    scenes = velocity_errors.encode(checkpoint, cases.prompts, kinds, cases.hints)
+    controlnet = convert.load_controlnet(preview.POSE_CONTROLNET)
+    files = {"joint": recipe.STRUCTURE} | {
+        name: file for name, file in ablation_files().items() if not recipe.ABLATIONS[name].epsilon
     }
+    predictors = {"control": velocity_errors.controlled(checkpoint, controlnet)}
+    for way, file in files.items():
+        unet = load_structure(checkpoint.unet, file, "mini").eval()
+        predictors[way] = velocity_errors.joint(unet)
+    numbers: dict[str, float] = {}
+    for step in velocity_errors.STEPS:
+        errors = {way: velocity_errors.errors(p, scenes, step) for way, p in predictors.items()}
+        for way, values in errors.items():
+            numbers |= intervals.mean(values, f"{way}_velocity_error_{step}")
+            if way != "joint":
+                name = f"joint_minus_{way}_velocity_error_{step}"
+                numbers |= intervals.difference(errors["joint"], values, name)
+    return numbers
 
 
-def _refine(
-    loaded: host.Loaded, file: Path, cases: Cases, images: Mapping[str, Tensor | None]
-) -> Tensor:
-    from ...host import refiner as refiner_host
-    from ...host.control_net import ControlSettings
-
-    settings = ControlSettings(1.0, 0.0, 1.0)
-    with torch.inference_mode():
-        net, parts = refiner_host.load(file, structure.NORMAL), []
-    for rows in tqdm(_rows(cases), desc=file.stem.removeprefix("vitruvian_")):
-        prompts = cases.prompts[rows]
-        conditions = (host.text(loaded, *prompts), host.text(loaded, ""))
-        if images:
-            chunk = {k: v[rows].movedim(1, -1) for k, v in images.items() if v is not None}
-            with torch.inference_mode():
-                conditions = refiner_host.apply(conditions, net, chunk, settings, loaded.vae)
-        latent = host.sample(
-            loaded.model, *conditions, host.empty(IMAGE_SIZE, len(prompts)), rows.start
-        )
-        parts.append(_decode(loaded, latent))
-    return torch.cat(parts)
-
-
-def _costs(loaded: host.Loaded, cases: Cases) -> dict[str, float]:
-    """Sampling times over the base's, in turns; the first turn warms up."""
-    model, rows = _load(recipe.STRUCTURE), slice(0, 4)
+def _costs(bench: Bench) -> dict[str, float]:
+    """Measure sampling times over the base's, in turns; the first turn warms up."""
+    loaded, cases, rows = bench.loaded, bench.cases, slice(0, TIMED)
+    model = ways.load(recipe.STRUCTURE)
     plain = host.text(loaded, *cases.prompts[rows]), host.text(loaded, "")
-    posed = _posed(loaded, cases, rows)
-
-    def base() -> None:
-        host.sample(loaded.model, *plain, host.empty(IMAGE_SIZE, 4), 0)
-
-    def thrice() -> None:
-        for _ in structure.MODALITIES:
-            base()
-
+    posed = ways.posed(bench, rows)
+    controlled = host.controlled(loaded, *plain, cases.hints[rows].movedim(1, -1))
+    empty = host.empty(IMAGE_SIZE, TIMED)
     runs: dict[str, Callable[[], Any]] = {
-        "joint": lambda: _sample_joint(model, *posed, 0),
-        "base": base,
-        "three": thrice,
+        "joint": lambda: ways.sample_joint(model, *posed, 0),
+        "base": lambda: host.sample(loaded.model, *plain, empty, 0),
+        "control": lambda: host.sample(loaded.model, *controlled, empty, 0),
     }
-    seconds = dict.fromkeys(runs, 0.0)
-    for turn in range(TURNS + 1):
-        for name, generate in runs.items():
-            start = time.perf_counter()
-            generate()
-            seconds[name] += (time.perf_counter() - start) * (turn > 0)
-    return {
-        "cost": seconds["joint"] / seconds["base"],
-        "cost_separate": seconds["joint"] / seconds["three"],
-    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _, (name, generate) in itertools.product(range(TURNS + 1), runs.items()):
+        start = _clock()
+        generate()
+        seconds[name].append(_clock() - start)
+    joint, base, control = (torch.tensor(seconds[name][1:]) for name in runs)
+    numbers = intervals.ratio(joint, base, "cost") | intervals.ratio(joint, control, "cost_posed")
+    thrice = len(structure.MODALITIES) * base
+    numbers |= intervals.ratio(joint, thrice, "cost_separate") | {"three_runs": 1.0}
+    return numbers | intervals.ratio_difference(joint, thrice, thrice, "cost_separate_minus_three")
 
 
-def _show(maps: Maps, refined: Mapping[str, Maps]) -> None:
-    """The sheet of the first scenes."""
-    assert maps.depth is not None and maps.normal is not None
-    lit = structure.relight(maps.rgb, structure.image_to_normals(maps.normal), LIGHT)
-    columns = [maps.rgb, maps.depth, maps.normal, lit]
-    columns.append(refined["refined"].rgb)
-    rows = torch.stack([column[:SHOWN] for column in columns], 1).flatten(0, 1)
-    RESULTS.mkdir(exist_ok=True)
-    preview.save_sheet(rows, RESULTS / "structure.jpg", columns=len(columns))
+def _clock() -> float:
+    """Read a clock that other processes do not slow down, where there is one."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+
+class Question(NamedTuple):
+    """Ask whether a figure of one way is better than that of another."""
+
+    words: str
+    way: str
+    other: str
+    figure: str
+
+
+QUESTIONS = (
+    Question(
+        "Joint denoising gives better images than the image alone",
+        *("joint", "rgb_only", DISTANCE),
+    ),
+    Question(
+        "Joint denoising puts bodies in their pose more often than the image alone",
+        *("joint", "rgb_only", PCK),
+    ),
+    Question(
+        "Joint denoising gives better images than a pose ControlNet",
+        *("joint", "control", DISTANCE),
+    ),
+    Question(
+        "Joint denoising puts bodies in their pose more often than a pose ControlNet",
+        *("joint", "control", PCK),
+    ),
+    Question(
+        "The depth of the same run fits the image better than that of a run of its own",
+        *("together", "apart", DEPTH_ERROR),
+    ),
+    Question(
+        "The normals of the same run fit the image better than those of a run of their own",
+        *("together", "apart", NORMAL_ERROR),
+    ),
+    Question(
+        "Branches that reach into the second level give better images than those of one level",
+        *("joint", "first_level", DISTANCE),
+    ),
+    Question(
+        "A refiner that sees depth and normals keeps closer to the body than a pose ControlNet",
+        *(f"refined_{refiner.TRUE}", "posed", NORMAL_ERROR),
+    ),
+    Question(
+        "Refined images show the body in its pose more often than those of the first stage",
+        *(f"refined_{refiner.OWN}", refiner.FIRST_STAGE, PCK),
+    ),
+    *(
+        Question(
+            f"Condition dropout keeps the body in its pose where the refiner's maps {words}",
+            *(f"refined_{fault}", f"strict_{fault}", PCK),
+        )
+        for fault, words in refiner.FAULTS.items()
+    ),
+    Question(
+        "Refining keeps the colors of the first stage better than the prompt alone does",
+        *(f"refined_{refiner.OWN}", "posed", "color_difference"),
+    ),
+)
+COST = Claim(PAPER, "Depth and normals come at less than the cost of three runs", LOWER)
+
+
+def decisions(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Answer every question that was measured, and the one about the cost."""
+    decided = []
+    for question in QUESTIONS:
+        way, other, figure = question.way, question.other, question.figure
+        name = f"{way}_minus_{other}_{figure}"
+        if name in numbers:
+            ceiling = f"ceiling_{figure}"
+            keys = f"{way}_{figure}", f"{other}_{figure}", name
+            test = HALVES if figure == DISTANCE else PAIRED
+            evidence = Evidence(*keys, test, ceiling if ceiling in numbers else None)
+            better = HIGHER if figure == PCK else LOWER
+            decided.append(decide(Claim(PAPER, question.words, better), numbers, evidence))
+    cost = Evidence("cost_separate", "three_runs", "cost_separate_minus_three", "timed in turns")
+    return [*decided, decide(COST, numbers, cost)]
+
+
+def _show(
+    cases: Cases, maps_by_way: Mapping[str, Maps], judged: Mapping[str, Judged], refined: Tensor
+) -> None:
+    """Save a sheet of the first scenes, with the share of joints in place under the images."""
+    joint = maps_by_way["joint"]
+    assert joint.depth is not None and joint.normal is not None
+    lit = structure.relight(joint.rgb, structure.image_to_normals(joint.normal), LIGHT)
+    columns = {
+        "image": joint.rgb,
+        "depth": joint.depth,
+        "normals": joint.normal,
+        "in another light": lit,
+        "refined by depth and normals": refined,
+        "base with pose ControlNet": maps_by_way["control"].rgb,
+    }
+    shares = {way: judged[way].parts[PCK] / judged[way].wholes[PCK] for way in ("joint", "control")}
+    values = [
+        [f"joints {shares['joint'][i]:.2f}", "", "", "", "", f"joints {shares['control'][i]:.2f}"]
+        for i in range(min(SHOWN, len(cases.prompts)))
+    ]
+    rows = torch.stack([column[: len(values)] for column in columns.values()], 1)
+    file = RESULTS / "structure.jpg"
+    sheets.save_labeled(rows, file, list(columns), cases.prompts[: len(values)], values)
