@@ -29,8 +29,8 @@ class VitruvianApplyMaskExpansion(io.ComfyNode):
             display_name="Apply Mask Expansion",
             category=CATEGORY,
             description="For inpainting: a border around the preserved area is preserved "
-            "too at first and generated later, so that no seam is left (Giving "
-            "a Hand).",
+            "too at first and generated later, which is meant to leave no seam "
+            "(Giving a Hand).",
             inputs=[
                 io.Model.Input("model", tooltip="Any model. The latent needs a noise mask."),
                 *_expansion_inputs(),
