@@ -119,8 +119,8 @@ def run(quick: bool) -> dict[str, Any]:
     cases, start = new_cases(most, UNSEEN + 500), time.perf_counter()
     outside = _kept_memory(setup, "outside", held_out=True, renders=renders)
     numbers: dict[str, Any] = {"outside_seconds": time.perf_counter() - start}
-    known = _kept_memory(setup, "known", held_out=False, renders=renders)
-    ways = _ways(loaded, outside, known)
+    lacking = _kept_memory(setup, "known", held_out=False, renders=renders)
+    ways = _ways(loaded, outside, lacking)
     images = {
         name: _images(setup, name, way, cases.first(COUNTS.get(name, PEOPLE)))
         for name, way in ways.items()
@@ -146,12 +146,12 @@ def _kept_memory(setup: Setup, name: str, held_out: bool, renders: int) -> memor
     return memory_file.load(file)
 
 
-def _ways(loaded: host.Loaded, outside: memory.Memory, known: memory.Memory) -> dict[str, Way]:
+def _ways(loaded: host.Loaded, outside: memory.Memory, lacking: memory.Memory) -> dict[str, Way]:
     layers = load_layers(appearance.APPEARANCE, outside)
     ways = {
         "bare": prompted(loaded, words=False),
         "words": prompted(loaded, words=True),
-        "known": applied(loaded, layers._replace(garments=known)),
+        "known": applied(loaded, layers._replace(garments=lacking)),
         "shipped": applied(
             loaded, layers._replace(garments=memory_file.load(memory_recipe.MEMORY))
         ),
@@ -199,13 +199,13 @@ def decided(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
         for words, baseline in claims
     ]
     scales = Claim(PAPER, "Alignment at several scales gives better clothes than at one scale")
-    both = Claim(PAPER, "Words and memory together give the clothes better than words alone")
+    together = Claim(PAPER, "Words and memory together give the clothes better than words alone")
     leak = Claim(PAPER, "A memory lets fewer colors leak than words in the prompt", LOWER)
     tops = Claim(PAPER, "A top is edited more faithfully with a memory than by words alone")
     return [
         *decisions,
         decide(scales, numbers, _evidence("outside", "one_scale", ACCURACY, LEFT_OUT)),
-        decide(both, numbers, _evidence("words_outside", "words", ACCURACY)),
+        decide(together, numbers, _evidence("words_outside", "words", ACCURACY)),
         decide(leak, numbers, _evidence("outside", "words", "leak")),
         decide(tops, numbers, _evidence("edit", "words_edit", ACCURACY)),
     ]
@@ -219,18 +219,18 @@ def _evidence(way: str, baseline: str, share: str, test: str = TEST) -> Evidence
 
 def _edited(setup: Setup, outside: memory.Memory, cases: Cases) -> dict[str, float]:
     """Measure tops that are inpainted from other words."""
-    others, before, loaded = with_other_tops(cases), cases.truth.rgb, setup.loaded
+    dressed_anew, before, loaded = with_other_tops(cases), cases.truth.rgb, setup.loaded
     layers = load_layers(appearance.APPEARANCE, outside)
     ways = {"edit": applied(loaded, layers, words=True), "words_edit": prompted(loaded, words=True)}
     masks = torch.cat([top_mask(cases, i) for i in range(len(before))])
     numbers, hits = dict[str, float](), dict[str, Tensor]()
     for name, way in ways.items():
         edits = [
-            kept.kept_images(setup.folder, name, [i], partial(edit, loaded, way, others, i))
+            kept.kept_images(setup.folder, name, [i], partial(edit, loaded, way, dressed_anew, i))
             for i in tqdm(range(len(before)), desc=name, mininterval=10)
         ]
         after = torch.cat(edits)
-        readings = setup.judge.read(after, others)
+        readings = setup.judge.read(after, dressed_anew)
         tops = [right(reading) for reading in readings if reading.garment == "top"]
         hits[name] = torch.tensor(tops).float()
         numbers |= mean(hits[name], f"{name}_{ACCURACY}")

@@ -68,7 +68,8 @@ class Judge:
         readings, truth = self.read(images, cases), cases.truth
         visible = truth.body_visible
         near = measurements.joints_in_place(self.poses, images, truth) & visible
-        return Counts(*counted(readings, len(images)), visible.sum(1), near.sum(1))
+        columns = [*counted(readings, len(images)), visible.sum(1), near.sum(1)]
+        return Counts(*columns)
 
     def read(self, images: Tensor, cases: Cases) -> list[clothnet.Reading]:
         """Read the clothes in images [N,3,H,W] of the N scenes."""

@@ -30,7 +30,8 @@ class Cases(NamedTuple):
         names = [field.name for field in fields(Render)]  # one person each: P is B
         truth = Render(**{name: getattr(self.truth, name)[:count] for name in names})
         scenes = self.scenes.take(torch.arange(len(self.looks))[:count])
-        return Cases(scenes, truth, *(column[:count] for column in self[2:]))
+        captions, bare, looks = self.captions[:count], self.bare[:count], self.looks[:count]
+        return Cases(scenes, truth, captions, bare, looks, self.maps[:count])
 
 
 def new_cases(count: int, seed: int) -> Cases:

@@ -52,7 +52,7 @@ def build(
     """Build a memory of crops, of the classes in `slots`, with at most so many slots of each."""
     features = image_features(encoder, crops.images)
     thumbnails = part_crops.thumbnails(crops.images.movedim(1, -1) / 255)
-    banks = {}
+    banks = dict[int, memory.Bank]()
     for part, most in slots.items():
         rows = crops.parts == part
         banks |= memory.build_banks(features[rows], crops.parts[rows], thumbnails[rows], most)
