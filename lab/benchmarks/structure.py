@@ -122,7 +122,10 @@ def _joint_ways(bench: Bench) -> dict[str, Maps]:
     for name, file in ablation_files().items():
         maps = ways.joint(bench, file, count)
         modalities = recipe.ABLATIONS[name].modalities
-        maps_by_way[name] = Maps(*maps[:modalities])
+        maps_by_way[name] = maps._replace(
+            depth=maps.depth if modalities > 1 else None,
+            normal=maps.normal if modalities > 2 else None,
+        )
     maps_by_way["control"] = Maps(ways.controlled(bench))
     return maps_by_way | {"ceiling": ways.ceiling(bench.cases.truth)}
 

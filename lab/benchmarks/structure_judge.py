@@ -37,7 +37,8 @@ class Maps(NamedTuple):
 
     def first(self, count: int) -> Maps:
         """Select the first scenes."""
-        return Maps(*(None if images is None else images[:count] for images in self))
+        depth, normal = (None if images is None else images[:count] for images in self[1:])
+        return Maps(self.rgb[:count], depth, normal)
 
 
 class Judged(NamedTuple):
@@ -133,15 +134,15 @@ class Judge:
             ]
         )
 
-    def color_difference(self, images: Tensor, others: Tensor) -> Tensor:
+    def color_difference(self, images: Tensor, references: Tensor) -> Tensor:
         """Average the difference of colors [N] where both images [N,3,H,W] show the body; NaN where
         they share none of it.
         """
         shared = torch.ones(len(images), 1, *images.shape[2:], dtype=torch.bool)
-        for shown in (images, others):
-            presence = surfacenet.read(self.surfaces, shown).presence[:, None]
+        for each in (images, references):
+            presence = surfacenet.read(self.surfaces, each).presence[:, None]
             shared &= interpolate(presence, images.shape[2:], mode="bilinear") > SURE
-        return average((images - others).abs().mean(1), shared[:, 0])
+        return average((images - references).abs().mean(1), shared[:, 0])
 
 
 def _half(rows: Tensor, g: torch.Generator) -> Tensor:
@@ -166,9 +167,9 @@ def figures(way: str, judged: Judged, names: Iterable[str]) -> dict[str, float]:
 
 def difference(one: Judged, other: Judged, figure: str, name: str) -> dict[str, float]:
     """Subtract a figure of another way from that of one, on the scenes that both say it of."""
-    both = torch.minimum(one.wholes[figure], other.wholes[figure])
-    parts, baseline = (judged.parts[figure] * (both > 0) for judged in (one, other))
-    return intervals.ratio_difference(parts, baseline, both, name)
+    wholes = torch.minimum(one.wholes[figure], other.wholes[figure])
+    parts, baseline = (judged.parts[figure] * (wholes > 0) for judged in (one, other))
+    return intervals.ratio_difference(parts, baseline, wholes, name)
 
 
 def average(values: Tensor, where: Tensor) -> Tensor:

@@ -48,8 +48,8 @@ def generate(bench: Bench, first_stage: Maps, posed: Tensor) -> dict[str, Tensor
     `posed`, the base's images with a pose ControlNet.
     """
     cases = bench.cases.first(bench.counts.refined)
-    own, true = first_stage.first(bench.counts.refined), structure_images(cases.truth)
-    conditions = {OWN: _conditions(cases.hints, own.depth, own.normal)}
+    maps, true = first_stage.first(bench.counts.refined), structure_images(cases.truth)
+    conditions = {OWN: _conditions(cases.hints, maps.depth, maps.normal)}
     conditions |= faulty(_conditions(cases.hints, *true))
     images = {POSED: posed[: bench.counts.refined]}
     for name, file in {REFINED: recipe.REFINER, STRICT: recipe.NO_DROPOUT}.items():
