@@ -14,7 +14,8 @@ prompts (`intervals.py`):
   <x>_anatomy     share of images whose body has every limb once and of human proportions
   <x>_action      share whose pose is the action's that the prompt names
   <x>_<figure>_<action>   of the prompts of one action
-  <x>_fd          Frechet distance of the pose network's features to true images'
+  <x>_fd          Frechet distance of the pose network's features to true images', free of the bias
+                  of small counts
   <x>_drift       mean difference to the base's image outside the bodies
   <x>_over_<y>_<figure>   difference to another way on the same images; _p is McNemar's
   <x>_error_<T>   mean square of the noise that is missed at step T of 1000, on true scenes
@@ -33,6 +34,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from ...models import human_attention as word_attention
@@ -75,12 +77,12 @@ class Counts(NamedTuple):
 
 
 COUNTS = Counts(500, 2, 100, 2_000, 200, 3)
-QUICK = Counts(15, 1, 1, 300, 10, 1)
+QUICK = Counts(15, 1, 1, 120, 10, 1)
 
 FIRST = "first"  # <way>_first: the first seed alone
 PROMPT_SEED, TRUE_SEED, DENOISED_SEED = UNSEEN + 300, UNSEEN + 301, UNSEEN + 302
 STRUCTURE_STEPS = STEPS[:3]  # at which structure is decided
-SHOWN = 5  # rows of the sheet
+SHOWN, SIDE = 4, 144  # rows of the sheet, and pixels of an image in it
 MOMENT = 0.3  # share of the sampling at which maps are shown
 PEOPLE = ("woman", "man", "body")
 
@@ -136,7 +138,7 @@ class Bench:
         self.first_groups = ways.first_groups(self.groups, counts.strength_prompts)
         self.folder = kept.folder("human_prior")
         self.judged: dict[str, dict[int, list[Judged]]] = {}  # of a way, by prompt
-        self.shown: dict[str, dict[int, Tensor]] = {}  # images of the first seed, by prompt
+        self.images_shown: dict[str, dict[int, Tensor]] = {}  # images of the first seed, by prompt
         self.rows_shown = _first_of_actions(judge.actions, SHOWN)
 
     def judge_all(self) -> dict[str, Judged]:
@@ -149,18 +151,18 @@ class Bench:
         return judged | first
 
     def _judge_group(self, rows: Sequence[int], take: int) -> None:
-        asked = dict(self.main)
+        generators = dict(self.main)
         if take == 0:
-            asked |= self.arms | (self.strengths if rows in self.first_groups else {})
-        base = self._images(BASE, asked[BASE], rows, take)
+            generators |= self.arms | (self.strengths if rows in self.first_groups else {})
+        base = self._images(BASE, generators[BASE], rows, take)
         base_read = self.judge.read(base)
-        for name, generate in asked.items():
+        for name, generate in generators.items():
             images = base if name == BASE else self._images(name, generate, rows, take)
             judged = self.judge.judge(images, rows, base, base_read)
             for k, row in enumerate(rows):
                 self.judged.setdefault(name, {}).setdefault(row, []).append(judged.at([k]))
                 if take == 0 and row in self.rows_shown:
-                    self.shown.setdefault(name, {})[row] = images[k]
+                    self.images_shown.setdefault(name, {})[row] = images[k]
 
     def _images(self, name: str, generate: Generate, rows: Sequence[int], take: int) -> Tensor:
         def make() -> Tensor:
@@ -196,13 +198,14 @@ class Bench:
         names = (BASE, LOW_RANK, PRIOR)
         images, values = [], []
         for row in self.rows_shown:
-            generated = [self.shown[name][row] for name in names]
+            generated = [self.images_shown[name][row] for name in names]
             images += [*generated, *_maps(self.loaded, self.prompts[row], generated[-1], row)]
             values.append([_value(self.judged[name][row][0]) for name in names] + ["", ""])
         heads = ["base", "LoRA of the same size", "human prior"]
-        heads += ["where the base looks for the action", "where the prior looks"]
+        heads += ["where the base looks for it", "where the prior looks for it"]
+        small = interpolate(torch.stack(images), (SIDE, SIDE), mode="area")
         sheets.save_labeled(
-            torch.stack(images).unflatten(0, (len(self.rows_shown), len(heads))),
+            small.unflatten(0, (len(self.rows_shown), len(heads))),
             RESULTS / "human_prior.jpg",
             heads,
             [self.prompts[row] for row in self.rows_shown],
@@ -218,13 +221,15 @@ def _collect(by_row: Mapping[int, Sequence[Judged]]) -> Judged:
 
 def _first_of_actions(actions: Tensor, count: int) -> list[int]:
     """Find the first prompt of each of some actions, which lie far apart in their list."""
-    chosen = torch.arange(count) * len(ACTIONS) // count
-    return [int((actions == action).nonzero()[0, 0]) for action in chosen]
+    some_actions = torch.arange(count) * len(ACTIONS) // count
+    return [int((actions == action).nonzero()[0, 0]) for action in some_actions]
 
 
 def _value(judged: Judged) -> str:
-    whole, named = (bool(values[0, 0] > 0.5) for values in (judged.anatomy, judged.action))
-    return f"body {'right' if whole else 'wrong'}, action {'right' if named else 'wrong'}"
+    """Say what is wrong in an image."""
+    judgements = {"body": judged.anatomy, "action": judged.action}
+    wrong = [name for name, values in judgements.items() if values[0, 0] < 0.5]
+    return f"{' and '.join(wrong)} wrong" if wrong else "right"
 
 
 def _judge_truth(judge: Judge, scenes: Scenes) -> Judged:

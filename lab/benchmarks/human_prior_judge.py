@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..evaluators import bodies, posenet
+from ..evaluators.frechet import LEAST, frechet, frechet_error, frechet_unbiased
 from ..training import convert, preview
 from ..training.loop import native_precision
 from ..world.renderer import render
@@ -17,6 +18,7 @@ from . import intervals
 
 ANATOMY, ACTION, FD, DRIFT = "anatomy", "action", "fd", "drift"
 CHUNK = 16  # images
+FEWEST = 8  # images whose halves have a covariance, which LAPACK crashes without
 
 
 class Judged(NamedTuple):
@@ -62,9 +64,9 @@ class Judge:
         """Judge the images [B,3,H,W] of the prompts at `rows`, of one seed; [B,1]."""
         read = bodies.read(self.net, images)
         named = bodies.name_actions(read.joints, self.true) == self.actions[list(rows)]
-        whole = bodies.are_complete(read, self.true)
+        complete = bodies.are_complete(read, self.true)
         drift = _drifts(images, base, read.joints, base_read.joints)
-        results = whole.float(), named.float(), drift, read.features
+        results = complete.float(), named.float(), drift, read.features
         return Judged(*(values[:, None] for values in results))
 
 
@@ -109,15 +111,29 @@ def figures(name: str, judged: Judged, fidelity: Tensor) -> dict[str, float]:
         **intervals.mean(judged.anatomy.mean(1), f"{name}_{ANATOMY}"),
         **intervals.mean(judged.action.mean(1), f"{name}_{ACTION}"),
         **intervals.mean(judged.drift.mean(1), f"{name}_{DRIFT}"),
-        **intervals.statistic(
-            lambda rows: _distance(judged, rows, fidelity), len(judged.features), f"{name}_{FD}"
-        ),
+        **_distance_figure(f"{name}_{FD}", judged.features, fidelity),
     }
+
+
+def _distance_figure(name: str, features: Tensor, fidelity: Tensor) -> dict[str, float]:
+    """Estimate the Frechet distance of features [N,S,F] if there were any number of images; of
+    too few for that, as in a quick run, the distance of these; of fewer than FEWEST nothing.
+    """
+    images = features.flatten(0, 1)
+    if len(images) < FEWEST:
+        return {}
+    enough = min(len(images), len(fidelity)) >= LEAST * images.shape[1]
+    distance = (frechet_unbiased if enough else frechet)(images, fidelity)
+    reach = intervals.WILSON * frechet_error(images, fidelity)
+    ends = {f"{name}_low": distance - reach, f"{name}_high": distance + reach}
+    return {name: distance, **ends, f"{name}_count": len(features)}
 
 
 def compare(name: str, judged: Judged, baseline: Judged, fidelity: Tensor) -> dict[str, float]:
     """Compute the differences of a way to a baseline on the same images, `<name>_<figure>`, and
     McNemar's p of each yes and no, `<name>_<figure>_p`.
+
+    Distances of as many images are too large by about as much, so their difference is not.
     """
     numbers: dict[str, float] = {}
     for figure in (ANATOMY, ACTION, DRIFT):
@@ -134,7 +150,7 @@ def compare(name: str, judged: Judged, baseline: Judged, fidelity: Tensor) -> di
 
 
 def _distance(judged: Judged, rows: Tensor, fidelity: Tensor) -> float:
-    return bodies.frechet(judged.features[rows].flatten(0, 1), fidelity)
+    return frechet(judged.features[rows].flatten(0, 1), fidelity)
 
 
 def figures_by_action(name: str, judged: Judged, actions: Tensor) -> dict[str, float]:

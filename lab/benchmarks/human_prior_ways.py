@@ -119,10 +119,10 @@ def group_alike(loaded: host.Loaded, prompts: Sequence[str]) -> list[list[int]]:
 
 def first_groups(groups: Sequence[Sequence[int]], prompts: int) -> list[Sequence[int]]:
     """Take the first groups that hold at least this many prompts."""
-    taken: list[Sequence[int]] = []
-    while sum(map(len, taken)) < prompts and len(taken) < len(groups):
-        taken.append(groups[len(taken)])
-    return taken
+    first: list[Sequence[int]] = []
+    while sum(map(len, first)) < prompts and len(first) < len(groups):
+        first.append(groups[len(first)])
+    return first
 
 
 def seed_of(rows: Sequence[int], take: int) -> int:

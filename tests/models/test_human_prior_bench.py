@@ -12,6 +12,7 @@ from vitruvian.lab.benchmarks import human_prior_judge as judging
 from vitruvian.lab.benchmarks import human_prior_ways as ways
 from vitruvian.lab.benchmarks.human_prior_judge import Judged
 from vitruvian.lab.evaluators import bodies
+from vitruvian.lab.evaluators.frechet import frechet_unbiased
 from vitruvian.lab.recipes.human_prior import ABLATIONS, HUMAN_PRIOR
 from vitruvian.lab.recipes.lora import LORA
 from vitruvian.lab.training import convert, preview
@@ -55,12 +56,21 @@ def test_figures_are_shares_with_intervals_over_prompts():
     numbers = judging.figures("x", ours, FIDELITY)
     assert numbers["x_anatomy"] == 0.75 and numbers["x_action"] == 0.25
     assert numbers["x_drift"] == numbers["x_drift_low"] == numbers["x_drift_high"] == 0.25
-    assert numbers["x_fd"] == pytest.approx(bodies.frechet(ours.features.flatten(0, 1), FIDELITY))
+    images = ours.features.flatten(0, 1)
+    assert numbers["x_fd"] == pytest.approx(frechet_unbiased(images, FIDELITY))
+    assert numbers["x_fd"] < bodies.frechet(images, FIDELITY)  # which is too large of so few
+    assert numbers["x_fd_low"] < numbers["x_fd"] < numbers["x_fd_high"]
     assert {key for key in numbers if key.endswith("_count")} == {
         f"x_{figure}_count" for figure in ("anatomy", "action", "drift", "fd")
     }
     assert all(value == PROMPTS for key, value in numbers.items() if key.endswith("_count"))
     assert numbers["x_anatomy_low"] < 0.75 < numbers["x_anatomy_high"]
+
+
+def test_a_few_images_have_no_distance():
+    """Halves of one image have no covariance, with which LAPACK ends the process."""
+    numbers = judging.figures("x", judged(45, 15).at([0, 1]), FIDELITY)
+    assert "x_anatomy" in numbers and not any(key.startswith("x_fd") for key in numbers)
 
 
 def test_a_comparison_pairs_image_with_image():
@@ -100,6 +110,20 @@ def test_judgements_are_joined_by_prompt_and_seed():
     assert joined.at([1]).action.tolist() == [[40, 41]]
 
 
+@pytest.mark.parametrize(
+    ("anatomy", "action", "words"),
+    [
+        (1.0, 1.0, "right"),
+        (0.0, 1.0, "body wrong"),
+        (1.0, 0.0, "action wrong"),
+        (0.0, 0.0, "body and action wrong"),
+    ],
+)
+def test_the_sheet_says_what_is_wrong(anatomy, action, words):
+    values = torch.tensor([[anatomy]]), torch.tensor([[action]]), torch.zeros(1, 1)
+    assert bench._value(Judged(*values, torch.zeros(1, 1, 2))) == words
+
+
 def all_judged(prior, low_rank):
     """Judgements of every way; the base has half of the bodies and of the actions right."""
     base = judged(30, 30)
@@ -131,9 +155,9 @@ def test_claims_are_decided_by_what_was_measured():
     """The prior beats the base in bodies and actions, the LoRA beats it in actions and drifts."""
     prior, low_rank = judged(55, 45, drift=0.1, shift=0.3), judged(55, 60, drift=0.2)
     numbers, claims = decide(prior, low_rank, gain=0.9)
-    shown = {claim.words for claim in (bench.BODIES, bench.ACTS, bench.BACKGROUND)}
-    shown |= {claim.words for claim in (bench.EARLY, bench.LOOKS, bench.ALIGNED_BODIES)}
-    assert {words for words, each in claims.items() if each["verdict"] == "shown"} == shown
+    shown_claims = {claim.words for claim in (bench.BODIES, bench.ACTS, bench.BACKGROUND)}
+    shown_claims |= {claim.words for claim in (bench.EARLY, bench.LOOKS, bench.ALIGNED_BODIES)}
+    assert {words for words, each in claims.items() if each["verdict"] == "shown"} == shown_claims
     assert len(claims) == 9
     of_bodies = claims[bench.BODIES.words]
     assert of_bodies["figure"] == pytest.approx(55 / 60) and of_bodies["baseline"] == 0.5
@@ -275,14 +299,14 @@ class Generators:
     """Ways that give images of their seed, and count what is asked of them."""
 
     def __init__(self):
-        self.asked = []
+        self.calls = []
 
     def of(self, *names):
         return {name: self.way(name) for name in names}
 
     def way(self, name):
         def generate(prompts, seed):
-            self.asked.append((name, len(prompts), seed))
+            self.calls.append((name, len(prompts), seed))
             g = torch.Generator().manual_seed(seed)
             return torch.rand(len(prompts), 3, 192, 192, generator=g)
 
@@ -303,12 +327,15 @@ def test_every_image_is_generated_once_and_judged_beside_the_bases(mini_weights,
     counts = bench.QUICK._replace(prompts=3, seeds=2, strength_prompts=2)
     measured = bench.Bench(None, ["a", "b", "c"], judge, counts)
     results = measured.judge_all()
-    assert len(generators.asked) == len(set(generators.asked))
-    expected = {(name, len(rows), ways.seed_of(rows, take)) for name in ("base", "human_prior")
-                for rows in groups for take in (0, 1)}  # fmt: skip
-    expected |= {("lora", len(rows), ways.seed_of(rows, k)) for rows in groups for k in (0, 1)}
+    assert len(generators.calls) == len(set(generators.calls))
+    expected = {
+        (name, len(rows), ways.seed_of(rows, take))
+        for name in ("base", "human_prior", "lora")
+        for rows in groups
+        for take in (0, 1)
+    }
     expected |= {(name, len(rows), rows[0]) for rows in groups for name in ABLATIONS}
-    assert set(generators.asked) == expected | {("strength_2", 2, 0)}
+    assert set(generators.calls) == expected | {("strength_2", 2, 0)}
     assert results["human_prior"].anatomy.shape == (3, 2)
     assert results["gamma_07"].anatomy.shape == results["base_first"].anatomy.shape == (3, 1)
     assert not any(each.drift.any() for each in results.values())  # all images are the base's
@@ -322,6 +349,6 @@ def test_the_judge_sees_a_change_of_action(mini_weights, monkeypatch):
     truth = render(scenes).rgb
     judge = judging.Judge(scenes.people.action, judging.true_people(150, 10))
     right = judge.judge(truth, range(15), truth, judge.read(truth))
-    others = judge.judge(truth, [*range(1, 15), 0], truth, judge.read(truth))
-    assert right.action.mean() > 0.6 and others.action.mean() < 0.4
+    wrong = judge.judge(truth, [*range(1, 15), 0], truth, judge.read(truth))
+    assert right.action.mean() > 0.6 and wrong.action.mean() < 0.4
     assert right.anatomy.mean() > 0.5 and not right.drift.any()
