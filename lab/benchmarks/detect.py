@@ -16,11 +16,16 @@ from torch import Tensor
 from ...models.detectors import mediapipe_landmarks
 from . import photographs
 from .covering_search import open_search
-from .intervals import wilson
+from .decisions import Claim, Evidence, decide
+from .intervals import ratio_difference, wilson
 from .photographs import Photograph
 
 TORSO = [11, 12, 23, 24]
 VISIBLE = 0.5
+TEST = "paired bootstrap over photographs"
+MORE_FOUND = Claim(
+    "Detect Pose", "More people of photographs are found than by one search per person"
+)
 Search = Callable[[Any], list[Tensor]]  # an array [h, w, 3] uint8 to bodies [33, 3]
 
 
@@ -44,7 +49,7 @@ def run(quick: bool = False) -> dict[str, Any]:
                     for name, n in _measure(search, array, scaled(photograph, scale)).items()
                 }
             rows.append(row)
-    return _shares(rows) | {
+    return compared(rows) | {
         f"{row['part']}/{row['name']}/{name}": value
         for row in rows
         for name, value in row.items()
@@ -86,6 +91,16 @@ def _shares(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
                 times = [row[f"{prefix}{clock}"] for row in rows if row["visible"] == count]
                 table[f"{prefix}{name}_{clock}"] = statistics.median(times) if times else 0.0
     return table
+
+
+def compared(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Compare both searches photograph by photograph, on those that were set apart."""
+    names = "found", "baseline_found", "visible"
+    of_part = [[row[name] for name in names] for row in rows if row["part"] == "apart"]
+    counts = torch.tensor(of_part).T
+    numbers = _shares(rows) | ratio_difference(*counts, "found_more_apart")
+    evidence = Evidence("found_share_apart", "baseline_found_share_apart", "found_more_apart", TEST)
+    return {**numbers, "decided": [decide(MORE_FOUND, numbers, evidence)]}
 
 
 def scaled(photograph: Photograph, scale: float) -> Photograph:
