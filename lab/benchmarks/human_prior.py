@@ -82,7 +82,7 @@ QUICK = Counts(15, 1, 1, 120, 10, 1)
 FIRST = "first"  # <way>_first: the first seed alone
 PROMPT_SEED, TRUE_SEED, DENOISED_SEED = UNSEEN + 300, UNSEEN + 301, UNSEEN + 302
 STRUCTURE_STEPS = STEPS[:3]  # at which structure is decided
-SHOWN, SIDE = 4, 144  # rows of the sheet, and pixels of an image in it
+SHOWN, SIDE = 3, 144  # rows of the sheet, and pixels of an image in it
 MOMENT = 0.3  # share of the sampling at which maps are shown
 PEOPLE = ("woman", "man", "body")
 
@@ -202,7 +202,7 @@ class Bench:
             images += [*generated, *_maps(self.loaded, self.prompts[row], generated[-1], row)]
             values.append([_value(self.judged[name][row][0]) for name in names] + ["", ""])
         heads = ["base", "LoRA of the same size", "human prior"]
-        heads += ["where the base looks for it", "where the prior looks for it"]
+        heads += ["the base's map of the action", "the prior's map of it"]
         small = interpolate(torch.stack(images), (SIDE, SIDE), mode="area")
         sheets.save_labeled(
             small.unflatten(0, (len(self.rows_shown), len(heads))),
