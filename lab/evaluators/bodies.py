@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from ...models import body_masks, pose
+from .frechet import frechet, frechet_error, frechet_unbiased
 from .posenet import STRIDE, PoseNet, find_joints
+
+__all__ = ["frechet", "frechet_error", "frechet_unbiased"]  # also read from here
 
 # what a body must show: neck, shoulders, elbows, wrists, hips, knees, ankles
 LIMBS = (
@@ -121,17 +124,6 @@ def name_actions(joints: Tensor, true: Bodies) -> Tensor:
     """Name the action [B] that most of the nearest true bodies do."""
     off = torch.cdist(shape_of(joints), true.shapes)
     return true.actions[off.topk(NEIGHBORS, largest=False).indices].mode(1).values
-
-
-def frechet(features: Tensor, true: Tensor) -> float:
-    """Compute the Frechet distance of two sets [B,F], [N,F] as if both were Gaussian (Heusel et
-    al. 2017).
-    """
-    a, b = features.double(), true.double()
-    one, other = torch.cov(a.T), torch.cov(b.T)
-    # the trace of the root of a product of two covariances is the sum of its eigenvalues' roots
-    mixed = torch.linalg.eigvals(one @ other).real.clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + one.trace() + other.trace() - 2 * mixed)
 
 
 def surroundings(joints: Tensor, size: int) -> Tensor:
