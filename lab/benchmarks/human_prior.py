@@ -285,8 +285,8 @@ def denoising_figures(denoised: Mapping[str, Denoised]) -> dict[str, float]:
             numbers |= intervals.difference(values, early[BASE], f"{name}_over_{BASE}_early_error")
     for other in early:
         if other != PRIOR:
-            pair = (denoised[name].cosines.mean(1) for name in (PRIOR, other))
-            numbers |= intervals.difference(*pair, f"{PRIOR}_over_{other}_cosine")
+            ours, theirs = (denoised[name].cosines.mean(1) for name in (PRIOR, other))
+            numbers |= intervals.difference(ours, theirs, f"{PRIOR}_over_{other}_cosine")
     return numbers
 
 

@@ -5,6 +5,7 @@ noised to some steps, without sampling.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ def denoisers() -> dict[str, Callable[[], PriorDenoiser]]:
     return {
         BASE: _open_base,
         LOW_RANK: _open_low_rank,
-        **{name: (lambda file=file: open_prior(file)) for name, file in priors.items()},
+        **{name: partial(open_prior, file) for name, file in priors.items()},
     }
 
 
