@@ -10,6 +10,7 @@ pixel. Images are drawn at twice their size and averaged.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,14 @@ from torch.nn.functional import avg_pool2d
 
 from .backgrounds import draw_backgrounds
 from .body import BASE_STATURE, Bodies, build_bodies
-from .scenes import FULL, HAND, UPPER, Scenes
+from .scenes import FULL, HAND, UPPER, People, Scenes
 
 TILE = 16
 SUPERSAMPLE = 2
 WEAVE = 0.11  # period of the cloths' patterns, meters
 MARGIN = 0.93  # share of the image that a single full person may fill
+
+Change = Callable[[People, Bodies], Bodies]
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,17 @@ def weave(pattern: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return tones.gather(0, pattern[None])[0].float()
 
 
-def render(scenes: Scenes, size: int = 192, *, chunk: int = 16) -> Render:
-    """Render scenes at `size` x `size`; `chunk` scenes at a time bounds the memory."""
+def render(
+    scenes: Scenes, size: int = 192, *, chunk: int = 16, change: Change | None = None
+) -> Render:
+    """Render scenes at `size` x `size`; `chunk` scenes at a time bounds the memory.
+
+    `change` makes other bodies of people's before they are drawn.
+    """
     groups, first = [], 0
     for rows in torch.arange(len(scenes), device=scenes.background.device).split(chunk):
         chunk_scenes = scenes.take(rows)
-        groups.append((_render(chunk_scenes, size), first))
+        groups.append((_render(chunk_scenes, size, change), first))
         first += len(chunk_scenes.people)
     parts = {
         name: torch.cat([getattr(g, name) for g, _ in groups])
@@ -100,9 +108,10 @@ def render(scenes: Scenes, size: int = 192, *, chunk: int = 16) -> Render:
     return Render(instance=instance, **parts)
 
 
-def _render(scenes: Scenes, size: int) -> Render:
+def _render(scenes: Scenes, size: int, change: Change | None) -> Render:
     full = size * SUPERSAMPLE
     p, bodies = scenes.people, build_bodies(scenes.people)
+    bodies = bodies if change is None else change(p, bodies)
     scale, origin = _camera(scenes, bodies, full)
     bodies = _frame(scenes, bodies)
 
