@@ -30,7 +30,7 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from ..evaluators import measurements, posenet
-from ..training import convert, preview
+from ..training import preview
 from ..world.captions import scene_caption
 from . import host, kept
 from .compose_ways import (
@@ -47,13 +47,12 @@ from .compose_ways import (
 )
 from .decisions import Claim, Evidence, decide
 from .intervals import mean, ratio, ratio_difference
-from .mini import RESULTS, UNSEEN
+from .mini import RESULTS, UNSEEN, round_trip
 from .sheets import save_labeled
 
 PEOPLE, QUICK_PEOPLE = (1, 2, 3, 4, 5), (2, 3)
 SCENES, QUICK_SCENES = 100, 2  # of each N and of touching pairs, for the ways that a claim names
 FEWER = 24  # of the other ways
-BATCH = 10  # true images passed through the autoencoder at once
 COSTED = 10  # scenes whose sampling is timed
 TOUCHING, CROWDS = "touching", "crowds"
 PLAIN, CEILING = "plain", "ceiling"
@@ -186,13 +185,6 @@ def _timed(way: Way, i: int, seconds: list[float]) -> Callable[[], Tensor]:
         return images
 
     return make
-
-
-def round_trip(images: Tensor) -> Tensor:
-    """Pass images through the autoencoder, which all generated ones have passed."""
-    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
-    latents = [preview.encode(checkpoint, chunk) for chunk in images.split(BATCH)]
-    return torch.cat([preview.decode(checkpoint, chunk) for chunk in latents])
 
 
 def read_all(images: Mapping[str, Tensor], crowds: Crowds) -> dict[str, Measured]:

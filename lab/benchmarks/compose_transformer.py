@@ -16,7 +16,7 @@ from ..training import preview, transformer_files
 from . import compose, host, kept
 from .compose_ways import Crowds, Way, composed, draw, one_prompt
 from .decisions import Claim
-from .mini import RESULTS, UNSEEN
+from .mini import RESULTS, UNSEEN, round_trip
 
 STRENGTH = 1.0  # of the ControlNet: its residual was trained to be added once
 LEVERS: dict[str, dict[str, Any]] = {  # columns of couple beside its plain one
@@ -53,7 +53,7 @@ def measure(quick: bool) -> dict[str, Any]:
         images, seconds = compose.sample_all(
             _ways(loaded, crowds), counts, kept.folder("compose_transformer"), str(n)
         )
-        images[compose.CEILING] = compose.round_trip(crowds.truth.rgb)
+        images[compose.CEILING] = round_trip(crowds.truth.rgb)
         groups.append(compose.read_all(images, crowds))
         numbers |= compose.figures(groups[-1], str(n))
         numbers |= compose.costs(seconds, "one_prompt", str(n))

@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from ...models import compose, pose, pose_drawing
@@ -51,8 +52,10 @@ from ..world.dataset import skeletons
 from ..world.renderer import Render, render
 from ..world.scenes import COLORS, FULL, Scenes, sample_scenes
 from . import host, person_costs, sentences
-from .intervals import wilson
+from .decisions import HIGHER, LOWER, Claim, Evidence, decide
+from .intervals import difference, mcnemar, wilson
 from .mini import RESULTS, UNSEEN
+from .sheets import save_labeled
 
 MODES = ("exact", "couple")
 HOST = "host"
@@ -62,11 +65,16 @@ DILATION = 0.06
 CONTROL = 1.5  # strength of the ControlNet, as in the benchmark of composing
 STRENGTHS = (0.5, 1.5)  # of the LoRAs, beside 1
 LEAST_PIXELS = 12  # of a place that is read
-SHOWN = 6  # scenes on the sheet
+SHOWN, SMALLER = 3, 2 / 3  # scenes on the sheet, and the size of their images
+HEADS = ("no LoRA", "the left one's LoRA", "the right one's", "both", "both, ComfyUI's hooks")
 REPEATS = 5  # of timed samplings
 BATCH = 10  # scenes
 GOALS = {"lora_hit": 0.9, "answers_read": 0.95, "sentences_right": 0.8}  # at least
 LIMITS = {"lora_leak": 0.05, "lora_ops_4": 1.10}  # at most
+
+
+PAPER, TEST = "A LoRA for each person", "paired bootstrap over people, McNemar"
+OFTEN = "often than by ComfyUI's hooks and masks"
 
 
 class Cases(NamedTuple):
@@ -147,21 +155,42 @@ def run(quick: bool) -> dict[str, Any]:
     cases = pairs(count, UNSEEN + 102)
     numbers: dict[str, Any] = {"pairs": count}
     images_by_way = {way: _images(loaded, cases, loras, way, BOTH) for way in WAYS}
-    for way, images in images_by_way.items():
-        judged = judge(images, cases, BOTH)
+    judged_by_way = {way: judge(images, cases, BOTH) for way, images in images_by_way.items()}
+    for way, judged in judged_by_way.items():
         numbers |= judged.shares("", "" if way == MODES[0] else f"_{way}")
     numbers |= _bounds(loaded, cases)
+    numbers |= decided(numbers, judged_by_way[MODES[0]], judged_by_way[HOST])
     first_cases = cases.first(fewer)
     parted = {
         wearers: _images(loaded, first_cases, loras, MODES[0], wearers) for wearers in WEARERS[:3]
     }
     numbers |= _alone(first_cases, parted)
     numbers |= _strengths(loaded, first_cases, loras)
-    _show([*parted.values(), images_by_way[MODES[0]], images_by_way[HOST]])
+    _show([*parted.values(), images_by_way[MODES[0]], images_by_way[HOST]], first_cases)
     numbers |= person_costs.operations(quick)
     numbers |= sentences.measure()
     numbers |= _times(loaded, cases, loras, 1 if quick else REPEATS)
     return numbers | verdict(numbers)
+
+
+def decided(numbers: Mapping[str, Any], exact: Judged, hooked: Judged) -> dict[str, Any]:
+    """Decide whether exact keeps LoRAs apart better than the host's hooks, on the same people."""
+    questions = (
+        ("hit", "A LoRA shows on its own person more", HIGHER, exact.hits, hooked.hits),
+        ("leak", "A LoRA shows on the other person less", LOWER, exact.leaks, hooked.leaks),
+    )
+    listed, differences = [], {}
+    for name, words, better, ours, theirs in questions:
+        key = f"lora_{name}"
+        values, baseline = (torch.tensor(each, dtype=torch.float64) for each in (ours, theirs))
+        differences |= difference(values, baseline, f"{key}_minus_host")
+        ceiling = f"{key}_ceiling" if better == HIGHER else None
+        evidence = Evidence(
+            key, f"{key}_host", f"{key}_minus_host", TEST, ceiling, mcnemar(ours, theirs)
+        )
+        claim = Claim(PAPER, f"{words} {OFTEN}", better)
+        listed.append(decide(claim, {**numbers, **differences}, evidence))
+    return {**differences, "decided": listed}
 
 
 def verdict(numbers: Mapping[str, Any]) -> dict[str, Any]:
@@ -423,8 +452,13 @@ def _times(loaded: host.Loaded, cases: Cases, loras: Loras, repeats: int) -> dic
     return {**over_none, **over_ours, "seconds_per_step_exact": middle[MODES[0], BOTH] / host.STEPS}
 
 
-def _show(columns: Sequence[Tensor]) -> None:
+def _show(columns: Sequence[Tensor], cases: Cases) -> None:
+    """Write the first scenes by HEADS, and which LoRA is whose."""
     shown_rows = min(SHOWN, *map(len, columns))
     rows = torch.stack([column[:shown_rows] for column in columns], 1)
-    RESULTS.mkdir(exist_ok=True)
-    preview.save_sheet(rows.flatten(0, 1), RESULTS / "persons.jpg", columns=len(columns))
+    small = interpolate(rows.flatten(0, 1), scale_factor=SMALLER, mode="area")
+    sides = [
+        [cases.look(i, side).name.replace("_", " ") for side in BOTH] for i in range(shown_rows)
+    ]
+    whose = [f"left: {left}; right: {right}" for left, right in sides]
+    save_labeled(small.unflatten(0, rows.shape[:2]), RESULTS / "persons.jpg", HEADS, whose)

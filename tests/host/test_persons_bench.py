@@ -178,3 +178,17 @@ def test_the_committed_numbers_are_whole_and_judged_by_the_same_goals():
     assert all(numbers[f"{name}_count"] >= 150 for name in ways)
     verdict = persons.verdict(numbers)
     assert {name: numbers[name] for name in verdict} == verdict
+
+
+def test_loras_are_compared_with_the_hosts_on_the_same_people():
+    ours, theirs = (
+        persons.Judged([True] * 8, [False] * 8),
+        persons.Judged([True, False] * 4, [True] * 8),
+    )
+    numbers = {**ours.shares("", ""), **theirs.shares("", "_host"), "lora_hit_ceiling": 1.0}
+    compared = persons.decided(numbers, ours, theirs)
+    assert compared["lora_hit_minus_host"] == 0.5 and compared["lora_leak_minus_host"] == -1
+    assert [row["verdict"] for row in compared["decided"]] == ["shown", "shown"]
+    assert compared["decided"][0]["p"] == pytest.approx(2 / 2**4)
+    swapped = persons.decided({**numbers, "lora_hit_host": 1.0}, ours, ours)
+    assert [row["verdict"] for row in swapped["decided"]] == ["denied", "denied"]
