@@ -68,10 +68,9 @@ def _line(cells: Iterable[str]) -> str:
 
 def with_table(text: str, lines: Sequence[str]) -> str:
     """Put lines between the markers of a text; ValueError if it has none."""
-    before, found, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not (found and ended):
+    if not 0 <= text.find(BEGIN) < text.find(END):
         raise ValueError(f"expected {BEGIN} and {END} around the table, found no such lines")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
     return "\n".join([f"{before}{BEGIN}", *lines, f"{END}{after}"])
 
 

@@ -94,8 +94,8 @@ class Measured(NamedTuple):
         """Compute the figures of one way, with their intervals."""
         numbers = ratio(self.hits, self.garments, f"{way}_acc_{group}")
         numbers |= ratio(self.near, self.joints, f"{way}_pck_{group}")
-        seen = self.seams[~self.seams.isnan()]
-        return numbers | (mean(seen, f"{way}_seam_{group}") if len(seen) else {})
+        seams = self.seams[~self.seams.isnan()]
+        return numbers | (mean(seams, f"{way}_seam_{group}") if len(seams) else {})
 
     def minus(self, other: Measured, name: str, group: str) -> dict[str, float]:
         """Compute how much better this way is on the same scenes."""
@@ -248,15 +248,15 @@ def joined(groups: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
 def decided(numbers: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
     """Decide what the paper, and the help of Compose Instances, claim; `most`: the largest N."""
     several, touching = "Of several people", "Of two people who touch"
-    alone, rest = ("exact", "one_prompt"), "than with one prompt for all"
+    alone, than_one = ("exact", "one_prompt"), "than with one prompt for all"
     rows = [
-        (f"{several}, {GARMENTS} in exact {rest}", alone, f"acc_{CROWDS}"),
-        (f"{several}, {GARMENTS} in couple {rest}", ("couple", "one_prompt"), f"acc_{CROWDS}"),
-        (f"Of {most} people, {GARMENTS} in exact {rest}", alone, f"acc_{most}"),
-        (f"{touching}, {GARMENTS} in exact {rest}", alone, f"acc_{TOUCHING}"),
+        (f"{several}, {GARMENTS} in exact {than_one}", alone, f"acc_{CROWDS}"),
+        (f"{several}, {GARMENTS} in couple {than_one}", ("couple", "one_prompt"), f"acc_{CROWDS}"),
+        (f"Of {most} people, {GARMENTS} in exact {than_one}", alone, f"acc_{most}"),
+        (f"{touching}, {GARMENTS} in exact {than_one}", alone, f"acc_{TOUCHING}"),
         (f"{touching}, {GARMENTS} in exact than in couple", PAIRED[2], f"acc_{TOUCHING}"),
         (f"{several}, {GARMENTS} in exact than with ComfyUI's masks", PAIRED[3], f"acc_{CROWDS}"),
-        (f"{several}, more joints are in place in exact {rest}", alone, f"pck_{CROWDS}"),
+        (f"{several}, more joints are in place in exact {than_one}", alone, f"pck_{CROWDS}"),
     ]
     return [decide_pair(Claim(PAPER, words), numbers, pair, key) for words, pair, key in rows]
 

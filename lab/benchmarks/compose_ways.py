@@ -57,12 +57,12 @@ class Crowds(NamedTuple):
 
     def only(self, rows: Rows) -> Crowds:
         """Keep the scenes `rows`, which are in order."""
-        kept = torch.isin(self.scenes.people.scene, torch.tensor(rows))
+        is_theirs = torch.isin(self.scenes.people.scene, torch.tensor(rows))
         parts = {
-            name: getattr(self.truth, name)[kept if name in PER_PERSON else [*rows]]
+            name: getattr(self.truth, name)[is_theirs if name in PER_PERSON else [*rows]]
             for name in Render.__annotations__
         }
-        renumbered = torch.cat((kept.cumsum(0) - 1, torch.tensor([-1])))  # -1: nobody
+        renumbered = torch.cat((is_theirs.cumsum(0) - 1, torch.tensor([-1])))  # -1: nobody
         parts["instance"] = renumbered[parts["instance"]]
         return Crowds(self.scenes.take(torch.tensor(rows)), Render(**parts))
 
@@ -76,8 +76,8 @@ def draw(people: int, count: int, seed: int) -> Crowds:
 def draw_touching(count: int, seed: int) -> Crowds:
     """Draw scenes of two people whose bodies touch or cover each other in the image."""
     scenes = sample_scenes(4 * count + 8, seed, framing=FULL, people=2)
-    x, *rest = scenes.people.place.unbind(-1)
-    place = torch.stack((0.5 + (x - 0.5) * CLOSER, *rest), -1)
+    x, ground, distance = scenes.people.place.unbind(-1)
+    place = torch.stack((0.5 + (x - 0.5) * CLOSER, ground, distance), -1)
     scenes = replace(scenes, people=replace(scenes.people, place=place))
     pairs = Crowds(scenes, render(scenes))
     rows = [i for i in range(len(scenes)) if do_touch(pairs.truth.instance[i])]
@@ -165,7 +165,7 @@ def composed(
     """Sample by Compose Instances in one of its modes; `inputs`: more of the node's."""
     from ...nodes.compose import MEAN, VitruvianComposeInstances
 
-    settings = {"harmony": 0.5, "dilation": DILATION, "background_prompt": MEAN}
+    settings: dict[str, Any] = {"harmony": 0.5, "dilation": DILATION, "background_prompt": MEAN}
     settings |= {"start_percent": 0.0, "end_percent": 1.0, "shared_negative": False, **inputs}
 
     def sample(rows: Rows) -> Tensor:

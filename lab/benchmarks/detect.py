@@ -97,8 +97,8 @@ def compared(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Compare both searches photograph by photograph, on those that were set apart."""
     names = "found", "baseline_found", "visible"
     of_part = [[row[name] for name in names] for row in rows if row["part"] == "apart"]
-    counts = torch.tensor(of_part).T
-    numbers = _shares(rows) | ratio_difference(*counts, "found_more_apart")
+    found_count, before, visible = torch.tensor(of_part).T
+    numbers = _shares(rows) | ratio_difference(found_count, before, visible, "found_more_apart")
     evidence = Evidence("found_share_apart", "baseline_found_share_apart", "found_more_apart", TEST)
     return {**numbers, "decided": [decide(MORE_FOUND, numbers, evidence)]}
 

@@ -82,7 +82,9 @@ def run(quick: bool) -> dict[str, Any]:
     images[ALONE], seconds[ALONE] = _images(loaded, ALONE, prompts)
     images[NOTHING], _ = _images(loaded, NOTHING, [""] * empty)
     back = round_trip(truth.rgb)
-    numbers = of_text(images[ALONE], images[NOTHING], back, scenes, true_bodies(true_count))
+    numbers: dict[str, Any] = of_text(
+        images[ALONE], images[NOTHING], back, scenes, true_bodies(true_count)
+    )
     few, of_few = Crowds(scenes, truth).only(rows)
     compared = {"": images[POSE], "_baseline": images[ALONE][:posed], "_ceiling": back[:posed]}
     numbers |= of_pose(compared, few, of_few)
@@ -162,16 +164,16 @@ def of_pose(images: Mapping[str, Tensor], scenes: Scenes, truth: Render) -> dict
     hits, near = {}, {}
     for suffix, each in images.items():
         garments = color_parts(each, scenes, truth)
-        judged = {name: wholes for name, (_, wholes) in garments.items()}
-        hits[suffix] = sum(parts for parts, _ in garments.values())
-        numbers |= ratio(hits[suffix], sum(judged.values()), f"color_accuracy{suffix}")
+        named, judged = (torch.stack(part).sum(0) for part in zip(*garments.values(), strict=True))
+        hits[suffix] = named
+        numbers |= ratio(named, judged, f"color_accuracy{suffix}")
         near[suffix] = (measurements.joints_in_place(net, each, truth) & visible).sum(1)
         numbers |= ratio(near[suffix], visible.sum(1), f"pck{suffix}")
         for name, (parts, wholes) in garments.items():
             if wholes.any():
                 numbers |= wilson(parts[wholes].tolist(), f"color_accuracy_{name}{suffix}")
     baseline = hits["_baseline"]
-    numbers |= ratio_difference(hits[""], baseline, sum(judged.values()), "color_accuracy_gain")
+    numbers |= ratio_difference(hits[""], baseline, judged, "color_accuracy_gain")
     return numbers | ratio_difference(near[""], near["_baseline"], visible.sum(1), "pck_gain")
 
 

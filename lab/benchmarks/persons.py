@@ -179,7 +179,8 @@ def decided(numbers: Mapping[str, Any], exact: Judged, hooked: Judged) -> dict[s
         ("hit", "A LoRA shows on its own person more", HIGHER, exact.hits, hooked.hits),
         ("leak", "A LoRA shows on the other person less", LOWER, exact.leaks, hooked.leaks),
     )
-    listed, differences = [], {}
+    listed: list[dict[str, Any]] = []
+    differences: dict[str, float] = {}
     for name, words, better, ours, theirs in questions:
         key = f"lora_{name}"
         values, baseline = (torch.tensor(each, dtype=torch.float64) for each in (ours, theirs))
