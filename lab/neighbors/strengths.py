@@ -215,7 +215,7 @@ def apply_refiner(model, positive, negative, strength=1.0, *, window=(0.0, 1.0))
 def structure_model() -> Any:
     """Make a joint MODEL of the mini checkpoint whose branches and trunk differ from it."""
     path = folder_paths.get_full_path_or_raise("checkpoints", "vitruvian_mini.safetensors")
-    prefix, tensors = structure_family.PREFIX, comfy.utils.load_torch_file(path)
+    prefix, tensors = structure_family.PREFIX, weights.widened(comfy.utils.load_torch_file(path))
     unet = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
     joint = structure.add_experts(unet)
     g = torch.Generator().manual_seed(6)
