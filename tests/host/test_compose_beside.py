@@ -410,7 +410,7 @@ def test_a_cropped_control_composes_what_is_in_the_crop(loaded, mode):
     uncropped = sampled(guided(people), people.latent)
     image = sampled(tile, people.latent)
     error, change = (float((other - expected).norm()) for other in (image, uncropped))
-    assert error < 0.5 * change  # a crop is a little coarser than a drawing
+    assert error < 0.75 * change  # a crop is coarser than a drawing
 
 
 def test_tiles_inside_one_sampling_are_refused(loaded):

@@ -146,7 +146,8 @@ def untrained(checkpoint, folder):
     import comfy.utils
     from vitruvian.models import weights
 
-    prefix, tensors = structure_family.PREFIX, comfy.utils.load_torch_file(str(checkpoint))
+    stored = comfy.utils.load_torch_file(str(checkpoint))
+    prefix, tensors = structure_family.PREFIX, weights.widened(stored)
     unet = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
     joint = structure.add_experts(unet, fusion=structure.MEAN)
     joint[structure.EPSILON_MARK] = torch.zeros(0)
