@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-QUALITY = 88
+QUALITY = 75
 HEAD, VALUE, PROMPT = 34, 16, 150  # pixels of a head's and a value's height and a prompt's width
 SIZE, GAP = 13, 4  # of letters, and around images
 PAPER, INK = (255, 255, 255), (30, 30, 30)

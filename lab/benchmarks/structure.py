@@ -76,7 +76,7 @@ MAP_ERRORS = DEPTH_ERROR, NORMAL_ERROR
 PAPER = "HyperHuman"
 PAIRED = "bootstrap over scenes, paired"
 HALVES = "halves of the scenes, paired"
-FULL_COUNTS = Counts(400, 100, 100, 2_000, 200)
+FULL_COUNTS = Counts(300, 60, 60, 2_000, 200)
 QUICK_COUNTS = Counts(4, 4, 3, 60, 4)
 
 
