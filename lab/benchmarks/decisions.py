@@ -58,6 +58,19 @@ def decide(claim: Claim, numbers: Mapping[str, Any], evidence: Evidence) -> dict
     }
 
 
+def refuse_goal_above_ceiling(goals: Mapping[str, float], numbers: Mapping[str, Any]) -> None:
+    """Raise ValueError for a goal, the least that a figure is to be, above what the evaluator reads
+    in true images.
+    """
+    for name, goal in goals.items():
+        ceiling = numbers.get(f"{name}_ceiling")
+        if ceiling is not None and goal > ceiling:
+            raise ValueError(
+                f"{name}: expected a goal below the ceiling {ceiling:.3f}, found {goal:.3f}: "
+                "nothing generated can reach it"
+            )
+
+
 def _check_ceiling(claim: Claim, numbers: Mapping[str, Any], evidence: Evidence) -> None:
     if evidence.ceiling is None:
         return

@@ -52,7 +52,7 @@ from ..world.dataset import skeletons
 from ..world.renderer import Render, render
 from ..world.scenes import COLORS, FULL, Scenes, sample_scenes
 from . import host, person_costs, sentences
-from .decisions import HIGHER, LOWER, Claim, Evidence, decide
+from .decisions import HIGHER, LOWER, Claim, Evidence, decide, refuse_goal_above_ceiling
 from .intervals import difference, mcnemar, wilson
 from .mini import RESULTS, UNSEEN
 from .sheets import save_labeled
@@ -197,6 +197,7 @@ def decided(numbers: Mapping[str, Any], exact: Judged, hooked: Judged) -> dict[s
 def verdict(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """List the goals and what was missed."""
     goals = {**GOALS, "lora_hit": GOALS["lora_hit"] * numbers["lora_hit_ceiling"]}
+    refuse_goal_above_ceiling(goals, numbers)
     missed = [name for name, goal in goals.items() if numbers[name] < goal]
     missed += [name for name, limit in LIMITS.items() if numbers[name] > limit]
     return {f"goal_{name}": goal for name, goal in {**goals, **LIMITS}.items()} | {"missed": missed}

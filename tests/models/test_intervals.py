@@ -104,6 +104,13 @@ def test_no_figure_lies_above_its_ceiling():
     assert decisions.decide(claim, unsure, evidence)["ceiling"] == 0.7
 
 
+def test_no_goal_lies_above_its_ceiling():
+    numbers = {"hit": 0.5, "hit_ceiling": 0.8}
+    decisions.refuse_goal_above_ceiling({"hit": 0.79, "other": 2.0}, numbers)
+    with pytest.raises(ValueError, match="hit: expected a goal below the ceiling 0.800"):
+        decisions.refuse_goal_above_ceiling({"hit": 0.81}, numbers)
+
+
 def test_images_are_generated_once(tmp_path):
     calls = []
 
