@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..evaluators import bodies, posenet
+from ..evaluators.autoencoded import round_trip
 from ..evaluators.frechet import LEAST, frechet, frechet_error, frechet_unbiased
-from ..training import convert, preview
-from ..training.loop import native_precision
 from ..world.renderer import render
 from ..world.scenes import ACTIONS, FULL, Scenes, sample_scenes
 from . import intervals
@@ -83,18 +82,6 @@ def balanced_people(count: int, seed: int) -> Scenes:
     rows_by_action = [(drawn.people.action == k).nonzero()[:, 0] for k in range(len(ACTIONS))]
     rows = [rows_by_action[k % len(ACTIONS)][k // len(ACTIONS)] for k in range(count)]
     return drawn.take(torch.stack(rows).sort().values)
-
-
-def round_trip(images: Tensor) -> Tensor:
-    """Pass images through the autoencoder, which all generated ones have passed; the error of bf16
-    is far below its own.
-    """
-    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
-    checkpoint.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fast = native_precision() == "bf16"
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=fast):
-        chunks = (preview.encode(checkpoint, chunk) for chunk in images.split(CHUNK))
-        return torch.cat([preview.decode(checkpoint, latents).float() for latents in chunks])
 
 
 def _drifts(images: Tensor, base: Tensor, joints: Tensor, base_joints: Tensor) -> Tensor:
