@@ -25,7 +25,6 @@ from ..training.options import (
     whole_number,
 )
 from . import (
-    anatomynet,
     appearance,
     base,
     clothnet,
@@ -42,7 +41,6 @@ from . import (
     structure,
     surfacenet,
     transformer,
-    true_bodies,
     vae,
 )
 from .recipe import BASELINES, VITRUVIAN_WEIGHTS, Recipe, Run, shortened
@@ -59,8 +57,6 @@ RECIPES: tuple[Recipe, ...] = (  # in this order: later ones read what earlier o
     handnet.RECIPE,
     surfacenet.RECIPE,
     clothnet.RECIPE,
-    anatomynet.RECIPE,
-    true_bodies.RECIPE,
     hand_generator.RECIPE,
     human_prior.RECIPE,
     human_prior.ABLATIONS_RECIPE,
