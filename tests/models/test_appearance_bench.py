@@ -90,9 +90,9 @@ def test_new_tops_are_held_out_and_of_another_color(number):
 
 def test_people_in_other_tops_keep_all_else(cases):
     others = people.with_other_tops(cases)
-    for own, new in zip(cases.looks, others.looks, strict=True):
-        changed = {part for part in own if own[part] != new[part]}
-        assert changed == {semantic_map.TOP} and dressed.is_held_out(new[semantic_map.TOP])
+    for look, other_look in zip(cases.looks, others.looks, strict=True):
+        changed = {part for part in look if look[part] != other_look[part]}
+        assert changed == {semantic_map.TOP} and dressed.is_held_out(other_look[semantic_map.TOP])
     assert others.truth is cases.truth and others.bare == cases.bare
 
 
