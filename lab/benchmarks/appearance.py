@@ -42,9 +42,10 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from ...models import memory, memory_file, semantic_map
+from ..evaluators.autoencoded import round_trip
 from ..recipes import appearance
 from ..recipes import memory as memory_recipe
-from ..training import convert, preview
+from ..training import preview
 from ..world.scenes import COLORS, FULL, sample_scenes
 from . import appearance_memories as memories
 from . import host, kept
@@ -125,7 +126,7 @@ def run(quick: bool) -> dict[str, Any]:
         name: _images(setup, name, way, cases.first(COUNTS.get(name, PEOPLE)))
         for name, way in ways.items()
     }
-    images["ceiling"] = _round_trip(cases.truth.rgb)
+    images["ceiling"] = round_trip(cases.truth.rgb)
     counts = {name: setup.judge.count(each, cases) for name, each in images.items()}
     numbers |= figures(counts)
     _show(images, counts, cases)
@@ -267,13 +268,6 @@ def _cost(loaded: host.Loaded, ways: Mapping[str, Way], cases: Cases) -> dict[st
             each.append(time.perf_counter() - start)
     outside, words = (sum(each[1:]) for each in seconds.values())
     return {"cost": outside / words}
-
-
-def _round_trip(images: Tensor) -> Tensor:
-    """Images after the autoencoder, which all generated ones have passed."""
-    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
-    passed = [preview.decode(checkpoint, preview.encode(checkpoint, x)) for x in images.split(16)]
-    return torch.cat(passed)
 
 
 def _show(images: Mapping[str, Tensor], counts: Mapping[str, Counts], cases: Cases) -> None:

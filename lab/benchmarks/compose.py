@@ -30,6 +30,7 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from ..evaluators import measurements, posenet
+from ..evaluators.autoencoded import round_trip
 from ..training import preview
 from ..world.captions import scene_caption
 from . import host, kept
@@ -47,7 +48,7 @@ from .compose_ways import (
 )
 from .decisions import Claim, Evidence, decide
 from .intervals import mean, ratio, ratio_difference
-from .mini import RESULTS, UNSEEN, round_trip
+from .mini import RESULTS, UNSEEN
 from .sheets import save_labeled
 
 PEOPLE, QUICK_PEOPLE = (1, 2, 3, 4, 5), (2, 3)

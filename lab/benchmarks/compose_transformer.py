@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from ..evaluators.autoencoded import round_trip
 from ..training import preview, transformer_files
 from . import compose, host, kept
 from .compose_ways import Crowds, Way, composed, draw, one_prompt
 from .decisions import Claim
-from .mini import RESULTS, UNSEEN, round_trip
+from .mini import RESULTS, UNSEEN
 
 STRENGTH = 1.0  # of the ControlNet: its residual was trained to be added once
 LEVERS: dict[str, dict[str, Any]] = {  # columns of couple beside its plain one

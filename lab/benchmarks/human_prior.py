@@ -38,6 +38,7 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from ...models import human_attention as word_attention
+from ..evaluators.autoencoded import round_trip
 from ..recipes.human_prior import HUMAN_PRIOR
 from ..training import preview
 from ..world.captions import scene_caption
@@ -58,7 +59,6 @@ from .human_prior_judge import (
     compare,
     figures,
     figures_by_action,
-    round_trip,
     true_people,
 )
 from .human_prior_ways import BASE, LOW_RANK, PRIOR, Generate
@@ -71,16 +71,15 @@ class Counts(NamedTuple):
     prompts: int
     seeds: int  # of base, prior and LoRA; one of the others
     strength_prompts: int
-    true_bodies: int
     denoised: int  # scenes
     turns: int  # of timing
 
 
-COUNTS = Counts(500, 2, 100, 2_000, 200, 3)
-QUICK = Counts(15, 1, 1, 120, 10, 1)
+COUNTS = Counts(500, 2, 100, 200, 3)
+QUICK = Counts(15, 1, 1, 10, 1)
 
 FIRST = "first"  # <way>_first: the first seed alone
-PROMPT_SEED, TRUE_SEED, DENOISED_SEED = UNSEEN + 300, UNSEEN + 301, UNSEEN + 302
+PROMPT_SEED, DENOISED_SEED = UNSEEN + 300, UNSEEN + 302
 STRUCTURE_STEPS = STEPS[:3]  # at which structure is decided
 SHOWN, SIDE = 3, 144  # rows of the sheet, and pixels of an image in it
 MOMENT = 0.3  # share of the sampling at which maps are shown
@@ -110,11 +109,11 @@ def run(quick: bool) -> dict[str, Any]:
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
     scenes = balanced_people(counts.prompts, PROMPT_SEED)
     prompts = [scene_caption(scenes, i) for i in range(counts.prompts)]
-    judge = Judge(scenes.people.action, true_people(counts.true_bodies, TRUE_SEED))
+    judge = Judge(scenes.people.action)
     bench = Bench(loaded, prompts, judge, counts)
     judged = bench.judge_all() | {"ceiling": _judge_truth(judge, scenes)}
     numbers: dict[str, Any] = {"prompts": counts.prompts, "seeds": counts.seeds}
-    numbers |= image_figures(judged, judge.fidelity)
+    numbers |= image_figures(judged, judge.true.features)
     for name in (BASE, PRIOR, LOW_RANK):
         numbers |= figures_by_action(name, judged[name], scenes.people.action)
     numbers |= bench.strength_figures()
@@ -177,7 +176,7 @@ class Bench:
         numbers: dict[str, float] = {"strength_prompts": len(rows)}
         for name, key in names.items():
             judged = _collect({row: self.judged[name][row][:1] for row in rows})
-            numbers |= figures(key, judged, self.judge.fidelity)
+            numbers |= figures(key, judged, self.judge.true.features)
         return numbers
 
     def cost(self) -> dict[str, float]:

@@ -8,15 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..evaluators import bodies, posenet
-from ..evaluators.autoencoded import round_trip
+from ..evaluators import bodies, posenet, true_bodies
 from ..evaluators.frechet import LEAST, frechet, frechet_error, frechet_unbiased
-from ..world.renderer import render
 from ..world.scenes import ACTIONS, FULL, Scenes, sample_scenes
 from . import intervals
 
 ANATOMY, ACTION, FD, DRIFT = "anatomy", "action", "fd", "drift"
-CHUNK = 16  # images
 FEWEST = 8  # images whose halves have a covariance, which LAPACK crashes without
 
 
@@ -40,18 +37,9 @@ class Judged(NamedTuple):
 class Judge:
     """Compare images with true bodies and with the base's images."""
 
-    def __init__(self, actions: Tensor, true_scenes: Scenes) -> None:
-        """`actions` [N] are those that the prompts name; true bodies are read after the autoencoder
-        has passed them, as it has every generated image.
-        """
-        self.net, self.actions = posenet.load_posenet(), actions
-        parts = []
-        for rows in torch.arange(len(true_scenes)).split(CHUNK):
-            drawn = render(true_scenes.take(rows))
-            after, before = (bodies.read(self.net, x) for x in (round_trip(drawn.rgb), drawn.rgb))
-            parts.append((*after, bodies.shape_of(drawn.body[..., :2]), before.features))
-        *read, shapes, self.fidelity = (torch.cat(part) for part in zip(*parts, strict=True))
-        self.true = bodies.Bodies(bodies.Read(*read), shapes, true_scenes.people.action)
+    def __init__(self, actions: Tensor) -> None:
+        """`actions` [N] are those that the prompts name."""
+        self.net, self.true, self.actions = posenet.load_posenet(), true_bodies.load(), actions
 
     def read(self, images: Tensor) -> bodies.Read:
         """Read the bodies in images [B,3,H,W]."""

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from ...models.mini import IMAGE_SIZE
-from ..evaluators import bodies, measurements, posenet
+from ..evaluators import bodies, measurements, posenet, true_bodies
+from ..evaluators.autoencoded import round_trip
 from ..training import convert, networks, preview, vae
 from ..world.captions import scene_caption
 from ..world.dataset import draw_hint
@@ -42,7 +43,6 @@ RESULTS = Path(__file__).parent / "results"
 PROMPTS, QUICK_PROMPTS = 500, 20  # from text alone
 POSED, QUICK_POSED = 300, 20  # of these with the pose ControlNet, and without it
 EMPTY, QUICK_EMPTY = 100, 10  # with an empty prompt
-TRUE, QUICK_TRUE = 2_000, 300  # bodies that say what is human
 CHUNK = 20  # scenes generated at once, and kept together
 SHOWN = 6  # scenes of the sheet, four images each
 
@@ -66,10 +66,8 @@ def run(quick: bool) -> dict[str, Any]:
     Also writes mini.jpg beside it: a row per scene, columns: the pose, the image with it, the image
     from text alone, the truth.
     """
-    count, posed, empty, true_count = (
-        (QUICK_PROMPTS, QUICK_POSED, QUICK_EMPTY, QUICK_TRUE)
-        if quick
-        else (PROMPTS, POSED, EMPTY, TRUE)
+    count, posed, empty = (
+        (QUICK_PROMPTS, QUICK_POSED, QUICK_EMPTY) if quick else (PROMPTS, POSED, EMPTY)
     )
     scenes = sample_scenes(count, UNSEEN, framing=FULL, people=1)
     loaded = host.load(preview.CHECKPOINT.name, preview.POSE_CONTROLNET.name)
@@ -82,9 +80,7 @@ def run(quick: bool) -> dict[str, Any]:
     images[ALONE], seconds[ALONE] = _images(loaded, ALONE, prompts)
     images[NOTHING], _ = _images(loaded, NOTHING, [""] * empty)
     back = round_trip(truth.rgb)
-    numbers: dict[str, Any] = of_text(
-        images[ALONE], images[NOTHING], back, scenes, true_bodies(true_count)
-    )
+    numbers: dict[str, Any] = of_text(images[ALONE], images[NOTHING], back, scenes)
     few, of_few = Crowds(scenes, truth).only(rows)
     compared = {"": images[POSE], "_baseline": images[ALONE][:posed], "_ceiling": back[:posed]}
     numbers |= of_pose(compared, few, of_few)
@@ -115,30 +111,9 @@ def _images(
     return torch.cat(chunks), spent / max(sampled, 1)
 
 
-def round_trip(images: Tensor) -> Tensor:
-    """Pass images through the autoencoder, which all generated ones have passed."""
-    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
-    latents = [preview.encode(checkpoint, chunk) for chunk in images.split(CHUNK)]
-    return torch.cat([preview.decode(checkpoint, chunk) for chunk in latents])
-
-
-def true_bodies(count: int) -> bodies.Bodies:
-    """Read true people after the autoencoder, with which generated ones are compared."""
-    scenes, net = sample_scenes(count, UNSEEN + 301, framing=FULL, people=1), posenet.load_posenet()
-    reads, shapes = [], []
-    for rows in torch.arange(count).split(CHUNK):
-        truth = render(scenes.take(rows))
-        reads.append(bodies.read(net, round_trip(truth.rgb)))
-        shapes.append(bodies.shape_of(truth.body[..., :2]))
-    read = bodies.Read(*(torch.cat(parts) for parts in zip(*reads, strict=True)))
-    return bodies.Bodies(read, torch.cat(shapes), scenes.people.action)
-
-
-def of_text(
-    images: Tensor, empty: Tensor, back: Tensor, scenes: Scenes, true: bodies.Bodies
-) -> dict[str, float]:
+def of_text(images: Tensor, empty: Tensor, back: Tensor, scenes: Scenes) -> dict[str, float]:
     """Measure images from text alone, those of the empty prompt, and the ceiling."""
-    net, actions = posenet.load_posenet(), scenes.people.action
+    net, true, actions = posenet.load_posenet(), true_bodies.load(), scenes.people.action
     numbers: dict[str, float] = {}
     outcomes = {}
     for suffix, each in (("", images), ("_baseline", empty), ("_ceiling", back)):

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...models.mini import IMAGE_SIZE
-from ..training import convert, preview
+from ..evaluators.autoencoded import round_trip
 from ..world.captions import scene_caption
 from ..world.dataset import draw_hint, structure_images
 from ..world.renderer import Render, render
@@ -138,11 +138,5 @@ def sample_joint(model: Any, positive: Any, negative: Any, seed: int) -> Any:
 
 def ceiling(truth: Render) -> Maps:
     """Pass true images, depth and normals through the autoencoder."""
-    checkpoint = convert.load_checkpoint(preview.CHECKPOINT)
     kinds = (truth.rgb, *structure_images(truth))
-    return Maps(*(_round_trip(checkpoint, images) for images in kinds))
-
-
-def _round_trip(checkpoint: convert.Checkpoint, images: Tensor) -> Tensor:
-    parts = [preview.decode(checkpoint, preview.encode(checkpoint, x)) for x in images.split(32)]
-    return torch.cat(parts)
+    return Maps(*(round_trip(images) for images in kinds))

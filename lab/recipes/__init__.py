@@ -25,6 +25,7 @@ from ..training.options import (
     whole_number,
 )
 from . import (
+    anatomynet,
     appearance,
     base,
     clothnet,
@@ -41,6 +42,7 @@ from . import (
     structure,
     surfacenet,
     transformer,
+    true_bodies,
     vae,
 )
 from .recipe import BASELINES, VITRUVIAN_WEIGHTS, Recipe, Run, shortened
@@ -57,6 +59,8 @@ RECIPES: tuple[Recipe, ...] = (  # in this order: later ones read what earlier o
     handnet.RECIPE,
     surfacenet.RECIPE,
     clothnet.RECIPE,
+    anatomynet.RECIPE,
+    true_bodies.RECIPE,
     hand_generator.RECIPE,
     human_prior.RECIPE,
     human_prior.ABLATIONS_RECIPE,

@@ -44,9 +44,8 @@ def test_pose_figures_are_of_scenes_and_pairs(scenes, truth):
 
 
 def test_text_figures_know_chance_and_ceiling(scenes, truth, mini_weights):
-    true = mini.true_bodies(60)
     blank = torch.full((3, 3, *truth.rgb.shape[2:]), 0.5)
-    numbers = mini.of_text(truth.rgb, blank, truth.rgb, scenes, true)
+    numbers = mini.of_text(truth.rgb, blank, truth.rgb, scenes)
     assert numbers["anatomy"] == numbers["anatomy_ceiling"]
     assert numbers["anatomy_baseline"] == 0 and numbers["anatomy_baseline_count"] == 3
     assert numbers["anatomy_gain_count"] == 3

@@ -323,7 +323,7 @@ def test_every_image_is_generated_once_and_judged_beside_the_bases(mini_weights,
     monkeypatch.setattr(ways, "group_alike", lambda *_: groups)
     monkeypatch.setattr(bench, "SHOWN", 1)
     scenes = judging.balanced_people(3, 7)
-    judge = judging.Judge(scenes.people.action, judging.true_people(10, 8))
+    judge = judging.Judge(scenes.people.action)
     counts = bench.QUICK._replace(prompts=3, seeds=2, strength_prompts=2)
     measured = bench.Bench(None, ["a", "b", "c"], judge, counts)
     results = measured.judge_all()
@@ -344,10 +344,9 @@ def test_every_image_is_generated_once_and_judged_beside_the_bases(mini_weights,
 
 def test_the_judge_sees_a_change_of_action(mini_weights, monkeypatch):
     """Of true images most actions are named right; with other prompts few are."""
-    monkeypatch.setattr(judging, "round_trip", lambda images: images)  # for its time
     scenes = judging.balanced_people(15, 9)
     truth = render(scenes).rgb
-    judge = judging.Judge(scenes.people.action, judging.true_people(150, 10))
+    judge = judging.Judge(scenes.people.action)
     right = judge.judge(truth, range(15), truth, judge.read(truth))
     wrong = judge.judge(truth, [*range(1, 15), 0], truth, judge.read(truth))
     assert right.action.mean() > 0.6 and wrong.action.mean() < 0.4

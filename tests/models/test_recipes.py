@@ -28,6 +28,8 @@ READS = {  # recipe -> those whose files it reads
     "handnet": ["vae-maps"],
     "surfacenet": ["vae-maps"],
     "clothnet": ["vae-maps"],
+    "anatomynet": ["posenet"],
+    "true-bodies": ["posenet", "anatomynet"],
     "hand-generator": ["further"],
     "human-prior": ["further"],
     "human-prior-ablations": ["further"],
