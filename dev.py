@@ -48,6 +48,7 @@ EXAMPLES = """examples:
   python3 dev.py train hands --help                  what a trainer takes
   python3 dev.py layout two_people                   place an example's nodes, led wires and all
   python3 dev.py thumbnails two_people               its thumbnail, of what it generates
+  python3 dev.py help-images ApplyAppearance         the image of a help page, of the examples
   python3 dev.py blueprints                          after a change of the examples
   python3 dev.py lint"""
 
@@ -98,6 +99,8 @@ def parser() -> argparse.ArgumentParser:
     layout.add_argument("names", nargs="*", metavar="EXAMPLE", help="all, if none is named")
     thumbnails = add("thumbnails", "run the examples and make their thumbnails of the results")
     thumbnails.add_argument("names", nargs="*", metavar="EXAMPLE", help="all, if none is named")
+    help_images = add("help-images", "make the images of the help pages of the examples")
+    help_images.add_argument("names", nargs="*", metavar="NODE", help="all, if none is named")
     train = add("train", "run a trainer (mini: all mini weights; everything: on a GPU)", host=False)
     train.add_argument("name")
     train.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -117,7 +120,9 @@ def main() -> int:
         command_line.error(f"unknown arguments: {' '.join(arguments)}")
     load_pack()
     trouble = importlib.import_module("vitruvian.batch.vitruvian_batch.trouble")
-    command = importlib.import_module(f"vitruvian.tools.commands.{options.command}")
+    command = importlib.import_module(
+        f"vitruvian.tools.commands.{options.command.replace('-', '_')}"
+    )
     try:
         return command.run(options)
     except trouble.Trouble as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...tools.examples import copy_images
-from ...tools.hosts import prepare_base
+from ...tools.hosts import device_options, prepare_base
 from ...tools.server import Server
 from ..benchmarks.templates import FLAGS, SETTINGS
 
@@ -43,27 +43,40 @@ OPEN = """async ([saved, name]) => {
 
 
 @contextlib.contextmanager
-def opened(host: Path, new_renderer: bool = False) -> Iterator[Any]:
-    """Start a host and open its front end in a fresh Chromium of the size of a small laptop."""
-    from playwright.sync_api import TimeoutError, sync_playwright
-
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as profile:
-        base = Path(folder)
+def started(host: Path) -> Iterator[Server]:
+    """Start a host on folders of its own, with the images that examples begin with."""
+    with tempfile.TemporaryDirectory() as folder:
+        base, python = Path(folder), Path(sys.executable)
         prepare_base(base)
         copy_images(base)
-        with Server(Path(sys.executable), host, base, "--cpu") as server:
-            server.post("/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": new_renderer})
-            with sync_playwright() as playwright:
-                context = playwright.chromium.launch_persistent_context(
-                    profile, executable_path=shutil.which("chromium"), args=FLAGS, viewport=VIEW
-                )
-                page = context.new_page()
-                page.goto(server.url)
-                page.wait_for_function("window.app?.graph && window.LiteGraph", timeout=120_000)
-                with contextlib.suppress(TimeoutError):  # a first workflow of its own, late
-                    page.wait_for_function("app.graph._nodes.length > 0", timeout=8_000)
-                yield page
-                context.close()
+        with Server(python, host, base, *device_options(python)) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def opened(host: Path, new_renderer: bool = False) -> Iterator[Any]:
+    """Start a host and open its front end in a fresh Chromium of the size of a small laptop."""
+    with started(host) as server, page_of(server, new_renderer) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def page_of(server: Server, new_renderer: bool = False) -> Iterator[Any]:
+    """Open a running host's front end in a fresh Chromium of the size of a small laptop."""
+    from playwright.sync_api import TimeoutError, sync_playwright
+
+    server.post("/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": new_renderer})
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=shutil.which("chromium"), args=FLAGS, viewport=VIEW
+        )
+        page = context.new_page()
+        page.goto(server.url)
+        page.wait_for_function("window.app?.graph && window.LiteGraph", timeout=120_000)
+        with contextlib.suppress(TimeoutError):  # a first workflow of its own, late
+            page.wait_for_function("app.graph._nodes.length > 0", timeout=8_000)
+        yield page
+        context.close()
 
 
 def open_template(page: Any, saved: dict[str, Any], name: str) -> dict[str, Any]:

@@ -78,10 +78,15 @@ def compose(images: list[Image.Image]) -> bytes:
         images = [_padded(images[0].convert("RGB"))]
     for number, image in enumerate(images):
         square.paste(_fill(image.convert("RGB"), width, SIDE), (number * (SIDE - width), 0))
-    for quality in range(88, 20, -4):
+    return jpeg(square, MOST_BYTES)
+
+
+def jpeg(image: Image.Image, most_bytes: int, best: int = 88) -> bytes:
+    """Write a JPEG file, as good as its limit allows."""
+    for quality in range(best, 20, -4):
         file = io.BytesIO()
-        square.save(file, "JPEG", quality=quality, optimize=True)
-        if file.tell() <= MOST_BYTES:
+        image.save(file, "JPEG", quality=quality, optimize=True)
+        if file.tell() <= most_bytes:
             break
     return file.getvalue()
 

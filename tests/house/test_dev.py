@@ -15,9 +15,10 @@ from vitruvian.tools import environments, examples, hosts, paths
 from vitruvian.tools.commands import bench, fresh
 from vitruvian.tools.server import Server
 
-COMMANDS = sorted(
+MODULES = sorted(
     path.stem for path in (paths.ROOT / "tools/commands").glob("*.py") if path.stem != "__init__"
 )
+COMMANDS = [module.replace("_", "-") for module in MODULES]
 
 
 @pytest.fixture
@@ -197,12 +198,12 @@ def test_a_server_that_dies_shows_the_end_of_its_log(tmp_path):
             pass
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_begins_with_the_standard_library_alone(command):
+@pytest.mark.parametrize("module", MODULES)
+def test_every_command_begins_with_the_standard_library_alone(module):
     """No environment may be there yet: -S leaves out site-packages."""
     code = (
         f"import sys; sys.path.insert(0, {str(paths.ROOT)!r}); import dev; dev.load_pack()\n"
-        f"import vitruvian.tools.commands.{command}"
+        f"import vitruvian.tools.commands.{module}"
     )
     assert subprocess.call([sys.executable, "-I", "-S", "-c", code]) == 0
 

@@ -1,0 +1,80 @@
+"""Every image of a help page has a row in the table, and what the rows name exists."""
+
+import json
+from pathlib import Path
+
+import pytest
+from vitruvian.batch.vitruvian_batch.trouble import Trouble
+from vitruvian.lab.templates import help_images
+
+SCHEMAS = json.loads(Path(__file__).with_name("schemas.json").read_text(encoding="utf-8"))
+HOST_OUTPUTS = {
+    "ImageBatch": ["IMAGE"],
+    "ImageBlend": ["IMAGE"],
+    "LoadImage": ["IMAGE", "MASK"],
+    "LoadImageMask": ["MASK"],
+    "PreviewImage": [],
+    "SaveImage": [],
+    "VAEDecode": ["IMAGE"],
+}
+INFO = {kind: {"output": types} for kind, types in HOST_OUTPUTS.items()} | {
+    kind: {"output": [output["type"] for output in schema["outputs"]]}
+    for kind, schema in SCHEMAS.items()
+}
+ROWS = {name: row for name, row in help_images.table().items() if "by_hand" not in row}
+
+
+@pytest.fixture(params=ROWS)
+def row(request):
+    return ROWS[request.param]
+
+
+def pictures(row):
+    return [help_images.as_dict(one) for pictures in help_images.rows_of(row) for one in pictures]
+
+
+def graphs(row):
+    """The graph of each picture with its changes, and the picture; of a screen its only graph."""
+    if "screen" in row:
+        return [(help_images.edited(row), {})]
+    return [(help_images.edited(row, one.get("set")), one) for one in pictures(row)]
+
+
+def test_every_image_has_a_row():
+    files = sorted(help_images.FOLDER.glob("*.jpg"))
+    assert files == sorted(help_images.path(name) for name in help_images.table())
+
+
+def test_every_picture_is_an_output_that_can_be_shown(row):
+    for graph, picture in graphs(row):
+        if picture:
+            source, _ = help_images.output_of(graph, picture["of"], INFO)
+            assert source in graph
+
+
+def test_every_node_of_a_screen_exists(row):
+    graph = help_images.edited(row)
+    columns = [*row.get("screen", []), row.get("run", []), row.get("heights", {})]
+    ids = [help_images.find(graph, node) for column in columns[:-2] for node in column]
+    assert len(ids) == len(set(ids))
+    for node in [node for column in columns[-2:] for node in column]:
+        help_images.find(graph, node)
+
+
+def test_inputs_are_those_of_the_nodes(row):
+    for graph, _ in graphs(row):
+        for node in graph.values():
+            if schema := SCHEMAS.get(node["class_type"]):
+                names = {socket["name"] for socket in schema["inputs"]}
+                assert node["inputs"].keys() <= names, node["class_type"]
+
+
+def test_wires_begin_at_nodes(row):
+    for graph, _ in graphs(row):
+        values = [value for node in graph.values() for value in node["inputs"].values()]
+        assert [v for v in values if isinstance(v, list) and v[0] not in graph] == []
+
+
+def test_a_node_that_is_not_there_is_named():
+    with pytest.raises(Trouble, match="KSampler 9"):
+        help_images.find(help_images.edited({"example": "two_people"}), "KSampler 9")
