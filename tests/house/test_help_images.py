@@ -78,3 +78,19 @@ def test_wires_begin_at_nodes(row):
 def test_a_node_that_is_not_there_is_named():
     with pytest.raises(Trouble, match="KSampler 9"):
         help_images.find(help_images.edited({"example": "two_people"}), "KSampler 9")
+
+
+def test_changes_and_wires_reach_the_graph():
+    row = {
+        "example": "two_people",
+        "set": {"KSampler.seed": 3, "Second.cfg": 2},
+        "add": {"Second": {"like": "KSampler", "positive": "@ComposeInstances:2"}},
+    }
+    before, graph = (help_images.edited(one) for one in ({"example": "two_people"}, row))
+    first, second = (help_images.find(graph, name) for name in ("KSampler 1", "Second"))
+    inputs = before[first]["inputs"]
+    compose = help_images.find(graph, "ComposeInstances")
+    assert graph[first]["inputs"] == {**inputs, "seed": 3}
+    assert graph[second]["inputs"] == {**inputs, "cfg": 2, "positive": [compose, 2]}
+    assert help_images.edited(row, {"KSampler.seed": 4})[first]["inputs"]["seed"] == 4
+    assert help_images.edited({"example": "two_people"}) == before
