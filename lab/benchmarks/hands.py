@@ -87,6 +87,7 @@ PAPER = "Giving a Hand"
 TEST = "paired bootstrap over scenes"
 NEARER = Claim(PAPER, "Hands generated first have their joints nearer to where they belong", LOWER)
 HALVES = Claim(PAPER, "Hands first halves the distance of the hands' joints", LOWER)
+COUNTED = Claim(PAPER, "Hands generated first more often have the right number of fingers")
 CROSSED = Claim(PAPER, "Hands first places crossed and touching hands' joints better", LOWER)
 JOINS = {
     NAIVE: Claim(PAPER, "Mask expansion joins hand and forearm better than a plain mask", LOWER),
@@ -282,17 +283,19 @@ def _against_one_stage(values: Mapping[str, Values], subjects: HandScenes) -> di
 def _decide(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Decide the paper's claims, and ours."""
 
-    def evidence(figure: str, baseline: str, difference: str) -> Evidence:
+    def evidence(figure: str, baseline: str, difference: str, p: float | None = None) -> Evidence:
         # what the hand network reads in true hands that cover each other is no ceiling
         has_ceiling = not figure.endswith("_touching")
         ceiling = f"{figure.removesuffix(f'_{OURS}')}_ceiling" if has_ceiling else None
-        return Evidence(figure, baseline, difference, TEST, ceiling)
+        return Evidence(figure, baseline, difference, TEST, ceiling, p)
 
-    error = f"{HAND_ERROR}_{OURS}"
+    error, fingers = f"{HAND_ERROR}_{OURS}", f"{FINGERS}_{OURS}"
+    p = numbers["finger_count_p"]
     crossed, baseline = (f"{HAND_ERROR}_{way}_touching" for way in (OURS, ONE_STAGE))
     rows = [
         (NEARER, evidence(error, f"{HAND_ERROR}_{ONE_STAGE}", f"{HAND_ERROR}_difference")),
         (HALVES, evidence(error, f"{HAND_ERROR}_half", f"{HAND_ERROR}_difference_half")),
+        (COUNTED, evidence(fingers, f"{FINGERS}_{ONE_STAGE}", f"{FINGERS}_difference", p)),
         (CROSSED, evidence(crossed, baseline, f"{HAND_ERROR}_difference_touching")),
     ]
     ring = hand_ring.NAMES[0]

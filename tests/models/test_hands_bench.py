@@ -128,6 +128,7 @@ def test_claims_are_decided_by_the_differences_of_their_own_figures(uppers):
     verdicts = {row["claim"]: row["verdict"] for row in hands._decide(numbers)}
     joins = hands.JOINS
     assert verdicts[hands.NEARER.words] == verdicts[hands.CROSSED.words] == decisions.SHOWN
+    assert verdicts[hands.COUNTED.words] == decisions.DENIED  # alike
     assert verdicts[joins["naive"].words] == decisions.DENIED
     assert verdicts[joins["differential"].words] == decisions.SHOWN
     assert verdicts[joins["inpaint"].words] == decisions.DENIED
