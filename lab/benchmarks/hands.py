@@ -89,6 +89,11 @@ NEARER = Claim(PAPER, "Hands generated first have their joints nearer to where t
 HALVES = Claim(PAPER, "Hands first halves the distance of the hands' joints", LOWER)
 COUNTED = Claim(PAPER, "Hands generated first more often have the right number of fingers")
 CROSSED = Claim(PAPER, "Hands first places crossed and touching hands' joints better", LOWER)
+AROUND = Claim(
+    PAPER,
+    "Around the hand mask expansion leaves the body closer to the truth than a plain mask",
+    LOWER,
+)
 JOINS = {
     NAIVE: Claim(PAPER, "Mask expansion joins hand and forearm better than a plain mask", LOWER),
     DIFFERENTIAL: Claim(
@@ -302,6 +307,9 @@ def _decide(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
     for way, claim in JOINS.items():
         difference = f"{ring}_difference_{way}"
         rows.append((claim, evidence(f"{ring}_{OURS}", f"{ring}_{way}", difference)))
+    around = hand_ring.BEYOND
+    difference = f"{around}_difference_{NAIVE}"
+    rows.append((AROUND, evidence(f"{around}_{OURS}", f"{around}_{NAIVE}", difference)))
     return [decide(claim, numbers, figures) for claim, figures in rows]
 
 

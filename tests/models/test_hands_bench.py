@@ -118,7 +118,9 @@ def numbers_of(uppers, error):
     values = values_of(uppers, error)
     numbers = hands._figures(values, uppers) | hands._against_one_stage(values, uppers)
     for way in hands.OTHER_BORDERS:
-        numbers |= hands._differences(values, uppers, way, {"ring_error": f"_{way}"})
+        ending = f"_{way}"
+        endings = {"ring_error": ending, hand_ring.BEYOND: ending}
+        numbers |= hands._differences(values, uppers, way, endings)
     return numbers | {hands._touching(key): value for key, value in numbers.items()}
 
 
@@ -132,6 +134,7 @@ def test_claims_are_decided_by_the_differences_of_their_own_figures(uppers):
     assert verdicts[joins["naive"].words] == decisions.DENIED
     assert verdicts[joins["differential"].words] == decisions.SHOWN
     assert verdicts[joins["inpaint"].words] == decisions.DENIED
+    assert verdicts[hands.AROUND.words] == decisions.DENIED
 
 
 @pytest.mark.parametrize(("ours", "verdict"), [(0.08, "shown"), (0.12, "denied")])
