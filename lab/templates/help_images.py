@@ -26,7 +26,7 @@ from .thumbnails import jpeg
 Graph = dict[str, dict[str, Any]]
 TABLE = Path(__file__).with_suffix(".toml")
 FOLDER = ROOT / "web" / "docs"
-WIDTH, QUALITY, MOST_BYTES = 760, 80, 40_000
+WIDTH, QUALITY, MOST_BYTES = 760, 76, 40_000
 LARGEST = 3  # how much a picture is enlarged at most
 GAP, LETTERS, LINE = 4, 14, 20  # pixels
 PAPER, INK = (255, 255, 255), (30, 30, 30)
