@@ -16,7 +16,7 @@ HEAD, VALUE, PROMPT = 34, 16, 150  # pixels of a head's and a value's height and
 SIZE, GAP = 13, 4  # of letters, and around images
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 LETTER = 0.55  # width of an average letter over its size
-LONGEST = 9  # lines of a prompt
+LINE = 17  # pixels from one line of letters to the next
 
 
 def save_labeled(
@@ -40,7 +40,8 @@ def save_labeled(
     for row in range(rows):
         y = HEAD + row * pitch_y
         if prompts:
-            pen.multiline_text((2, y), _wrapped(prompts[row], PROMPT, LONGEST), INK, font)
+            lines = pitch_y // LINE
+            pen.multiline_text((2, y), _wrapped(prompts[row], PROMPT, lines), INK, font)
         for column in range(columns):
             x = beside + column * pitch_x
             sheet.paste(_picture(images[row, column]), (x, y))
