@@ -5,9 +5,8 @@ The host has one slot for a function that changes the noise mask. It is filled w
 begins, with whatever another node put there inside: so the order of the nodes does not matter.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -36,39 +35,53 @@ def apply(model: Any, expansion: float, shrink_start: float, shrink_end: float) 
     def width_at(share: float) -> float:
         return hands.border_width(share, cells, shrink_start, shrink_end)
 
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _preserve(width_at))
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _preserve(width_at, cells))
     return model
 
 
-def expand_mask(width_at: Callable[[float], float], earlier: Callable | None) -> Callable:
-    """Make the function for the host's slot. `width_at`: share of the sampling that is over ->
-    width of the border in latent cells; `earlier`: the function of another node, or None.
-    """
+def expand_mask(widths: "Widths", earlier: Callable | None) -> Callable:
+    """Make the function for the host's slot; `earlier`: that of another node, or None."""
 
     def expand(sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
-        sampling = extra_options["model"].inner_model.model_sampling
-        width = width_at(progress(sampling, float(sigma.max())))
         mask = denoise_mask
         if earlier is not None:
             mask = earlier(sigma, denoise_mask, extra_options=extra_options)
             # whatever another node makes of the mask, what it preserves fully stays preserved
             mask = torch.where(denoise_mask == 0, 0.0, mask)
-        border = hands.expand_mask(denoise_mask, width) < denoise_mask
+        width = widths.at(sigma.max())
+        border = hands.expand_mask(denoise_mask, width, widths.widest) < denoise_mask
         return torch.where(border, 0.0, mask)
 
     return expand
 
 
-def progress(model_sampling: Any, sigma: float) -> float:
-    """Return the share of the sampling that is over at `sigma`, as the host counts percents."""
+class Widths(NamedTuple):
+    """The width of the border in latent cells, at every thousandth of a sampling: looked up where
+    the latents are, so that no step waits for the GPU.
+    """
 
-    def falling_sigma(step: int) -> float:
-        return -model_sampling.percent_to_sigma(step / RESOLUTION)
+    sigmas: Tensor  # falling noise levels [RESOLUTION + 1], as the host counts percents
+    widths: Tensor  # [RESOLUTION + 1]
+    widest: float
 
-    return bisect_left(range(RESOLUTION + 1), -sigma, key=falling_sigma) / RESOLUTION
+    def at(self, sigma: Tensor) -> Tensor:
+        """Return the width at a noise level, both []."""
+        return self.widths.take((self.sigmas > sigma).sum().clamp(max=RESOLUTION))
 
 
-def _preserve(width_at: Callable[[float], float]) -> Callable:
+def _widths(
+    width_at: Callable[[float], float], widest: float, model_sampling: Any, device: torch.device
+) -> Widths:
+    """`width_at`: share of the sampling that is over -> width of the border in latent cells."""
+    shares = [step / RESOLUTION for step in range(RESOLUTION + 1)]
+    tables = (
+        [float(model_sampling.percent_to_sigma(share)) for share in shares],
+        [width_at(share) for share in shares],
+    )
+    return Widths(*(torch.tensor(table, device=device) for table in tables), widest)
+
+
+def _preserve(width_at: Callable[[float], float], widest: float) -> Callable:
     """Make the wrapper that expands the mask, and restores exactly what was preserved: some
     samplers end with a trace of noise.
     """
@@ -88,7 +101,9 @@ def _preserve(width_at: Callable[[float], float]) -> Callable:
         _check_noise(noise)
         ends_clean = float(sigmas[-1]) == 0  # read now: a sampler may write into the schedule
         options = extra_args["model_options"]
-        expand = expand_mask(width_at, options.get(SLOT))
+        model_sampling = guider.inner_model.model_sampling
+        widths = _widths(width_at, widest, model_sampling, noise.device)
+        expand = expand_mask(widths, options.get(SLOT))
         extra_args = {**extra_args, "model_options": {**options, SLOT: expand}}
         samples = executor(
             guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar

@@ -4,6 +4,7 @@ Sizes are shares of a person's standing height, which is estimated from the visi
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ from .pose import (
     pick,
 )
 
+Capsule = tuple[Tensor, Tensor, float]  # both ends (x, y) of a segment and its half thickness
+
 # Length of a limb as a share of the standing height (Drillis and Contini 1966; head after OpenPose)
 LIMB_SHARES = {
     (R_SHOULDER, L_SHOULDER): 0.22,
@@ -67,6 +70,7 @@ TORSO = (
 HEAD = ((NECK, NOSE), (NOSE, R_EYE), (NOSE, L_EYE), (R_EYE, R_EAR), (L_EYE, L_EAR))
 FEET = ((R_ANKLE, 18), (L_ANKLE, 19))  # the points that _with_feet adds
 FOOT_SHARE = 0.2  # of the shin, how far a foot goes on below the ankle
+FINEST = 8.0  # pixels of a standard deviation at which a blur is computed, at least
 # half thickness as a share of the standing height
 THICKNESS = {"head": 0.065, "torso": 0.05, "limb": 0.035, "foot": 0.04, "hand": 0.012}
 
@@ -108,12 +112,17 @@ def person_masks(
         size = min(height_px or 0.2 * min(width, height), 2.0 * max(width, height))
         # the blur needs the body beyond the image's edge
         margin = math.ceil(3 * feather * size)
-        shape = torch.zeros(height + 2 * margin, width + 2 * margin)
-        for start, end, thickness in _capsules(pick(people, [number])):
-            fill_capsule(shape, start + margin, end + margin, (thickness + dilation) * size)
-        shape = blur(shape, feather * size)
-        masks[number] = shape[margin : margin + height, margin : margin + width]
-    return masks.clamp(0, 1)
+        around = (height + 2 * margin, width + 2 * margin)
+        shape = torch.zeros(around) if margin else masks[number]
+        capsules = [
+            (start + margin, end + margin, (thickness + dilation) * size)
+            for start, end, thickness in _capsules(pick(people, [number]))
+        ]
+        fill_capsules(shape, capsules)
+        if margin:
+            blurred = blur(shape, feather * size).clamp_(0, 1)
+            masks[number] = blurred[margin : margin + height, margin : margin + width]
+    return masks
 
 
 def union_mask(masks: Tensor) -> Tensor:
@@ -121,7 +130,7 @@ def union_mask(masks: Tensor) -> Tensor:
     return masks.amax(0) if len(masks) else masks.new_zeros(masks.shape[1:])
 
 
-def _capsules(person: People) -> list[tuple[Tensor, Tensor, float]]:
+def _capsules(person: People) -> list[Capsule]:
     """(end, end, half thickness as a share of the height) of every visible limb of one person."""
     body = guess_hips(person.body[0])
     limbs = [limb for limb in LIMBS if limb not in HEAD]
@@ -162,41 +171,97 @@ def guess_hips(body: Tensor) -> Tensor:
     return body
 
 
-def fill_capsule(shape: Tensor, start: Tensor, end: Tensor, radius: float) -> None:
-    """Set the pixels within radius of the segment to 1, in place.
+def fill_capsules(shape: Tensor, capsules: Sequence[Capsule]) -> None:
+    """Set the pixels of shape [h, w] within the radius of each capsule's segment to 1, in place.
 
-    shape: [h, w]; start, end: points (x, y) and radius in pixels.
+    A capsule's pixels in a row are one interval. So the intervals' ends are counted, and a running
+    sum says where there is any: the time hardly grows with the number of capsules.
     """
-    low = (torch.minimum(start, end) - radius).floor().tolist()
-    high = (torch.maximum(start, end) + radius).ceil().tolist()
-    x0, x1 = max(0, int(low[0])), min(shape.shape[1], int(high[0]) + 1)
-    y0, y1 = max(0, int(low[1])), min(shape.shape[0], int(high[1]) + 1)
-    if x0 >= x1 or y0 >= y1:
+    if not capsules:
         return
-    axis = end - start
-    columns = torch.arange(x0, x1) - start[0]
-    rows = (torch.arange(y0, y1) - start[1])[:, None]
-    length = axis.square().sum().clamp(min=1e-6)
-    along = ((columns * axis[0] + rows * axis[1]) / length).clamp_(0, 1)
-    distance = (columns - along * axis[0]).square_() + (rows - along * axis[1]).square_()
-    shape[y0:y1, x0:x1].masked_fill_(distance <= radius**2, 1)
+    height, width = shape.shape
+    starts, ends = (np.stack([c[k].double().numpy() for c in capsules]) for k in (0, 1))
+    radii = np.array([capsule[2] for capsule in capsules])
+    lowest, highest = np.minimum(starts, ends)[:, 1] - radii, np.maximum(starts, ends)[:, 1] + radii
+    top, bottom = max(0, math.floor(lowest.min())), min(height, math.ceil(highest.max()) + 1)
+    if top >= bottom:
+        return
+    rows = np.arange(top, bottom)
+    left, right = _intervals(starts[:, None], ends[:, None], radii[:, None], rows)
+    first = np.clip(np.ceil(left), 0, width)
+    behind = np.clip(np.floor(right) + 1, 0, width)
+    is_any = first < behind
+    if not is_any.any():
+        return
+    row = np.broadcast_to(rows - top, is_any.shape)[is_any]
+    first, behind = (columns[is_any].astype(int) for columns in (first, behind))
+    begin, end = first.min(), behind.max()
+    changes = np.zeros((len(rows), end - begin + 1), np.int16)
+    np.add.at(changes, (row, first - begin), 1)
+    np.add.at(changes, (row, behind - begin), -1)
+    covered = torch.from_numpy(changes.cumsum(1, dtype=np.int16)[:, :-1] > 0)
+    shape[top:bottom, begin:end].masked_fill_(covered, 1)
+
+
+def _intervals(
+    start: np.ndarray, end: np.ndarray, radius: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find from where to where capsules [K, 1, 2], radii [K, 1], reach in each row, [K, rows]
+    twice; an empty interval ends before it begins.
+
+    A capsule is the discs around both ends and the rectangle between them, and convex: its interval
+    is that of all three together.
+    """
+    (x, y), (dx, dy) = start.T[..., None][:, 0], (end - start).T[..., None][:, 0]
+    length = np.hypot(dx, dy)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = [_disc(point, radius, rows) for point in (start, end)]
+        below = rows - y
+        # inside the rectangle: |dx below - dy (column - x)| <= radius length,
+        # 0 <= dx (column - x) + dy below <= length^2
+        across = _between(dx * below - radius * length, dx * below + radius * length, dy)
+        along = _between(-dy * below, length**2 - dy * below, dx)
+        x = np.where(length > 0, x, np.nan)  # of a single point the disc is all
+        box = x + np.maximum(across[0], along[0]), x + np.minimum(across[1], along[1])
+    lefts, rights = zip(*ends, box, strict=True)
+    is_any = [low <= high for low, high in zip(lefts, rights, strict=True)]
+    left = np.where(is_any, lefts, np.inf).min(0)
+    return left, np.where(is_any, rights, -np.inf).max(0)
+
+
+def _disc(
+    center: np.ndarray, radius: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    half = np.sqrt(radius**2 - (rows - center[..., 1]) ** 2)  # nan: an empty interval
+    return center[..., 0] - half, center[..., 0] + half
+
+
+def _between(
+    low: np.ndarray, high: np.ndarray, factor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Solve low <= factor * v <= high for v; of a factor of 0 all, or nothing."""
+    one, other = low / factor, high / factor
+    is_all = np.where((low <= 0) & (high >= 0), np.inf, -np.inf)
+    is_zero = factor == 0
+    return (
+        np.where(is_zero, -is_all, np.minimum(one, other)),
+        np.where(is_zero, is_all, np.maximum(one, other)),
+    )
 
 
 def blur(images: Tensor, sigma: float) -> Tensor:
     """Soften images [..., h, w] by a Gaussian of this standard deviation in pixels.
 
     Its kernel ends at three standard deviations, and edges are repeated: what sums to 1 in every
-    place over several images does so afterwards.
+    place over several images does so afterwards. A wide one is computed on larger pixels, of which
+    FINEST are a standard deviation: less than .002 off.
     """
-    radius = math.ceil(3 * sigma)
-    if radius == 0 or not images.numel():
+    if math.ceil(3 * sigma) == 0 or not images.numel():
         return images
-    steps = torch.arange(-radius, radius + 1, device=images.device) / sigma
-    kernel = torch.exp(-0.5 * steps.square()).to(images.dtype)
-    kernel = kernel / kernel.sum()
     if images.device.type == "cpu" and images.dtype == torch.float32:
-        return _blur_by_opencv(images, kernel)
-    kernel = kernel.view(1, 1, 1, -1)
+        return _blur_by_opencv(images, sigma)
+    kernel = torch.from_numpy(_gaussian(sigma)).to(images).view(1, 1, 1, -1)
+    radius = kernel.shape[-1] // 2
     blurred = images.reshape(-1, 1, *images.shape[-2:])
     for weight, pad in ((kernel, (radius, radius, 0, 0)), (kernel.mT, (0, 0, radius, radius))):
         blurred = torch.nn.functional.conv2d(
@@ -205,11 +270,33 @@ def blur(images: Tensor, sigma: float) -> Tensor:
     return blurred.view(images.shape)
 
 
-def _blur_by_opencv(images: Tensor, kernel: Tensor) -> Tensor:
+def _gaussian(sigma: float) -> np.ndarray:
+    radius = math.ceil(3 * sigma)
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return kernel / kernel.sum()
+
+
+def _blur_by_opencv(images: Tensor, sigma: float) -> Tensor:
     """Do the same on the processor, where OpenCV takes a tenth of PyTorch's time."""
     import cv2
 
-    taps, edge = kernel.numpy(), cv2.BORDER_REPLICATE
-    frames = images.detach().reshape(-1, *images.shape[-2:]).contiguous().numpy()
-    blurred = [cv2.sepFilter2D(frame, cv2.CV_32F, taps, taps, borderType=edge) for frame in frames]
-    return torch.from_numpy(np.stack(blurred)).view(images.shape)
+    height, width = images.shape[-2:]
+    factor = max(1, int(sigma / FINEST))
+    taps = _gaussian(sigma / factor).astype(np.float32)
+    pad = len(taps) // 2 * factor  # the edge as far as the kernel reaches
+    more = (pad + -side % factor for side in (height, width))  # to a multiple of larger pixels
+    edges = [each for behind in more for each in (pad, behind)]
+
+    def blurred(frame: np.ndarray) -> np.ndarray:
+        if factor > 1:
+            frame = cv2.copyMakeBorder(frame, *edges, cv2.BORDER_REPLICATE)
+            size = tuple(side // factor for side in frame.shape[::-1])
+            frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        frame = cv2.sepFilter2D(frame, cv2.CV_32F, taps, taps, borderType=cv2.BORDER_REPLICATE)
+        if factor > 1:
+            frame = cv2.resize(frame, None, fx=factor, fy=factor)
+            frame = frame[pad : pad + height, pad : pad + width]
+        return frame
+
+    frames = images.detach().reshape(-1, height, width).contiguous().numpy()
+    return torch.from_numpy(np.stack([blurred(frame) for frame in frames])).view(images.shape)

@@ -106,19 +106,20 @@ def hand_mask(
     size = hand_size(points)
     radius = max(1.0, thickness * size)
     bones = [*pose.BONES, *zip(PALM[1:], PALM[2:], strict=False)]
-    for a, b in bones:
-        if points[a, 2] > 0 and points[b, 2] > 0:
-            body_masks.fill_capsule(mask, points[a, :2], points[b, :2], radius)
-    for point in points[points[:, 2] > 0, :2]:
-        body_masks.fill_capsule(mask, point, point, radius)
+    capsules = [
+        (points[a, :2], points[b, :2], radius)
+        for a, b in bones
+        if points[a, 2] > 0 and points[b, 2] > 0
+    ]
+    capsules += [(point, point, radius) for point in points[points[:, 2] > 0, :2]]
     palm = points[list(PALM)]
+    knuckles = palm[1:][palm[1:, 2] > 0, :2]
+    if wrist > 0 and points[0, 2] > 0 and len(knuckles):
+        down = points[0, :2] - knuckles.mean(0)
+        end = points[0, :2] + down / down.norm().clamp(min=1e-6) * wrist * size
+        capsules.append((points[0, :2], end, 1.6 * radius))
+    body_masks.fill_capsules(mask, capsules)
     _fill_polygon(mask, palm[palm[:, 2] > 0, :2])
-    if wrist > 0 and points[0, 2] > 0:
-        knuckles = palm[1:][palm[1:, 2] > 0, :2]
-        if len(knuckles):
-            down = points[0, :2] - knuckles.mean(0)
-            end = points[0, :2] + down / down.norm().clamp(min=1e-6) * wrist * size
-            body_masks.fill_capsule(mask, points[0, :2], end, 1.6 * radius)
     return mask
 
 
@@ -173,14 +174,11 @@ def border_width(progress: float, expansion: float, start: float, end: float) ->
     return expansion * (1 - min(1.0, max(0.0, done)))
 
 
-def expand_mask(mask: Tensor, width: float) -> Tensor:
-    """Preserve a border as well: `width` cells around what a denoise mask [..., h, w] preserves.
-
-    The mask is 1 where the image is inpainted. Width 0 returns the mask itself.
+def expand_mask(mask: Tensor, width: float | Tensor, widest: float) -> Tensor:
+    """Preserve a border as well: `width` cells, `widest` at most, around what a denoise mask
+    [..., h, w] preserves. It is 1 where the image is inpainted.
     """
-    if width <= 0:
-        return mask
-    away = distance_map(mask < 0.5, math.ceil(width))
+    away = distance_map(mask < 0.5, math.ceil(widest))
     return torch.where((away > 0) & (away <= width), 0.0, mask)
 
 
@@ -196,7 +194,8 @@ def expansion_strip(
     white, orange = torch.ones(3), torch.tensor([1.0, 0.55, 0.1])
     images = []
     for k in range(count):
-        inpainted = expand_mask(mask, border_width(k / (count - 1), expansion, start, end))
+        width = border_width(k / (count - 1), expansion, start, end)
+        inpainted = expand_mask(mask, width, expansion)
         inpainted = inpainted[..., None]
         border = mask[..., None] - inpainted
         tinted = 0.6 * orange + 0.4 * ground

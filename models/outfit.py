@@ -294,8 +294,8 @@ def _fill(labels: Tensor, corners: Tensor, radius: float, part: int) -> None:
     corners = corners[torch.atan2(offset[:, 1], offset[:, 0]).argsort()]
     corners = corners - torch.tensor([x0, y0])
     covered = _inside(corners, x1 - x0, y1 - y0)
-    for start, end in zip(corners, corners.roll(-1, 0), strict=True):
-        body_masks.fill_capsule(covered, start, end, radius)
+    edges = zip(corners, corners.roll(-1, 0), strict=True)
+    body_masks.fill_capsules(covered, [(start, end, radius) for start, end in edges])
     labels[y0:y1, x0:x1][covered > 0] = part
 
 

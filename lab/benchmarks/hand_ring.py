@@ -44,7 +44,7 @@ def find_ring(truth: Render, scene: int, side: int) -> Ring | None:
     hand = (truth.parsing[scene] == label) & (truth.instance[scene] == scene)
     arm = torch.zeros(hand.shape)
     elbow, wrist = (truth.body[scene, joint, :2] for joint in ARMS[side])
-    body_masks.fill_capsule(arm, elbow, wrist, ARM * size)
+    body_masks.fill_capsules(arm, [(elbow, wrist, ARM * size)])
     is_arm = (truth.parsing[scene] == SKIN) | (truth.parsing[scene] == TOP)
     is_person = truth.instance[scene] == scene
     forearm = is_arm & is_person & (arm > 0) & _near(hand, width)

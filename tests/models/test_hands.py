@@ -125,7 +125,7 @@ def test_the_preserved_border_shrinks_to_the_mask():
     mask[..., 10:14, 9:15] = 0
     mask[..., 9, 9:15] = 0.7  # a soft rim
     widths = [hands.border_width(k / 20, 5.0, 0.2, 0.8) for k in range(21)]
-    masks = [hands.expand_mask(mask, width) for width in widths]
+    masks = [hands.expand_mask(mask, width, 5.0) for width in widths]
     assert widths[:5] == [5.0] * 5 and widths[-4:] == [0.0] * 4
     assert all((a <= b).all() for a, b in zip(masks, masks[1:], strict=False))
     assert torch.equal(masks[-1], mask)

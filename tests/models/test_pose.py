@@ -383,22 +383,58 @@ def test_hands_alone_and_single_points_have_a_mask():
 
 
 def test_the_blur_is_the_same_on_every_device():
-    """OpenCV's on the processor, against PyTorch's, which double precision takes."""
-    image = torch.rand(2, 41, 30, generator=torch.Generator().manual_seed(0))
-    for sigma in (0.4, 3.3, 25.0):  # the last kernel is larger than the image
+    """OpenCV's on the processor, against PyTorch's, which double precision takes. A wide one is
+    computed on larger pixels.
+    """
+    noise = torch.rand(2, 41, 30, generator=torch.Generator().manual_seed(0))
+    discs = torch.zeros(2, 300, 200)
+    for disc, center in zip(discs, ((60.0, 90.0), (150.0, 230.0)), strict=True):
+        body_masks.fill_capsules(disc, [(torch.tensor(center), torch.tensor(center), 70.0)])
+    cases = (noise, 0.4, 1e-6), (noise, 15.9, 1e-6), (discs, 25.0, 2e-3), (discs, 60.0, 2e-3)
+    for image, sigma, off in cases:  # the second kernel is larger than the image
         expected = body_masks.blur(image.double(), sigma).float()
-        torch.testing.assert_close(body_masks.blur(image, sigma), expected, atol=1e-6, rtol=0)
-    assert body_masks.blur(image[:0], 3.0).shape == (0, 41, 30)
+        torch.testing.assert_close(body_masks.blur(image, sigma), expected, atol=off, rtol=0)
+    assert body_masks.blur(noise[:0], 3.0).shape == (0, 41, 30)
 
 
-def test_a_capsule_covers_what_is_near_its_segment():
-    generator = torch.Generator().manual_seed(0)
-    points = torch.stack(torch.meshgrid(torch.arange(40.0), torch.arange(50.0), indexing="ij"), -1)
-    points = points.flip(-1).view(-1, 2)  # x, y
-    for _ in range(20):
-        start, end = torch.rand(2, 2, generator=generator) * 60 - 5
+def test_a_wide_blur_softens_an_edge_as_a_gaussian_does():
+    image = torch.zeros(1, 600, 10)
+    image[:, 300:] = 1
+    rows = torch.arange(600.0) - 299.5
+    expected = 0.5 * (1 + torch.erf(rows / (40 * 2**0.5)))
+    torch.testing.assert_close(body_masks.blur(image, 40.0)[0, :, 5], expected, atol=4e-3, rtol=0)
+
+
+def points_of(height, width):
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack((x, y), -1).view(-1, 2).double()
+
+
+def near(points, start, end, radius):
+    """Say which points are within the radius of a segment, each by its distance."""
+    axis = (end - start).double()
+    along = ((points - start) @ axis / axis.square().sum().clamp(min=1e-9)).clamp(0, 1)
+    return (points - start - along[:, None] * axis).norm(dim=1) <= radius
+
+
+def test_capsules_cover_what_is_near_their_segments():
+    g = torch.Generator().manual_seed(0)
+    points = points_of(40, 50)
+    for number in range(30):
+        ends = (torch.rand(3, 2, 2, generator=g) * 70 - 10).double()
+        ends[0, 1, number % 2] = ends[0, 0, number % 2]  # upright or level
+        ends[1, 1] = ends[1, 0]  # a single point
+        capsules = [(*pair, 2.3 * k + 0.4) for k, pair in enumerate(ends)][: 1 + number % 3]
         shape = torch.zeros(40, 50)
-        body_masks.fill_capsule(shape, start, end, 6.3)
-        along = torch.linspace(0, 1, 400)[:, None]
-        near = torch.cdist(points, start + along * (end - start)).amin(1).view(40, 50)
-        assert (shape[near < 6.2] == 1).all() and (shape[near > 6.4] == 0).all()
+        body_masks.fill_capsules(shape, capsules)
+        expected = torch.stack([near(points, *capsule) for capsule in capsules]).any(0)
+        assert torch.equal(shape, expected.view(40, 50).float())
+
+
+def test_no_capsules_and_those_outside_change_nothing():
+    shape = torch.zeros(20, 30)
+    body_masks.fill_capsules(shape, [])
+    outside = torch.tensor([-50.0, 5.0]), torch.tensor([-20.0, 9.0]), 3.0
+    below = torch.tensor([5.0, 90.0]), torch.tensor([9.0, 95.0]), 3.0
+    body_masks.fill_capsules(shape, [outside, below])
+    assert not shape.any()
