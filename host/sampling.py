@@ -128,9 +128,13 @@ class Window:
 
         return cls(sigma(start_percent), sigma(end_percent))
 
-    def contains(self, sigma: float) -> bool:
-        """Say whether the patch works at this noise level. Both ends belong to the window."""
-        return self.last <= sigma <= self.first
+    def contains(self, t: Tensor) -> bool:
+        """Say whether the patch works at the noise levels t [rows] of a call, which are all the
+        same. Both ends belong to the window. One that ends somewhere waits for the GPU.
+        """
+        if self.first == math.inf and self.last <= 0:
+            return True
+        return self.last <= float(t.max()) <= self.first
 
 
 class Plan(Protocol):
@@ -220,17 +224,6 @@ def plan_wrapper(slot: str, make_plan: Callable[[Sampling], Plan | None]) -> Cal
     return wrapper
 
 
-def sigma_in_window(plan: Plan | None, t: Tensor) -> float | None:
-    """Return a call's noise level if the plan's window contains it, else None.
-
-    This waits for the GPU: ask once per call of the network, never in a block. `t` [rows].
-    """
-    if plan is None:
-        return None
-    sigma = float(t.max())
-    return sigma if plan.window.contains(sigma) else None
-
-
 def call_wrapper(
     slot: str,
     begin: Callable[[Any, Call], Any],
@@ -255,7 +248,7 @@ def call_wrapper(
     ):
         options = dict(transformer_options or {})
         plan = options.pop(slot, None)
-        if sigma_in_window(plan, t) is not None:
+        if plan is not None and plan.window.contains(t):
             value = begin(plan, Call(executor.class_obj.diffusion_model, x, options))
             if value is not None:
                 options[slot] = value

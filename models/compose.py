@@ -387,17 +387,13 @@ def compose_tokens(tokens: Tensor, shares: Tensor, height: int, width: int) -> T
     return (weights.view(*shares.shape[:2], -1, 1) * streams).sum(0)  # weights [S, B or 1, N, 1]
 
 
-def share_residuals(residuals: Sequence[Tensor | None], shares: Tensor) -> list[Tensor | None]:
-    """Mix ControlNet residuals [S * B, C, h, w] by the shares, except those on the coarsest grid.
+def are_shared(residuals: Sequence[Tensor | None]) -> list[bool]:
+    """Say which ControlNet residuals [..., h, w] of the decoder are those of all people, mixed by
+    the shares: all that are not on the coarsest grid.
 
-    residuals: of the decoder, from shallow to deep. On the coarsest grid, where the layout is
-    decided, every stream keeps its person's residuals; on the others, where details are decided,
-    all streams get the residuals of all people.
+    On the coarsest grid, where the layout is decided, every stream keeps its person's residuals; on
+    the others, where details are decided, all streams get the residuals of all people.
     """
-    sizes = [r.shape[-2] * r.shape[-1] for r in residuals if r is not None]
-    return [
-        r
-        if r is None or r.shape[-2] * r.shape[-1] == min(sizes)
-        else compose_features(r, shares).repeat(len(shares), 1, 1, 1)
-        for r in residuals
-    ]
+    sizes = [0 if r is None else r.shape[-2] * r.shape[-1] for r in residuals]
+    coarsest = min((size for size in sizes if size), default=0)
+    return [size > coarsest for size in sizes]

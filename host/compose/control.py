@@ -11,7 +11,6 @@ import comfy.controlnet
 import torch
 from torch import Tensor
 
-from ...models import compose
 from ..sampling import latent_stride, with_patch
 from .control_kinds import (
     check_control_net,
@@ -24,10 +23,9 @@ from .control_kinds import (
 )
 from .drawings import Drawings
 from .model_patches import DrawingEncoder, drawn_patches
-from .streams import KEY, NEGATIVE, NODE, PEOPLE, Composition, Layout, StreamRows
+from .streams import KEY, NEGATIVE, NODE, PEOPLE, Composition, StreamRows
 
 Residuals = dict[str, list]  # lists of tensors or None, under the host's names of places
-PLACES = ("input", "middle", "output")
 TEXT = "vitruvian_compose_text"  # in a conditioning entry: the text that was composed
 
 
@@ -38,16 +36,15 @@ class Rows(NamedTuple):
     t: Tensor  # noise levels [rows]
     cond: Mapping[str, Any]  # texts and more; what has as many rows belongs to them
 
-    def select(self, rows: Tensor) -> "Rows":
-        """Take some of the rows; `rows` bool [rows]."""
+    def select(self, slices: Sequence[slice]) -> "Rows":
+        """Take some of the rows."""
 
         def those(value: Any) -> Any:
             per_row = isinstance(value, Tensor) and len(value) == len(self.x)
-            return value[rows] if per_row else value
+            return torch.cat([value[rows] for rows in slices]) if per_row else value
 
-        return Rows(
-            self.x[rows], self.t[rows], {name: those(value) for name, value in self.cond.items()}
-        )
+        conds = {name: those(value) for name, value in self.cond.items()}
+        return Rows(those(self.x), those(self.t), conds)
 
 
 class ComposedControl(comfy.controlnet.ControlBase):
@@ -159,6 +156,7 @@ class ComposedControl(comfy.controlnet.ControlBase):
                 vae=self._encoder_on(x.device),
             )
             control.pre_run(*self._run_args())
+            control.timestep_range = None  # the plan's window is the same, and knows without asking
             _embed_hint_once(control)
             self._controls[key] = control
         return self._controls[key]
@@ -341,30 +339,6 @@ def control_of(entry: Mapping[str, Any], composition: Composition) -> ComposedCo
     return None
 
 
-def stream_residuals(
-    control: ComposedControl, layout: StreamRows, rows: Rows, options: Mapping[str, Any]
-) -> Residuals:
-    """Return the ControlNet's residuals for the rows of all streams; zeros where a stream has no
-    control.
-    """
-    controlled = [stream.hint is not None for stream in layout.streams]
-    hints = [stream.hint for stream in layout.streams if stream.hint is not None]
-    if all(controlled):
-        residuals = control.residuals(hints, layout.batch, rows, options) or {}
-        return {place: list(residuals.get(place, [])) for place in PLACES}
-    mask = torch.tensor(controlled, device=rows.x.device).repeat_interleave(layout.batch)
-    residuals = control.residuals(hints, layout.batch, rows.select(mask), options) or {}
-
-    def to_all_rows(residual: Tensor | None) -> Tensor | None:
-        if residual is None:
-            return None
-        padded = residual.new_zeros(len(rows.x), *residual.shape[1:])
-        padded[mask] = residual
-        return padded
-
-    return {place: [to_all_rows(r) for r in residuals.get(place, [])] for place in PLACES}
-
-
 def with_drawn_patches(
     control: ComposedControl, layout: StreamRows, x: Tensor, options: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -381,29 +355,3 @@ def with_drawn_patches(
         for patch in patches:
             options = with_patch(options, kind, patch)
     return options
-
-
-def share_deep_residuals(layout: Layout, residuals: list, shares: Tensor) -> list:
-    """Apply `compose.share_residuals` to the groups of a layout."""
-    if not layout.groups:
-        return residuals
-    singles = [None if r is None else layout.split(r)[0] for r in residuals]
-    groups = [None if r is None else layout.split(r)[1] for r in residuals]
-    shared = compose.share_residuals(groups, layout.group_shares(shares))
-    return [
-        None if single is None or group is None else torch.cat((single, group))
-        for single, group in zip(singles, shared, strict=True)
-    ]
-
-
-def add_residuals(residuals: Residuals, added: Mapping[str, Sequence]) -> Residuals:
-    """Add the residuals of other controls in the chain; new lists in the same order."""
-    summed = {}
-    for place, first in residuals.items():
-        second = list(added.get(place, []))
-        sums = [
-            a if b is None else b if a is None else a + b
-            for a, b in zip(first, second, strict=False)
-        ]
-        summed[place] = sums + first[len(sums) :] + second[len(sums) :]
-    return summed

@@ -6,7 +6,8 @@ negative one, and never looks for more. So it gets one group of the layout after
 host's own list of chunks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,6 +41,18 @@ def has_foreign_patches(options: Options) -> bool:
     """Say whether another pack patches the blocks of a transformer, in whatever way."""
     kinds = {*options.get("patches", {}), *options.get("patches_replace", {})}
     return has_comparing_patches(options, tuple(kinds))
+
+
+@contextmanager
+def numbers_kept(options: Options, device: torch.device, *, is_last: bool) -> Iterator[None]:
+    """Let other packs' patches that draw random numbers draw the same ones in every part of a call,
+    and as many in all as in an ordinary call.
+    """
+    if is_last or not has_foreign_patches(options):
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
 
 
 def _replaced_kinds(kinds: Sequence[str]) -> list[str]:

@@ -39,7 +39,8 @@ def _lay_texts(network: Any, lengths: Sequence[int], areas: Tensor) -> Iterator[
     """
     padded = [_padded(network, length) for length in lengths]
     total, starts = sum(padded), [0, *accumulate(padded)]
-    image_positions = torch.tensor(padded, device=areas.device)[areas.argmax(0)]  # of each row
+    largest = areas.argmax(0)  # of each row
+    image_positions = sum((largest == text) * length for text, length in enumerate(padded))
     calls: list[int] = []  # lengths of the positions that were asked for
 
     def pad(_, __, embedded):

@@ -80,7 +80,13 @@ def stream_passes(call: NetworkCall, transformer: Transformer) -> tuple[list[Pas
         by_itself = alone or member.conds.get(METHOD) == AT_TIME_ZERO
         key = member.number if by_itself else None, kind, _shapes(member)
         groups.setdefault(key, []).append(member)
-    return [Pass(tuple(group), call.batch) for group in groups.values()], [*map(len, by_chunk)]
+    most = max(plan.streams_at_once, len(by_chunk))  # the host's own call has room
+    parts = [
+        tuple(group[start : start + most])
+        for group in groups.values()
+        for start in range(0, len(group), most)
+    ]
+    return [Pass(part, call.batch) for part in parts], [*map(len, by_chunk)]
 
 
 def _shapes(member: PassStream) -> tuple:

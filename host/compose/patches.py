@@ -15,14 +15,14 @@ import comfy.sampler_helpers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..sampling import plan_wrapper, sigma_in_window
+from ..sampling import plan_wrapper
 from . import control as controls
 from .calls import NetworkCall
 from .families import compose_family
 from .person_loras import Changes, person_changes
 from .plan import Plan, plan_maker
 from .references import check_references, further_rows
-from .streams import COUPLE, KEY, NODE, Composition
+from .streams import KEY, LAYERS, NODE, Composition
 
 
 def compose_model(model: Any, composition: Composition) -> Any:
@@ -82,13 +82,15 @@ def _add_people(composition: Composition) -> Callable:
 
 
 def _reserve_memory(composition: Composition, changes: Sequence[Changes]) -> Callable:
-    """Tell the host how many streams one chunk becomes and what the people's LoRAs and reference
-    images take, before it decides what to load.
+    """Tell the host how many streams of one chunk are in the network at once and what the people's
+    LoRAs and reference images take, before it decides what to load. EXACT takes as many at once as
+    there is room for then.
     """
     factor_bytes = sum(
         change.bytes for layers in changes for parts in layers.values() for change in parts
     )
-    streams = 1 if composition.mode == COUPLE else len(composition.people) + composition.has_scene
+    everybody = len(composition.people) + composition.has_scene
+    streams = everybody if composition.mode == LAYERS else 1
 
     def wrapper(executor, model, noise_shape, conds, *args, **kwargs):
         row_bytes = model.model.memory_required([1, *noise_shape[1:]])
@@ -109,11 +111,12 @@ def _apply_streams(
     options = transformer_options or {}
     plan: Plan | None = options.get(KEY)
     composed = [uuid for uuid in options.get("uuids", ()) if plan and uuid in plan.roles]
-    if plan is None or not composed or (sigma := sigma_in_window(plan, t)) is None:
+    if plan is None or not composed or not plan.window.contains(t):
         return executor(x, t, c_concat, c_crossattn, control, options, **extra)
     _check_size(plan, x)
     conds = {"c_concat": c_concat, "c_crossattn": c_crossattn, **extra}
-    network, shares = executor.class_obj.diffusion_model, plan.shares.at(sigma)
+    network = executor.class_obj.diffusion_model
+    shares = plan.shares.at(t.max(), lasting=bool(plan.loras.by_layer))  # LoRAs' places are kept
     return plan.family.run(
         NetworkCall(executor, network, plan, x, t, conds, control, options, shares)
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from .person_loras import Changes, PlacedChanges, place_changes
 from .references import read_references
 from .streams import KEY, NODE, TEXT_CONDS, Composition, PeopleTexts, Shares
 
+MARGIN = 1.5  # of the host: how much more free memory there must be than a call takes
 Once = Callable[[Any, Callable[[], Any]], Any]  # a key, what computes its value -> the value
 
 
@@ -41,6 +43,7 @@ class Plan(NamedTuple):
     shares: Shares
     size: tuple[int, int]  # of the latent
     loras: PlacedChanges
+    streams_at_once: int  # that the memory has room for, of as many rows as there are images
     once: Once  # for what is computed once per sampling
 
 
@@ -80,6 +83,7 @@ def plan_maker(
             _shares(next(iter(control_by_uuid.values())), sampling),
             sampling.size,
             _placed(changes, sampling),
+            _streams_at_once(sampling),
             memory(),
         )
 
@@ -90,6 +94,16 @@ def _placed(changes: Sequence[Changes], sampling: Sampling) -> PlacedChanges:
     model = sampling.guider.inner_model
     dtype = model.manual_cast_dtype or model.get_dtype()
     return place_changes(changes, sampling.noise.device, dtype)
+
+
+def _streams_at_once(sampling: Sampling) -> int:
+    """Count the streams that fit into the free memory, as the host counts the entries that it puts
+    into one call.
+    """
+    patcher, device = sampling.guider.model_patcher, sampling.noise.device
+    free = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)(device)
+    needed = MARGIN * sampling.guider.inner_model.memory_required(list(sampling.noise.shape))
+    return max(1, int(free / needed))
 
 
 def _check_rows(texts: PeopleTexts, images: int) -> None:

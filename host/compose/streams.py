@@ -83,9 +83,17 @@ class Shares(NamedTuple):
     soft: Tensor
     soft_from: float  # the soft shares hold at and below this sigma
 
-    def at(self, sigma: float) -> Tensor:
-        """Return the shares of one call of the network."""
-        return self.soft if sigma <= self.soft_from else self.hard
+    def at(self, sigma: Tensor, *, lasting: bool) -> Tensor:
+        """Return the shares of one call of the network at a noise level [].
+
+        lasting: one of the two tensors, whose identity something was computed for. To know which
+        one waits for the GPU.
+        """
+        if self.soft_from < 0:
+            return self.hard
+        if lasting:
+            return self.soft if float(sigma) <= self.soft_from else self.hard
+        return torch.where(sigma <= self.soft_from, self.soft, self.hard)
 
 
 class Stream(NamedTuple):
@@ -112,6 +120,7 @@ class Layout(NamedTuple):
     singles: tuple[Stream, ...]  # of chunks that stay one stream
     groups: tuple[tuple[Stream, ...], ...]  # of each person: one stream of every other chunk
     batch: int
+    first: int = 0  # the first group's number among the shares: not 0 in a later part of a call
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -127,17 +136,55 @@ class Layout(NamedTuple):
         """Return for each row the row of the chunks' batch that it is a copy of."""
         return torch.cat([torch.arange(self.batch) + s.chunk * self.batch for s in self.streams])
 
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """The chunks that it has streams of, in the host's order."""
+        return tuple(sorted({stream.chunk for stream in self.streams}))
+
+    def mixed_rows(self) -> Tensor:
+        """Return for each row the row that it is mixed into, or taken for, by `mix`."""
+        starts = [self.chunks.index(stream.chunk) * self.batch for stream in self.streams]
+        return torch.cat([torch.arange(self.batch) + start for start in starts])
+
+    def parts(self, most: int) -> list["Layout"]:
+        """Divide it into layouts of at most so many streams, but at least one whole group: no more
+        rows than the host's own call has.
+        """
+        if not self.groups:
+            return [self]
+        size = len(self.groups[0])
+        first, others = (max(1, n // size) for n in (most - len(self.singles), most))
+        parts = [self._replace(groups=self.groups[:first])]
+        for start in range(first, len(self.groups), others):
+            groups = self.groups[start : start + others]
+            parts.append(Layout((), groups, self.batch, start))
+        return parts
+
     def first_streams(self, rows: Tensor) -> Tensor:
         """Take the rows of each chunk's first stream: rows of streams -> rows of chunks."""
         return self._in_chunk_order(rows)
 
     def mix(self, rows: Tensor, shares: Tensor) -> Tensor:
         """Mix the streams of every chunk by the shares: rows of streams -> rows of chunks."""
-        return self._mix_groups(rows, compose.compose_features, shares)
+        return self.with_mixed(rows, self.mix_groups(self.split(rows)[1], shares))
 
     def mix_tokens(self, rows: Tensor, shares: Tensor, height: int, width: int) -> Tensor:
         """Do the same with rows of tokens [rows, height * width, C]."""
-        return self._mix_groups(rows, compose.compose_tokens, shares, height, width)
+        groups = self.split(rows)[1]
+        if not self.groups:
+            return self.with_mixed(rows, groups)
+        shares = self.group_shares(shares)
+        return self.with_mixed(rows, compose.compose_tokens(groups, shares, height, width))
+
+    def mix_groups(self, groups: Tensor, shares: Tensor) -> Tensor:
+        """Mix the rows of all groups by their shares into those of one."""
+        if not self.groups:
+            return groups
+        return compose.compose_features(groups, self.group_shares(shares))
+
+    def with_mixed(self, rows: Tensor, mixed: Tensor) -> Tensor:
+        """Bring the rows of the singles and the mixed ones into the order of the chunks."""
+        return self._in_chunk_order(torch.cat((self.split(rows)[0], mixed)))
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Split rows of streams into those of the singles and those of the groups."""
@@ -145,26 +192,18 @@ class Layout(NamedTuple):
         return rows[:count], rows[count:]
 
     def group_shares(self, shares: Tensor) -> Tensor:
-        """Bring shares [S, frames, 1, h, w] to the images of a group, chunk after chunk."""
-        if shares.shape[1] == 1 or not self.groups:
-            return shares
-        return shares.repeat(1, len(self.groups[0]), 1, 1, 1)
-
-    def _mix_groups(
-        self, rows: Tensor, mix: Callable[..., Tensor], shares: Tensor, *size: int
-    ) -> Tensor:
-        single, grouped = self.split(rows)
-        if not self.groups:
-            return self._in_chunk_order(rows)
-        mixed = mix(grouped, self.group_shares(shares), *size)
-        return self._in_chunk_order(torch.cat((single, mixed)) if self.singles else mixed)
+        """Bring the groups' own of the shares [S, frames, 1, h, w] to the images of a group, chunk
+        after chunk.
+        """
+        own = shares[self.first :][: len(self.groups)]
+        return own if own.shape[1] == 1 else own.repeat(1, len(self.groups[0]), 1, 1, 1)
 
     def _in_chunk_order(self, rows: Tensor) -> Tensor:
         """Bring rows of the singles and of one group into the order of the chunks."""
         order = [stream.chunk for stream in (*self.singles, *(self.groups or [()])[0])]
-        if order == list(range(len(order))):
+        if order == sorted(order):
             return rows[: len(order) * self.batch]
-        starts = (order.index(chunk) * self.batch for chunk in range(len(order)))
+        starts = (order.index(chunk) * self.batch for chunk in sorted(order))
         return torch.cat([rows[start : start + self.batch] for start in starts])
 
 

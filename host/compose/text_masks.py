@@ -63,15 +63,24 @@ class Texts(NamedTuple):
         """Tokens of all texts."""
         return sum(self.lengths)
 
-    def owners(self) -> Tensor:
+    def owners(self, device: torch.device) -> Tensor:
         """Return the text of each text token [length]."""
-        numbers = torch.arange(len(self.lengths)) % self.shares.shape[1]
-        return numbers.repeat_interleave(torch.tensor(self.lengths))
+        people = self.shares.shape[1]
+        return torch.cat(
+            [
+                torch.full((length,), number % people, device=device)
+                for number, length in enumerate(self.lengths)
+            ]
+        )
 
-    def image_owners(self) -> Tensor:
+    def image_owners(self, device: torch.device) -> Tensor:
         """Return the person of each token of the people's own images."""
-        numbers = torch.arange(len(self.images))
-        return numbers.repeat_interleave(torch.tensor(self.images, dtype=torch.long))
+        return torch.cat(
+            [
+                torch.full((length,), number, device=device)
+                for number, length in enumerate(self.images)
+            ]
+        )
 
 
 class TextMasks:
@@ -162,12 +171,13 @@ def _lowest(q: Tensor) -> float:
 
 def _text_mask(texts: Texts, _: tuple[int, int], q: Tensor) -> Tensor:
     """No text sees another: [1, length, length]."""
-    return _apart(texts.owners(), texts.owners(), q)
+    owners = texts.owners(q.device)
+    return _apart(owners, owners, q)
 
 
 def _apart(queries: Tensor, keys: Tensor, q: Tensor) -> Tensor:
     """Hide the keys of other people: owners -> [1, queries, keys]."""
-    apart = queries.to(q.device)[:, None] != keys.to(q.device)
+    apart = queries[:, None] != keys
     return torch.zeros_like(apart, dtype=q.dtype).masked_fill_(apart, _lowest(q))[None]
 
 
@@ -176,7 +186,7 @@ def _cross_mask(texts: Texts, size: tuple[int, int], q: Tensor) -> Tensor:
 
     The rest of the tokens, behind those of the image here, sees them by their areas.
     """
-    return _by_shares(texts, size[0], texts.owners(), q)
+    return _by_shares(texts, size[0], texts.owners(q.device), q)
 
 
 def _by_shares(texts: Texts, queries: int, owners: Tensor, q: Tensor) -> Tensor:
@@ -187,7 +197,7 @@ def _by_shares(texts: Texts, queries: int, owners: Tensor, q: Tensor) -> Tensor:
     behind = queries - shares.shape[-1]
     all_tokens = torch.cat((shares, shares.mean(-1, keepdim=True).expand(-1, -1, behind)), -1)
     logs = all_tokens.log().to(q.dtype).clamp(min=_lowest(q))
-    return logs.mT[..., owners.to(q.device)]
+    return logs.mT[..., owners]
 
 
 def _joint_mask(texts: Texts, size: tuple[int, int], q: Tensor) -> Tensor:
@@ -211,7 +221,8 @@ def _keep_images_apart(mask: Tensor, texts: Texts, queries: int, q: Tensor) -> N
     """Write into a joint mask who sees the people's own images: each image and its person's text
     and cells see each other, by the shares, and all that is everybody's sees it by the areas.
     """
-    text_length, cells, owners = texts.length, texts.shares.shape[-1], texts.image_owners()
+    text_length, cells = texts.length, texts.shares.shape[-1]
+    of_texts, owners = texts.owners(q.device), texts.image_owners(q.device)
     lengths = {TEXTS: text_length, IMAGE: cells, REST: queries - text_length - cells}
     starts, start = {}, 0
     for part in texts.order:
@@ -225,6 +236,6 @@ def _keep_images_apart(mask: Tensor, texts: Texts, queries: int, q: Tensor) -> N
     mask[:, image, images] = to_images[:, :cells]
     mask[:, images, image] = to_images[:, :cells].mT
     mask[:, starts[REST] : first, images] = to_images[:, cells:]
-    mask[:, text, images] = _apart(texts.owners(), owners, q)
-    mask[:, images, text] = _apart(owners, texts.owners(), q)
+    mask[:, text, images] = _apart(of_texts, owners, q)
+    mask[:, images, text] = _apart(owners, of_texts, q)
     mask[:, images, images] = _apart(owners, owners, q)

@@ -23,11 +23,12 @@ from ..sampling import with_options
 from . import control as controls
 from .calls import NetworkCall
 from .heads import Head
-from .neighbors import has_comparing_patches, has_foreign_patches
+from .neighbors import has_comparing_patches, numbers_kept
 from .network_layouts import Transformer, as_they_are, image_tokens, modules_at, token_grid
 from .passes import Pass, PassStream, StreamConds, joined_conds, stream_passes
 from .person_loras import acting
 from .references import LATENTS, ReferenceTokens, laid_references, reference_tokens
+from .residuals import add_residuals, stream_residuals
 from .streams import COUPLE, MERGED, NODE, Stream
 from .text_masks import TextMasks, Texts
 from .transformer_loras import (
@@ -48,7 +49,7 @@ def run(call: NetworkCall, transformer: Transformer) -> Tensor:
     head = Head(call, transformer, stream_counts)
     denoised: dict[int, Tensor] = {}
     for number, one_pass in enumerate(passes, 1):
-        with _numbers_kept(call, one_pass, is_last=number == len(passes)):
+        with numbers_kept(call.options, call.x.device, is_last=number == len(passes)):
             rows = _run_pass(call, transformer, one_pass, head)
         for stream, part in zip(one_pass.streams, rows.split(call.batch), strict=True):
             denoised[stream.chunk] = part  # of a mixed chunk the last one holds the mixed image
@@ -132,25 +133,13 @@ def _pass_options(call: NetworkCall, one_pass: Pass) -> dict[str, Any]:
 
 def _residuals(call: NetworkCall, one_pass: Pass, rows: controls.Rows) -> dict[str, list] | None:
     """The residuals of the streams' ControlNet and of the other controls in the chain."""
-    residuals = controls.stream_residuals(call.composed_control, one_pass, rows, call.options)
+    residuals = stream_residuals(call.composed_control, one_pass, rows, call.options)
     added = {
         place: [r if r is None else one_pass.rows(r) for r in rs]
         for place, rs in (call.control or {}).items()
     }
-    summed = controls.add_residuals(residuals, added)
+    summed = add_residuals(residuals, added)
     return summed if any(summed.values()) else None
-
-
-@contextmanager
-def _numbers_kept(call: NetworkCall, one_pass: Pass, is_last: bool) -> Iterator[None]:
-    """Let other packs' patches that draw random numbers draw the same ones in every pass, and as
-    many in all as in an ordinary call.
-    """
-    if is_last or not has_foreign_patches(call.options):
-        yield
-        return
-    with torch.random.fork_rng([call.x.device] if call.x.is_cuda else []):
-        yield
 
 
 @contextmanager

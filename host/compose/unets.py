@@ -4,7 +4,7 @@ EXACT mixes them before the head, LAYERS after every block, COUPLE after every c
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,8 +17,10 @@ from ..sampling import with_options, with_patch
 from . import control as controls
 from .calls import NetworkCall, chunk_texts, encoded_texts
 from .lora_places import Places, UNetPlaces, parts_of_rows
-from .neighbors import has_comparing_patches, run_per_group
+from .neighbors import has_comparing_patches, numbers_kept, run_per_group
 from .person_loras import Part, Where, acting, mixed_blocks, row_blocks
+from .plan import Once
+from .residuals import SharedResiduals, add_residuals, stream_residuals
 from .streams import (
     COUPLE,
     EXACT,
@@ -58,24 +60,54 @@ class StreamCall(NamedTuple):
     uuids: Sequence[Any]  # of each chunk's conditioning entry
     is_people: Sequence[bool]  # of each chunk: it is the people's, not the negative or another
     has_scene: bool
+    once: Once
+
+    def index(self, layout: Layout, rows_of: Callable[[Layout], Tensor]) -> Tensor:
+        """Return numbers of rows where the latents are."""
+        return _index(self.once, layout, rows_of, self.shares.device)
+
+
+def _index(
+    once: Once, layout: Layout, rows_of: Callable[[Layout], Tensor], device: torch.device
+) -> Tensor:
+    """Upload the numbers of a layout's rows, once per sampling."""
+    return once((rows_of, layout, device), lambda: rows_of(layout).to(device))
 
 
 def run(call: NetworkCall) -> Tensor:
     """Run each chunk's rows once per stream, with the stream's own text and control; return the
-    chunks' rows.
+    chunks' rows. The streams of EXACT go through the network in parts that fit into the memory.
     """
-    plan, x, uuids = call.plan, call.x, call.uuids
-    by_chunk = streams_by_chunk(plan.composition, plan.roles, uuids)
+    plan = call.plan
+    by_chunk = streams_by_chunk(plan.composition, plan.roles, call.uuids)
     layout = lay_groups(by_chunk, call.batch, has_comparing_patches(call.options))
-    rows = layout.chunk_rows().to(x.device)
+    is_exact = plan.composition.mode == EXACT
+    layouts = layout.parts(plan.streams_at_once) if is_exact else [layout]
+    parts = [_read_part(call, layout) for layout in layouts]
+    residuals, head = _all_residuals(call, parts), HeadMix(call.shares)
+    denoised: dict[int, Tensor] = {}
+    for number, part in enumerate(parts):
+        is_last = part is parts[-1]
+        with numbers_kept(call.options, call.x.device, is_last=is_last):
+            rows = _run_part(call, part, residuals.of_part(number), head)
+        chunks = part.stream_call.layout.chunks
+        denoised |= dict(zip(chunks, rows.split(call.batch), strict=True))  # mixed in the last part
+    return torch.cat([denoised[chunk] for chunk in sorted(denoised)])
 
-    def per_stream(value: Any) -> Any:
-        per_row = isinstance(value, Tensor) and value.dim() and len(value) == len(x)
-        return value[rows] if per_row else value
 
-    texts = chunk_texts(call)
-    context = stream_texts(layout, plan.people.contexts, texts)
-    conds = {name: per_stream(value) for name, value in call.conds.items()}
+class PartInputs(NamedTuple):
+    """What the network and the ControlNet read for some streams."""
+
+    stream_call: StreamCall
+    rows: controls.Rows
+    c_concat: Tensor | None
+    conds: Mapping[str, Any]
+
+
+def _read_part(call: NetworkCall, layout: Layout) -> PartInputs:
+    plan, uuids, texts = call.plan, call.uuids, chunk_texts(call)
+    rows = _index(plan.once, layout, Layout.chunk_rows, call.x.device)
+    conds = {name: _per_stream(call, rows, value) for name, value in call.conds.items()}
     c_concat = conds.pop("c_concat", None)
     conds.pop("c_crossattn")
     if isinstance(conds.get("y"), Tensor):
@@ -86,33 +118,50 @@ def run(call: NetworkCall) -> Tensor:
         layout,
         call.shares,
         plan.people,
-        context,
+        stream_texts(layout, plan.people.contexts, texts),
         texts,
         uuids,
         [plan.roles.get(uuid) == PEOPLE for uuid in uuids],
         plan.composition.has_scene,
+        plan.once,
     )
     clean = stream_texts(layout, plan.people.contexts, encoded_texts(call, texts))
-    stream_rows = controls.Rows(x[rows], call.t[rows], {**conds, "c_crossattn": clean})
-    added = {place: [per_stream(r) for r in rs] for place, rs in (call.control or {}).items()}
-    residuals = _all_residuals(call, layout, stream_rows, added)
-    stream_options = _stream_options(stream_call, call.options)
+    stream_rows = controls.Rows(call.x[rows], call.t[rows], {**conds, "c_crossattn": clean})
+    return PartInputs(stream_call, stream_rows, c_concat, conds)
+
+
+def _per_stream(call: NetworkCall, rows: Tensor, value: Any) -> Any:
+    """Return what belongs to the chunks' rows for those of the streams, anything else as it is."""
+    per_row = isinstance(value, Tensor) and value.dim() and len(value) == len(call.x)
+    return value[rows] if per_row else value
+
+
+def _run_part(
+    call: NetworkCall, part: PartInputs, residuals: controls.Residuals, head: "HeadMix"
+) -> Tensor:
+    """Call the network for some streams; return the rows of their chunks."""
+    stream_call = part.stream_call
+    rows = stream_call.index(stream_call.layout, Layout.chunk_rows)
+    added = {
+        place: [_per_stream(call, rows, r) for r in rs]
+        for place, rs in (call.control or {}).items()
+    }
     with (
-        hooked_call(call.network, stream_options, NODE) as hooked_options,
-        _mixing(call.network, stream_call),
-        acting(call.network, plan.loras, _where(call, stream_call)),
+        hooked_call(call.network, _stream_options(stream_call, call.options), NODE) as options,
+        _mixing(call.network, stream_call, head),
+        acting(call.network, call.plan.loras, _where(call, stream_call)),
         _vectors(call, stream_call),
     ):
         mixed = call.executor(
-            stream_rows.x,
-            stream_rows.t,
-            c_concat,
-            context,
-            residuals,
-            hooked_options,
-            **conds,
+            part.rows.x,
+            part.rows.t,
+            part.c_concat,
+            stream_call.context,
+            add_residuals(residuals, added),
+            options,
+            **part.conds,
         )
-    return layout.first_streams(mixed)
+    return stream_call.layout.first_streams(mixed)
 
 
 def _stream_options(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,15 +177,14 @@ def _stream_options(call: StreamCall, options: Mapping[str, Any]) -> dict[str, A
     )
 
 
-def _all_residuals(
-    call: NetworkCall, layout: Layout, rows: controls.Rows, added: Mapping[str, list]
-) -> dict[str, list]:
-    """The residuals of the streams' ControlNet and of the other controls in the chain, `added`."""
-    residuals = controls.stream_residuals(call.composed_control, layout, rows, call.options)
-    if call.plan.composition.mode == EXACT:
-        deep = controls.share_deep_residuals(layout, residuals["output"], call.shares)
-        residuals["output"] = deep
-    return controls.add_residuals(residuals, added)
+def _all_residuals(call: NetworkCall, parts: Sequence[PartInputs]) -> SharedResiduals:
+    """The residuals of the streams' ControlNet."""
+    residuals = SharedResiduals(call.shares, is_exact=call.plan.composition.mode == EXACT)
+    for part in parts:
+        layout = part.stream_call.layout
+        of_part = stream_residuals(call.composed_control, layout, part.rows, call.options)
+        residuals.add(layout, of_part)
+    return residuals
 
 
 def _where(call: NetworkCall, stream_call: StreamCall) -> Where:
@@ -145,7 +193,8 @@ def _where(call: NetworkCall, stream_call: StreamCall) -> Where:
     people = len(plan.composition.people)
     places = UNetPlaces(Places(call.shares, people, plan.once), plan.size)
     outer = row_blocks(stream_call.layout, roles, call.uuids)
-    inner, head = outer, mixed_blocks(call.uuids, roles, call.batch)
+    chunks = [call.uuids[chunk] for chunk in stream_call.layout.chunks]
+    inner, head = outer, mixed_blocks(chunks, roles, call.batch)
     if stream_call.mode == COUPLE:
         inner = row_blocks(_attention_layout(stream_call, call.options), roles, call.uuids)
     vectors = vector_blocks(outer, len(call.shares), people)
@@ -192,16 +241,30 @@ def _vectors(call: NetworkCall, stream_call: StreamCall) -> AbstractContextManag
     return unet_vectors(call.network, vectors, call.shares)
 
 
+class HeadMix:
+    """The mix of a call's streams before the head, part after part."""
+
+    def __init__(self, shares: Tensor):
+        self.shares = shares
+        self.mixed: Tensor | None = None  # of the groups so far
+
+    def add(self, layout: Layout, rows: Tensor) -> Tensor:
+        """Mix the rows of a part into those before; return the rows of its chunks."""
+        mixed = layout.mix_groups(layout.split(rows)[1], self.shares)
+        self.mixed = mixed if self.mixed is None else self.mixed + mixed
+        return layout.with_mixed(rows, self.mixed)
+
+
 @contextmanager
-def _mixing(unet: Any, call: StreamCall) -> Iterator[None]:
+def _mixing(unet: Any, call: StreamCall, head: HeadMix) -> Iterator[None]:
     """While it lasts, the head reads the chunks' mixed features and its result goes to all streams;
     in the mode LAYERS the middle block's result is mixed as well, before control is added to it.
     """
     layout, shares = call.layout, call.shares
-    rows = layout.chunk_rows().to(shares.device)  # once per call, not per block
+    rows = call.index(layout, Layout.mixed_rows)
 
     def mix(_, inputs):
-        return (layout.mix(inputs[0], shares),)
+        return (head.add(layout, inputs[0]),)
 
     def to_all_streams(_, __, output):
         return output[rows]
@@ -233,7 +296,7 @@ def _add_patches(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]
 
 def _mix_every_block(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
     layout, shares = call.layout, call.shares
-    rows = layout.chunk_rows().to(shares.device)
+    rows = call.index(layout, Layout.mixed_rows)
 
     def mix_input(h, _):
         return layout.mix(h, shares)[rows]
@@ -251,7 +314,7 @@ def _couple(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
     of cross-attention run in between, per person.
     """
     inner = _attention_layout(call, options)
-    rows = inner.chunk_rows().to(call.shares.device)
+    rows = call.index(inner, Layout.chunk_rows)
     outer_kinds = options["cond_or_uncond"]
     outer = {"cond_or_uncond": outer_kinds, "uuids": call.uuids}
     multiplied = {

@@ -5,7 +5,8 @@ torch's device "meta". What goes in and comes out has values, so that all wrappe
 network run as they are.
 """
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ class Cost(NamedTuple):
 
     operations: int  # floating-point operations of all products of matrices: 2 per multiply-add
     attention_bytes: int  # of queries, keys, values and mask of the largest attention
+    peak_bytes: int  # of all tensors inside the network that live at once, without its weights
 
 
 class ShapesOnly(TorchDispatchMode):
@@ -59,6 +61,73 @@ def _shape(tensor: Tensor) -> Tensor:
     if tensor.is_meta:
         return tensor
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+
+
+class PeakBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors without values that live at once, while it lasts. What a
+    kernel needs for itself, and what was there before, as weights, does not count.
+    """
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._weights = {weight.untyped_storage()._cdata for weight in weights}
+        self._tensors: dict[int, int] = {}  # storage -> tensors that look into it
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_flatten(result)[0]:
+            if isinstance(leaf, Tensor) and leaf.is_meta:
+                self._add(leaf)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._weights:
+            return
+        if not self._tensors.get(key):
+            self.bytes += size
+            self.peak = max(self.peak, self.bytes)
+        self._tensors[key] = self._tensors.get(key, 0) + 1
+        weakref.finalize(tensor, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._tensors[key] -= 1
+        if not self._tensors[key]:
+            del self._tensors[key]
+            self.bytes -= size
+
+
+WAITING = ("item", "_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select")
+FROM_VALUES = "lift_fresh"  # of torch.tensor: what is uploaded where the latents are elsewhere
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for whose values Python waits, while it lasts: each stops the GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        masks = args[1] if name in ("index", "index_put_") else ()
+        by_mask = any(each is not None and each.dtype == torch.bool for each in masks)
+        self.count += name in (*WAITING, FROM_VALUES) or by_mask
+        return func(*args, **(kwargs or {}))
+
+
+def waits_per_step(sample: Callable[[int], Any]) -> float:
+    """Count how often a sampling waits in each step; sample: the number of its steps -> anything.
+    What it does once, before the first step or behind the last one, does not count.
+    """
+    counts = {}
+    for steps in (2, 2, 6):  # the first one loads
+        with torch.inference_mode(), Waits() as waits:
+            sample(steps)
+        counts[steps] = waits.count
+    return (counts[6] - counts[2]) / 4
 
 
 class AttentionSizes:
@@ -92,9 +161,10 @@ def cost(model: ModelPatcher, positive: Any, negative: Any, latent: Tensor) -> C
             return denoise(x, sigmas[:1], **extra_args)
 
     sigma = float(model.get_model_object("model_sampling").percent_to_sigma(SAMPLED))
-    with torch.inference_mode(), ShapesOnly(), _values_outside(model):
+    peak = PeakBytes(model.get_model_object("diffusion_model").parameters())
+    with torch.inference_mode(), ShapesOnly(), _values_outside(model), peak:
         run_as_sampler(model, call, latent, (positive, negative), sigma)
-    return Cost(counter.get_total_flops(), sizes.largest)
+    return Cost(counter.get_total_flops(), sizes.largest, peak.peak)
 
 
 @contextmanager

@@ -6,6 +6,8 @@ is counted, without values, through the host's own sampling (counting.py). For N
 people in columns of the image, over one plain person:
   <family>_<mode>_ops_N     multiply-adds of all products of matrices. A masked attention counts all
                             pairs of tokens, as kernels compute them
+  <family>_<mode>_peak_N    bytes of all tensors in the network that live at once, weights left
+                            out, on a card with room for no more than one plain call
   <family>_<mode>_memory_N  bytes of queries, keys, values and mask of the largest attention. What a
                             kernel needs beside them is its own matter
 Of tiny networks of the same kinds with random weights, on the CPU:
@@ -83,6 +85,7 @@ def costs(key: str) -> dict[str, float]:
             numbers[f"{key}_{mode}_memory_{count}"] = (
                 composed_cost.attention_bytes / plain.attention_bytes
             )
+            numbers[f"{key}_{mode}_peak_{count}"] = composed_cost.peak_bytes / plain.peak_bytes
     return numbers
 
 

@@ -102,6 +102,7 @@ def epsilon(networks, mode, x, people, *, strength=1.5, sigma=SIGMA, negative=No
         host.Shares(shares, shares, -1.0),
         tuple(x.shape[-2:]),
         place_changes((), x.device, x.dtype),
+        2,  # streams at once
         memory(),
     )
     wrappers = host.compose_model(model, composition).get_all_wrappers(WrappersMP.APPLY_MODEL)

@@ -69,6 +69,32 @@ def test_a_person_more_is_a_row_more_or_a_text_and_a_mask_more(small):
     assert counting.cost(*couple, latent).attention_bytes == 3 * three * width * BYTES + mask
 
 
+@pytest.mark.parametrize("key", ["sd15", "flux1"])
+@pytest.mark.parametrize("count", [2, 6])
+def test_more_people_take_hardly_more_memory(small, key, count):
+    model, prompt, latent = small(key)
+    plain = counting.cost(model, prompt, prompt, latent).peak_bytes
+    people = families.composition(model, [prompt] * count, families.columns(count), compose.EXACT)
+    assert counting.cost(*people, latent).peak_bytes < 1.5 * plain
+
+
+def test_the_peak_is_of_tensors_that_live_at_once():
+    meta = {"device": "meta", "dtype": torch.float32}
+    weight = torch.empty(100, 100, **meta)
+    with counting.PeakBytes([weight]) as peak:
+        first = torch.empty(100, 100, **meta)  # 40,000 bytes
+        second = first @ weight.T  # as many; a view of a weight is none of them
+        half = second[:50]
+        del first
+        third = second + 1
+        del second
+        fourth = torch.cat((half, third))  # 60,000 more, beside what half looks into
+    assert peak.peak == 40_000 * 2 + 60_000
+    assert peak.bytes == peak.peak
+    del half, third, fourth
+    assert peak.bytes == 0
+
+
 @pytest.mark.parametrize("key", PARAMETERS)
 def test_true_networks_are_as_large_as_published(key):
     weights = networks.true_network(key).model.diffusion_model.parameters()

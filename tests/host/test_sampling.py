@@ -185,8 +185,10 @@ def test_a_window_contains_its_ends():
     falling = SimpleNamespace(percent_to_sigma=lambda percent: 10 * (1 - percent))
     window = sampling.Window.of(falling, 0.2, 0.5)
     assert window == sampling.Window(8.0, 5.0)
-    assert all(window.contains(sigma) for sigma in (8.0, 6.5, 5.0))
-    assert not any(window.contains(sigma) for sigma in (8.1, 4.9, 0.0))
+    assert all(window.contains(torch.tensor([sigma])) for sigma in (8.0, 6.5, 5.0))
+    assert not any(window.contains(torch.tensor([sigma])) for sigma in (8.1, 4.9, 0.0))
+    entire = sampling.Window.of(falling, 0.0, 1.0)
+    assert entire.contains(torch.empty(2, device="meta"))  # without a look at the noise level
 
 
 def test_the_window_of_a_hosts_sampling(transformer):

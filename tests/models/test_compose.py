@@ -130,11 +130,9 @@ def test_tokens_are_composed_as_their_grid_is():
 
 
 def test_only_the_coarsest_residuals_stay_private():
-    shares = compose.hard_shares(occupied(2), [0, 0])
     fine, coarse = torch.randn(2, 4, 12, 12), torch.randn(2, 4, 3, 3)
-    shared, private = compose.share_residuals([fine, coarse], shares)
-    assert torch.equal(private, coarse) and torch.equal(shared[0], shared[1])
-    assert compose.share_residuals([None, coarse], shares)[0] is None
+    assert compose.are_shared([fine, None, coarse, coarse]) == [True, False, False, False]
+    assert compose.are_shared([None, None]) == [False, False]
 
 
 def people(n):
