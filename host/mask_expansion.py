@@ -74,11 +74,9 @@ def _widths(
 ) -> Widths:
     """`width_at`: share of the sampling that is over -> width of the border in latent cells."""
     shares = [step / RESOLUTION for step in range(RESOLUTION + 1)]
-    tables = (
-        [float(model_sampling.percent_to_sigma(share)) for share in shares],
-        [width_at(share) for share in shares],
-    )
-    return Widths(*(torch.tensor(table, device=device) for table in tables), widest)
+    sigmas = [float(model_sampling.percent_to_sigma(share)) for share in shares]
+    widths = [width_at(share) for share in shares]
+    return Widths(torch.tensor(sigmas, device=device), torch.tensor(widths, device=device), widest)
 
 
 def _preserve(width_at: Callable[[float], float], widest: float) -> Callable:

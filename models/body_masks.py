@@ -116,7 +116,7 @@ def person_masks(
         shape = torch.zeros(around) if margin else masks[number]
         capsules = [
             (start + margin, end + margin, (thickness + dilation) * size)
-            for start, end, thickness in _capsules(pick(people, [number]))
+            for start, end, thickness in capsules_of(pick(people, [number]))
         ]
         fill_capsules(shape, capsules)
         if margin:
@@ -130,7 +130,7 @@ def union_mask(masks: Tensor) -> Tensor:
     return masks.amax(0) if len(masks) else masks.new_zeros(masks.shape[1:])
 
 
-def _capsules(person: People) -> list[Capsule]:
+def capsules_of(person: People) -> list[Capsule]:
     """(end, end, half thickness as a share of the height) of every visible limb of one person."""
     body = guess_hips(person.body[0])
     limbs = [limb for limb in LIMBS if limb not in HEAD]
@@ -180,8 +180,9 @@ def fill_capsules(shape: Tensor, capsules: Sequence[Capsule]) -> None:
     if not capsules:
         return
     height, width = shape.shape
-    starts, ends = (np.stack([c[k].double().numpy() for c in capsules]) for k in (0, 1))
-    radii = np.array([capsule[2] for capsule in capsules])
+    starts = torch.stack([start for start, _, _ in capsules]).double().numpy()
+    ends = torch.stack([end for _, end, _ in capsules]).double().numpy()
+    radii = np.array([radius for _, _, radius in capsules])
     lowest, highest = np.minimum(starts, ends)[:, 1] - radii, np.maximum(starts, ends)[:, 1] + radii
     top, bottom = max(0, math.floor(lowest.min())), min(height, math.ceil(highest.max()) + 1)
     if top >= bottom:
@@ -281,18 +282,17 @@ def _blur_by_opencv(images: Tensor, sigma: float) -> Tensor:
     import cv2
 
     height, width = images.shape[-2:]
-    factor = max(1, int(sigma / FINEST))
+    factor, edge = max(1, int(sigma / FINEST)), cv2.BORDER_REPLICATE
     taps = _gaussian(sigma / factor).astype(np.float32)
     pad = len(taps) // 2 * factor  # the edge as far as the kernel reaches
-    more = (pad + -side % factor for side in (height, width))  # to a multiple of larger pixels
-    edges = [each for behind in more for each in (pad, behind)]
+    below, right = (pad + -side % factor for side in (height, width))  # to larger pixels
 
     def blurred(frame: np.ndarray) -> np.ndarray:
         if factor > 1:
-            frame = cv2.copyMakeBorder(frame, *edges, cv2.BORDER_REPLICATE)
+            frame = cv2.copyMakeBorder(frame, pad, below, pad, right, edge)
             size = tuple(side // factor for side in frame.shape[::-1])
             frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-        frame = cv2.sepFilter2D(frame, cv2.CV_32F, taps, taps, borderType=cv2.BORDER_REPLICATE)
+        frame = cv2.sepFilter2D(frame, cv2.CV_32F, taps, taps, borderType=edge)
         if factor > 1:
             frame = cv2.resize(frame, None, fx=factor, fy=factor)
             frame = frame[pad : pad + height, pad : pad + width]

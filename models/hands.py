@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
@@ -153,6 +154,10 @@ def distance_map(inside: Tensor, reach: int) -> Tensor:
 
     In cells. Beyond `reach` the result is only some number larger than it.
     """
+    return (_distance_by_opencv if inside.device.type == "cpu" else _distance)(inside, reach)
+
+
+def _distance(inside: Tensor, reach: int) -> Tensor:
     far = 2.0 * (reach + 1) ** 2
     square = torch.where(inside, 0.0, far)
     for axis, sides in ((-1, (reach, reach, 0, 0)), (-2, (0, 0, reach, reach))):
@@ -162,6 +167,21 @@ def distance_map(inside: Tensor, reach: int) -> Tensor:
             (padded.narrow(axis, reach + k, size) + k * k for k in range(-reach, reach + 1)),
         )
     return square.sqrt()
+
+
+def _distance_by_opencv(inside: Tensor, reach: int) -> Tensor:
+    """Do the same on the processor, in a time that does not grow with the reach."""
+    import cv2
+
+    outside = (~inside).reshape(-1, *inside.shape[-2:]).byte().numpy()
+    exact = cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    distances = [
+        np.full(frame.shape, 2.0 * (reach + 1), np.float32)  # nothing is inside
+        if frame.all()
+        else cv2.distanceTransform(frame, *exact)
+        for frame in outside
+    ]
+    return torch.from_numpy(np.stack(distances)).view(inside.shape)
 
 
 def border_width(progress: float, expansion: float, start: float, end: float) -> float:
@@ -178,7 +198,7 @@ def expand_mask(mask: Tensor, width: float | Tensor, widest: float) -> Tensor:
     """Preserve a border as well: `width` cells, `widest` at most, around what a denoise mask
     [..., h, w] preserves. It is 1 where the image is inpainted.
     """
-    away = distance_map(mask < 0.5, math.ceil(widest))
+    away = _distance(mask < 0.5, math.ceil(widest))  # small, and the same on every device
     return torch.where((away > 0) & (away <= width), 0.0, mask)
 
 
@@ -342,17 +362,33 @@ def place_square(image: Tensor, square: Square, width: int, height: int) -> Tens
 
     The inverse of `cut_square`.
     """
+    canvas = torch.zeros(height, width, image.shape[-1])
+    rows, columns = _box_around(square, width, height)
+    if not (rows and columns):
+        return canvas
     source = image.movedim(-1, 0)[None].float()
     target = max(1, round(square.side))
     if target < max(source.shape[-2:]):
         source = interpolate(source, (target, target), mode="bilinear", antialias=True)
-    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-    at = torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), -1)
+    x, y = torch.tensor(columns) + 0.5, torch.tensor(rows) + 0.5
+    at = torch.stack((x.expand(len(rows), -1), y[:, None].expand(-1, len(columns))), -1)
     at = (at - torch.tensor([square.x, square.y])) @ _rotation(square.angle)
     grid = 2 * at / square.side
     inside = (grid.abs() <= 1).all(-1, keepdim=True)  # pixels on the border count fully
     samples = grid_sample(source, grid[None], padding_mode="border", align_corners=False)
-    return samples[0].movedim(0, -1) * inside
+    box = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+    canvas[box] = samples[0].movedim(0, -1) * inside
+    return canvas
+
+
+def _box_around(square: Square, width: int, height: int) -> tuple[range, range]:
+    """Find the rows and columns that a turned square reaches into."""
+    reach = square.side / 2 * (abs(math.cos(square.angle)) + abs(math.sin(square.angle))) + 1
+
+    def within(middle: float, size: int) -> range:
+        return range(max(0, math.floor(middle - reach)), min(size, math.ceil(middle + reach)))
+
+    return within(square.y, height), within(square.x, width)
 
 
 def hand_surroundings(squares: Sequence[Square], images: Tensor, width: int, height: int) -> Tensor:

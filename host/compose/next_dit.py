@@ -40,7 +40,8 @@ def _lay_texts(network: Any, lengths: Sequence[int], areas: Tensor) -> Iterator[
     padded = [_padded(network, length) for length in lengths]
     total, starts = sum(padded), [0, *accumulate(padded)]
     largest = areas.argmax(0)  # of each row
-    image_positions = sum((largest == text) * length for text, length in enumerate(padded))
+    at = [(largest == text) * length for text, length in enumerate(padded)]
+    image_positions = torch.stack(at).sum(0)
     calls: list[int] = []  # lengths of the positions that were asked for
 
     def pad(_, __, embedded):

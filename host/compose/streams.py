@@ -153,10 +153,10 @@ class Layout(NamedTuple):
         if not self.groups:
             return [self]
         size = len(self.groups[0])
-        first, others = (max(1, n // size) for n in (most - len(self.singles), most))
+        first, following = (max(1, n // size) for n in (most - len(self.singles), most))
         parts = [self._replace(groups=self.groups[:first])]
-        for start in range(first, len(self.groups), others):
-            groups = self.groups[start : start + others]
+        for start in range(first, len(self.groups), following):
+            groups = self.groups[start : start + following]
             parts.append(Layout((), groups, self.batch, start))
         return parts
 
@@ -195,8 +195,8 @@ class Layout(NamedTuple):
         """Bring the groups' own of the shares [S, frames, 1, h, w] to the images of a group, chunk
         after chunk.
         """
-        own = shares[self.first :][: len(self.groups)]
-        return own if own.shape[1] == 1 else own.repeat(1, len(self.groups[0]), 1, 1, 1)
+        shares = shares[self.first :][: len(self.groups)]
+        return shares if shares.shape[1] == 1 else shares.repeat(1, len(self.groups[0]), 1, 1, 1)
 
     def _in_chunk_order(self, rows: Tensor) -> Tensor:
         """Bring rows of the singles and of one group into the order of the chunks."""

@@ -62,7 +62,7 @@ class StreamCall(NamedTuple):
     has_scene: bool
     once: Once
 
-    def index(self, layout: Layout, rows_of: Callable[[Layout], Tensor]) -> Tensor:
+    def uploaded(self, layout: Layout, rows_of: Callable[[Layout], Tensor]) -> Tensor:
         """Return numbers of rows where the latents are."""
         return _index(self.once, layout, rows_of, self.shares.device)
 
@@ -141,7 +141,7 @@ def _run_part(
 ) -> Tensor:
     """Call the network for some streams; return the rows of their chunks."""
     stream_call = part.stream_call
-    rows = stream_call.index(stream_call.layout, Layout.chunk_rows)
+    rows = stream_call.uploaded(stream_call.layout, Layout.chunk_rows)
     added = {
         place: [_per_stream(call, rows, r) for r in rs]
         for place, rs in (call.control or {}).items()
@@ -261,7 +261,7 @@ def _mixing(unet: Any, call: StreamCall, head: HeadMix) -> Iterator[None]:
     in the mode LAYERS the middle block's result is mixed as well, before control is added to it.
     """
     layout, shares = call.layout, call.shares
-    rows = call.index(layout, Layout.mixed_rows)
+    rows = call.uploaded(layout, Layout.mixed_rows)
 
     def mix(_, inputs):
         return (head.add(layout, inputs[0]),)
@@ -296,7 +296,7 @@ def _add_patches(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]
 
 def _mix_every_block(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
     layout, shares = call.layout, call.shares
-    rows = call.index(layout, Layout.mixed_rows)
+    rows = call.uploaded(layout, Layout.mixed_rows)
 
     def mix_input(h, _):
         return layout.mix(h, shares)[rows]
@@ -314,7 +314,7 @@ def _couple(call: StreamCall, options: Mapping[str, Any]) -> dict[str, Any]:
     of cross-attention run in between, per person.
     """
     inner = _attention_layout(call, options)
-    rows = call.index(inner, Layout.chunk_rows)
+    rows = call.uploaded(inner, Layout.chunk_rows)
     outer_kinds = options["cond_or_uncond"]
     outer = {"cond_or_uncond": outer_kinds, "uuids": call.uuids}
     multiplied = {
