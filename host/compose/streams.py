@@ -171,10 +171,9 @@ class Layout(NamedTuple):
     def mix_tokens(self, rows: Tensor, shares: Tensor, height: int, width: int) -> Tensor:
         """Do the same with rows of tokens [rows, height * width, C]."""
         groups = self.split(rows)[1]
-        if not self.groups:
-            return self.with_mixed(rows, groups)
-        shares = self.group_shares(shares)
-        return self.with_mixed(rows, compose.compose_tokens(groups, shares, height, width))
+        if self.groups:
+            groups = compose.compose_tokens(groups, self.group_shares(shares), height, width)
+        return self.with_mixed(rows, groups)
 
     def mix_groups(self, groups: Tensor, shares: Tensor) -> Tensor:
         """Mix the rows of all groups by their shares into those of one."""
@@ -184,7 +183,10 @@ class Layout(NamedTuple):
 
     def with_mixed(self, rows: Tensor, mixed: Tensor) -> Tensor:
         """Bring the rows of the singles and the mixed ones into the order of the chunks."""
-        return self._in_chunk_order(torch.cat((self.split(rows)[0], mixed)))
+        if not self.groups:
+            return self._in_chunk_order(rows)
+        joined = torch.cat((self.split(rows)[0], mixed)) if self.singles else mixed
+        return self._in_chunk_order(joined)
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Split rows of streams into those of the singles and those of the groups."""

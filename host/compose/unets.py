@@ -90,6 +90,7 @@ def run(call: NetworkCall) -> Tensor:
         is_last = part is parts[-1]
         with numbers_kept(call.options, call.x.device, is_last=is_last):
             rows = _run_part(call, part, residuals.of_part(number), head)
+        head.end_part()
         chunks = part.stream_call.layout.chunks
         denoised |= dict(zip(chunks, rows.split(call.batch), strict=True))  # mixed in the last part
     return torch.cat([denoised[chunk] for chunk in sorted(denoised)])
@@ -246,13 +247,20 @@ class HeadMix:
 
     def __init__(self, shares: Tensor):
         self.shares = shares
-        self.mixed: Tensor | None = None  # of the groups so far
+        self._earlier: Tensor | None = None  # of the groups of all earlier parts
+        self._mixed: Tensor | None = None  # with those of the running part
 
     def add(self, layout: Layout, rows: Tensor) -> Tensor:
-        """Mix the rows of a part into those before; return the rows of its chunks."""
+        """Mix the rows of a part into those before; return the rows of its chunks. Another node
+        may let the network run twice: then the last time counts.
+        """
         mixed = layout.mix_groups(layout.split(rows)[1], self.shares)
-        self.mixed = mixed if self.mixed is None else self.mixed + mixed
-        return layout.with_mixed(rows, self.mixed)
+        self._mixed = mixed if self._earlier is None else self._earlier + mixed
+        return layout.with_mixed(rows, self._mixed)
+
+    def end_part(self) -> None:
+        """Keep the mix so far for the next part."""
+        self._earlier = self._mixed
 
 
 @contextmanager

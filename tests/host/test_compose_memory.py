@@ -5,6 +5,7 @@ network some at a time, and the image stays the same.
 import comfy.model_management
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from vitruvian.models import compose
 from vitruvian.nodes import compose as ours
 
@@ -105,3 +106,21 @@ def test_parts_give_the_image_of_all_at_once(family, random_text, room, case, at
     parts = sampled(composition, batch)
     assert float((parts - expected).norm() / expected.norm()) < 5e-6
     assert len(rows) > 1 and max(rows) <= at_once * batch
+
+
+@pytest.mark.parametrize("at_once", [2, 100])
+def test_a_node_may_let_the_network_run_twice(family, random_text, room, at_once):
+    """As those do that compare two results of the network, or measure one. The host's networks use
+    residuals up, so there is no ControlNet.
+    """
+    model, *prompts = composed((family[0], None), random_text)
+    room(at_once)
+    expected = sampled((model, *prompts))
+
+    def twice(executor, *args, **kwargs):
+        executor(*args, **kwargs)
+        return executor(*args, **kwargs)
+
+    model = model.clone()
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "twice", twice)
+    assert torch.equal(sampled((model, *prompts)), expected)
