@@ -56,13 +56,19 @@ class Head:
         self.wheres: list[Where] = []  # of the passes so far
         self.running = LAST  # the pass whose head runs
         self.is_behind = False  # what runs now reads mixed features
+        self.before_head: set[str] = set()  # layers that ran before the head, in the running pass
 
     def begin(self, where: Where) -> None:
         """Begin a pass; `where` in a layer the LoRAs of each person count in it."""
         self.current, self.is_behind = where, False
+        self.before_head.clear()
 
     def where(self, path: str, layer: Any, output: Tensor) -> Iterable[Part]:
         """Return where in a layer the LoRAs of each person count, in the running pass."""
+        if path in self.before_head:  # the network runs again
+            self.is_behind = False
+        elif not self.is_behind:
+            self.before_head.add(path)
         where = self.current if self.running == LAST else self.wheres[self.running]
         return where(path, layer, output)
 
@@ -73,10 +79,14 @@ class Head:
             yield
             return
         complete: dict[int, Tensor] = {}  # chunk -> its mixed tokens
+        passes = len(self.inputs)
 
         def before(_, inputs, named):
             if self.running != LAST:
                 return None
+            for earlier in (self.inputs, self.further_inputs, self.wheres):
+                del earlier[passes:]  # another node may let the network run twice
+            complete.clear()
             image = self._image(inputs[0], text_length)
             self.inputs.append(HeadInput(one_pass.members, image, inputs[0]))
             self.further_inputs.append((inputs[1:], named))

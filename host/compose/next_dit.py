@@ -59,7 +59,10 @@ def _lay_texts(network: Any, lengths: Sequence[int], areas: Tensor) -> Iterator[
         calls.append(positions.shape[1])
         return (positions, *inputs[1:])
 
-    hooks = [hook_before(network.rope_embedder, move)]
+    hooks = [
+        hook_before(network.cap_embedder, lambda *_: calls.clear()),  # the network begins
+        hook_before(network.rope_embedder, move),
+    ]
     if _multiple(network) > 1:
         hooks.append(hook_after(network.cap_embedder, pad))
     with removed_at_the_end(hooks):

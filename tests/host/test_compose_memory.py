@@ -8,10 +8,13 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from vitruvian.models import compose
 from vitruvian.nodes import compose as ours
+from vitruvian.tests.host import transformer_compositions as transformers
+from vitruvian.tests.host import transformer_networks
 
 import nodes as core
 
 SIZE, PEOPLE = 128, 4
+NETWORKS = ("Flux.1 dev", "Flux.2 Klein", "Qwen-Image", "Z-Image", "SD3", "Krea 2", "Wan 2.1")
 ROW = 10**12  # bytes that one row takes, as this host counts
 
 
@@ -117,10 +120,25 @@ def test_a_node_may_let_the_network_run_twice(family, random_text, room, at_once
     room(at_once)
     expected = sampled((model, *prompts))
 
+    assert torch.equal(sampled((running_twice(model), *prompts)), expected)
+
+
+def running_twice(model):
     def twice(executor, *args, **kwargs):
         executor(*args, **kwargs)
         return executor(*args, **kwargs)
 
     model = model.clone()
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "twice", twice)
-    assert torch.equal(sampled((model, *prompts)), expected)
+    return model
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if transformer_networks.is_known(n)])
+@pytest.mark.parametrize("mode", ["exact", "couple"])
+def test_so_it_is_on_transformers(name, mode):
+    prompts = [transformer_networks.text(name, seed) for seed in range(4)]
+    model, *conds = transformers.compose(
+        transformer_networks.make_model(name), tuple(prompts[:2]), prompts[2:], mode=mode
+    )
+    expected = transformers.sample(model, *conds, steps=1)
+    assert torch.equal(transformers.sample(running_twice(model), *conds, steps=1), expected)
