@@ -11,7 +11,7 @@ from ...models import compose
 from ..sampling import Sampling, Window, latent_stride
 from . import control as controls
 from .person_loras import Changes, PlacedChanges, place_changes
-from .references import read_references
+from .references import read_references, stream_size
 from .streams import KEY, NODE, TEXT_CONDS, Composition, PeopleTexts, Shares
 
 MARGIN = 1.5  # of the host: how much more free memory there must be than a call takes
@@ -83,7 +83,7 @@ def plan_maker(
             _shares(next(iter(control_by_uuid.values())), sampling),
             sampling.size,
             _placed(changes, sampling),
-            _streams_at_once(sampling),
+            _streams_at_once(sampling, composition),
             memory(),
         )
 
@@ -96,13 +96,15 @@ def _placed(changes: Sequence[Changes], sampling: Sampling) -> PlacedChanges:
     return place_changes(changes, sampling.noise.device, dtype)
 
 
-def _streams_at_once(sampling: Sampling) -> int:
+def _streams_at_once(sampling: Sampling, composition: Composition) -> int:
     """Count the streams that fit into the free memory, as the host counts the entries that it puts
     into one call.
     """
     patcher, device = sampling.guider.model_patcher, sampling.noise.device
     free = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)(device)
-    needed = MARGIN * sampling.guider.inner_model.memory_required(list(sampling.noise.shape))
+    shape = list(sampling.noise.shape)
+    size = stream_size(composition, sampling.guider.conds, shape)
+    needed = MARGIN * size * sampling.guider.inner_model.memory_required(shape)
     return max(1, int(free / needed))
 
 

@@ -242,21 +242,36 @@ def laid_references(
         yield
 
 
-def further_rows(
-    composition: Composition, conds: Mapping[str, Sequence[Mapping[str, Any]]], shape: Sequence[int]
-) -> int:
-    """Count the rows of latents that take as much memory as the reference images that the host
-    does not count: it counts those of each conditioning entry once.
+Entries = Mapping[str, Sequence[Mapping[str, Any]]]  # the guider's lists, the people's too
 
-    conds: the guider's lists of entries, those of the people too. shape: of the noise.
+
+def further_rows(composition: Composition, conds: Entries, shape: Sequence[int]) -> int:
+    """Count the rows of latents that take as much memory as the reference images that the host
+    does not count: it counts those of each conditioning entry once. shape: of the noise.
     """
+    of_people, everybodys = _reference_cells(composition, conds)
+    needed = shape[0] * (_together(composition, of_people) + everybodys)
+    # the host doubles the rows, for positive and negative
+    further = (needed - sum(of_people) - everybodys) / (2 * math.prod(shape[2:]))
+    return max(0, math.ceil(further))
+
+
+def stream_size(composition: Composition, conds: Entries, shape: Sequence[int]) -> float:
+    """Return how much larger a stream is for its reference images: 1 without any."""
+    of_people, everybodys = _reference_cells(composition, conds)
+    return 1 + (_together(composition, of_people) + everybodys) / math.prod(shape[2:])
+
+
+def _together(composition: Composition, of_people: Sequence[int]) -> int:
+    """Count the cells of people's images that one stream reads at most."""
+    return max(of_people) if composition.mode == EXACT else sum(of_people)
+
+
+def _reference_cells(composition: Composition, conds: Entries) -> tuple[list[int], int]:
+    """Count the cells of each person's reference images, and of those that everybody reads."""
     of_prompts = [entry for key, entries in conds.items() if key != KEY for entry in entries]
     everybodys = max((_cells(entry.get(IN_ENTRIES)) for entry in of_prompts), default=0)
-    of_people = sum(_cells(entry.get(IN_ENTRIES)) for _, entry in composition.people)
-    streams = 1 if composition.mode != EXACT else len(composition.people) + composition.has_scene
-    needed = shape[0] * (of_people + streams * everybodys)
-    # the host doubles the rows, for positive and negative
-    return math.ceil((needed - of_people - everybodys) / (2 * math.prod(shape[2:])))
+    return [_cells(entry.get(IN_ENTRIES)) for _, entry in composition.people], everybodys
 
 
 def _cells(latents: Sequence[Tensor] | None) -> int:

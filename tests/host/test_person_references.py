@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from comfy.sampler_helpers import convert_cond
 from comfy_extras import nodes_edit_model, nodes_flux
+from vitruvian.host.compose.references import stream_size
+from vitruvian.host.compose.streams import KEY
 from vitruvian.host.registration import register
 from vitruvian.nodes import compose as compose_nodes
 from vitruvian.nodes.instances import VitruvianAddInstance
@@ -366,10 +369,24 @@ def test_the_host_makes_room_for_all_images(monkeypatch):
     of_people, everybodys = 8 * 8 + 4 * 12 + 12 * 8, 4 * 8
     cast = cast_of(name, None)
     assert needed_rows(name, "couple", cast, monkeypatch) == 2 * image_cells + of_people
-    assert needed_rows(name, "exact", cast, monkeypatch) == 2 * 2 * image_cells + of_people
+    assert needed_rows(name, "exact", cast, monkeypatch) == 2 * image_cells + of_people
     cast = cast_of(name, None, shared=1)
-    least = 2 * 2 * image_cells + 2 * (of_people + 2 * everybodys)
-    assert least <= needed_rows(name, "exact", cast, monkeypatch, 2) - 2 * 2 * image_cells
+    rows = 2 * 2 * image_cells  # of two images; people go one after the other
+    largest = 8 * 8 + 4 * 12
+    assert needed_rows(name, "exact", cast, monkeypatch, 2) >= rows + 2 * (largest + everybodys)
+    everything = rows + 2 * (of_people + everybodys)
+    assert needed_rows(name, "couple", cast, monkeypatch, 2) >= everything
+
+
+@pytest.mark.parametrize(("mode", "together"), [("exact", 8 * 8 + 4 * 12), ("couple", 208)])
+def test_a_stream_is_as_large_as_the_images_that_it_reads(mode, together):
+    """So fewer people go through the network at once where their images are large."""
+    name, image_cells, everybodys = "Flux.1 dev", 8 * 12, 4 * 8
+    cast = cast_of(name, None, shared=1)
+    model, positive, negative = compose(model_of(name), *cast, mode=mode)
+    conds = {key: convert_cond(c) for key, c in (("positive", positive), ("negative", negative))}
+    size = stream_size(model.get_attachment(KEY), conds, [3, 16, 8, 12])
+    assert size == pytest.approx(1 + (together + everybodys) / image_cells)
 
 
 # ---- refused in words

@@ -13,7 +13,7 @@ from vitruvian.tests.host.transformer_networks import make_model, text
 import nodes as core
 
 register()
-FAMILY = "Z-Image"  # any transformer
+FAMILY = "Flux.1 dev"  # any transformer that every host has
 HOSTS = {"refiner": 2.0}  # the host's ControlNet asks twice whether its range contains a step
 
 
