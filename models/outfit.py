@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -300,9 +301,14 @@ def _fill(labels: Tensor, corners: Tensor, radius: float, part: int) -> None:
 
 
 def _inside(corners: Tensor, width: int, height: int) -> Tensor:
-    """[height, width], 1 inside the polygon: a ray to the right crosses an odd number of edges."""
-    y, x = torch.arange(height)[:, None, None], torch.arange(width)[:, None]
-    start, end = corners, corners.roll(-1, 0)
-    crosses = (start[:, 1] > y) != (end[:, 1] > y)  # [h, 1, n]
-    edge = start[:, 0] + (y - start[:, 1]) * (end - start)[:, 0] / (end - start)[:, 1]
-    return (crosses & (x < edge)).sum(-1).remainder(2).float()
+    """[height, width], 1 inside the polygon: a ray from the left crosses an odd number of edges."""
+    y, start = np.arange(height)[:, None], corners.numpy()
+    end = np.roll(start, -1, 0)
+    crosses = (start[:, 1] > y) != (end[:, 1] > y)  # [h, n]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        edge = start[:, 0] + (y - start[:, 1]) * (end - start)[:, 0] / (end - start)[:, 1]
+    row, number = crosses.nonzero()
+    column = np.clip(np.ceil(edge[row, number]), 0, width).astype(int)
+    crossed = np.zeros((height, width + 1), np.int8)
+    np.add.at(crossed, (row, column), 1)
+    return torch.from_numpy(crossed.cumsum(1, dtype=np.int8)[:, :width] % 2).float()
