@@ -107,7 +107,7 @@ class Judge:
             **self._surfaces(images, truth),
         }, reading.features
 
-    def whole(self, images: Tensor) -> Tensor:
+    def are_complete(self, images: Tensor) -> Tensor:
         """Decide whether the bodies in images [N,3,H,W] are complete, bool [N]."""
         return bodies.are_complete(bodies.read(self.poses, images), self.true)
 
@@ -255,8 +255,8 @@ def _read_hands(net: posenet.PoseNet, images: Tensor, subjects: HandScenes, besi
         measurements.hand_crop(images[i], truth.hands[i, side], SIDES[side] == hands.LEFT)
         for i, side in subjects.judged
     ]
-    pictures = [crops[(k + beside) % len(crops)][0] for k in range(len(crops))]
-    pairs = [(picture, joints) for picture, (_, joints) in zip(pictures, crops, strict=True)]
+    images_beside = [crops[(k + beside) % len(crops)][0] for k in range(len(crops))]
+    pairs = [(image, joints) for image, (_, joints) in zip(images_beside, crops, strict=True)]
     visible = [truth.hands_visible[i, side] for i, side in subjects.judged]
     report = measurements.read_hands(net, pairs, visible)
     rows = torch.tensor([i for i, _ in subjects.judged])
@@ -272,12 +272,12 @@ def broken_figures(judge: Judge, counts: Counts) -> dict[str, float]:
     """Measure which broken bodies are found, and which true ones are taken for broken."""
     numbers: dict[str, float] = {}
     scenes = balanced_people(counts.scenes, BROKEN_SEED)
-    whole = judge.whole(round_trip(render(scenes).rgb))
-    numbers |= intervals.wilson((~whole).tolist(), "false_alarms")
+    complete = judge.are_complete(round_trip(render(scenes).rgb))
+    numbers |= intervals.wilson((~complete).tolist(), "false_alarms")
     scenes = balanced_people(counts.broken, BROKEN_SEED + 1)
     for name, ways in broken_bodies.WAYS.items():
         images = round_trip(broken_bodies.break_bodies(scenes, ways).images)
-        numbers |= intervals.wilson((~judge.whole(images)).tolist(), f"found_{name}")
+        numbers |= intervals.wilson((~judge.are_complete(images)).tolist(), f"found_{name}")
     return numbers
 
 

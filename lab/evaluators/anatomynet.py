@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
-from ...models import weights
 from ..training.loop import Schedule, fit
+from . import stored
 from .posenet import EVALUATOR_WEIGHTS, PoseNet, load_posenet
 
 ANATOMYNET = EVALUATOR_WEIGHTS / "mini_anatomynet.safetensors"
@@ -80,13 +80,9 @@ def train_anatomynet(data: Dataset, schedule: Schedule, out: Path) -> AnatomyNet
 
 def save_anatomynet(net: AnatomyNet, path: Path = ANATOMYNET) -> None:
     """Write the evaluator's weights, of 8 bits each."""
-    facts = {"method": "anatomynet", "base": "mini"}
-    weights.save(path, net.state_dict(), {**facts, "version": 1}, torch.int8)
+    stored.save(net, path, "anatomynet")
 
 
 def load_anatomynet(path: Path = ANATOMYNET) -> AnatomyNet:
     """Load the anatomy evaluator, in eval mode."""
-    tensors, _ = weights.load(path, method="anatomynet", base="mini")
-    net = AnatomyNet()
-    net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-    return net.eval()
+    return stored.load(AnatomyNet(), path, "anatomynet")

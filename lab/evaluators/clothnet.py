@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, interpolate, pad
 from torch.utils.data import Dataset
 
-from ...models import weights
 from ..training import convert, preview
 from ..training.loop import Schedule, fit
 from ..world.renderer import Render, render
 from ..world.scenes import COLORS, FULL, PATTERNS, People, Scenes, sample_scenes
+from . import stored
 from .measurements import GARMENTS, LEAST_PIXELS
 from .posenet import EVALUATOR_WEIGHTS
 
@@ -240,16 +240,12 @@ def write_cloths(file: Path, checkpoint: convert.Checkpoint, scenes: Scenes) -> 
 
 
 def save_clothnet(net: ClothNet, path: Path = CLOTHNET) -> None:
-    facts = {"method": "clothnet", "base": "mini"}
-    weights.save(path, net.state_dict(), {**facts, "version": 1}, torch.int8)
+    stored.save(net, path, "clothnet")
 
 
 def load_clothnet(path: Path = CLOTHNET) -> ClothNet:
     """Load the clothes evaluator, in eval mode."""
-    tensors, _ = weights.load(path, method="clothnet", base="mini")
-    net = ClothNet()
-    net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-    return net.eval()
+    return stored.load(ClothNet(), path, "clothnet")
 
 
 def read_clothes(net: ClothNet, images: Tensor, scenes: Scenes, truth: Render) -> list[Reading]:

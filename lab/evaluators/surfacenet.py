@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, normalize
 from torch.utils.data import Dataset
 
-from ...models import structure, weights
+from ...models import structure
 from ..training.loop import Schedule, fit
 from ..world.dataset import WorldDataset
+from . import stored
 from .posenet import EVALUATOR_WEIGHTS, STRIDE, PoseNet
 
 SURFACENET = EVALUATOR_WEIGHTS / "mini_surfacenet.safetensors"
@@ -106,13 +107,9 @@ def train_surfacenet(data: Dataset, schedule: Schedule, out: Path) -> PoseNet:
 
 
 def save_surfacenet(net: PoseNet, path: Path = SURFACENET) -> None:
-    facts = {"method": "surfacenet", "base": "mini"}
-    weights.save(path, net.state_dict(), {**facts, "version": 1}, torch.int8)
+    stored.save(net, path, "surfacenet")
 
 
 def load_surfacenet(path: Path = SURFACENET) -> PoseNet:
     """Load the surface evaluator, in eval mode."""
-    tensors, _ = weights.load(path, method="surfacenet", base="mini")
-    net = PoseNet(READ)
-    net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-    return net.eval()
+    return stored.load(PoseNet(READ), path, "surfacenet")

@@ -27,7 +27,7 @@ Graph = dict[str, dict[str, Any]]
 TABLE = Path(__file__).with_suffix(".toml")
 FOLDER = ROOT / "web" / "docs"
 WIDTH, QUALITY, MOST_BYTES = 760, 76, 40_000
-LARGEST = 3  # how much a picture is enlarged at most
+LARGEST = 3  # how much a panel is enlarged at most
 GAP, LETTERS, LINE = 4, 14, 20  # pixels
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 VIEWERS: dict[str, tuple[str, str, int]] = {  # type -> a class that shows it, its input and output
@@ -130,29 +130,29 @@ def with_defaults(graph: Graph, info: dict[str, Any]) -> Graph:
 
 
 def _strip(server: Server, row: Row, info: dict[str, Any]) -> Image.Image:
-    """Run the graph once for each set of changes; put the pictures into rows."""
-    pictures = [[as_dict(one) for one in pictures] for pictures in rows_of(row)]
+    """Run the graph once for each set of changes; put the panels into rows."""
+    strips = [[as_dict(one) for one in strip] for strip in rows_of(row)]
     variants: dict[str, list[Row]] = {}
-    for picture in (one for pictures in pictures for one in pictures):
-        variants.setdefault(json.dumps(picture.get("set")), []).append(picture)
+    for panel in (one for strip in strips for one in strip):
+        variants.setdefault(json.dumps(panel.get("set")), []).append(panel)
     for same in variants.values():
         graph = edited(row, same[0].get("set"))
-        batches = _run(server, graph, [picture["of"] for picture in same], info)
-        for picture, images in zip(same, batches, strict=True):
-            frames = picture.get("frames", range(len(images)))
-            picture["images"] = [images[number] for number in frames]
-    return compose(pictures, row.get("width", WIDTH), row.get("to_scale", False))
+        batches = _run(server, graph, [panel["of"] for panel in same], info)
+        for panel, images in zip(same, batches, strict=True):
+            frames = panel.get("frames", range(len(images)))
+            panel["images"] = [images[number] for number in frames]
+    return compose(strips, row.get("width", WIDTH), row.get("to_scale", False))
 
 
 def rows_of(row: Row) -> list[list[str | Row]]:
-    """Return the rows of pictures of an image, which may have only one."""
+    """Return the rows of panels of an image, which may have only one."""
     rows: list[list[str | Row]] = row["rows"] if "rows" in row else [row["row"]]
     return rows
 
 
-def as_dict(picture: str | Row) -> Row:
-    """Return a picture of the table, which may be only what it is of, as a dict."""
-    return {"of": picture} if isinstance(picture, str) else dict(picture)
+def as_dict(panel: str | Row) -> Row:
+    """Return a panel of the table, which may be only what it is of, as a dict."""
+    return {"of": panel} if isinstance(panel, str) else dict(panel)
 
 
 def _run(
@@ -215,7 +215,7 @@ def _needed(graph: Graph, ends: Sequence[str]) -> Graph:
 
 
 def compose(rows: Sequence[Sequence[Row]], width: int, to_scale: bool = False) -> Image.Image:
-    """Put rows of pictures with their captions onto white paper.
+    """Put rows of panels with their captions onto white paper.
 
     All are as high as each other, or else (to_scale) enlarged by one factor.
     """
@@ -240,7 +240,7 @@ def compose(rows: Sequence[Sequence[Row]], width: int, to_scale: bool = False) -
 
 
 def _paste_row(row: Sequence[Row], scales: dict[int, float]) -> Image.Image:
-    """Put pictures side by side, level at their lower edges, each with its caption below."""
+    """Put panels side by side, level at their lower edges, each with its caption below."""
     columns = [[_scaled(image, scales[id(image)]) for image in one["images"]] for one in row]
     images = [image for column in columns for image in column]
     bottom = max(image.height for image in images)

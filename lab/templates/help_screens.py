@@ -20,7 +20,7 @@ SIDES = {
     "below": 24,  # a node of a column
 }
 EDGE = 14  # around the nodes
-WIDEST, LOADERS, PICTURE = 800, 310, 230
+WIDEST, LOADERS, IMAGE_HEIGHT = 800, 310, 230
 SETTINGS = {  # nothing but nodes and wires
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
     "Comfy.Graph.LinkMarkers": 0,
@@ -48,13 +48,13 @@ def draw(
     heights: dict[str, int],
     run: Sequence[str] | None,
 ) -> Image.Image:
-    """Open the graph and photograph the nodes of `columns`, by their ids, with display names.
+    """Open the graph and take a screenshot of the nodes of `columns`, by their ids.
 
     heights: pixels more than a node's widgets need, for its text or image. run: nodes to run
     first, beside these; None to run nothing.
     """
     kinds = {id: graph[id]["class_type"] for column in columns for id in column}
-    images = {} if run is None else dict.fromkeys(IMAGES, PICTURE)
+    images = {} if run is None else dict.fromkeys(IMAGES, IMAGE_HEIGHT)
     sizes = {id: [_width(kind), heights.get(id, images.get(kind, 0))] for id, kind in kinds.items()}
     page.set_viewport_size(VIEW)
     page.evaluate(SET, SETTINGS)

@@ -29,15 +29,15 @@ def row(request):
     return ROWS[request.param]
 
 
-def pictures(row):
-    return [help_images.as_dict(one) for pictures in help_images.rows_of(row) for one in pictures]
+def panels(row):
+    return [help_images.as_dict(one) for strip in help_images.rows_of(row) for one in strip]
 
 
 def graphs(row):
-    """The graph of each picture with its changes, and the picture; of a screen its only graph."""
+    """The graph of each panel with its changes, and the panel; of a screen its only graph."""
     if "screen" in row:
         return [(help_images.edited(row), {})]
-    return [(help_images.edited(row, one.get("set")), one) for one in pictures(row)]
+    return [(help_images.edited(row, one.get("set")), one) for one in panels(row)]
 
 
 def test_every_image_has_a_row():
@@ -45,10 +45,10 @@ def test_every_image_has_a_row():
     assert files == sorted(help_images.path(name) for name in help_images.table())
 
 
-def test_every_picture_is_an_output_that_can_be_shown(row):
-    for graph, picture in graphs(row):
-        if picture:
-            source, _ = help_images.output_of(graph, picture["of"], INFO)
+def test_every_panel_is_an_output_that_can_be_shown(row):
+    for graph, panel in graphs(row):
+        if panel:
+            source, _ = help_images.output_of(graph, panel["of"], INFO)
             assert source in graph
 
 

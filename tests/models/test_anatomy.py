@@ -42,21 +42,21 @@ def test_true_bodies_pass(scenes, true):
 
 def test_a_limb_is_all_of_its_parts_and_no_other(scenes):
     people = scenes.people
-    whole = build_bodies(people)
+    unbroken = build_bodies(people)
     for limb, side in zip(broken_bodies.ARMS, (0, 1), strict=True):
-        parts = broken_bodies._parts(people, whole, limb)
-        assert torch.equal(parts.all, (whole.limb == side).expand_as(parts.all))
-    legs = [broken_bodies._parts(people, whole, leg).all for leg in broken_bodies.LEGS]
+        parts = broken_bodies._parts(people, unbroken, limb)
+        assert torch.equal(parts.all, (unbroken.limb == side).expand_as(parts.all))
+    legs = [broken_bodies._parts(people, unbroken, leg).all for leg in broken_bodies.LEGS]
     trousers = people.bottom_kind == 0
-    solid = whole.r.amax(-1) > 0
+    solid = unbroken.r.amax(-1) > 0
     assert not (legs[0] & legs[1] & solid)[trousers].any()
     assert ((legs[0] & solid).sum(1)[trousers] == 4).all()  # thigh, shin, heel and foot
 
 
 def test_what_is_too_many_is_drawn_beside_what_was_there(scenes):
     broken = broken_bodies.break_bodies(scenes, broken_bodies.WAYS["three_legged"])
-    whole = render(scenes.take(broken.rows.sort().values)).rgb[broken.rows.argsort().argsort()]
-    assert ((broken.images - whole).abs().amax(1) > 0.05).sum((1, 2)).min() > 150
+    unbroken = render(scenes.take(broken.rows.sort().values)).rgb[broken.rows.argsort().argsort()]
+    assert ((broken.images - unbroken).abs().amax(1) > 0.05).sum((1, 2)).min() > 150
 
 
 def test_the_file_says_what_made_it_and_is_small(true):

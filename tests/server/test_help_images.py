@@ -8,7 +8,7 @@ from vitruvian.lab.templates import help_images
 
 
 def lit(image):
-    """How many pixels of a picture of poses are not black, in parts."""
+    """How many pixels of an image of poses are not black, in parts."""
     return (numpy.asarray(image.convert("RGB")).max(2) > 60).mean()
 
 
